@@ -1,0 +1,82 @@
+"""What a network's predictions are worth: loss, accuracy, report, confusion matrix."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fmnist.data import CLASSES, LabelledImages, standardize
+
+BATCH = 500  # images; activations of a larger batch fall out of a CPU's cache
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores on one set of images; logits: (N, 10) float32, labels: (N,) int64, on the CPU."""
+
+    loss: float
+    correct: int
+    total: int
+    logits: Tensor
+    labels: Tensor
+
+    @property
+    def accuracy(self) -> float:
+        return self.correct / self.total
+
+    @property
+    def predictions(self) -> Tensor:
+        """(N,) int64: the most likely class of each image."""
+        return self.logits.argmax(dim=1)
+
+
+@torch.no_grad()
+def evaluate(network: nn.Module, scored: LabelledImages) -> Evaluation:
+    """Score a network in evaluation mode on images that lie on its device; loss is a mean."""
+    network.eval()
+    logits = torch.cat([network(standardize(images)) for images in scored.images.split(BATCH)])
+    return Evaluation(
+        loss=F.cross_entropy(logits, scored.labels).item(),
+        correct=int((logits.argmax(dim=1) == scored.labels).sum()),
+        total=len(scored),
+        logits=logits.cpu(),
+        labels=scored.labels.cpu(),
+    )
+
+
+def classification_report(evaluation: Evaluation) -> str:
+    """scikit-learn's table of precision, recall and F1 of each class."""
+    return str(_report(evaluation, as_dict=False))
+
+
+def classification_scores(evaluation: Evaluation) -> dict[str, dict[str, float]]:
+    """The same numbers by class name: precision, recall, f1-score, support."""
+    report = _report(evaluation, as_dict=True)
+    return {name: report[name] for name in CLASSES}
+
+
+def _report(evaluation: Evaluation, as_dict: bool) -> Any:
+    from sklearn.metrics import classification_report
+
+    return classification_report(
+        evaluation.labels.numpy(),
+        evaluation.predictions.numpy(),
+        labels=range(len(CLASSES)),
+        target_names=CLASSES,
+        output_dict=as_dict,
+        digits=3,
+        zero_division=0.0,
+    )
+
+
+def confusion_matrix(evaluation: Evaluation) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
+    """(10, 10) int64: images of class row that were taken for class column."""
+    from sklearn.metrics import confusion_matrix
+
+    matrix: np.ndarray[tuple[int, int], np.dtype[np.int64]] = confusion_matrix(
+        evaluation.labels.numpy(), evaluation.predictions.numpy(), labels=range(len(CLASSES))
+    )
+    return matrix

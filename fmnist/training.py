@@ -1,0 +1,191 @@
+"""One training as an iterator of epochs that the caller drives.
+
+    training = Training(Hyperparameters(), seed=0)
+    for metrics in training.epochs(splits):
+        print(metrics.accuracy)
+
+The learning rate is constant after a short warm-up, and what is scored is an
+exponential moving average of weights and batch-norm statistics (Polyak and Juditsky,
+1992). Nothing depends on the number of epochs still to come, so a training of ten
+epochs passes through the trainings of three and five, and trials of different length
+can be compared at the same epoch.
+
+All randomness of an epoch comes from (seed, epoch). A training restored after epoch k
+therefore goes on bit for bit as if it had never stopped, on the same machine, device
+and thread count.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel
+
+from fmnist.architectures import build
+from fmnist.augmentation import augment
+from fmnist.data import LabelledImages, Splits, standardize
+from fmnist.evaluation import evaluate
+from fmnist.hyperparameters import Hyperparameters
+
+WARMUP_STEPS = 100  # gradient steps over which the learning rate rises to its value
+AVERAGE_HORIZON = 16_384  # images over which the moving average of the weights forgets
+CHUNK = 16  # batches that are augmented in one call
+
+
+class Diverged(Exception):
+    """The training loss is no longer a finite number."""
+
+
+@dataclass(frozen=True)
+class EpochMetrics:
+    """Scores after an epoch. The training's are running means, with dropout and augmentation.
+
+    loss and accuracy are those of the averaged weights on the scored images.
+    seconds: wall time of the epoch, evaluation included.
+    """
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    loss: float
+    correct: int
+    total: int
+    seconds: float
+
+    @property
+    def accuracy(self) -> float:
+        return self.correct / self.total
+
+
+class Training:
+    """A network on its way: weights, their moving average, optimiser and history.
+
+    Args:
+        hyperparameters: what to train.
+        seed: 0 or more; decides the first weights and every random draw.
+        device: where the network and the images live.
+    """
+
+    def __init__(self, hyperparameters: Hyperparameters, seed: int, device: torch.device | None = None) -> None:
+        self.hyperparameters = hyperparameters
+        self.seed = seed
+        self.device = device or torch.device("cpu")
+        self.history: list[EpochMetrics] = []
+        with _randomness(self.device, seed, 0):
+            network = build(hyperparameters)
+        self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.averaged = AveragedModel(self.network, multi_avg_fn=self._average, use_buffers=True)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=hyperparameters.learning_rate, fused=True)
+        self.steps = 0
+
+    @property
+    def epoch(self) -> int:
+        """Epochs done."""
+        return len(self.history)
+
+    @property
+    def scored_network(self) -> nn.Module:
+        """The network with averaged weights: the one that is scored and saved."""
+        return self.averaged.module
+
+    def epochs(self, splits: Splits) -> Iterator[EpochMetrics]:
+        """Train to the last epoch, from wherever this training stands.
+
+        Raises:
+            Diverged: the loss became infinite or NaN.
+        """
+        train, scored = splits.train.to(self.device), splits.scored.to(self.device)
+        while self.epoch < self.hyperparameters.epochs:
+            started = time.perf_counter()
+            with _randomness(self.device, self.seed, self.epoch + 1):
+                train_loss, train_accuracy = self._train(train)
+            result = evaluate(self.scored_network, scored)
+            self.history.append(
+                EpochMetrics(
+                    epoch=self.epoch + 1,
+                    train_loss=train_loss,
+                    train_accuracy=train_accuracy,
+                    loss=result.loss,
+                    correct=result.correct,
+                    total=result.total,
+                    seconds=time.perf_counter() - started,
+                )
+            )
+            yield self.history[-1]
+
+    def _train(self, train: LabelledImages) -> tuple[float, float]:
+        """Train one epoch; returns the mean loss and the accuracy over its batches."""
+        self.network.train()
+        size = self.hyperparameters.batch_size
+        loss_sum = torch.zeros((), device=self.device)
+        correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        for chosen in torch.randperm(len(train), device=self.device).split(CHUNK * size):
+            images = augment(train.images[chosen].to(torch.float32), self.hyperparameters.augmentation)
+            images, labels = standardize(images), train.labels[chosen]
+            for batch, target in zip(images.split(size), labels.split(size), strict=True):
+                loss, hits = self._step(batch, target)
+                loss_sum += loss * len(target)
+                correct += hits
+            if not torch.isfinite(loss_sum):
+                raise Diverged(f"the training loss is {loss_sum.item()} in epoch {self.epoch + 1}")
+        return loss_sum.item() / len(train), correct.item() / len(train)
+
+    def _step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """One gradient step on images (B, 1, 28, 28) float32; returns loss and hits, both ()."""
+        self.steps += 1
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.hyperparameters.learning_rate * min(1.0, self.steps / WARMUP_STEPS)
+        logits = self.network(images)
+        loss = F.cross_entropy(logits, labels)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        self.averaged.update_parameters(self.network)
+        return loss.detach(), (logits.argmax(dim=1) == labels).sum()
+
+    def _average(self, averaged: list[Tensor], current: list[Tensor], updates: Tensor) -> None:
+        """Move the average towards the current values; faster at first, to forget the start."""
+        if not averaged[0].is_floating_point():
+            torch._foreach_copy_(averaged, current)
+            return
+        count = int(updates)
+        decay = min(1 - self.hyperparameters.batch_size / AVERAGE_HORIZON, (1 + count) / (10 + count))
+        torch._foreach_lerp_(averaged, current, 1 - decay)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a later process needs to go on from here, as tensors and plain values."""
+        return {
+            "network": self.network.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "steps": self.steps,
+            "history": [asdict(metrics) for metrics in self.history],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state of the same hyperparameters, seed, device and thread count."""
+        self.network.load_state_dict(state["network"])
+        self.averaged.load_state_dict(state["averaged"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.steps = state["steps"]
+        self.history = [EpochMetrics(**metrics) for metrics in state["history"]]
+
+
+class _randomness:
+    """Within it, torch's generators are seeded from (seed, stage); afterwards they are as before."""
+
+    def __init__(self, device: torch.device, seed: int, stage: int) -> None:
+        self.seed = int(np.random.SeedSequence([seed, stage]).generate_state(1, np.uint64)[0] >> 1)
+        self.fork = torch.random.fork_rng(devices=[] if device.type == "cpu" else [device], device_type="cuda" if device.type == "cpu" else device.type)
+
+    def __enter__(self) -> None:
+        self.fork.__enter__()
+        torch.manual_seed(self.seed)
+
+    def __exit__(self, *error: object) -> None:
+        self.fork.__exit__(None, None, None)
