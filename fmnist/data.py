@@ -21,6 +21,8 @@ import torch
 from platformdirs import user_cache_path
 from torch import Tensor
 
+from fmnist.errors import ExpectedError
+
 ScoreOn = Literal["test", "validation"]
 
 CLASSES = (
@@ -56,7 +58,7 @@ VALIDATION_SHARE = 1 / 6  # 10,000 of the 60,000 training images
 VALIDATION_SEED = 20170825  # fixed, so that every training holds out the same images
 
 
-class DataError(Exception):
+class DataError(ExpectedError):
     """The data set is absent, truncated or altered; the message says what to do."""
 
 
@@ -146,7 +148,9 @@ def find(folder: Path | None = None) -> Path | None:
     if given is None:
         return next((known for known in (cache_folder(), DEBIAN_FOLDER) if not _missing(known)), None)
     if missing := _missing(given):
-        raise DataError(f"{given}: no {missing[0]} in it; name the folder that holds {', '.join(map(_compressed, CHECKSUMS))}")
+        raise DataError(
+            f"{given}: no {missing[0]} in it; name the folder that holds {', '.join(map(_compressed, CHECKSUMS))}"
+        )
     return given
 
 
@@ -164,7 +168,8 @@ def fetch() -> Path:
     except (OSError, RuntimeError) as error:
         raise DataError(
             "Fashion-MNIST is not on this machine and could not be downloaded "
-            f"({str(error).strip().splitlines()[0]}). Install Debian's package (apt-get install dataset-fashion-mnist), "
+            f"({str(error).strip().splitlines()[0]}). "
+            "Install Debian's package (apt-get install dataset-fashion-mnist), "
             "or copy the four .gz files here and name their folder with --data-dir or FMNIST_DATA."
         ) from error
     return folder
@@ -213,7 +218,9 @@ def _declared(folder: Path) -> dict[str, str]:
     rows = [line.split() for line in declaration.read_text(errors="replace").splitlines()]
     declared = {row[1].lstrip("*"): row[0] for row in rows if len(row) == 2}
     if not CHECKSUMS.keys() <= declared.keys():
-        raise DataError(f"{declaration}: must name {', '.join(CHECKSUMS)}; unpack the files and write it with sha256sum")
+        raise DataError(
+            f"{declaration}: must name {', '.join(CHECKSUMS)}; unpack the files and write it with sha256sum"
+        )
     return {file: declared[file] for file in CHECKSUMS}
 
 

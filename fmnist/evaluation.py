@@ -58,6 +58,29 @@ def classification_scores(evaluation: Evaluation) -> dict[str, dict[str, float]]
     return {name: report[name] for name in CLASSES}
 
 
+def confusion_table(evaluation: Evaluation) -> str:
+    """The confusion matrix as text: a row for each true class, a column for each predicted one."""
+    width = max(map(len, CLASSES))
+    rows = [f"{'true / predicted':>{width + 4}}" + "".join(f"{index:>6}" for index in range(len(CLASSES)))]
+    for index, (name, counts) in enumerate(zip(CLASSES, confusion_matrix(evaluation).tolist(), strict=True)):
+        rows.append(
+            f"{name:>{width}} ({index})"[-(width + 4) :].rjust(width + 4) + "".join(f"{count:>6}" for count in counts)
+        )
+    return "\n".join(rows)
+
+
+def as_json(evaluation: Evaluation) -> dict[str, Any]:
+    """Scores as plain values: loss, accuracy, correct, total, classes, confusion_matrix."""
+    return {
+        "loss": evaluation.loss,
+        "accuracy": evaluation.accuracy,
+        "correct": evaluation.correct,
+        "total": evaluation.total,
+        "classes": classification_scores(evaluation),
+        "confusion_matrix": confusion_matrix(evaluation).tolist(),
+    }
+
+
 def _report(evaluation: Evaluation, as_dict: bool) -> Any:
     from sklearn.metrics import classification_report
 

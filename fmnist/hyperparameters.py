@@ -23,9 +23,9 @@ class Hyperparameters(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     architecture: Architecture = Field("cnn", description="the network")
-    epochs: int = Field(6, ge=1, le=1000, description="passes over the training images")
-    learning_rate: float = Field(3e-3, gt=0, le=1, description="Adam's step size after warm-up")
-    batch_size: int = Field(128, ge=1, le=60_000, description="images a gradient step")
+    epochs: int = Field(5, ge=1, le=1000, description="passes over the training images")
+    learning_rate: float = Field(1e-3, gt=0, le=1, description="Adam's step size after warm-up")
+    batch_size: int = Field(64, ge=1, le=60_000, description="images a gradient step")
     dropout: float = Field(0.2, ge=0, lt=1, description="share of features dropped before each fully connected layer")
     filters: int = Field(16, ge=1, le=1024, description="filters of the first convolution")
-    augmentation: float = Field(0.3, ge=0, le=1, description="strength of flip and rotation")
+    augmentation: float = Field(0.2, ge=0, le=1, description="strength of flip and rotation")

@@ -17,7 +17,8 @@ and thread count.
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,9 @@ from fmnist.hyperparameters import Hyperparameters
 WARMUP_STEPS = 100  # gradient steps over which the learning rate rises to its value
 AVERAGE_HORIZON = 16_384  # images over which the moving average of the weights forgets
 CHUNK = 16  # batches that are augmented in one call
+
+
+Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 class Diverged(Exception):
@@ -148,7 +152,7 @@ class Training:
         self.averaged.update_parameters(self.network)
         return loss.detach(), (logits.argmax(dim=1) == labels).sum()
 
-    def _average(self, averaged: list[Tensor], current: list[Tensor], updates: Tensor) -> None:
+    def _average(self, averaged: Tensors, current: Tensors, updates: Tensor | int) -> None:
         """Move the average towards the current values; faster at first, to forget the start."""
         if not averaged[0].is_floating_point():
             torch._foreach_copy_(averaged, current)
@@ -160,32 +164,26 @@ class Training:
     def state_dict(self) -> dict[str, Any]:
         """All that a later process needs to go on from here, as tensors and plain values."""
         return {
+            "averaged": self.scored_network.state_dict(),
             "network": self.network.state_dict(),
-            "averaged": self.averaged.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "steps": self.steps,
-            "history": [asdict(metrics) for metrics in self.history],
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any], history: list[EpochMetrics]) -> None:
         """Go on from a state of the same hyperparameters, seed, device and thread count."""
+        self.scored_network.load_state_dict(state["averaged"])
         self.network.load_state_dict(state["network"])
-        self.averaged.load_state_dict(state["averaged"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.steps = state["steps"]
-        self.history = [EpochMetrics(**metrics) for metrics in state["history"]]
+        self.averaged.n_averaged.fill_(self.steps)
+        self.history = list(history)
 
 
-class _randomness:
-    """Within it, torch's generators are seeded from (seed, stage); afterwards they are as before."""
-
-    def __init__(self, device: torch.device, seed: int, stage: int) -> None:
-        self.seed = int(np.random.SeedSequence([seed, stage]).generate_state(1, np.uint64)[0] >> 1)
-        self.fork = torch.random.fork_rng(devices=[] if device.type == "cpu" else [device], device_type="cuda" if device.type == "cpu" else device.type)
-
-    def __enter__(self) -> None:
-        self.fork.__enter__()
-        torch.manual_seed(self.seed)
-
-    def __exit__(self, *error: object) -> None:
-        self.fork.__exit__(None, None, None)
+@contextmanager
+def _randomness(device: torch.device, seed: int, stage: int) -> Iterator[None]:
+    """Within it, torch draws from (seed, stage); afterwards its generators are as before."""
+    accelerator = device.type != "cpu"
+    with torch.random.fork_rng([device] if accelerator else [], device_type=device.type if accelerator else "cuda"):
+        torch.manual_seed(int(np.random.SeedSequence([seed, stage]).generate_state(1, np.uint64)[0] >> 1))
+        yield

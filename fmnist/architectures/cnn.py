@@ -1,5 +1,7 @@
 """The default network: convolution blocks that halve the image, then fully connected layers."""
 
+from itertools import pairwise
+
 from torch import nn
 
 from fmnist.data import CLASSES, SIDE
@@ -30,7 +32,7 @@ def cnn(filters: int, dropout: float) -> nn.Sequential:
         dropout: share of features dropped before each fully connected layer.
     """
     widths = [1, *(filters * 2**i for i in range(BLOCKS))]
-    blocks = [layer for inputs, outputs in zip(widths, widths[1:], strict=False) for layer in block(inputs, outputs)]
+    blocks = [layer for inputs, outputs in pairwise(widths) for layer in block(inputs, outputs)]
     features = widths[-1] * (SIDE // 2**BLOCKS) ** 2
     return nn.Sequential(
         *blocks,

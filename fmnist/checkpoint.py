@@ -1,0 +1,163 @@
+"""A trained network in a file: written atomically, loaded as weights only.
+
+The file holds the scored weights, what made them (hyperparameters, seed, scores with
+their split, data set, versions, git commit) and, for a training that is not at its end,
+what it needs to go on. Nothing in it is ever unpickled into an object.
+"""
+
+import os
+import pickle
+import platform
+import subprocess
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from fmnist.architectures import build
+from fmnist.data import DataSet, ScoreOn
+from fmnist.errors import ExpectedError
+from fmnist.hyperparameters import Hyperparameters
+from fmnist.training import EpochMetrics, Training
+
+FORMAT = "fmnist-search checkpoint 1"
+
+
+class CheckpointError(ExpectedError):
+    """The file is absent, damaged or not ours; the message names it."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint file holds.
+
+    weights: the state of the scored network. resume: the rest of the training's state,
+    None once the training is at its end. made_with: versions, device and git commit.
+    """
+
+    hyperparameters: Hyperparameters
+    seed: int
+    score_on: ScoreOn
+    history: list[EpochMetrics]
+    data_set: str
+    data_fingerprint: str
+    made_with: dict[str, Any]
+    weights: dict[str, Any]
+    resume: dict[str, Any] | None
+
+    def network(self) -> nn.Module:
+        """The scored network on the CPU, in evaluation mode."""
+        network = build(self.hyperparameters)
+        network.load_state_dict(self.weights)
+        return network.eval()
+
+
+def save(path: Path, training: Training, score_on: ScoreOn, data: DataSet) -> None:
+    """Write the training as it stands. A reader sees the former file or the whole new one.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; the former file stays.
+    """
+    state = training.state_dict()
+    weights = state.pop("averaged")
+    unfinished = training.epoch < training.hyperparameters.epochs
+    payload = {
+        "format": FORMAT,
+        "hyperparameters": training.hyperparameters.model_dump(),
+        "seed": training.seed,
+        "score_on": score_on,
+        "history": [asdict(metrics) for metrics in training.history],
+        "data_set": data.name,
+        "data_fingerprint": data.fingerprint,
+        "made_with": made_with(training.device),
+        "weights": weights,
+        "resume": state if unfinished else None,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with partial.open("wb") as file:
+            torch.save(payload, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except RuntimeError as error:  # torch's zip writer reports a failed write so
+        raise OSError(f"{path}: could not be written ({str(error).splitlines()[0]})") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint with its tensors on the CPU.
+
+    Raises:
+        CheckpointError: the file cannot be read or was not written by `save`.
+    """
+    try:
+        payload = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: {error.strerror or error}; name a checkpoint that fmnist-search wrote"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{path}: damaged, or not a checkpoint of fmnist-search") from error
+    if not isinstance(payload, dict) or payload.pop("format", None) != FORMAT:
+        raise CheckpointError(f"{path}: not a checkpoint of fmnist-search ('{FORMAT}' is not in it)")
+    try:
+        checkpoint = Checkpoint(
+            **{
+                **payload,
+                "hyperparameters": Hyperparameters(**payload["hyperparameters"]),
+                "history": [EpochMetrics(**metrics) for metrics in payload["history"]],
+            }
+        )
+        checkpoint.network()
+    except (TypeError, KeyError, RuntimeError, ValidationError) as error:
+        raise CheckpointError(f"{path}: its content does not fit this version of fmnist-search") from error
+    return checkpoint
+
+
+def resume(checkpoint: Checkpoint, device: torch.device) -> Training:
+    """The training that the checkpoint interrupted, ready to go on.
+
+    Raises:
+        CheckpointError: the training was at its end.
+    """
+    if checkpoint.resume is None:
+        raise CheckpointError(f"the training is at its end, epoch {len(checkpoint.history)}")
+    training = Training(checkpoint.hyperparameters, checkpoint.seed, device)
+    training.load_state_dict({"averaged": checkpoint.weights, **checkpoint.resume}, checkpoint.history)
+    return training
+
+
+def made_with(device: torch.device) -> dict[str, Any]:
+    """Versions, machine and git commit, for whoever wants the same result again."""
+    return {
+        "fmnist_search": version("fmnist-search"),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()} {platform.system()}",
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "git_commit": git_commit(),
+    }
+
+
+@cache
+def git_commit() -> str | None:
+    """The commit of the checkout that this code runs from; None for an installed package."""
+    checkout = Path(__file__).resolve().parent.parent
+    if not (checkout / ".git").exists():
+        return None
+    described = subprocess.run(
+        ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return described.stdout.strip() or None

@@ -1,0 +1,13 @@
+"""The errors that a user can mend. Their message is one line that says how."""
+
+
+class ExpectedError(Exception):
+    """Something outside the program is not as it must be; it ends a command with exit code 1."""
+
+    exit_code = 1
+
+
+class UsageError(ExpectedError):
+    """What was asked for cannot be; it ends a command with exit code 2."""
+
+    exit_code = 2

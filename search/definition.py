@@ -1,0 +1,212 @@
+"""A study's definition: read from TOML, validated, compared, and kept in the database.
+
+Every mistake in a file ends in one line that names the file, the key and the mend.
+"""
+
+import difflib
+import tomllib
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fmnist.errors import UsageError
+from fmnist.hyperparameters import Hyperparameters
+
+ScoreOn = Literal["test", "validation"]
+SamplerName = Literal["tpe", "gp", "random", "grid", "qmc"]
+PrunerName = Literal["halving", "hyperband", "median", "percentile", "none"]
+
+SAMPLERS: tuple[str, ...] = get_args(SamplerName)
+PRUNERS: tuple[str, ...] = get_args(PrunerName)
+
+
+class DefinitionError(UsageError):
+    """A study definition is absent or wrong; the message is one line: file, key, mend."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Parameter(_Strict):
+    """The values that one hyperparameter may take: a range from low to high, or choices."""
+
+    low: int | float | None = Field(None, description="smallest value")
+    high: int | float | None = Field(None, description="largest value")
+    log: bool = Field(False, description="sample evenly in the logarithm")
+    step: int | float | None = Field(None, gt=0, description="distance between values")
+    choices: list[int | float | str] | None = Field(None, min_length=1, description="the values, in place of a range")
+
+    @model_validator(mode="after")
+    def _is_a_range_or_choices(self) -> Self:
+        if self.choices is not None:
+            if self.low is not None or self.high is not None or self.step is not None or self.log:
+                raise ValueError("has choices and a range; keep one of them")
+            if len(set(self.choices)) < len(self.choices):
+                raise ValueError("names a choice twice; remove one")
+            return self
+        if self.low is None or self.high is None:
+            raise ValueError("needs low and high, or choices")
+        if self.low >= self.high:
+            raise ValueError(f"is empty, as low {self.low} is not below high {self.high}; exchange or change them")
+        if self.log and self.low <= 0:
+            raise ValueError(f"is logarithmic, so low must be above 0, not {self.low}")
+        if self.log and self.step is not None:
+            raise ValueError("has both log and step; keep one of them")
+        return self
+
+    def ends(self) -> list[int | float | str]:
+        """The values whose validity shows that of all."""
+        return self.choices if self.choices is not None else [self.low, self.high]  # type: ignore[list-item]
+
+    @property
+    def continuous(self) -> bool:
+        return self.choices is None and self.step is None
+
+
+class StudyDefinition(_Strict):
+    """What a study searches, and how."""
+
+    description: str = Field("", description="one line on the question that the study answers")
+    trials: int = Field(50, ge=1, description="finished trials that `run` aims at")
+    sampler: SamplerName = Field("tpe", description="how parameters are chosen")
+    pruner: PrunerName = Field("halving", description="how hopeless trials are ended early")
+    score_on: ScoreOn = Field("test", description="the images that score a trial")
+    seed: int = Field(0, ge=0, description="decides every random choice of the study")
+    defaults: Hyperparameters = Field(
+        default_factory=lambda: Hyperparameters(),
+        description="trial 0, and what is not searched",
+    )
+    space: dict[str, Parameter] = Field(min_length=1, description="the hyperparameters that are searched")
+
+    @model_validator(mode="after")
+    def _space_fits(self) -> Self:
+        for name, parameter in self.space.items():
+            field = Hyperparameters.model_fields.get(name)
+            if field is None:
+                raise ValueError(
+                    f"space.{name}: is no hyperparameter; {_did_you_mean(name, Hyperparameters.model_fields)}"
+                )
+            for value in parameter.ends():
+                try:
+                    Hyperparameters.model_validate({name: value})
+                except ValidationError as error:
+                    raise ValueError(f"space.{name}: {value!r} cannot be, {_sentence(error.errors()[0])}") from None
+            if field.annotation is int and isinstance(parameter.step, float):
+                raise ValueError(f"space.{name}.step: must be a whole number, not {parameter.step}")
+            if self.sampler == "grid" and parameter.continuous and field.annotation is not int:
+                raise ValueError(f"space.{name}: a grid needs step or choices here, or choose another sampler")
+            self._default_in_range(name, parameter)
+        return self
+
+    def _default_in_range(self, name: str, parameter: Parameter) -> None:
+        default = getattr(self.defaults, name)
+        if parameter.choices is not None:
+            inside = default in parameter.choices
+        else:
+            low, high = parameter.low, parameter.high
+            assert low is not None
+            assert high is not None
+            steps = (default - low) / parameter.step if parameter.step else 0.0
+            inside = low <= default <= high and abs(steps - round(steps)) < 1e-9
+        if not inside and self.sampler != "grid":
+            raise ValueError(
+                f"defaults.{name}: {default!r}, the value of trial 0, is not one of space.{name}; change either"
+            )
+
+    def longest_epochs(self) -> int:
+        """The most epochs that a trial can have."""
+        searched = self.space.get("epochs")
+        return int(max(map(float, searched.ends()))) if searched else self.defaults.epochs
+
+    def identity(self) -> dict[str, Any]:
+        """What must stay the same for as long as the study lives, as plain values."""
+        return self.model_dump(mode="json", exclude={"description", "trials"})
+
+
+def differences(stored: dict[str, Any], given: dict[str, Any]) -> list[str]:
+    """Each difference of two identities as `key: stored -> given`."""
+    before, after = _flatten(stored), _flatten(given)
+    return [
+        f"{key}: {before.get(key)} -> {after.get(key)}"
+        for key in sorted(before | after)
+        if before.get(key) != after.get(key)
+    ]
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        leaves |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return leaves
+
+
+def bundled() -> list[Path]:
+    """The definitions that come with the package, by name."""
+    installed = Path(str(files("search"))) / "studies"
+    folder = installed if installed.is_dir() else Path(__file__).resolve().parent.parent / "studies"
+    return sorted(folder.glob("*.toml"))
+
+
+def locate(study: str) -> Path:
+    """The file of a study given as a path, or as a name in ./studies or in the package.
+
+    Raises:
+        DefinitionError: there is none.
+    """
+    if study.endswith(".toml") or "/" in study:
+        return Path(study)
+    local = Path("studies") / f"{study}.toml"
+    known = {path.stem: path for path in bundled()}
+    if local.is_file():
+        return local
+    if study not in known:
+        raise DefinitionError(f"no study named {study!r}; {_did_you_mean(study, known)}, or name a .toml file")
+    return known[study]
+
+
+def read(path: Path, **overrides: Any) -> StudyDefinition:
+    """Read and validate a definition; overrides that are not None replace its own values.
+
+    Raises:
+        DefinitionError: the file is absent, no TOML, or wrong somewhere.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DefinitionError(f"{path}: {error.strerror}; name a study or a .toml file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DefinitionError(f"{path}: not TOML: {error}") from error
+    try:
+        return StudyDefinition.model_validate(content | {k: v for k, v in overrides.items() if v is not None})
+    except ValidationError as error:
+        raise DefinitionError(f"{path}: {explain(error)}") from error
+
+
+def explain(error: ValidationError) -> str:
+    """The first mistake as `key: what to do`."""
+    first = error.errors()[0]
+    # pydantic names the members of a union after the key; the key is what the user wrote
+    location = [str(part) for part in first["loc"] if part not in ("int", "float", "str")]
+    if first["type"] == "extra_forbidden":
+        model: type[BaseModel] = StudyDefinition
+        if location[0] == "space":
+            model = Parameter
+        elif location[0] == "defaults":
+            model = Hyperparameters
+        return f"{'.'.join(location)}: is an unknown key; {_did_you_mean(location[-1], model.model_fields)}"
+    if first["type"] == "missing":
+        return f"{'.'.join(location)}: is missing; add it"
+    return ": ".join(filter(None, [".".join(location), _sentence(first)]))
+
+
+def _sentence(error: Any) -> str:
+    message = str(error["msg"]).removeprefix("Value error, ").removeprefix("Input ")
+    return message if error["type"] == "value_error" else f"{message}, not {error['input']!r}"
+
+
+def _did_you_mean(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"

@@ -1,0 +1,112 @@
+"""What the commands print about a study: the result of a run, its status, its best trial."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console
+from rich.table import Table
+
+from search.progress import percent
+from search.run import RunResult, RunSettings
+from search.storage import default_url, masked
+from search.summary import Summary
+
+SHOWN = 5  # trials in the table of the best
+
+
+def show(console: Console, result: RunResult, settings: RunSettings, report: Path | None) -> None:
+    """The end of a run: what was done, the best trials, where things lie, how to look further."""
+    trials, name = result.summary.trials, result.summary.study
+    say = _speaker(console)
+    if result.interrupted or result.timed_out:
+        why = "Stopped" if result.interrupted else "Time is up"
+        say(f"{why}: {trials.finished} of {result.goal} trials are finished; the same command goes on from here.")
+    elif not result.drained:
+        say(
+            f"Nothing left to do: study {name} has {trials.finished} finished trials of {result.goal}; "
+            "ask for more with --trials."
+        )
+    else:
+        failed = f", {trials.failed} failed and were replaced" if trials.failed else ""
+        say(f"Done: {trials.finished} trials, {trials.complete} complete and {trials.pruned} pruned{failed}.")
+    best = result.summary.best
+    if best is None:
+        say("No trial is complete yet, so there is no best one.")
+        return
+    console.print(best_trials(result.study, result.summary.score_on))
+    say(_caution(result.summary))
+    say(f"Best checkpoint  {best.checkpoint or 'is gone'}")
+    if report:
+        say(f"Report           {report}")
+    say(f"Look further     fmnist-search dashboard{_where(settings)}")
+
+
+def _where(settings: RunSettings) -> str:
+    """The options that lead other commands to the same database."""
+    default = default_url(Path("studies"))
+    return "" if settings.storage == default else f" --storage {masked(settings.storage)}"
+
+
+def best_trials(study: optuna.Study, score_on: str) -> Table:
+    """The complete trials of the highest accuracy, with their parameters."""
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    ranked = sorted(complete, key=_accuracy, reverse=True)[:SHOWN]
+    names = list(ranked[0].params)
+    table = Table(
+        "trial", f"{score_on} accuracy", *names, title=f"Best trials of study {study.study_name}", title_justify="left"
+    )
+    for trial in ranked:
+        values = [trial.params[name] for name in names]
+        table.add_row(str(trial.number), percent(_accuracy(trial)), *(_shown(value) for value in values))
+    return table
+
+
+def show_status(console: Console, summary: Summary) -> None:
+    """A study at this moment."""
+    trials, say = summary.trials, _speaker(console)
+    say(
+        f"Study {summary.study}: {trials.finished} trials finished "
+        f"({trials.complete} complete, {trials.pruned} pruned), "
+        f"{trials.running} running, {trials.waiting} waiting, {trials.failed} failed."
+    )
+    for running in summary.running:
+        accuracy = "" if running.accuracy is None else f", {percent(running.accuracy)} on {summary.score_on}"
+        say(f"  trial {running.number}: epoch {running.epoch} of {running.epochs}{accuracy}")
+    if summary.best:
+        say(f"Best so far: trial {summary.best.number}, {percent(summary.best.value)} on {summary.score_on}.")
+
+
+def show_best(console: Console, summary: Summary) -> None:
+    """The best trial, its parameters and checkpoint."""
+    say = _speaker(console)
+    if summary.best is None:
+        say(f"Study {summary.study} has no complete trial yet.")
+        return
+    say(f"Trial {summary.best.number} of study {summary.study}: {percent(summary.best.value)} on {summary.score_on}.")
+    say(_caution(summary))
+    for name, value in summary.best.params.items():
+        say(f"  {name} = {_shown(value)}")
+    say(f"Checkpoint: {summary.best.checkpoint or 'is gone'}")
+
+
+def _caution(summary: Summary) -> str:
+    return (
+        f"This is one training (one seed), the best of {summary.trials.finished} chosen on the "
+        f"{summary.score_on} images that scored it: a fresh training of it will on average score a little lower."
+    )
+
+
+def _accuracy(trial: FrozenTrial) -> float:
+    assert trial.value is not None  # it is complete
+    return trial.value
+
+
+def _shown(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _speaker(console: Console) -> Callable[[str], None]:
+    return partial(console.print, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,141 @@
+"""What a search shows while it runs: a live view on a terminal, plain lines elsewhere."""
+
+import time
+from types import TracebackType
+from typing import Self
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from search.study import STEPS_PER_EPOCH
+from search.summary import Summary
+
+REFRESH = 4  # times a second
+
+
+def percent(accuracy: float) -> str:
+    """An accuracy in [0, 1] as it is shown everywhere."""
+    return f"{100 * accuracy:.2f} %"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as minutes and seconds, with hours where there are any."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
+class Progress:
+    """Shows a study's summaries as they come.
+
+    Args:
+        console: where to; not a terminal means one plain line a finished trial.
+        goal: finished trials that the run ends with.
+        finished: trials that were finished before it began.
+        quiet: show nothing.
+    """
+
+    def __init__(self, console: Console, goal: int, finished: int, quiet: bool) -> None:
+        self.console = console
+        self.goal = goal
+        self.finished_before = finished
+        self.quiet = quiet
+        self.started = time.monotonic()
+        self.note = ""
+        live = console.is_terminal and not quiet
+        self.live = Live(console=console, refresh_per_second=REFRESH, transient=True) if live else None
+
+    def __enter__(self) -> Self:
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.live:
+            self.live.stop()
+
+    def show(self, summary: Summary, newly_finished: list[FrozenTrial]) -> None:
+        """Show the study as it is now."""
+        if self.quiet:
+            return
+        if self.live:
+            self.live.update(self.view(summary))
+            return
+        for trial in newly_finished:
+            self.console.print(line(trial, summary, self.goal), highlight=False, soft_wrap=True)
+
+    def say(self, note: str) -> None:
+        """Show a remark on what happens next."""
+        self.note = note
+        if not self.live and not self.quiet:
+            self.console.print(note, highlight=False, soft_wrap=True)
+
+    def view(self, summary: Summary) -> RenderableType:
+        """The whole live view."""
+        trials = summary.trials
+        head = Text.assemble(
+            (f"{trials.finished} of {self.goal} trials", "bold"),
+            f"  {trials.complete} complete, {trials.pruned} pruned, {trials.failed} failed",
+        )
+        bar = ProgressBar(total=self.goal, completed=trials.finished, width=min(60, self.console.width))
+        best = Text("best so far: none yet")
+        if summary.best:
+            best = Text.assemble(
+                "best so far: ",
+                (percent(summary.best.value), "bold green"),
+                f" on {summary.score_on} (trial {summary.best.number})",
+            )
+        rows = Table(box=None, padding=(0, 2, 0, 0), show_edge=False)
+        for title in ("trial", "epoch", f"{summary.score_on} accuracy"):
+            rows.add_column(title, justify="right", style="dim" if title == "trial" else None)
+        for running in summary.running:
+            accuracy = "-" if running.accuracy is None else percent(running.accuracy)
+            rows.add_row(str(running.number), f"{running.epoch}/{running.epochs}", accuracy)
+        return Group(head, bar, best, rows, Text(self._time(trials.finished)), Text(self.note, style="yellow"))
+
+    def _time(self, finished: int) -> str:
+        elapsed = time.monotonic() - self.started
+        done = finished - self.finished_before
+        if done < 3:
+            return f"{duration(elapsed)} elapsed"
+        left = elapsed / done * (self.goal - finished)
+        return f"{duration(elapsed)} elapsed, about {duration(left)} left"
+
+
+def line(trial: FrozenTrial, summary: Summary, goal: int) -> str:
+    """One finished trial in one line."""
+    parameters = " ".join(
+        f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in trial.params.items()
+    )
+    result = f"failed: {trial.user_attrs.get('reason', 'no reason is recorded')}"
+    if trial.state == TrialState.COMPLETE and trial.value is not None:
+        result = f"complete {percent(trial.value)}"
+    elif trial.state == TrialState.PRUNED:
+        epoch = (trial.last_step or 0) // STEPS_PER_EPOCH
+        reached = f" at {percent(trial.value)}" if trial.value is not None else ""
+        result = f"pruned after epoch {epoch}{reached}"
+    best = f", best {percent(summary.best.value)}" if summary.best else ""
+    return f"[{summary.trials.finished}/{goal}] trial {trial.number} {result} ({parameters}){best}"
+
+
+class FinishedTrials:
+    """The trials of a study that have finished since it was last asked."""
+
+    def __init__(self, study: optuna.Study) -> None:
+        self.study = study
+        self.seen = {trial.number for trial in self._finished()}
+
+    def _finished(self) -> list[FrozenTrial]:
+        return [trial for trial in self.study.get_trials(deepcopy=False) if trial.state.is_finished()]
+
+    def new(self) -> list[FrozenTrial]:
+        fresh = [trial for trial in self._finished() if trial.number not in self.seen]
+        self.seen |= {trial.number for trial in fresh}
+        return fresh

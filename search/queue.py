@@ -1,0 +1,156 @@
+"""Trials as tickets: topped up to a budget, claimed once each, given back.
+
+A ticket is a WAITING trial in Optuna's own tables. Claiming it is one transaction, so
+that any number of workers on any machine drain the queue exactly.
+"""
+
+import json
+import os
+import socket
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+import optuna
+from optuna.storages import RDBStorage
+from optuna.storages._rdb.models import TrialModel, TrialUserAttributeModel
+from optuna.trial import TrialState, create_trial
+from sqlalchemy import delete, insert, select, update
+
+from search import space
+from search.definition import StudyDefinition
+
+OWNER = "worker"  # the trial's user attribute that names who holds or held it
+
+TRIALS = TrialModel.__table__
+ATTRIBUTES = TrialUserAttributeModel.__table__
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who holds a ticket."""
+
+    host: str = field(default_factory=socket.gethostname)
+    pid: int = field(default_factory=os.getpid)
+    token: str = field(default_factory=lambda: uuid4().hex)
+    device: str = "cpu"
+
+
+def counts(study: optuna.Study) -> Counter[TrialState]:
+    """How many trials are in each state."""
+    return Counter(trial.state for trial in study.get_trials(deepcopy=False))
+
+
+def goal(definition: StudyDefinition, trials: int) -> int:
+    """How many trials the study can come to: a grid has no more than its points."""
+    if definition.sampler != "grid":
+        return trials
+    return min(trials, len(space.grid(space.distributions(definition))))
+
+
+def top_up(study: optuna.Study, definition: StudyDefinition, trials: int) -> int:
+    """Add tickets until finished, running and waiting trials are `trials`; returns how many.
+
+    Call it under the storage's lock: then two callers with one aim do not add up.
+    """
+    state = counts(study)
+    total = sum(state.values())
+    missing = goal(definition, trials) - (total - state[TrialState.FAIL])
+    points = _points(study, definition, total)
+    for _ in range(max(0, missing)):
+        point = next(points)
+        attributes = {} if point is None else {"fixed_params": point}
+        study.add_trial(create_trial(state=TrialState.WAITING, system_attrs=attributes))
+    return max(0, missing)
+
+
+def _points(study: optuna.Study, definition: StudyDefinition, start: int) -> Iterator[space.Point | None]:
+    """The parameters of the tickets from trial number `start` on; None leaves them to the sampler."""
+    ranges = space.distributions(definition)
+    defaults = {name: getattr(definition.defaults, name) for name in ranges}
+    if definition.sampler == "grid":
+        taken = [
+            trial.system_attrs.get("fixed_params")
+            for trial in study.get_trials(deepcopy=False)
+            if trial.state != TrialState.FAIL
+        ]
+        free = [point for point in space.grid(ranges) if point not in taken]
+        yield from sorted(free, key=lambda point: point != defaults)  # the default comes first
+        return
+    make = {"random": space.random_point, "qmc": space.quasi_random_point}.get(definition.sampler)
+    number = start
+    while True:
+        if number == 0:
+            yield defaults
+        else:
+            yield make(ranges, definition.seed, number - 1) if make else None
+        number += 1
+
+
+def claim(study: optuna.Study, owner: Owner) -> int | None:
+    """Take the oldest ticket: WAITING to RUNNING, with the owner's name, in one transaction.
+
+    Returns:
+        The trial's id in the database, or None where nothing waits.
+    """
+    waiting = (
+        select(TRIALS.c.trial_id)
+        .where(TRIALS.c.study_id == study._study_id, TRIALS.c.state == TrialState.WAITING)
+        .order_by(TRIALS.c.number)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+    with backend(study).engine.begin() as connection:
+        trial_id = connection.scalar(waiting)
+        if trial_id is None:
+            return None
+        started = datetime.now(UTC).replace(tzinfo=None)  # Optuna stores naive UTC
+        connection.execute(
+            update(TRIALS).where(TRIALS.c.trial_id == trial_id).values(state=TrialState.RUNNING, datetime_start=started)
+        )
+        connection.execute(delete(ATTRIBUTES).where(ATTRIBUTES.c.trial_id == trial_id, ATTRIBUTES.c.key == OWNER))
+        connection.execute(
+            insert(ATTRIBUTES).values(trial_id=trial_id, key=OWNER, value_json=json.dumps(asdict(owner)))
+        )
+    return int(trial_id)
+
+
+def give_back(study: optuna.Study, trial_id: int) -> None:
+    """Put a running trial back among the waiting; number, parameters and reports stay."""
+    study._storage.set_trial_state_values(trial_id, TrialState.WAITING)
+
+
+def release(study: optuna.Study, *, pid: int | None = None) -> int:
+    """Give back the tickets of workers of this machine that are dead; returns how many.
+
+    Args:
+        pid: only those of this process, which the caller knows to be dead.
+    """
+    released = 0
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        owner: dict[str, Any] = trial.user_attrs.get(OWNER, {})
+        if owner.get("host") != socket.gethostname():
+            continue
+        if owner["pid"] == pid or (pid is None and not _alive(owner["pid"])):
+            give_back(study, trial._trial_id)
+            released += 1
+    return released
+
+
+def backend(study: optuna.Study) -> RDBStorage:
+    """The database under Optuna's cache."""
+    storage: RDBStorage = study._storage._backend  # type: ignore[attr-defined]
+    return storage
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,24 @@
+"""The report of a study: numbers (analysis), pictures (figures), and the page around them."""
+
+from pathlib import Path
+
+import optuna
+
+from search.report.analysis import analyse
+from search.report.page import render
+
+
+def write(study: optuna.Study, folder: Path, to: Path, data_dir: Path | None) -> Path:
+    """Write the study's report as one HTML file that needs no network; returns its path.
+
+    Args:
+        folder: where the study's checkpoints are.
+        data_dir: where to look for the images that score the best checkpoint.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    page = render(analyse(study, folder, data_dir))
+    to.parent.mkdir(parents=True, exist_ok=True)
+    to.write_text(page, encoding="utf-8")
+    return to

@@ -1,0 +1,102 @@
+"""The search space: from a definition's ranges to Optuna's distributions and to points.
+
+Samplers that need no history (grid, random, qmc) are points of the unit cube, so the
+n-th trial's parameters are known when its ticket is made.
+"""
+
+import itertools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import Trial
+
+from fmnist.hyperparameters import Hyperparameters
+from search.definition import Parameter, StudyDefinition
+
+Distributions = Mapping[str, BaseDistribution]
+Point = dict[str, Any]
+
+
+def distributions(definition: StudyDefinition) -> dict[str, BaseDistribution]:
+    """Optuna's distribution of each searched hyperparameter."""
+    return {name: _distribution(name, parameter) for name, parameter in definition.space.items()}
+
+
+def _distribution(name: str, parameter: Parameter) -> BaseDistribution:
+    if parameter.choices is not None:
+        return CategoricalDistribution(parameter.choices)
+    assert parameter.low is not None  # the definition is validated
+    assert parameter.high is not None
+    if Hyperparameters.model_fields[name].annotation is int:
+        return IntDistribution(
+            int(parameter.low), int(parameter.high), log=parameter.log, step=int(parameter.step or 1)
+        )
+    return FloatDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
+
+
+def suggest(trial: Trial, definition: StudyDefinition) -> Hyperparameters:
+    """Let the study's sampler choose the searched values; the others are the defaults."""
+    chosen = {name: trial._suggest(name, distribution) for name, distribution in distributions(definition).items()}
+    return definition.defaults.model_copy(update=chosen)
+
+
+def grid(space: Distributions) -> list[Point]:
+    """Every combination of the values of a space without continuous ranges, in order."""
+    return [dict(zip(space, values, strict=True)) for values in itertools.product(*map(values_of, space.values()))]
+
+
+def values_of(distribution: BaseDistribution) -> list[Any]:
+    """All values of a distribution with finitely many, in order.
+
+    Raises:
+        ValueError: it is continuous.
+    """
+    if isinstance(distribution, CategoricalDistribution):
+        return list(distribution.choices)
+    if isinstance(distribution, IntDistribution):
+        return list(range(distribution.low, distribution.high + 1, distribution.step))
+    if isinstance(distribution, FloatDistribution) and distribution.step is not None:
+        count = round((distribution.high - distribution.low) / distribution.step)
+        return [distribution.low + i * distribution.step for i in range(count + 1)]
+    raise ValueError("a continuous range has no list of values")
+
+
+def random_point(space: Distributions, seed: int, index: int) -> Point:
+    """The index-th of a sequence of independent uniform points."""
+    unit = np.random.default_rng([seed, index]).random(len(space))
+    return _from_unit(space, unit.tolist())
+
+
+def quasi_random_point(space: Distributions, seed: int, index: int) -> Point:
+    """The index-th point of a scrambled Sobol sequence (Owen, 1998), as scipy makes it."""
+    from scipy.stats.qmc import Sobol
+
+    sequence = Sobol(len(space), scramble=True, rng=seed)
+    sequence.fast_forward(index)
+    return _from_unit(space, sequence.random(1)[0].tolist())
+
+
+def _from_unit(space: Distributions, unit: list[float]) -> Point:
+    return {name: _value_at(distribution, u) for (name, distribution), u in zip(space.items(), unit, strict=True)}
+
+
+def _value_at(distribution: BaseDistribution, u: float) -> Any:
+    """The u-th quantile, u in [0, 1)."""
+    if isinstance(distribution, FloatDistribution) and distribution.step is None:
+        low, high = distribution.low, distribution.high
+        if distribution.log:
+            return math.exp(math.log(low) + u * (math.log(high) - math.log(low)))
+        return low + u * (high - low)
+    if isinstance(distribution, IntDistribution) and distribution.log:
+        low, high = math.log(distribution.low - 0.5), math.log(distribution.high + 0.5)
+        return min(max(round(math.exp(low + u * (high - low))), distribution.low), distribution.high)
+    values = values_of(distribution)
+    return values[int(u * len(values))]

@@ -1,0 +1,146 @@
+"""The database of studies: from a URL to Optuna's storage, SQLite or PostgreSQL.
+
+Every transaction on SQLite begins as a writer's. Two workers that read the queue in
+readers' transactions would otherwise take the same ticket (optuna#4002, optuna#4621).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy
+from optuna.storages import RDBStorage
+from sqlalchemy import event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+
+from fmnist.errors import ExpectedError
+
+BUSY_TIMEOUT = 60  # seconds that a writer waits for another
+
+
+class StorageError(ExpectedError):
+    """The database cannot be reached or used; the message says what to do, without a password."""
+
+
+def default_url(output: Path) -> str:
+    """The embedded database of an output folder."""
+    return f"sqlite:///{output / 'studies.db'}"
+
+
+def parse(url: str) -> URL:
+    """Check a storage URL; `postgresql://` is taken to mean psycopg 3.
+
+    Raises:
+        StorageError: it is malformed, in memory, or of another database.
+    """
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        raise StorageError(
+            "the storage URL is malformed; write sqlite:///FILE or postgresql://USER@HOST/DATABASE"
+        ) from None
+    if parsed.drivername in ("postgresql", "postgres"):
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    if parsed.drivername not in ("sqlite", "postgresql+psycopg"):
+        raise StorageError(
+            f"{parsed.drivername}: no such storage; use sqlite:///FILE or postgresql://USER@HOST/DATABASE"
+        )
+    if parsed.drivername == "sqlite" and parsed.database in (None, "", ":memory:"):
+        raise StorageError("a database in memory cannot be shared by workers; write sqlite:///FILE")
+    return parsed
+
+
+def masked(url: str) -> str:
+    """The URL as it may be shown: its password, if it has one, as ***."""
+    return parse(url).render_as_string(hide_password=True)
+
+
+def open_storage(url: str, *, create: bool = False) -> RDBStorage:
+    """Connect to the database of studies.
+
+    Args:
+        url: sqlite:///FILE or postgresql://…
+        create: make the file and the tables where there are none.
+
+    Raises:
+        StorageError: it is absent, locked, broken or out of reach.
+    """
+    parsed = parse(url)
+    sqlite = parsed.drivername == "sqlite"
+    if sqlite:
+        file = Path(str(parsed.database))
+        if not create and not file.is_file():
+            raise StorageError(
+                f"no database {file}; start a search with `fmnist-search run`, or name another with --storage"
+            )
+        with reported(url):
+            file.parent.mkdir(parents=True, exist_ok=True)
+    options: dict[str, Any] = (
+        {"connect_args": {"timeout": BUSY_TIMEOUT}} if sqlite else {"pool_size": 2, "pool_pre_ping": True}
+    )
+    with reported(url), lock(url):
+        storage = RDBStorage(parsed.render_as_string(hide_password=False), engine_kwargs=options)
+        if sqlite:
+            _begin_as_writer(storage.engine)
+    return storage
+
+
+def _begin_as_writer(engine: sqlalchemy.Engine) -> None:
+    """SQLAlchemy's recipe for SQLite, plus the write-ahead log."""
+
+    def connected(connection: Any, _record: object) -> None:
+        connection.isolation_level = None
+        connection.execute("PRAGMA journal_mode=WAL")
+
+    def begun(connection: sqlalchemy.Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    engine.dispose()  # connections made before the events were there
+    event.listen(engine, "connect", connected)
+    event.listen(engine, "begin", begun)
+
+
+@contextmanager
+def lock(url: str) -> Iterator[None]:
+    """Hold the one lock that all processes on this database respect."""
+    parsed = parse(url)
+    if parsed.drivername == "sqlite":
+        from filelock import FileLock
+
+        with FileLock(f"{parsed.database}.lock"):
+            yield
+        return
+    engine = sqlalchemy.create_engine(parsed, poolclass=sqlalchemy.NullPool)
+    with engine.connect() as connection:
+        connection.execute(
+            sqlalchemy.select(sqlalchemy.func.pg_advisory_lock(sqlalchemy.func.hashtext("fmnist-search")))
+        )
+        yield
+
+
+@contextmanager
+def reported(url: str) -> Iterator[None]:
+    """Turn a database's own errors into one line that names the database, not its password."""
+    try:
+        yield
+    except DBAPIError as error:
+        reason = str(error.orig).strip().splitlines()[0]
+        raise StorageError(f"{masked(url)}: {reason}{_mend(reason)}") from error
+    except (SQLAlchemyError, NoSuchModuleError) as error:
+        raise StorageError(f"{masked(url)}: {str(error).splitlines()[0]}") from error
+    except OSError as error:
+        raise StorageError(f"{masked(url)}: {error.strerror}") from error
+
+
+def _mend(reason: str) -> str:
+    mends = {
+        "not a database": "; the file is broken or of another kind: move it away, or name another with --storage",
+        "malformed": "; the file is broken: move it away, or name another with --storage",
+        "locked": f"; another program has kept it for over {BUSY_TIMEOUT} s: end that program and run again",
+        "readonly": "; make the file and its folder writable",
+        "disk": "; free some space and run again: what was stored is whole",
+        "connection": "; start the server, or correct the URL",
+    }
+    return next((mend for mark, mend in mends.items() if mark in reason), "")
