@@ -65,7 +65,6 @@ def save(path: Path, training: Training, score_on: ScoreOn, data: DataSet) -> No
     """
     state = training.state_dict()
     weights = state.pop("averaged")
-    unfinished = training.epoch < training.hyperparameters.epochs
     payload = {
         "format": FORMAT,
         "hyperparameters": training.hyperparameters.model_dump(),
@@ -76,7 +75,7 @@ def save(path: Path, training: Training, score_on: ScoreOn, data: DataSet) -> No
         "data_fingerprint": data.fingerprint,
         "made_with": made_with(training.device),
         "weights": weights,
-        "resume": state if unfinished else None,
+        "resume": None if training.finished else state,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
@@ -129,7 +128,7 @@ def resume(checkpoint: Checkpoint, device: torch.device) -> Training:
         CheckpointError: the training was at its end.
     """
     if checkpoint.resume is None:
-        raise CheckpointError(f"the training is at its end, epoch {len(checkpoint.history)}")
+        raise CheckpointError(f"the training is at its end, epoch {checkpoint.hyperparameters.epochs}")
     training = Training(checkpoint.hyperparameters, checkpoint.seed, device)
     training.load_state_dict({"averaged": checkpoint.weights, **checkpoint.resume}, checkpoint.history)
     return training

@@ -10,11 +10,12 @@ exponential moving average of weights and batch-norm statistics (Polyak and Judi
 epochs passes through the trainings of three and five, and trials of different length
 can be compared at the same epoch.
 
-All randomness of an epoch comes from (seed, epoch). A training restored after epoch k
-therefore goes on bit for bit as if it had never stopped, on the same machine, device
-and thread count.
+Training goes on by quarters of an epoch, and all randomness of a quarter comes from the
+seed and the quarter's number. A training that is restored from its state therefore goes
+on bit for bit as if it had never stopped, on the same machine, device and thread count.
 """
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,6 +37,8 @@ from fmnist.hyperparameters import Hyperparameters
 WARMUP_STEPS = 100  # gradient steps over which the learning rate rises to its value
 AVERAGE_HORIZON = 16_384  # images over which the moving average of the weights forgets
 CHUNK = 16  # batches that are augmented in one call
+QUARTERS = 4  # of an epoch
+EARLY = (1, 2)  # quarters of the first epoch after which a hopeless training can be told
 
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
@@ -47,13 +50,16 @@ class Diverged(Exception):
 
 @dataclass(frozen=True)
 class EpochMetrics:
-    """Scores after an epoch. The training's are running means, with dropout and augmentation.
+    """Scores at a point of a training.
 
-    loss and accuracy are those of the averaged weights on the scored images.
-    seconds: wall time of the epoch, evaluation included.
+    epoch: passes over the training images so far, a multiple of 1/4.
+    train_loss, train_accuracy: means over the batches since the scores before, with
+        dropout and augmentation.
+    loss, correct, total: of the averaged weights on the scored images.
+    seconds: wall time since the scores before, evaluation included.
     """
 
-    epoch: int
+    epoch: float
     train_loss: float
     train_accuracy: float
     loss: float
@@ -80,40 +86,47 @@ class Training:
         self.seed = seed
         self.device = device or torch.device("cpu")
         self.history: list[EpochMetrics] = []
-        with _randomness(self.device, seed, 0):
+        self.quarters = 0
+        self.steps = 0
+        with _randomness(self.device, _derive(seed, "weights")):
             network = build(hyperparameters)
         self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.averaged = AveragedModel(self.network, multi_avg_fn=self._average, use_buffers=True)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=hyperparameters.learning_rate, fused=True)
-        self.steps = 0
 
     @property
-    def epoch(self) -> int:
-        """Epochs done."""
-        return len(self.history)
+    def finished(self) -> bool:
+        return self.quarters == self.hyperparameters.epochs * QUARTERS
 
     @property
     def scored_network(self) -> nn.Module:
         """The network with averaged weights: the one that is scored and saved."""
         return self.averaged.module
 
-    def epochs(self, splits: Splits) -> Iterator[EpochMetrics]:
-        """Train to the last epoch, from wherever this training stands.
+    def epochs(self, splits: Splits, *, early: bool = False) -> Iterator[EpochMetrics]:
+        """Train to the last epoch, from wherever this training stands; yields after each epoch.
+
+        Args:
+            early: yield within the first epoch too, after the quarters in EARLY.
 
         Raises:
             Diverged: the loss became infinite or NaN.
         """
         train, scored = splits.train.to(self.device), splits.scored.to(self.device)
-        while self.epoch < self.hyperparameters.epochs:
+        while not self.finished:
             started = time.perf_counter()
-            with _randomness(self.device, self.seed, self.epoch + 1):
-                train_loss, train_accuracy = self._train(train)
+            loss_sum, hits, seen = 0.0, 0, 0
+            while True:
+                loss, correct, images = self._train_quarter(train)
+                loss_sum, hits, seen = loss_sum + loss, hits + correct, seen + images
+                if self.quarters % QUARTERS == 0 or (early and self.quarters in EARLY):
+                    break
             result = evaluate(self.scored_network, scored)
             self.history.append(
                 EpochMetrics(
-                    epoch=self.epoch + 1,
-                    train_loss=train_loss,
-                    train_accuracy=train_accuracy,
+                    epoch=self.quarters / QUARTERS,
+                    train_loss=loss_sum / max(seen, 1),
+                    train_accuracy=hits / max(seen, 1),
                     loss=result.loss,
                     correct=result.correct,
                     total=result.total,
@@ -122,22 +135,34 @@ class Training:
             )
             yield self.history[-1]
 
-    def _train(self, train: LabelledImages) -> tuple[float, float]:
-        """Train one epoch; returns the mean loss and the accuracy over its batches."""
+    def _train_quarter(self, train: LabelledImages) -> tuple[float, int, int]:
+        """Train on the next quarter of the batches; returns sum of losses, hits and images."""
         self.network.train()
         size = self.hyperparameters.batch_size
         loss_sum = torch.zeros((), device=self.device)
-        correct = torch.zeros((), dtype=torch.int64, device=self.device)
-        for chosen in torch.randperm(len(train), device=self.device).split(CHUNK * size):
-            images = augment(train.images[chosen].to(torch.float32), self.hyperparameters.augmentation)
-            images, labels = standardize(images), train.labels[chosen]
-            for batch, target in zip(images.split(size), labels.split(size), strict=True):
-                loss, hits = self._step(batch, target)
-                loss_sum += loss * len(target)
-                correct += hits
-            if not torch.isfinite(loss_sum):
-                raise Diverged(f"the training loss is {loss_sum.item()} in epoch {self.epoch + 1}")
-        return loss_sum.item() / len(train), correct.item() / len(train)
+        hits = torch.zeros((), dtype=torch.int64, device=self.device)
+        chosen = self._next_quarter(len(train)).to(self.device)
+        with _randomness(self.device, _derive(self.seed, "quarter", self.quarters)):
+            for start in range(0, len(chosen), CHUNK * size):
+                part = chosen[start : start + CHUNK * size]
+                images = augment(train.images[part].to(torch.float32), self.hyperparameters.augmentation)
+                images, labels = standardize(images), train.labels[part]
+                for batch, target in zip(images.split(size), labels.split(size), strict=True):
+                    loss, correct = self._step(batch, target)
+                    loss_sum += loss * len(target)
+                    hits += correct
+                if not torch.isfinite(loss_sum):
+                    raise Diverged(f"the training loss is {loss_sum.item()} in epoch {self.quarters // QUARTERS + 1}")
+        self.quarters += 1
+        return loss_sum.item(), int(hits), len(chosen)
+
+    def _next_quarter(self, count: int) -> Tensor:
+        """Indices of the images of the next quarter: whole batches of the epoch's shuffle."""
+        epoch, quarter = divmod(self.quarters, QUARTERS)
+        generator = torch.Generator().manual_seed(_derive(self.seed, "order", epoch))
+        batches = math.ceil(count / self.hyperparameters.batch_size)
+        start, end = (batches * part // QUARTERS * self.hyperparameters.batch_size for part in (quarter, quarter + 1))
+        return torch.randperm(count, generator=generator)[start:end]
 
     def _step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """One gradient step on images (B, 1, 28, 28) float32; returns loss and hits, both ()."""
@@ -167,6 +192,7 @@ class Training:
             "averaged": self.scored_network.state_dict(),
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "quarters": self.quarters,
             "steps": self.steps,
         }
 
@@ -175,15 +201,21 @@ class Training:
         self.scored_network.load_state_dict(state["averaged"])
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.steps = state["steps"]
+        self.quarters, self.steps = state["quarters"], state["steps"]
         self.averaged.n_averaged.fill_(self.steps)
         self.history = list(history)
 
 
+def _derive(seed: int, purpose: str, number: int = 0) -> int:
+    """A seed of 63 bits for one purpose of a training, independent of all others."""
+    sequence = np.random.SeedSequence([seed, number, *purpose.encode()])
+    return int(sequence.generate_state(1, np.uint64)[0] >> 1)
+
+
 @contextmanager
-def _randomness(device: torch.device, seed: int, stage: int) -> Iterator[None]:
-    """Within it, torch draws from (seed, stage); afterwards its generators are as before."""
+def _randomness(device: torch.device, seed: int) -> Iterator[None]:
+    """Within it, torch draws from the seed; afterwards its generators are as before."""
     accelerator = device.type != "cpu"
     with torch.random.fork_rng([device] if accelerator else [], device_type=device.type if accelerator else "cuda"):
-        torch.manual_seed(int(np.random.SeedSequence([seed, stage]).generate_state(1, np.uint64)[0] >> 1))
+        torch.manual_seed(seed)
         yield

@@ -40,8 +40,8 @@ def run_trial(
     """Train a trial from where its checkpoint stands, or from the start.
 
     Args:
-        path: its checkpoint file, written after each epoch, before the report.
-        stopping: asked after each epoch whether to stop here and go on later.
+        path: its checkpoint file, written at each report, before it.
+        stopping: asked after each report whether to stop here and go on later.
 
     Raises:
         OSError: the checkpoint could not be written.
@@ -52,7 +52,7 @@ def run_trial(
     if history and (outcome := _report(trial, hyperparameters, history[-1])):
         return outcome
     try:
-        for metrics in training.epochs(splits):
+        for metrics in training.epochs(splits, early=True):
             checkpoint.save(path, training, splits.score_on, data)
             trial.set_user_attr("seconds", sum(epoch.seconds for epoch in training.history))
             if outcome := _report(trial, hyperparameters, metrics):
@@ -85,12 +85,12 @@ def _report(trial: Trial, hyperparameters: Hyperparameters, metrics: EpochMetric
     The pruner is asked after the last epoch too: its rungs are what later trials are
     compared with. A trial at its end is complete whatever the answer.
     """
-    step = metrics.epoch * STEPS_PER_EPOCH
+    step = round(metrics.epoch * STEPS_PER_EPOCH)
     if step not in trial.storage.get_trial(trial._trial_id).intermediate_values:
         trial.report(metrics.accuracy, step)
     prune = trial.should_prune()
     if metrics.epoch == hyperparameters.epochs:
         return Outcome(TrialState.COMPLETE, value=metrics.accuracy)
     if prune:
-        return Outcome(TrialState.PRUNED, reason=f"pruned after epoch {metrics.epoch} of {hyperparameters.epochs}")
+        return Outcome(TrialState.PRUNED, reason=f"pruned after epoch {metrics.epoch:g} of {hyperparameters.epochs}")
     return None

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -10,14 +11,16 @@ from rich.console import Console
 from rich.table import Table
 
 from search.progress import percent
-from search.run import RunResult, RunSettings
 from search.storage import default_url, masked
 from search.summary import Summary
+
+if TYPE_CHECKING:
+    from search.run import RunResult, RunSettings
 
 SHOWN = 5  # trials in the table of the best
 
 
-def show(console: Console, result: RunResult, settings: RunSettings, report: Path | None) -> None:
+def show(console: Console, result: "RunResult", settings: "RunSettings", report: Path | None) -> None:
     """The end of a run: what was done, the best trials, where things lie, how to look further."""
     trials, name = result.summary.trials, result.summary.study
     say = _speaker(console)
@@ -44,7 +47,7 @@ def show(console: Console, result: RunResult, settings: RunSettings, report: Pat
     say(f"Look further     fmnist-search dashboard{_where(settings)}")
 
 
-def _where(settings: RunSettings) -> str:
+def _where(settings: "RunSettings") -> str:
     """The options that lead other commands to the same database."""
     default = default_url(Path("studies"))
     return "" if settings.storage == default else f" --storage {masked(settings.storage)}"
@@ -74,7 +77,7 @@ def show_status(console: Console, summary: Summary) -> None:
     )
     for running in summary.running:
         accuracy = "" if running.accuracy is None else f", {percent(running.accuracy)} on {summary.score_on}"
-        say(f"  trial {running.number}: epoch {running.epoch} of {running.epochs}{accuracy}")
+        say(f"  trial {running.number}: epoch {running.epoch:g} of {running.epochs}{accuracy}")
     if summary.best:
         say(f"Best so far: trial {summary.best.number}, {percent(summary.best.value)} on {summary.score_on}.")
 

@@ -97,7 +97,7 @@ class Progress:
             rows.add_column(title, justify="right", style="dim" if title == "trial" else None)
         for running in summary.running:
             accuracy = "-" if running.accuracy is None else percent(running.accuracy)
-            rows.add_row(str(running.number), f"{running.epoch}/{running.epochs}", accuracy)
+            rows.add_row(str(running.number), f"{running.epoch:g}/{running.epochs}", accuracy)
         return Group(head, bar, best, rows, Text(self._time(trials.finished)), Text(self.note, style="yellow"))
 
     def _time(self, finished: int) -> str:
@@ -118,9 +118,9 @@ def line(trial: FrozenTrial, summary: Summary, goal: int) -> str:
     if trial.state == TrialState.COMPLETE and trial.value is not None:
         result = f"complete {percent(trial.value)}"
     elif trial.state == TrialState.PRUNED:
-        epoch = (trial.last_step or 0) // STEPS_PER_EPOCH
+        epoch = (trial.last_step or 0) / STEPS_PER_EPOCH
         reached = f" at {percent(trial.value)}" if trial.value is not None else ""
-        result = f"pruned after epoch {epoch}{reached}"
+        result = f"pruned after epoch {epoch:g}{reached}"
     best = f", best {percent(summary.best.value)}" if summary.best else ""
     return f"[{summary.trials.finished}/{goal}] trial {trial.number} {result} ({parameters}){best}"
 

@@ -118,6 +118,15 @@ def claim(study: optuna.Study, owner: Owner) -> int | None:
     return int(trial_id)
 
 
+def is_empty(study: optuna.Study) -> bool:
+    """Whether no ticket waits and none is held, so that none can come back."""
+    left = select(TRIALS.c.trial_id).where(
+        TRIALS.c.study_id == study._study_id, TRIALS.c.state.in_([TrialState.WAITING, TrialState.RUNNING])
+    )
+    with backend(study).engine.connect() as connection:
+        return connection.scalar(left.limit(1)) is None
+
+
 def give_back(study: optuna.Study, trial_id: int) -> None:
     """Put a running trial back among the waiting; number, parameters and reports stay."""
     study._storage.set_trial_state_values(trial_id, TrialState.WAITING)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import optuna
 import sqlalchemy
 from optuna.storages import RDBStorage
 from sqlalchemy import event
@@ -67,6 +68,7 @@ def open_storage(url: str, *, create: bool = False) -> RDBStorage:
     Raises:
         StorageError: it is absent, locked, broken or out of reach.
     """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # what is to be said, we say
     parsed = parse(url)
     sqlite = parsed.drivername == "sqlite"
     if sqlite:

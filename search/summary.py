@@ -45,7 +45,7 @@ class RunningTrial:
     """A trial at work; accuracy: after its last finished epoch, None before the first."""
 
     number: int
-    epoch: int
+    epoch: float
     epochs: int | None
     accuracy: float | None
 
@@ -75,7 +75,7 @@ def summarize(study: optuna.Study, folder: Path) -> Summary:
     of_study = TRIALS.c.study_id == study._study_id
     with backend(study).engine.connect() as connection:
         rows = connection.execute(select(TRIALS.c.state, func.count()).where(of_study).group_by(TRIALS.c.state))
-        by_state: dict[TrialState, int] = dict(rows.tuples())
+        by_state: dict[TrialState, int] = dict(rows.tuples().all())
         running_ids = list(
             connection.scalars(
                 select(TRIALS.c.trial_id)
@@ -116,7 +116,7 @@ def _running(trial: optuna.trial.FrozenTrial, default_epochs: int) -> RunningTri
     step = trial.last_step
     return RunningTrial(
         number=trial.number,
-        epoch=0 if step is None else step // STEPS_PER_EPOCH,
+        epoch=0 if step is None else step / STEPS_PER_EPOCH,
         epochs=trial.params.get("epochs", default_epochs),
         accuracy=None if step is None else trial.intermediate_values[step],
     )

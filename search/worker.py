@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from dataclasses import dataclass
 from multiprocessing import connection, parent_process
 from pathlib import Path
@@ -11,13 +12,18 @@ from types import FrameType
 
 import optuna
 import torch
+from optuna.exceptions import StorageInternalError
 from optuna.trial import Trial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from fmnist import data as fashion
 from search import queue
 from search.objective import run_trial
 from search.storage import StorageError, open_storage, reported
 from search.study import checkpoint_path, definition_of, folder_of, load_study, pruner, sampler
+
+
+POLL = 0.5  # seconds between two looks at a queue whose last tickets are held by others
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,6 @@ def main(settings: WorkerSettings) -> None:
     signal.signal(signal.SIGTERM, stop)
     if parent := parent_process():
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     torch.set_num_threads(settings.threads)
     try:
         with reported(settings.storage):
@@ -71,7 +76,13 @@ def work(settings: WorkerSettings, stop: Stop) -> None:
     data = fashion.load(settings.data_dir)
     splits = fashion.split(data, definition.score_on)
     owner = queue.Owner(device=settings.device)
-    while not stop.asked and (trial_id := queue.claim(study, owner)) is not None:
+    while not stop.asked:
+        trial_id = queue.claim(study, owner)
+        if trial_id is None:
+            if queue.is_empty(study):
+                return
+            time.sleep(POLL)  # another worker's ticket may come back
+            continue
         # A new study object over the same cache: samplers and pruners keep state between trials.
         number = study._storage.get_trial(trial_id).number
         fresh = optuna.Study(study.study_name, study._storage, sampler(definition, number), pruner(definition))
@@ -80,7 +91,9 @@ def work(settings: WorkerSettings, stop: Stop) -> None:
         path = checkpoint_path(folder_of(study), trial.number)
         try:
             outcome = run_trial(trial, definition, data, splits, device, path, lambda: stop.asked)
-        except Exception as error:  # whatever a trial raises ends that trial, not the search
+        except (SQLAlchemyError, StorageInternalError):
+            raise  # the database's trouble is not the trial's
+        except Exception as error:  # whatever else a trial raises ends that trial, not the search
             trial.set_user_attr("reason", f"{type(error).__name__}: {error}")
             fresh.tell(trial, state=TrialState.FAIL)
             continue

@@ -84,6 +84,7 @@ def drain(
                             f"{crashes} worker processes have crashed, the last with exit code {process.exitcode}"
                         )
                     start(slot)
+            queue.release(study)
             on_tick()
     finally:
         for process in processes.values():

@@ -1,0 +1,54 @@
+# `make help` lists the targets. PYTHON names the interpreter that the virtual environment is made from.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help install dev data run test check format clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*##/\1/p' $(MAKEFILE_LIST) | awk '{ name = $$1; $$1 = ""; printf "  make %-10s%s\n", name, $$0 }'
+
+.venv/made:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+		{ echo "$(PYTHON) is $$($(PYTHON) --version); Python 3.11 to 3.13 is needed: make PYTHON=python3.11 ..."; exit 1; }
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/installed: .venv/made pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+.venv/dev: .venv/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+install: .venv/installed  ## make .venv and install fmnist-search into it
+
+dev: .venv/dev  ## the same, with what tests and checks need
+
+data: .venv/installed  ## find, download or install the data set, and verify it
+	@$(BIN)/fmnist-search data || { command -v apt-get > /dev/null && \
+		echo "Installing Debian's package of the data set." && \
+		$$(test $$(id -u) = 0 || echo sudo) apt-get update -qq && \
+		$$(test $$(id -u) = 0 || echo sudo) apt-get install -y -qq dataset-fashion-mnist && \
+		$(BIN)/fmnist-search data; }
+
+run: data  ## search: 50 trials on the real data set, about 15 minutes on two cores
+	$(BIN)/fmnist-search run --trials 50
+
+test: dev data  ## run the whole test suite
+	$(BIN)/pytest
+
+check: dev  ## lint, types, and whether the README's help is that of the commands
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/cog --check README.md
+
+format: dev  ## format the code and write the commands' help into the README
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/cog -r README.md
+
+clean:  ## remove the virtual environment and caches, but no study
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

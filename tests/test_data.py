@@ -1,0 +1,141 @@
+import gzip
+import hashlib
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision.datasets import FashionMNIST
+
+from fmnist import data
+from fmnist.data import CHECKSUMS, DataError, DataSet
+from tests.conftest import digits
+
+TRAIN_IMAGES = "train-images-idx3-ubyte"
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    folder = tmp_path / "own"
+    data.write(folder, *digits())
+    return folder
+
+
+def test_what_is_written_is_read_back(own: Path) -> None:
+    train, test = digits()
+    loaded = data.load(own)
+    assert torch.equal(loaded.train.images, train.images)
+    assert torch.equal(loaded.test.labels, test.labels)
+    assert loaded.train.images.dtype == torch.uint8
+    assert loaded.test.labels.dtype == torch.int64
+
+
+def test_another_data_set_never_passes_for_fashion_mnist(own: Path) -> None:
+    assert data.load(own).name == "data set 'own'"
+    (own / "SHA256SUMS").unlink()
+    with pytest.raises(DataError, match=rf"{TRAIN_IMAGES}\.gz: altered"):
+        data.load(own)
+
+
+def test_an_altered_file_is_named(own: Path) -> None:
+    file = own / f"{TRAIN_IMAGES}.gz"
+    content = bytearray(gzip.decompress(file.read_bytes()))
+    content[5000] ^= 1
+    file.write_bytes(gzip.compress(bytes(content)))
+    with pytest.raises(DataError, match=rf"{TRAIN_IMAGES}\.gz: altered.*fetch it again"):
+        data.load(own)
+
+
+@pytest.mark.parametrize("kept", [0, 5, 1000, -1])
+def test_a_truncated_file_is_named(own: Path, kept: int) -> None:
+    file = own / "t10k-labels-idx1-ubyte.gz"
+    file.write_bytes(file.read_bytes()[:kept])
+    with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte\.gz: (truncated|altered)"):
+        data.load(own)
+
+
+def test_a_file_of_another_format_is_named_though_its_checksum_is_declared(own: Path) -> None:
+    content = b"\0\0\x08\x01" + struct.pack(">I", 3) + b"abc"
+    (own / f"{TRAIN_IMAGES}.gz").write_bytes(gzip.compress(content))
+    sums = (own / "SHA256SUMS").read_text().splitlines()
+    sums[0] = f"{hashlib.sha256(content).hexdigest()}  {TRAIN_IMAGES}"
+    (own / "SHA256SUMS").write_text("\n".join(sums))
+    with pytest.raises(DataError, match=rf"{TRAIN_IMAGES}\.gz: not uint8"):
+        data.load(own)
+
+
+def test_an_incomplete_declaration_is_named(own: Path) -> None:
+    (own / "SHA256SUMS").write_text("nonsense")
+    with pytest.raises(DataError, match="SHA256SUMS: must name"):
+        data.load(own)
+
+
+def test_a_given_folder_is_the_only_one_looked_at(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match=r"no train-images-idx3-ubyte\.gz in it"):
+        data.find(tmp_path)
+    monkeypatch.setenv("FMNIST_DATA", str(own))
+    assert data.find() == own
+    with pytest.raises(DataError, match="name the folder"):
+        data.find(tmp_path)
+
+
+def test_the_cache_comes_before_debians_folder(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FMNIST_DATA", raising=False)
+    monkeypatch.setattr(data, "DEBIAN_FOLDER", own)
+    monkeypatch.setattr(data, "cache_folder", lambda: tmp_path / "cache")
+    assert data.find() == own
+    data.write(tmp_path / "cache", *digits())
+    assert data.find() == tmp_path / "cache"
+
+
+def test_an_unreachable_mirror_names_both_ways_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FMNIST_DATA", raising=False)
+    monkeypatch.setattr(data, "DEBIAN_FOLDER", tmp_path / "absent")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(FashionMNIST, "mirrors", ["http://127.0.0.1:9/"])
+    with pytest.raises(DataError, match=r"apt-get install dataset-fashion-mnist.*--data-dir"):
+        data.load()
+
+
+def test_the_validation_split_is_stratified_disjoint_and_fixed(tiny: DataSet) -> None:
+    splits = data.split(tiny, "validation")
+    assert len(splits.scored) == 200
+    assert len(splits.train) == 1000
+    rows = torch.cat([splits.train.images, splits.scored.images]).flatten(1)
+    original = tiny.train.images.flatten(1)
+    assert sorted(map(bytes, rows.numpy())) == sorted(map(bytes, original.numpy()))
+    expected = torch.bincount(tiny.train.labels) / 6
+    assert (torch.bincount(splits.scored.labels) - expected).abs().max() <= 1
+    assert torch.equal(splits.scored.images, data.split(tiny, "validation").scored.images)
+
+
+def test_scoring_on_test_trains_on_all_training_images(tiny: DataSet) -> None:
+    splits = data.split(tiny, "test")
+    assert len(splits.train) == 1200
+    assert torch.equal(splits.scored.labels, tiny.test.labels)
+
+
+@pytest.mark.fashion_mnist
+def test_fashion_mnist_is_whole_and_standardizes_to_zero_mean_and_unit_deviation() -> None:
+    loaded = data.load()
+    assert loaded.name == "Fashion-MNIST"
+    assert (len(loaded.train), len(loaded.test)) == (60_000, 10_000)
+    assert torch.bincount(loaded.train.labels).tolist() == [6000] * 10
+    standardized = data.standardize(loaded.train.images)
+    assert abs(standardized.mean().item()) < 1e-3
+    assert abs(standardized.std().item() - 1) < 1e-3
+
+
+@pytest.mark.fashion_mnist
+def test_the_verified_content_is_what_torchvision_verifies() -> None:
+    """torchvision knows the md5 of the published .gz; Debian only took name and time off their headers."""
+    folder = data.load().folder
+    header = b"\x1f\x8b\x08\x08"
+    written = {"train": 1504176606, "t10k": 1504176627}  # 31 August 2017, as the published headers say
+    for name, md5 in FashionMNIST.resources:
+        compressed = (folder / name).read_bytes()
+        if compressed[3] == 0:
+            time = struct.pack("<I", written[name.split("-")[0]])
+            compressed = header + time + compressed[8:10] + name.removesuffix(".gz").encode() + b"\0" + compressed[10:]
+        assert hashlib.md5(compressed, usedforsecurity=False).hexdigest() == md5
+    assert {f"{name}.gz" for name in CHECKSUMS} == {name for name, _ in FashionMNIST.resources}

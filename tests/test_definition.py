@@ -1,0 +1,112 @@
+from pathlib import Path
+
+import pytest
+
+from search import definition
+from search.definition import DefinitionError
+from tests.conftest import STUDY
+
+
+@pytest.fixture
+def write(tmp_path: Path):  # type: ignore[no-untyped-def]
+    def written(content: str) -> Path:
+        file = tmp_path / "mine.toml"
+        file.write_text(content)
+        return file
+
+    return written
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("trials = 6", "trails = 6", "trails: is an unknown key; did you mean 'trials'?"),
+        ("filters = 4", "filtres = 4", "defaults.filtres: is an unknown key; did you mean 'filters'?"),
+        ("low = 2, high = 4", "low = 2, hihg = 4", "space.filters.hihg: is an unknown key; did you mean 'high'?"),
+        ("[space]", "[space]\nmomentum = { low = 0, high = 1 }", "space.momentum: is no hyperparameter; known are"),
+        ("trials = 6", 'trials = "six"', "trials: should be a valid integer, not 'six'"),
+        ("trials = 6", "trials = 0", "trials: should be greater than or equal to 1, not 0"),
+        ("trials = 6", "trials = true", "trials: should be a valid integer, not True"),
+        ('"random"', '"rnd"', "sampler: should be 'tpe', 'gp', 'random', 'grid' or 'qmc', not 'rnd'"),
+        ("low = 2, high = 4", "low = 4, high = 2", "space.filters: is empty, as low 4 is not below high 2"),
+        ("low = 2, high = 4", "low = 4, high = 4", "space.filters: is empty, as low 4 is not below high 4"),
+        ("low = 2, high = 4", "low = 2", "space.filters: needs low and high, or choices"),
+        ("low = 2, high = 4", "choices = []", "space.filters.choices: List should have at least 1 item"),
+        ("low = 2, high = 4", "choices = [2, 2, 4]", "space.filters: names a choice twice"),
+        ("low = 2, high = 4", "choices = [2, 4], low = 2", "space.filters: has choices and a range; keep one"),
+        ("low = 2, high = 4", "low = 0, high = 4", "space.filters: 0 cannot be, should be greater than or equal to 1"),
+        ("low = 2, high = 4", "low = 2.5, high = 4", "space.filters: 2.5 cannot be, should be a valid integer"),
+        ("low = 2, high = 4", 'low = "a", high = 4', "space.filters.low: should be a valid integer, not 'a'"),
+        ("low = 0.0005", "low = 0.0", "space.learning_rate: is logarithmic, so low must be above 0"),
+        ("low = 0.0005", "low = nan", "space.learning_rate.low: should be a finite number, not nan"),
+        (
+            "high = 0.01, log",
+            "high = 7.0, log",
+            "space.learning_rate: 7.0 cannot be, should be less than or equal to 1",
+        ),
+        ("filters = 4", "filters = 9", "defaults.filters: 9, the value of trial 0, is not one of space.filters"),
+        ("dropout = 0.0", "dropout = 1.0", "defaults.dropout: should be less than 1, not 1.0"),
+        ('"random"', '"grid"', "space.learning_rate: a grid needs step or choices here"),
+        ("[space]", "[spaces]", "space: is missing; add it"),
+    ],
+)
+def test_a_mistake_is_one_line_with_file_key_and_mend(write, before: str, after: str, message: str) -> None:  # type: ignore[no-untyped-def]
+    assert before in STUDY
+    file = write(STUDY.replace(before, after, 1))
+    with pytest.raises(DefinitionError) as error:
+        definition.read(file)
+    assert str(error.value).startswith(f"{file}: {message}")
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_no_toml_is_named(write, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(DefinitionError, match=r"mine\.toml: not TOML: .*line 1"):
+        definition.read(write("trials = = 6"))
+    with pytest.raises(DefinitionError, match=r"absent\.toml: No such file"):
+        definition.read(tmp_path / "absent.toml")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\0")
+    with pytest.raises(DefinitionError, match="not TOML"):
+        definition.read(tmp_path / "binary.toml")
+
+
+def test_flags_override_the_file(write) -> None:  # type: ignore[no-untyped-def]
+    read = definition.read(write(STUDY), trials=9, pruner="median", seed=None)
+    assert (read.trials, read.pruner, read.seed, read.sampler) == (9, "median", 0, "random")
+
+
+@pytest.mark.parametrize("path", definition.bundled(), ids=lambda path: path.stem)
+def test_every_study_that_we_ship_is_valid_and_described(path: Path) -> None:
+    assert definition.read(path).description
+
+
+def test_the_default_study_searches_what_it_promises() -> None:
+    default = definition.read(definition.locate("cnn"))
+    assert set(default.space) == {"epochs", "learning_rate", "dropout", "filters", "augmentation"}
+    assert default.space["learning_rate"].log
+    assert (default.sampler, default.score_on, default.trials) == ("tpe", "test", 50)
+    assert default.defaults.architecture == "cnn"
+
+
+def test_a_study_is_found_by_path_by_local_name_and_by_shipped_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert definition.locate("mine.toml") == Path("mine.toml")
+    assert definition.locate("cnn") in definition.bundled()
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies" / "cnn.toml").write_text(STUDY)
+    assert definition.locate("cnn") == Path("studies/cnn.toml")
+    with pytest.raises(DefinitionError, match="no study named 'cnnn'; did you mean 'cnn'"):
+        definition.locate("cnnn")
+
+
+def test_differences_name_each_changed_key(write) -> None:  # type: ignore[no-untyped-def]
+    first = definition.read(write(STUDY))
+    second = definition.read(
+        write(STUDY.replace("high = 4", "high = 8").replace("two quick", "other")), trials=60, seed=3
+    )
+    assert definition.differences(first.identity(), second.identity()) == [
+        "seed: 0 -> 3",
+        "space.filters.high: 4 -> 8",
+    ]
+    assert definition.differences(first.identity(), first.identity()) == []

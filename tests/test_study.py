@@ -1,0 +1,89 @@
+from dataclasses import replace
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner, PercentilePruner, SuccessiveHalvingPruner
+from optuna.samplers import GPSampler, RandomSampler, TPESampler
+
+from fmnist.data import DataSet
+from search.definition import StudyDefinition
+from search.storage import default_url, open_storage
+from search.study import StudyError, definition_of, folder_of, load_study, open_study, pruner, sampler, seed_of
+
+
+def definition(**changes: object) -> StudyDefinition:
+    return StudyDefinition.model_validate({"space": {"epochs": {"low": 2, "high": 9}}, **changes})
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> optuna.storages.RDBStorage:
+    return open_storage(default_url(tmp_path), create=True)
+
+
+def test_a_study_keeps_its_whole_definition(storage: optuna.storages.RDBStorage, tiny: DataSet, tmp_path: Path) -> None:
+    given = definition(sampler="qmc", seed=4, trials=7)
+    open_study(storage, "s", given, tiny, tmp_path / "s")
+    again = load_study(storage, "s")
+    assert definition_of(again) == given
+    assert folder_of(again) == tmp_path / "s"
+    assert again.direction == optuna.study.StudyDirection.MAXIMIZE
+
+
+def test_a_resumed_study_may_change_its_number_of_trials_only(
+    storage: optuna.storages.RDBStorage, tiny: DataSet, tmp_path: Path
+) -> None:
+    open_study(storage, "s", definition(), tiny, tmp_path)
+    open_study(storage, "s", definition(trials=99, description="new words"), tiny, tmp_path)
+    changed = definition(pruner="median", space={"epochs": {"low": 2, "high": 5}})
+    with pytest.raises(StudyError, match=r"pruner: halving -> median; space.epochs.high: 9 -> 5.*--name"):
+        open_study(storage, "s", changed, tiny, tmp_path)
+
+
+def test_a_study_stays_with_its_data(storage: optuna.storages.RDBStorage, tiny: DataSet, tmp_path: Path) -> None:
+    open_study(storage, "s", definition(), tiny, tmp_path)
+    with pytest.raises(StudyError, match=r"started on data set 'digits', this is other"):
+        open_study(storage, "s", definition(), replace(tiny, name="other", fingerprint="0"), tmp_path)
+
+
+def test_absent_and_foreign_studies_are_refused(storage: optuna.storages.RDBStorage) -> None:
+    with pytest.raises(StudyError, match="no study named 's' in this database; there are none yet"):
+        load_study(storage, "s")
+    optuna.create_study(storage=storage, study_name="theirs")
+    with pytest.raises(StudyError, match="no study named 's' in this database; there are theirs"):
+        load_study(storage, "s")
+    with pytest.raises(StudyError, match="'theirs' was not made by fmnist-search"):
+        load_study(storage, "theirs")
+
+
+def test_names_choose_samplers_and_pruners() -> None:
+    samplers = {
+        "tpe": TPESampler,
+        "gp": GPSampler,
+        "random": RandomSampler,
+        "grid": RandomSampler,
+        "qmc": RandomSampler,
+    }
+    for name, kind in samplers.items():
+        assert type(sampler(definition(sampler=name), 3)) is kind
+    pruners = {
+        "halving": SuccessiveHalvingPruner,
+        "hyperband": HyperbandPruner,
+        "median": MedianPruner,
+        "percentile": PercentilePruner,
+        "none": NopPruner,
+    }
+    for name, made in pruners.items():
+        assert type(pruner(definition(pruner=name))) is made
+
+
+def test_seeds_differ_by_study_trial_and_purpose() -> None:
+    seeds = {
+        seed_of(definition(seed=seed), number, purpose)
+        for seed in range(3)
+        for number in range(50)
+        for purpose in ("sampler", "training")
+    }
+    assert len(seeds) == 300
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert seed_of(definition(seed=1), 2, "training") == seed_of(definition(seed=1), 2, "training")
