@@ -20,9 +20,9 @@ from pydantic import ValidationError
 from torch import nn
 
 from fmnist.architectures import build
-from fmnist.data import DataSet, ScoreOn
+from fmnist.data import DataSet
 from fmnist.errors import ExpectedError
-from fmnist.hyperparameters import Hyperparameters
+from fmnist.hyperparameters import Hyperparameters, ScoreOn
 from fmnist.training import EpochMetrics, Training
 
 FORMAT = "fmnist-search checkpoint 1"

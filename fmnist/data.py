@@ -14,7 +14,6 @@ import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -22,8 +21,7 @@ from platformdirs import user_cache_path
 from torch import Tensor
 
 from fmnist.errors import ExpectedError
-
-ScoreOn = Literal["test", "validation"]
+from fmnist.hyperparameters import ScoreOn
 
 CLASSES = (
     "T-shirt/top",

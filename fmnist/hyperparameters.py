@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Architecture = Literal["simple", "cnn"]
+ScoreOn = Literal["test", "validation"]  # the images that score a training; the latter are held out of it
 
 
 class Hyperparameters(BaseModel):

@@ -4,7 +4,8 @@ Heavy modules are imported inside the commands, so that --help answers at once.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -52,8 +53,8 @@ def data_dir_option(command: Command) -> Command:
     return click.option(
         "--data-dir",
         type=click.Path(path_type=Path, file_okay=False),
-        envvar="FMNIST_DATA",
-        help="Folder of the four Fashion-MNIST files.  [default: user cache, then Debian's package, else download]",
+        help="Folder of the four Fashion-MNIST files.  "
+        "[default: FMNIST_DATA, else user cache, Debian's package, or download]",
     )(command)
 
 
@@ -69,6 +70,13 @@ def storage_options(command: Command) -> Command:
         type=click.Path(path_type=Path, file_okay=False),
         help="Folder of outputs; each study has a folder of its name there.  [default: ./studies]",
     )(command)
+
+
+def _study_name(_context: click.Context, _parameter: click.Parameter, name: str | None) -> str | None:
+    """A study's name is that of its folder too."""
+    if name is not None and (not name.strip() or name.startswith(".") or {"/", "\\"} & set(name)):
+        raise click.BadParameter(f"{name!r} cannot name a folder; leave out slashes and a leading dot")
+    return name
 
 
 def json_option(command: Command) -> Command:
@@ -107,7 +115,7 @@ def main() -> None:
 @click.option("--workers", type=click.IntRange(1, 256), help="Worker processes.  [default: one a core]")
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), help="Seconds after which no trial is begun.")
 @storage_options
-@click.option("--name", help="Name of the study in the database.  [default: the study file's]")
+@click.option("--name", callback=_study_name, help="Name of the study in the database.  [default: the study file's]")
 @click.option("--seed", type=click.IntRange(0), help="Seed of every random choice.  [default: as the study says]")
 @click.option("--sampler", type=click.Choice(SAMPLERS), help="How parameters are chosen.  [default: as the study says]")
 @click.option("--pruner", type=click.Choice(PRUNERS), help="How trials are pruned.  [default: as the study says]")
@@ -187,8 +195,8 @@ def status(study: str, storage: str | None, output: Path | None, as_json: bool) 
     from search import outcome
     from search.summary import summarize
 
-    opened, folder = _study(study, storage, output)
-    summary = summarize(opened, folder)
+    with _study(study, storage, output) as (opened, folder):
+        summary = summarize(opened, folder)
     if as_json:
         click.echo(json.dumps(summary.as_json()))
     else:
@@ -213,8 +221,8 @@ def best(study: str, storage: str | None, output: Path | None, as_json: bool) ->
     from search import outcome
     from search.summary import summarize
 
-    opened, folder = _study(study, storage, output)
-    summary = summarize(opened, folder)
+    with _study(study, storage, output) as (opened, folder):
+        summary = summarize(opened, folder)
     if as_json:
         click.echo(json.dumps(asdict(summary.best) if summary.best else None))
     else:
@@ -239,8 +247,8 @@ def report(study: str, storage: str | None, output: Path | None, data_dir: Path 
     """
     from search.report import write
 
-    opened, folder = _study(study, storage, output)
-    click.echo(write(opened, folder, to or folder / "report.html", data_dir))
+    with _study(study, storage, output) as (opened, folder):
+        click.echo(write(opened, folder, to or folder / "report.html", data_dir))
 
 
 @main.command()
@@ -353,15 +361,17 @@ def _url(storage: str | None, output: Path | None) -> str:
     return storage or default_url(output or Path("studies"))
 
 
-def _study(name: str, storage: str | None, output: Path | None) -> "tuple[optuna.Study, Path]":
+@contextmanager
+def _study(name: str, storage: str | None, output: Path | None) -> "Iterator[tuple[optuna.Study, Path]]":
     """Open a study, and say where its files are: in --output, else where its last run put them."""
-    from search.storage import open_storage
+    from search.storage import open_storage, reported
     from search.study import folder_of, load_study
 
-    study = load_study(open_storage(_url(storage, output)), name)
-    if output is not None or storage is None:
-        return study, (output or Path("studies")) / name
-    return study, folder_of(study)
+    url = _url(storage, output)
+    with reported(url):
+        study = load_study(open_storage(url), name)
+        beside = output is not None or storage is None
+        yield study, (output or Path("studies")) / name if beside else folder_of(study)
 
 
 def _device(name: str) -> "torch.device":

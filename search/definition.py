@@ -12,9 +12,8 @@ from typing import Any, Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fmnist.errors import UsageError
-from fmnist.hyperparameters import Hyperparameters
+from fmnist.hyperparameters import Hyperparameters, ScoreOn
 
-ScoreOn = Literal["test", "validation"]
 SamplerName = Literal["tpe", "gp", "random", "grid", "qmc"]
 PrunerName = Literal["halving", "hyperband", "median", "percentile", "none"]
 
@@ -188,8 +187,10 @@ def read(path: Path, **overrides: Any) -> StudyDefinition:
 def explain(error: ValidationError) -> str:
     """The first mistake as `key: what to do`."""
     first = error.errors()[0]
-    # pydantic names the members of a union after the key; the key is what the user wrote
-    location = [str(part) for part in first["loc"] if part not in ("int", "float", "str")]
+    location = [str(part) for part in first["loc"]]
+    if location[-1] == "int":  # pydantic's name for the first member of the union int | float
+        location.pop()
+        first["msg"] = "Input should be a number"
     if first["type"] == "extra_forbidden":
         model: type[BaseModel] = StudyDefinition
         if location[0] == "space":

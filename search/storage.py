@@ -5,16 +5,17 @@ readers' transactions would otherwise take the same ticket (optuna#4002, optuna#
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import optuna
 import sqlalchemy
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from fmnist.errors import ExpectedError
 
@@ -67,6 +68,7 @@ def open_storage(url: str, *, create: bool = False) -> RDBStorage:
 
     Raises:
         StorageError: it is absent, locked, broken or out of reach.
+        OSError: its folder cannot be made.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # what is to be said, we say
     parsed = parse(url)
@@ -77,13 +79,15 @@ def open_storage(url: str, *, create: bool = False) -> RDBStorage:
             raise StorageError(
                 f"no database {file}; start a search with `fmnist-search run`, or name another with --storage"
             )
-        with reported(url):
+        if create:
             file.parent.mkdir(parents=True, exist_ok=True)
     options: dict[str, Any] = (
         {"connect_args": {"timeout": BUSY_TIMEOUT}} if sqlite else {"pool_size": 2, "pool_pre_ping": True}
     )
-    with reported(url), lock(url):
-        storage = RDBStorage(parsed.render_as_string(hide_password=False), engine_kwargs=options)
+    with reported(url), lock(url) if create else nullcontext():
+        storage = RDBStorage(
+            parsed.render_as_string(hide_password=False), engine_kwargs=options, skip_table_creation=not create
+        )
         if sqlite:
             _begin_as_writer(storage.engine)
     return storage
@@ -127,19 +131,17 @@ def reported(url: str) -> Iterator[None]:
     """Turn a database's own errors into one line that names the database, not its password."""
     try:
         yield
-    except DBAPIError as error:
-        reason = str(error.orig).strip().splitlines()[0]
+    except (SQLAlchemyError, StorageInternalError) as error:
+        cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+        reason = str(getattr(cause, "orig", None) or cause).strip().splitlines()[0]
         raise StorageError(f"{masked(url)}: {reason}{_mend(reason)}") from error
-    except (SQLAlchemyError, NoSuchModuleError) as error:
-        raise StorageError(f"{masked(url)}: {str(error).splitlines()[0]}") from error
-    except OSError as error:
-        raise StorageError(f"{masked(url)}: {error.strerror}") from error
 
 
 def _mend(reason: str) -> str:
     mends = {
         "not a database": "; the file is broken or of another kind: move it away, or name another with --storage",
         "malformed": "; the file is broken: move it away, or name another with --storage",
+        "no such table": "; it is no database of studies: name another with --storage",
         "locked": f"; another program has kept it for over {BUSY_TIMEOUT} s: end that program and run again",
         "readonly": "; make the file and its folder writable",
         "disk": "; free some space and run again: what was stored is whole",

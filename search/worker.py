@@ -22,7 +22,6 @@ from search.objective import run_trial
 from search.storage import StorageError, open_storage, reported
 from search.study import checkpoint_path, definition_of, folder_of, load_study, pruner, sampler
 
-
 POLL = 0.5  # seconds between two looks at a queue whose last tickets are held by others
 
 

@@ -13,6 +13,7 @@ import torch
 
 from fmnist import checkpoint
 from fmnist.data import CLASSES
+from search import cli, definition
 from search.storage import default_url, open_storage
 from search.study import load_study
 from tests.conftest import STUDY, Command
@@ -201,6 +202,7 @@ def test_output_moves_everything(command: Command, study_file: Path, tmp_path: P
         (["run", "--trials", "many"], 2, "'many' is not a valid integer"),
         (["run", "--sampler", "best"], 2, "'best' is not one of"),
         (["run", "--storage", "mysql://u:hunter2@h/d"], 1, "mysql: no such storage"),
+        (["run", "--name", "../up"], 2, "'../up' cannot name a folder"),
         (["run", "--device", "cuda"], 2, "--device cuda: there is none on this machine"),
         (["status"], 1, "no database studies/studies.db; start a search"),
         (["report"], 1, "no database"),
@@ -255,6 +257,11 @@ def test_data_says_what_it_found(command: Command, tiny_folder: Path) -> None:
     assert command("data").stdout == (
         f"data set 'digits': 1,200 training and 597 test images, verified, in {tiny_folder}\n"
     )
+
+
+def test_the_choices_of_the_flags_are_those_of_the_study_files() -> None:
+    assert cli.SAMPLERS == definition.SAMPLERS
+    assert cli.PRUNERS == definition.PRUNERS
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["--version"]])

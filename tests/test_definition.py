@@ -36,9 +36,9 @@ def write(tmp_path: Path):  # type: ignore[no-untyped-def]
         ("low = 2, high = 4", "choices = [2, 4], low = 2", "space.filters: has choices and a range; keep one"),
         ("low = 2, high = 4", "low = 0, high = 4", "space.filters: 0 cannot be, should be greater than or equal to 1"),
         ("low = 2, high = 4", "low = 2.5, high = 4", "space.filters: 2.5 cannot be, should be a valid integer"),
-        ("low = 2, high = 4", 'low = "a", high = 4', "space.filters.low: should be a valid integer, not 'a'"),
+        ("low = 2, high = 4", 'low = "a", high = 4', "space.filters.low: should be a number, not 'a'"),
         ("low = 0.0005", "low = 0.0", "space.learning_rate: is logarithmic, so low must be above 0"),
-        ("low = 0.0005", "low = nan", "space.learning_rate.low: should be a finite number, not nan"),
+        ("low = 0.0005", "low = nan", "space.learning_rate.low: should be a number, not nan"),
         (
             "high = 0.01, log",
             "high = 7.0, log",

@@ -52,10 +52,10 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
         storage.open_storage(storage.default_url(tmp_path), create=True)
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match=r"File exists|Not a directory"):
-        storage.open_storage(storage.default_url(tmp_path / "file"), create=True)
+def test_a_database_of_something_else_is_named(tmp_path: Path) -> None:
+    sqlite3.connect(tmp_path / "studies.db").execute("CREATE TABLE cats (name)").connection.close()
+    with pytest.raises(StorageError, match=r"no such table.*it is no database of studies"):
+        storage.open_storage(storage.default_url(tmp_path))
 
 
 def test_transactions_begin_as_writers_in_the_write_ahead_log(tmp_path: Path) -> None:
