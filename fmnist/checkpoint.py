@@ -9,6 +9,7 @@ import os
 import pickle
 import platform
 import subprocess
+import warnings
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import version
@@ -98,7 +99,8 @@ def load(path: Path) -> Checkpoint:
         CheckpointError: the file cannot be read or was not written by `save`.
     """
     try:
-        payload = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # torch muses on how other files were pickled
+            payload = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CheckpointError(
             f"{path}: {error.strerror or error}; name a checkpoint that fmnist-search wrote"
@@ -138,7 +140,7 @@ def made_with(device: torch.device) -> dict[str, Any]:
     """Versions, machine and git commit, for whoever wants the same result again."""
     return {
         "fmnist_search": version("fmnist-search"),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "python": platform.python_version(),
         "machine": f"{platform.machine()} {platform.system()}",
         "device": str(device),

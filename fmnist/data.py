@@ -240,7 +240,7 @@ def _parse(path: Path, checksum: str, shape: tuple[int, ...]) -> Tensor:
     if hashlib.sha256(content).hexdigest() != checksum:
         raise DataError(f"{path}: altered, its check-sum is not the published one; delete it and fetch it again")
     header = 4 + 4 * (1 + len(shape))
-    sizes = np.frombuffer(content[4:header], dtype=">u4").tolist()
+    sizes = np.frombuffer(content[4:header].ljust(header - 4, b"\0"), dtype=">u4").tolist()
     right_start = content[:4] == bytes([0, 0, 8, 1 + len(shape)]) and tuple(sizes[1:]) == shape
     if not right_start or len(content) != header + math.prod(sizes):
         raise DataError(f"{path}: not uint8 values of shape {('N', *shape)} in IDX format; replace it")

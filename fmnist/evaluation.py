@@ -60,12 +60,10 @@ def classification_scores(evaluation: Evaluation) -> dict[str, dict[str, float]]
 
 def confusion_table(evaluation: Evaluation) -> str:
     """The confusion matrix as text: a row for each true class, a column for each predicted one."""
-    width = max(map(len, CLASSES))
-    rows = [f"{'true / predicted':>{width + 4}}" + "".join(f"{index:>6}" for index in range(len(CLASSES)))]
+    head = "true / predicted"
+    rows = [head + "".join(f"{index:>6}" for index in range(len(CLASSES)))]
     for index, (name, counts) in enumerate(zip(CLASSES, confusion_matrix(evaluation).tolist(), strict=True)):
-        rows.append(
-            f"{name:>{width}} ({index})"[-(width + 4) :].rjust(width + 4) + "".join(f"{count:>6}" for count in counts)
-        )
+        rows.append(f"{name} ({index})".rjust(len(head)) + "".join(f"{count:>6}" for count in counts))
     return "\n".join(rows)
 
 

@@ -35,7 +35,7 @@ from fmnist.evaluation import evaluate
 from fmnist.hyperparameters import Hyperparameters
 
 WARMUP_STEPS = 100  # gradient steps over which the learning rate rises to its value
-AVERAGE_HORIZON = 16_384  # images over which the moving average of the weights forgets
+AVERAGE_HORIZON = 32_768  # images over which the moving average of the weights forgets
 CHUNK = 16  # batches that are augmented in one call
 QUARTERS = 4  # of an epoch
 EARLY = (1, 2)  # quarters of the first epoch after which a hopeless training can be told
@@ -214,8 +214,7 @@ def _derive(seed: int, purpose: str, number: int = 0) -> int:
 
 @contextmanager
 def _randomness(device: torch.device, seed: int) -> Iterator[None]:
-    """Within it, torch draws from the seed; afterwards its generators are as before."""
-    accelerator = device.type != "cpu"
-    with torch.random.fork_rng([device] if accelerator else [], device_type=device.type if accelerator else "cuda"):
+    """Within it, torch draws from the seed; afterwards the CPU's and CUDA's generators are as before."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield

@@ -54,6 +54,8 @@ class Parameter(_Strict):
             raise ValueError(f"is logarithmic, so low must be above 0, not {self.low}")
         if self.log and self.step is not None:
             raise ValueError("has both log and step; keep one of them")
+        if self.step is not None and not _is_whole((self.high - self.low) / self.step):
+            raise ValueError(f"does not reach high {self.high} from low {self.low} in steps of {self.step}; change one")
         return self
 
     def ends(self) -> list[int | float | str]:
@@ -108,8 +110,7 @@ class StudyDefinition(_Strict):
             low, high = parameter.low, parameter.high
             assert low is not None
             assert high is not None
-            steps = (default - low) / parameter.step if parameter.step else 0.0
-            inside = low <= default <= high and abs(steps - round(steps)) < 1e-9
+            inside = low <= default <= high and (parameter.step is None or _is_whole((default - low) / parameter.step))
         if not inside and self.sampler != "grid":
             raise ValueError(
                 f"defaults.{name}: {default!r}, the value of trial 0, is not one of space.{name}; change either"
@@ -123,6 +124,10 @@ class StudyDefinition(_Strict):
     def identity(self) -> dict[str, Any]:
         """What must stay the same for as long as the study lives, as plain values."""
         return self.model_dump(mode="json", exclude={"description", "trials"})
+
+
+def _is_whole(steps: float) -> bool:
+    return abs(steps - round(steps)) < 1e-9
 
 
 def differences(stored: dict[str, Any], given: dict[str, Any]) -> list[str]:
@@ -188,7 +193,7 @@ def explain(error: ValidationError) -> str:
     """The first mistake as `key: what to do`."""
     first = error.errors()[0]
     location = [str(part) for part in first["loc"]]
-    if location[-1] == "int":  # pydantic's name for the first member of the union int | float
+    if location[-1:] == ["int"]:  # pydantic's name for the first member of the union int | float
         location.pop()
         first["msg"] = "Input should be a number"
     if first["type"] == "extra_forbidden":

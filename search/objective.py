@@ -67,13 +67,18 @@ def run_trial(
 def _start(
     hyperparameters: Hyperparameters, seed: int, device: torch.device, path: Path
 ) -> tuple[Training, list[EpochMetrics]]:
-    """The training of an earlier attempt with the epochs it has done, or a new one."""
+    """The training of an earlier attempt with what it has reported, or a new one.
+
+    A checkpoint that is damaged, or of an earlier study of this name, is of no use: a new
+    training comes to the same weights.
+    """
     fresh = Training(hyperparameters, seed, device)
-    if not path.exists():
+    try:
+        saved = checkpoint.load(path)
+    except checkpoint.CheckpointError:
         return fresh, []
-    saved = checkpoint.load(path)
     if (saved.hyperparameters, saved.seed) != (hyperparameters, seed):
-        return fresh, []  # left by an earlier study of this name
+        return fresh, []
     if saved.resume is None:
         return fresh, saved.history
     return checkpoint.resume(saved, device), saved.history

@@ -6,7 +6,7 @@ from typing import Self
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -98,7 +98,10 @@ class Progress:
         for running in summary.running:
             accuracy = "-" if running.accuracy is None else percent(running.accuracy)
             rows.add_row(str(running.number), f"{running.epoch:g}/{running.epochs}", accuracy)
-        return Group(head, bar, best, rows, Text(self._time(trials.finished)), Text(self.note, style="yellow"))
+        view = Table.grid()
+        for part in (head, bar, best, rows, Text(self._time(trials.finished)), Text(self.note, style="yellow")):
+            view.add_row(part)
+        return view
 
     def _time(self, finished: int) -> str:
         elapsed = time.monotonic() - self.started

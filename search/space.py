@@ -7,6 +7,7 @@ n-th trial's parameters are known when its ticket is made.
 import itertools
 import math
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -64,8 +65,8 @@ def values_of(distribution: BaseDistribution) -> list[Any]:
     if isinstance(distribution, IntDistribution):
         return list(range(distribution.low, distribution.high + 1, distribution.step))
     if isinstance(distribution, FloatDistribution) and distribution.step is not None:
-        count = round((distribution.high - distribution.low) / distribution.step)
-        return [distribution.low + i * distribution.step for i in range(count + 1)]
+        low, high, step = (Decimal(str(value)) for value in (distribution.low, distribution.high, distribution.step))
+        return [float(low + i * step) for i in range(int((high - low) / step) + 1)]
     raise ValueError("a continuous range has no list of values")
 
 
@@ -80,7 +81,8 @@ def quasi_random_point(space: Distributions, seed: int, index: int) -> Point:
     from scipy.stats.qmc import Sobol
 
     sequence = Sobol(len(space), scramble=True, rng=seed)
-    sequence.fast_forward(index)
+    if index:  # scipy cannot skip none
+        sequence.fast_forward(index)
     return _from_unit(space, sequence.random(1)[0].tolist())
 
 

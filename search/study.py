@@ -115,7 +115,7 @@ def pruner(definition: StudyDefinition) -> BasePruner:
     first = STEPS_PER_EPOCH // 4
     longest = definition.longest_epochs() * STEPS_PER_EPOCH
     pruners: dict[str, Any] = {
-        "halving": lambda: SuccessiveHalvingPruner(min_resource=first, reduction_factor=3),
+        "halving": lambda: SuccessiveHalvingPruner(min_resource=first, reduction_factor=4),
         "hyperband": lambda: HyperbandPruner(min_resource=first, max_resource=longest, reduction_factor=3),
         "median": lambda: MedianPruner(n_startup_trials=5),
         "percentile": lambda: PercentilePruner(25.0, n_startup_trials=5),

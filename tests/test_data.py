@@ -46,11 +46,11 @@ def test_an_altered_file_is_named(own: Path) -> None:
         data.load(own)
 
 
-@pytest.mark.parametrize("kept", [0, 5, 1000, -1])
+@pytest.mark.parametrize("kept", [0, 5, 300, -1])
 def test_a_truncated_file_is_named(own: Path, kept: int) -> None:
-    file = own / "t10k-labels-idx1-ubyte.gz"
+    file = own / "t10k-images-idx3-ubyte.gz"
     file.write_bytes(file.read_bytes()[:kept])
-    with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte\.gz: (truncated|altered)"):
+    with pytest.raises(DataError, match=r"t10k-images-idx3-ubyte\.gz: (truncated|altered)"):
         data.load(own)
 
 

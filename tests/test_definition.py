@@ -44,6 +44,11 @@ def write(tmp_path: Path):  # type: ignore[no-untyped-def]
             "high = 7.0, log",
             "space.learning_rate: 7.0 cannot be, should be less than or equal to 1",
         ),
+        (
+            "low = 2, high = 4",
+            "low = 2, high = 5, step = 2",
+            "space.filters: does not reach high 5 from low 2 in steps",
+        ),
         ("filters = 4", "filters = 9", "defaults.filters: 9, the value of trial 0, is not one of space.filters"),
         ("dropout = 0.0", "dropout = 1.0", "defaults.dropout: should be less than 1, not 1.0"),
         ('"random"', '"grid"', "space.learning_rate: a grid needs step or choices here"),

@@ -102,6 +102,11 @@ def test_a_checkpoint_of_another_training_is_not_taken_up(study: optuna.Study, r
     assert checkpoint.load(tmp_path / "trial.pt").hyperparameters.filters == 4
 
 
+def test_a_damaged_checkpoint_costs_time_but_no_trial(study: optuna.Study, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "trial.pt").write_bytes(b"half a checkpoint")
+    assert run(ask(study)).state == TrialState.COMPLETE
+
+
 def test_a_diverged_trial_ends_pruned_with_its_reason(
     study: optuna.Study, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,7 @@ import optuna
 from search import queue
 from search.worker import WorkerSettings, main
 
-TICK = 0.5  # seconds between two looks at the queue
+TICK = 1.0  # seconds between two looks at the queue
 REPLACEMENTS = 3  # crashed processes that are replaced, for each worker
 
 
