@@ -74,8 +74,8 @@ def summarize(study: optuna.Study, folder: Path) -> Summary:
     """Read a study's numbers; `folder` is where its checkpoints are."""
     of_study = TRIALS.c.study_id == study._study_id
     with backend(study).engine.connect() as connection:
-        rows = connection.execute(select(TRIALS.c.state, func.count()).where(of_study).group_by(TRIALS.c.state))
-        by_state: dict[TrialState, int] = dict(rows.tuples().all())
+        counted = select(TRIALS.c.state, func.count().label("trials")).where(of_study).group_by(TRIALS.c.state)
+        by_state = {row.state: row.trials for row in connection.execute(counted)}
         running_ids = list(
             connection.scalars(
                 select(TRIALS.c.trial_id)
