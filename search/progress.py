@@ -68,14 +68,17 @@ class Progress:
         if self.live:
             self.live.update(self.view(summary))
             return
+        finished = summary.trials.finished - sum(trial.state != TrialState.FAIL for trial in newly_finished)
         for trial in newly_finished:
-            self.console.print(line(trial, summary, self.goal), highlight=False, soft_wrap=True)
+            finished += trial.state != TrialState.FAIL
+            text = f"[{finished}/{self.goal}] {line(trial, summary)}"
+            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def say(self, note: str) -> None:
         """Show a remark on what happens next."""
         self.note = note
         if not self.live and not self.quiet:
-            self.console.print(note, highlight=False, soft_wrap=True)
+            self.console.print(note, highlight=False, markup=False, soft_wrap=True)
 
     def view(self, summary: Summary) -> RenderableType:
         """The whole live view."""
@@ -112,7 +115,7 @@ class Progress:
         return f"{duration(elapsed)} elapsed, about {duration(left)} left"
 
 
-def line(trial: FrozenTrial, summary: Summary, goal: int) -> str:
+def line(trial: FrozenTrial, summary: Summary) -> str:
     """One finished trial in one line."""
     parameters = " ".join(
         f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in trial.params.items()
@@ -125,7 +128,7 @@ def line(trial: FrozenTrial, summary: Summary, goal: int) -> str:
         reached = f" at {percent(trial.value)}" if trial.value is not None else ""
         result = f"pruned after epoch {epoch:g}{reached}"
     best = f", best {percent(summary.best.value)}" if summary.best else ""
-    return f"[{summary.trials.finished}/{goal}] trial {trial.number} {result} ({parameters}){best}"
+    return f"trial {trial.number} {result} ({parameters}){best}"
 
 
 class FinishedTrials:

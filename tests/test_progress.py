@@ -57,9 +57,9 @@ def test_a_pipe_gets_one_line_a_trial_and_quiet_nothing() -> None:
 
 def test_a_line_says_how_a_trial_ended() -> None:
     pruned = trial(TrialState.PRUNED, value=0.8, intermediate_values={100: 0.7, 200: 0.8})
-    assert "pruned after epoch 2 at 80.00 %" in line(pruned, SUMMARY, 11)
+    assert "pruned after epoch 2 at 80.00 %" in line(pruned, SUMMARY)
     failed = trial(TrialState.FAIL, user_attrs={"reason": "OSError: full"})
-    assert "failed: OSError: full" in line(failed, SUMMARY, 11)
+    assert "failed: OSError: full" in line(failed, SUMMARY)
 
 
 def test_units() -> None:
