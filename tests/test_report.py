@@ -1,10 +1,13 @@
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
-from optuna.trial import TrialState
+from optuna.distributions import FloatDistribution
+from optuna.trial import TrialState, create_trial
 
 from fmnist.data import DataSet, split
 from fmnist.evaluation import evaluate
@@ -12,7 +15,7 @@ from search import queue
 from search.definition import StudyDefinition
 from search.engines.local import settings_for
 from search.report import write
-from search.report.analysis import Analysis, analyse
+from search.report.analysis import Analysis, _importances, analyse
 from search.report.figures import confusion, history, importances, intermediate_values
 from search.report.page import render
 from search.storage import default_url, open_storage
@@ -63,8 +66,26 @@ def test_numbers_are_those_of_the_study(study: optuna.Study, analysis: Analysis,
     assert analysis.network.accuracy == study.best_value
     assert sum(map(sum, analysis.network.confusion)) == len(tiny.test)
     assert analysis.importances is not None
-    assert set(analysis.importances) == {"filters", "learning_rate"}
-    assert abs(sum(analysis.importances.values()) - 1) < 1e-9
+    assert set(analysis.importances.shares) == {"filters", "learning_rate"}
+    assert abs(sum(analysis.importances.shares.values()) - 1) < 1e-9
+    assert (analysis.importances.best, analysis.importances.trials) == (5, 12)
+
+
+def test_importance_is_found_where_it_is(study: optuna.Study, folder: Path, tiny_folder: Path) -> None:
+    """Sixty trials, half of them pruned, whose accuracy is decided by one parameter."""
+    ranges = {"a": FloatDistribution(0, 1), "b": FloatDistribution(0, 1)}
+    draw = np.random.default_rng(0)
+    trials = []
+    for number in range(60):
+        params = {"a": draw.random(), "b": draw.random()}
+        state = TrialState.COMPLETE if number % 2 else TrialState.PRUNED
+        value = params["a"] if state == TrialState.COMPLETE else params["a"] / 2
+        trials.append(create_trial(state=state, value=value, params=params, distributions=ranges))
+    known = analyse(study, folder / "s", tiny_folder).summary
+    counted = replace(known, trials=replace(known.trials, complete=30, pruned=30))
+    found = _importances(trials, counted, {})
+    assert found is not None
+    assert found.shares["a"] > 0.8
 
 
 def test_figures_draw_the_numbers(analysis: Analysis) -> None:
@@ -74,9 +95,9 @@ def test_figures_draw_the_numbers(analysis: Analysis) -> None:
     assert [list(curve.y) for curve in intermediate_values(analysis).data] == [
         [value for _, value in trial.curve] for trial in analysis.trials
     ]
-    assert (
-        dict(zip(importances(analysis).data[0].y, importances(analysis).data[0].x, strict=True)) == analysis.importances
-    )
+    assert analysis.importances is not None
+    bars = importances(analysis).data[0]
+    assert dict(zip(bars.y, bars.x, strict=True)) == analysis.importances.shares
     assert analysis.network is not None
     assert [list(row) for row in confusion(analysis).data[0].z] == analysis.network.confusion
 
@@ -111,7 +132,7 @@ def test_it_is_written_while_nothing_is_complete_and_says_what_is_missing(
     queue.top_up(study, definition, 2)
     page = write(study, tmp_path, tmp_path / "deep" / "report.html", tiny_folder).read_text()
     assert "No trial is complete yet" in page
-    assert "0 trials are complete; below 10 the numbers would be noise" in page
+    assert "0 trials are finished and 0 of them complete; below 10 and 5 the numbers would be noise" in page
 
 
 def test_a_missing_checkpoint_or_data_set_is_said_not_fatal(

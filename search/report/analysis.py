@@ -6,7 +6,7 @@ from typing import Any
 
 import optuna
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, create_trial
 
 from fmnist.checkpoint import CheckpointError, load
 from fmnist.data import DataError
@@ -14,8 +14,9 @@ from fmnist.evaluation import classification_scores, confusion_matrix, evaluate
 from search.study import DATA, STEPS_PER_EPOCH, definition_of
 from search.summary import Summary, summarize
 
-FEWEST_FOR_IMPORTANCE = 10  # complete trials
-FEWEST_IN_TARGET = 5  # trials that PED-ANOVA compares with all; its documentation advises so
+FEWEST_FINISHED = 10  # trials below which importances are noise
+FEWEST_BEST = 5  # trials that PED-ANOVA sets against all; its documentation advises so
+BEST_SHARE = 0.2  # of the finished trials
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,15 @@ class TrialRecord:
     params: dict[str, Any]
     curve: list[tuple[float, float]]
     reason: str | None
+
+
+@dataclass(frozen=True)
+class Importances:
+    """How much each hyperparameter decides whether a trial is among the `best` ones of `trials`."""
+
+    shares: dict[str, float]
+    best: int
+    trials: int
 
 
 @dataclass(frozen=True)
@@ -51,7 +61,7 @@ class Analysis:
     data: str
     definition: dict[str, Any]
     trials: list[TrialRecord]
-    importances: dict[str, float] | None
+    importances: Importances | None
     network: BestNetwork | None
     missing: dict[str, str]
 
@@ -68,7 +78,7 @@ def analyse(study: optuna.Study, folder: Path, data_dir: Path | None) -> Analysi
         data=study.user_attrs[DATA]["name"],
         definition=definition.model_dump(mode="json"),
         trials=[_record(trial) for trial in finished],
-        importances=_importances(study, summary.trials.complete, missing),
+        importances=_importances(finished, summary, missing),
         network=_network(study, summary, data_dir, missing),
         missing=missing,
     )
@@ -86,15 +96,24 @@ def _record(trial: FrozenTrial) -> TrialRecord:
     )
 
 
-def _importances(study: optuna.Study, complete: int, missing: dict[str, str]) -> dict[str, float] | None:
-    """PED-ANOVA (Watanabe et al., 2023): what it takes to be among the best complete trials."""
-    if complete < FEWEST_FOR_IMPORTANCE:
+def _importances(finished: list[FrozenTrial], summary: Summary, missing: dict[str, str]) -> Importances | None:
+    """PED-ANOVA (Watanabe et al., 2023): what sets the best trials apart from all others.
+
+    Pruned trials take part, with the value they had when they were pruned: it is below
+    those of the best, and more is not asked of it.
+    """
+    valued = [trial for trial in finished if trial.value is not None]
+    if len(valued) < FEWEST_FINISHED or summary.trials.complete < FEWEST_BEST:
         missing["importances"] = (
-            f"{complete} trials are complete; below {FEWEST_FOR_IMPORTANCE} the numbers would be noise."
+            f"{len(valued)} trials are finished and {summary.trials.complete} of them complete; "
+            f"below {FEWEST_FINISHED} and {FEWEST_BEST} the numbers would be noise."
         )
         return None
-    evaluator = PedAnovaImportanceEvaluator(target_quantile=max(0.1, FEWEST_IN_TARGET / complete))
-    return dict(get_param_importances(study, evaluator=evaluator))
+    best = min(max(FEWEST_BEST, round(BEST_SHARE * len(valued))), summary.trials.complete)
+    scratch = optuna.create_study(direction="maximize")
+    scratch.add_trials([create_trial(value=t.value, params=t.params, distributions=t.distributions) for t in valued])
+    shares = get_param_importances(scratch, evaluator=PedAnovaImportanceEvaluator(target_quantile=best / len(valued)))
+    return Importances(dict(shares), best, len(valued))
 
 
 def _network(

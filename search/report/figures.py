@@ -75,7 +75,8 @@ def intermediate_values(analysis: Analysis) -> go.Figure:
 
 def importances(analysis: Analysis) -> go.Figure:
     """How much each hyperparameter matters, as shares of 1."""
-    values = dict(sorted((analysis.importances or {}).items(), key=lambda item: item[1]))
+    assert analysis.importances is not None  # the page asks only then
+    values = dict(sorted(analysis.importances.shares.items(), key=lambda item: item[1]))
     figure = _figure("importance (share of 1)", "", yaxis_automargin=True)
     figure.add_bar(
         x=list(values.values()),
