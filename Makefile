@@ -27,7 +27,7 @@ install: .venv/installed  ## make .venv and install fmnist-search into it
 dev: .venv/dev  ## the same, with what tests and checks need
 
 data: .venv/installed  ## find, download or install the data set, and verify it
-	@$(BIN)/fmnist-search data || { command -v apt-get > /dev/null && \
+	@$(BIN)/fmnist-search data || { test $$? = 3 && command -v apt-get > /dev/null && \
 		echo "Installing Debian's package of the data set." && \
 		$$(test $$(id -u) = 0 || echo sudo) apt-get update -qq && \
 		$$(test $$(id -u) = 0 || echo sudo) apt-get install -y -qq dataset-fashion-mnist && \

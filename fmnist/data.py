@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import math
 import os
+import socket
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,12 +53,20 @@ DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 PIXEL_MEAN = 0.2860
 PIXEL_STD = 0.3530
 
+MIRROR_TIMEOUT = 30  # seconds without a byte
+
 VALIDATION_SHARE = 1 / 6  # 10,000 of the 60,000 training images
 VALIDATION_SEED = 20170825  # fixed, so that every training holds out the same images
 
 
 class DataError(ExpectedError):
     """The data set is absent, truncated or altered; the message says what to do."""
+
+
+class DataAbsent(DataError):
+    """The data set is nowhere on this machine and no mirror answers."""
+
+    exit_code = 3
 
 
 @dataclass(frozen=True)
@@ -156,20 +165,26 @@ def fetch() -> Path:
     """Download the data set with torchvision into the user's cache; returns its folder.
 
     Raises:
-        DataError: no mirror answered.
+        DataAbsent: no mirror answered.
     """
     from torchvision.datasets import FashionMNIST
 
     folder = cache_folder()
+    for file in CHECKSUMS:  # torchvision fetches nothing where it finds unpacked files
+        (folder / file).unlink(missing_ok=True)
+    patience = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(MIRROR_TIMEOUT)
     try:
         FashionMNIST(str(folder.parent.parent), download=True)
     except (OSError, RuntimeError) as error:
-        raise DataError(
+        raise DataAbsent(
             "Fashion-MNIST is not on this machine and could not be downloaded "
             f"({str(error).strip().splitlines()[0]}). "
             "Install Debian's package (apt-get install dataset-fashion-mnist), "
             "or copy the four .gz files here and name their folder with --data-dir or FMNIST_DATA."
         ) from error
+    finally:
+        socket.setdefaulttimeout(patience)
     return folder
 
 
@@ -226,7 +241,7 @@ def _read(folder: Path, prefix: str, checksums: dict[str, str]) -> LabelledImage
     image_file, label_file = f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"
     images = _parse(folder / _compressed(image_file), checksums[image_file], (SIDE, SIDE)).unsqueeze(1)
     labels = _parse(folder / _compressed(label_file), checksums[label_file], ()).to(torch.int64)
-    if len(images) != len(labels) or len(labels) == 0 or int(labels.max()) >= len(CLASSES):
+    if len(images) != len(labels) or int(labels.max()) >= len(CLASSES):
         raise DataError(f"{folder / _compressed(label_file)}: its labels do not fit {image_file}; replace both files")
     return LabelledImages(images, labels)
 
@@ -238,11 +253,11 @@ def _parse(path: Path, checksum: str, shape: tuple[int, ...]) -> Tensor:
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: truncated or unreadable ({error}); delete it and fetch it again") from error
     if hashlib.sha256(content).hexdigest() != checksum:
-        raise DataError(f"{path}: altered, its check-sum is not the published one; delete it and fetch it again")
+        raise DataError(f"{path}: altered, its check-sum is not the one that is known; delete it and fetch it again")
     header = 4 + 4 * (1 + len(shape))
     sizes = np.frombuffer(content[4:header].ljust(header - 4, b"\0"), dtype=">u4").tolist()
     right_start = content[:4] == bytes([0, 0, 8, 1 + len(shape)]) and tuple(sizes[1:]) == shape
-    if not right_start or len(content) != header + math.prod(sizes):
-        raise DataError(f"{path}: not uint8 values of shape {('N', *shape)} in IDX format; replace it")
+    if not right_start or len(content) != header + math.prod(sizes) or len(content) == header:
+        raise DataError(f"{path}: not uint8 values of shape {('N', *shape)} in IDX format, or empty; replace it")
     # A copy, as torch wants memory that may be written to.
     return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=header).reshape(sizes)

@@ -22,7 +22,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -31,8 +30,10 @@ from torch.optim.swa_utils import AveragedModel
 from fmnist.architectures import build
 from fmnist.augmentation import augment
 from fmnist.data import LabelledImages, Splits, standardize
+from fmnist.errors import ExpectedError
 from fmnist.evaluation import evaluate
 from fmnist.hyperparameters import Hyperparameters
+from fmnist.seeds import derive
 
 WARMUP_STEPS = 100  # gradient steps over which the learning rate rises to its value
 AVERAGE_HORIZON = 32_768  # images over which the moving average of the weights forgets
@@ -44,7 +45,7 @@ EARLY = (1, 2)  # quarters of the first epoch after which a hopeless training ca
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
-class Diverged(Exception):
+class Diverged(ExpectedError):
     """The training loss is no longer a finite number."""
 
 
@@ -88,7 +89,7 @@ class Training:
         self.history: list[EpochMetrics] = []
         self.quarters = 0
         self.steps = 0
-        with _randomness(self.device, _derive(seed, "weights")):
+        with _randomness(self.device, derive(seed, "weights")):
             network = build(hyperparameters)
         self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.averaged = AveragedModel(self.network, multi_avg_fn=self._average, use_buffers=True)
@@ -142,7 +143,7 @@ class Training:
         loss_sum = torch.zeros((), device=self.device)
         hits = torch.zeros((), dtype=torch.int64, device=self.device)
         chosen = self._next_quarter(len(train)).to(self.device)
-        with _randomness(self.device, _derive(self.seed, "quarter", self.quarters)):
+        with _randomness(self.device, derive(self.seed, "quarter", self.quarters)):
             for start in range(0, len(chosen), CHUNK * size):
                 part = chosen[start : start + CHUNK * size]
                 images = augment(train.images[part].to(torch.float32), self.hyperparameters.augmentation)
@@ -159,7 +160,7 @@ class Training:
     def _next_quarter(self, count: int) -> Tensor:
         """Indices of the images of the next quarter: whole batches of the epoch's shuffle."""
         epoch, quarter = divmod(self.quarters, QUARTERS)
-        generator = torch.Generator().manual_seed(_derive(self.seed, "order", epoch))
+        generator = torch.Generator().manual_seed(derive(self.seed, "order", epoch))
         batches = math.ceil(count / self.hyperparameters.batch_size)
         start, end = (batches * part // QUARTERS * self.hyperparameters.batch_size for part in (quarter, quarter + 1))
         return torch.randperm(count, generator=generator)[start:end]
@@ -204,12 +205,6 @@ class Training:
         self.quarters, self.steps = state["quarters"], state["steps"]
         self.averaged.n_averaged.fill_(self.steps)
         self.history = list(history)
-
-
-def _derive(seed: int, purpose: str, number: int = 0) -> int:
-    """A seed of 63 bits for one purpose of a training, independent of all others."""
-    sequence = np.random.SeedSequence([seed, number, *purpose.encode()])
-    return int(sequence.generate_state(1, np.uint64)[0] >> 1)
 
 
 @contextmanager

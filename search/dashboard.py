@@ -26,7 +26,7 @@ def serve(url: str, port: int, ready: Callable[[str], None]) -> None:
     import waitress
     from optuna_dashboard import wsgi
 
-    application = wsgi(open_storage(url))
+    application = wsgi(open_storage(url, "write"))
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

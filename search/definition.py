@@ -4,6 +4,7 @@ Every mistake in a file ends in one line that names the file, the key and the me
 """
 
 import difflib
+import math
 import tomllib
 from importlib.resources import files
 from pathlib import Path
@@ -127,7 +128,7 @@ class StudyDefinition(_Strict):
 
 
 def _is_whole(steps: float) -> bool:
-    return abs(steps - round(steps)) < 1e-9
+    return math.isfinite(steps) and abs(steps - round(steps)) < 1e-9
 
 
 def differences(stored: dict[str, Any], given: dict[str, Any]) -> list[str]:

@@ -8,12 +8,16 @@ import torch
 from optuna.trial import Trial, TrialState
 
 from fmnist import checkpoint
+from fmnist.checkpoint import Checkpoint
 from fmnist.data import DataSet, Splits
 from fmnist.hyperparameters import Hyperparameters
+from fmnist.seeds import derive
 from fmnist.training import Diverged, EpochMetrics, Training
 from search import space
 from search.definition import StudyDefinition
-from search.study import STEPS_PER_EPOCH, seed_of
+from search.study import STEPS_PER_EPOCH
+
+REASON = "reason"  # the trial's user attribute that says why it did not complete
 
 
 @dataclass(frozen=True)
@@ -47,15 +51,20 @@ def run_trial(
         OSError: the checkpoint could not be written.
     """
     hyperparameters = space.suggest(trial, definition)
-    seed = seed_of(definition, trial.number, "training")
-    training, history = _start(hyperparameters, seed, device, path)
-    if history and (outcome := _report(trial, hyperparameters, history[-1])):
-        return outcome
+    seed = derive(definition.seed, "training", trial.number)
+    saved = _saved(path, hyperparameters, seed, splits.score_on, data.fingerprint)
+    if saved:
+        for metrics in saved.history:
+            _report(trial, metrics)
+        if outcome := _verdict(trial, hyperparameters, saved.history[-1]):
+            return outcome
+    training = checkpoint.resume(saved, device) if saved else Training(hyperparameters, seed, device)
     try:
         for metrics in training.epochs(splits, early=True):
             checkpoint.save(path, training, splits.score_on, data)
             trial.set_user_attr("seconds", sum(epoch.seconds for epoch in training.history))
-            if outcome := _report(trial, hyperparameters, metrics):
+            _report(trial, metrics)
+            if outcome := _verdict(trial, hyperparameters, metrics):
                 return outcome
             if stopping():
                 return Outcome(TrialState.WAITING)
@@ -64,38 +73,40 @@ def run_trial(
     raise AssertionError("a training ends with its last epoch")
 
 
-def _start(
-    hyperparameters: Hyperparameters, seed: int, device: torch.device, path: Path
-) -> tuple[Training, list[EpochMetrics]]:
-    """The training of an earlier attempt with what it has reported, or a new one.
+def _saved(
+    path: Path, hyperparameters: Hyperparameters, seed: int, score_on: str, data_fingerprint: str
+) -> Checkpoint | None:
+    """The checkpoint of an earlier attempt at this very training.
 
-    A checkpoint that is damaged, or of an earlier study of this name, is of no use: a new
-    training comes to the same weights.
+    One that is damaged or of another training, left by an earlier study of this name, is
+    of no use: a new training comes to the same weights.
     """
-    fresh = Training(hyperparameters, seed, device)
     try:
         saved = checkpoint.load(path)
     except checkpoint.CheckpointError:
-        return fresh, []
-    if (saved.hyperparameters, saved.seed) != (hyperparameters, seed):
-        return fresh, []
-    if saved.resume is None:
-        return fresh, saved.history
-    return checkpoint.resume(saved, device), saved.history
+        return None
+    found = (saved.hyperparameters, saved.seed, saved.score_on, saved.data_fingerprint)
+    return saved if found == (hyperparameters, seed, score_on, data_fingerprint) else None
 
 
-def _report(trial: Trial, hyperparameters: Hyperparameters, metrics: EpochMetrics) -> Outcome | None:
-    """Report an epoch's accuracy and ask the pruner; None if the trial is to go on.
-
-    The pruner is asked after the last epoch too: its rungs are what later trials are
-    compared with. A trial at its end is complete whatever the answer.
-    """
+def _report(trial: Trial, metrics: EpochMetrics) -> None:
+    """Report an accuracy, unless an earlier attempt has."""
     step = round(metrics.epoch * STEPS_PER_EPOCH)
     if step not in trial.storage.get_trial(trial._trial_id).intermediate_values:
         trial.report(metrics.accuracy, step)
-    prune = trial.should_prune()
+
+
+def _verdict(trial: Trial, hyperparameters: Hyperparameters, metrics: EpochMetrics) -> Outcome | None:
+    """Ask the pruner about the last report; None if the trial is to go on.
+
+    The pruner is asked after the last epoch too: its rungs are what later trials are
+    compared with. A trial at its end is complete whatever the answer. A verdict that an
+    earlier attempt was given stands: halving would not give it twice.
+    """
+    reason = trial.user_attrs.get(REASON)
+    if reason is None and trial.should_prune() and metrics.epoch < hyperparameters.epochs:
+        reason = f"pruned after epoch {metrics.epoch:g} of {hyperparameters.epochs}"
+        trial.set_user_attr(REASON, reason)
     if metrics.epoch == hyperparameters.epochs:
         return Outcome(TrialState.COMPLETE, value=metrics.accuracy)
-    if prune:
-        return Outcome(TrialState.PRUNED, reason=f"pruned after epoch {metrics.epoch:g} of {hyperparameters.epochs}")
-    return None
+    return Outcome(TrialState.PRUNED, reason=reason) if reason else None

@@ -12,22 +12,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from search.study import STEPS_PER_EPOCH
 from search.summary import Summary
+from search.text import assignments, duration, percent
 
 REFRESH = 4  # times a second
-
-
-def percent(accuracy: float) -> str:
-    """An accuracy in [0, 1] as it is shown everywhere."""
-    return f"{100 * accuracy:.2f} %"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as minutes and seconds, with hours where there are any."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
 class Progress:
@@ -117,18 +105,15 @@ class Progress:
 
 def line(trial: FrozenTrial, summary: Summary) -> str:
     """One finished trial in one line."""
-    parameters = " ".join(
-        f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in trial.params.items()
-    )
-    result = f"failed: {trial.user_attrs.get('reason', 'no reason is recorded')}"
-    if trial.state == TrialState.COMPLETE and trial.value is not None:
-        result = f"complete {percent(trial.value)}"
-    elif trial.state == TrialState.PRUNED:
-        epoch = (trial.last_step or 0) / STEPS_PER_EPOCH
-        reached = f" at {percent(trial.value)}" if trial.value is not None else ""
-        result = f"pruned after epoch {epoch:g}{reached}"
+    reason = " ".join(trial.user_attrs.get("reason", "no reason is recorded").split())
+    reached = f" at {percent(trial.value)}" if trial.value is not None else ""
+    result = {
+        TrialState.COMPLETE: f"complete{reached}",
+        TrialState.PRUNED: f"{reason}{reached}",
+        TrialState.FAIL: f"failed: {reason}",
+    }[trial.state]
     best = f", best {percent(summary.best.value)}" if summary.best else ""
-    return f"trial {trial.number} {result} ({parameters}){best}"
+    return f"trial {trial.number} {result} ({assignments(trial.params)}){best}"
 
 
 class FinishedTrials:

@@ -17,7 +17,7 @@ from uuid import uuid4
 import optuna
 from optuna.storages import RDBStorage
 from optuna.storages._rdb.models import TrialModel, TrialUserAttributeModel
-from optuna.trial import TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import delete, insert, select, update
 
 from search import space
@@ -127,9 +127,21 @@ def is_empty(study: optuna.Study) -> bool:
         return connection.scalar(left.limit(1)) is None
 
 
-def give_back(study: optuna.Study, trial_id: int) -> None:
-    """Put a running trial back among the waiting; number, parameters and reports stay."""
-    study._storage.set_trial_state_values(trial_id, TrialState.WAITING)
+def give_back(study: optuna.Study, trial_id: int, owner: dict[str, Any]) -> bool:
+    """Put a trial back among the waiting, if it is running and still this owner's.
+
+    Number, parameters and reports stay. Returns whether it was so.
+    """
+    held = select(ATTRIBUTES.c.trial_id).where(
+        ATTRIBUTES.c.trial_id == trial_id, ATTRIBUTES.c.key == OWNER, ATTRIBUTES.c.value_json == json.dumps(owner)
+    )
+    back = (
+        update(TRIALS)
+        .where(TRIALS.c.trial_id == trial_id, TRIALS.c.state == TrialState.RUNNING, held.exists())
+        .values(state=TrialState.WAITING)
+    )
+    with backend(study).engine.begin() as connection:
+        return connection.execute(back).rowcount == 1
 
 
 def release(study: optuna.Study, *, pid: int | None = None) -> int:
@@ -139,14 +151,27 @@ def release(study: optuna.Study, *, pid: int | None = None) -> int:
         pid: only those of this process, which the caller knows to be dead.
     """
     released = 0
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+    for trial in running(study):
         owner: dict[str, Any] = trial.user_attrs.get(OWNER, {})
         if owner.get("host") != socket.gethostname():
             continue
         if owner["pid"] == pid or (pid is None and not _alive(owner["pid"])):
-            give_back(study, trial._trial_id)
-            released += 1
+            released += give_back(study, trial._trial_id, owner)
     return released
+
+
+def held(study: optuna.Study) -> list[str]:
+    """Who holds the running trials, in words."""
+    described = []
+    for trial in running(study):
+        owner = trial.user_attrs.get(OWNER)
+        holder = f"process {owner['pid']} on {owner['host']}" if owner else "something other than fmnist-search"
+        described.append(f"trial {trial.number} by {holder}")
+    return described
+
+
+def running(study: optuna.Study) -> list[FrozenTrial]:
+    return study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
 
 
 def backend(study: optuna.Study) -> RDBStorage:

@@ -18,9 +18,8 @@ from search.definition import StudyDefinition
 from search.engines import local
 from search.progress import FinishedTrials, Progress
 from search.storage import lock, masked, open_storage, reported
-from search.study import open_study
+from search.study import load_study, open_study
 from search.summary import Summary, summarize
-from search.worker import WorkerSettings
 
 
 class SearchFailed(ExpectedError):
@@ -50,6 +49,7 @@ class RunResult:
     """
 
     study: optuna.Study
+    data: fashion.DataSet
     summary: Summary
     goal: int
     drained: bool
@@ -80,7 +80,7 @@ class Interrupts:
                 signal.signal(number, handler)
 
 
-def run(definition: StudyDefinition, settings: RunSettings, console: Console) -> RunResult:
+def run_search(definition: StudyDefinition, settings: RunSettings, console: Console) -> RunResult:
     """Bring the study to `settings.trials` finished trials, or as far as time allows.
 
     Raises:
@@ -88,21 +88,25 @@ def run(definition: StudyDefinition, settings: RunSettings, console: Console) ->
         SearchFailed: too many trials failed, or worker processes crashed.
     """
     data = fashion.load(settings.data_dir)
-    storage = open_storage(settings.storage, create=True)
+    storage = open_storage(settings.storage, "create")
     with reported(settings.storage):
         with lock(settings.storage):
             study = open_study(storage, settings.name, definition, data, settings.folder)
             queue.release(study)
             queue.top_up(study, definition, settings.trials)
         goal = queue.goal(definition, settings.trials)
-        summary = summarize(study, settings.folder)
-        interrupted = timed_out = False
+        view = load_study(open_storage(settings.storage), settings.name)
+        summary = summarize(view, settings.folder)
         unfinished = summary.trials.finished < goal
+        interrupted = timed_out = False
         if unfinished:
             if not settings.quiet:
                 _announce(console, definition, data, settings, summary, goal)
-            interrupted, timed_out = _drain(study, definition, settings, goal, console)
-        return RunResult(study, summarize(study, settings.folder), goal, unfinished, interrupted, timed_out)
+                for holder in queue.held(study):
+                    console.print(f"Held already: {holder}.", highlight=False, markup=False, soft_wrap=True)
+            interrupted, timed_out = _drain(study, view, definition, settings, goal, console)
+        summary = summarize(view, settings.folder)
+    return RunResult(view, data, summary, goal, unfinished, interrupted, timed_out)
 
 
 def _announce(
@@ -114,12 +118,11 @@ def _announce(
     goal: int,
 ) -> None:
     before = f" ({summary.trials.finished} are finished already)" if summary.trials.finished else ""
-    threads = max(1, local.cores() // settings.workers)
     console.print(
         f"Study {settings.name}: {goal} trials{before} of {definition.defaults.architecture} on {data.name} "
         f"({len(data.train):,} + {len(data.test):,} images), scored on {definition.score_on}.\n"
         f"{definition.sampler} sampler, {definition.pruner} pruner, seed {definition.seed}; "
-        f"{settings.workers} workers, torch threads each: {threads}, "
+        f"{settings.workers} workers, torch threads each: {local.threads_each(settings.workers)}, "
         f"device: {settings.device}; {masked(settings.storage)}",
         highlight=False,
         markup=False,
@@ -128,13 +131,21 @@ def _announce(
 
 
 def _drain(
-    study: optuna.Study, definition: StudyDefinition, settings: RunSettings, goal: int, console: Console
+    study: optuna.Study,
+    view: optuna.Study,
+    definition: StudyDefinition,
+    settings: RunSettings,
+    goal: int,
+    console: Console,
 ) -> tuple[bool, bool]:
-    """Run workers until `goal` is reached; returns whether it was interrupted, and timed out."""
+    """Run workers until `goal` is reached; returns whether it was interrupted, and timed out.
+
+    view: the same study over an engine that only reads and so never waits.
+    """
     deadline = None if settings.timeout is None else time.monotonic() + settings.timeout
-    worker = WorkerSettings(settings.storage, settings.name, settings.data_dir, settings.device, threads=1)
-    before = summarize(study, settings.folder).trials
-    finished = FinishedTrials(study)
+    workers = local.settings_for(settings.storage, settings.name, settings.data_dir, settings.device, settings.workers)
+    before = summarize(view, settings.folder).trials
+    finished = FinishedTrials(view)
 
     with Progress(console, goal, before.finished, settings.quiet) as progress:
         interrupts = Interrupts(lambda: progress.say("Stopping after the running epochs; Ctrl-C again stops at once."))
@@ -143,15 +154,15 @@ def _drain(
             return interrupts.asked or (deadline is not None and time.monotonic() > deadline)
 
         def tick() -> None:
-            progress.show(summarize(study, settings.folder), finished.new())
+            progress.show(summarize(view, settings.folder), finished.new())
 
         with interrupts.installed():
             while not stopping():
                 try:
-                    local.drain(study, local.settings_for(worker, settings.workers), stopping, tick)
+                    local.drain(study, workers, stopping, tick)
                 except local.WorkersDied as error:
                     raise SearchFailed(str(error)) from error
-                trials = summarize(study, settings.folder).trials
+                trials = summarize(view, settings.folder).trials
                 if trials.finished >= goal:
                     break
                 if not stopping():

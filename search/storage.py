@@ -7,7 +7,7 @@ readers' transactions would otherwise take the same ticket (optuna#4002, optuna#
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 import sqlalchemy
@@ -49,22 +49,25 @@ def parse(url: str) -> URL:
         raise StorageError(
             f"{parsed.drivername}: no such storage; use sqlite:///FILE or postgresql://USER@HOST/DATABASE"
         )
+    if "@" in (parsed.host or ""):
+        raise StorageError("the storage URL has more than one @; write one in a user name or password as %40")
     if parsed.drivername == "sqlite" and parsed.database in (None, "", ":memory:"):
         raise StorageError("a database in memory cannot be shared by workers; write sqlite:///FILE")
     return parsed
 
 
 def masked(url: str) -> str:
-    """The URL as it may be shown: its password, if it has one, as ***."""
-    return parse(url).render_as_string(hide_password=True)
+    """The URL as it may be shown: a password as ***, and no options, which may hold one too."""
+    return parse(url).set(query={}).render_as_string(hide_password=True)
 
 
-def open_storage(url: str, *, create: bool = False) -> RDBStorage:
+def open_storage(url: str, mode: Literal["create", "write", "read"] = "read") -> RDBStorage:
     """Connect to the database of studies.
 
     Args:
         url: sqlite:///FILE or postgresql://…
-        create: make the file and the tables where there are none.
+        mode: "create" makes the file and the tables where there are none and then is as
+            "write"; "read" never waits for a writer of SQLite, and must not write.
 
     Raises:
         StorageError: it is absent, locked, broken or out of reach.
@@ -72,7 +75,7 @@ def open_storage(url: str, *, create: bool = False) -> RDBStorage:
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # what is to be said, we say
     parsed = parse(url)
-    sqlite = parsed.drivername == "sqlite"
+    sqlite, create = parsed.drivername == "sqlite", mode == "create"
     if sqlite:
         file = Path(str(parsed.database))
         if not create and not file.is_file():
@@ -85,10 +88,13 @@ def open_storage(url: str, *, create: bool = False) -> RDBStorage:
         {"connect_args": {"timeout": BUSY_TIMEOUT}} if sqlite else {"pool_size": 2, "pool_pre_ping": True}
     )
     with reported(url), lock(url) if create else nullcontext():
-        storage = RDBStorage(
-            parsed.render_as_string(hide_password=False), engine_kwargs=options, skip_table_creation=not create
-        )
-        if sqlite:
+        try:
+            storage = RDBStorage(
+                parsed.render_as_string(hide_password=False), engine_kwargs=options, skip_table_creation=not create
+            )
+        except RuntimeError as error:  # the schema is of another version of Optuna
+            raise StorageError(f"{masked(url)}: {' '.join(str(error).split())}") from error
+        if sqlite and mode != "read":
             _begin_as_writer(storage.engine)
     return storage
 
@@ -133,8 +139,17 @@ def reported(url: str) -> Iterator[None]:
         yield
     except (SQLAlchemyError, StorageInternalError) as error:
         cause = error.__cause__ if isinstance(error, StorageInternalError) else error
-        reason = str(getattr(cause, "orig", None) or cause).strip().splitlines()[0]
+        reason = _without_password(str(getattr(cause, "orig", None) or cause).strip().splitlines()[0], url)
         raise StorageError(f"{masked(url)}: {reason}{_mend(reason)}") from error
+
+
+def _without_password(text: str, url: str) -> str:
+    """The driver's words, in case it repeats what it was given."""
+    parsed = make_url(url)
+    secrets = [parsed.password, *(value for key, value in parsed.query.items() if "pass" in key)]
+    for secret in filter(None, secrets):
+        text = text.replace(str(secret), "***")
+    return text
 
 
 def _mend(reason: str) -> str:

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import optuna
 from optuna.pruners import (
     BasePruner,
@@ -15,8 +14,10 @@ from optuna.pruners import (
 )
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, RDBStorage
+from optuna.study import StudyDirection
 
 from fmnist.errors import UsageError
+from fmnist.seeds import derive
 from search.definition import StudyDefinition, differences
 
 if TYPE_CHECKING:
@@ -42,23 +43,25 @@ def open_study(
     Raises:
         StudyError: a study of that name has another definition or another data set.
     """
-    if name not in optuna.get_all_study_names(storage):
-        study = optuna.create_study(storage=storage, study_name=name, direction="maximize")
+    study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+    maximizes = study.directions == [StudyDirection.MAXIMIZE]
+    if DEFINITION not in study.user_attrs and maximizes and not study.get_trials(deepcopy=False):
+        # new, or left behind by a process that died here; the definition comes last, as the mark of a whole study
         study.set_user_attr(DATA, {"name": data.name, "fingerprint": data.fingerprint})
+        study.set_user_attr(FOLDER, str(folder.resolve()))
         study.set_user_attr(DEFINITION, definition.model_dump(mode="json"))
-    else:
-        study = load_study(storage, name)
-        stored = definition_of(study)
-        if changed := differences(stored.identity(), definition.identity()):
-            raise StudyError(
-                f"study {name!r} exists with another definition ({'; '.join(changed)}). "
-                "Give the new one a name with --name, or repeat what it was started with."
-            )
-        if study.user_attrs[DATA]["fingerprint"] != data.fingerprint:
-            raise StudyError(
-                f"study {name!r} was started on {study.user_attrs[DATA]['name']}, this is {data.name}. "
-                "Give the new one a name with --name, or name the old data with --data-dir."
-            )
+        return study
+    study = load_study(storage, name)
+    if changed := differences(definition_of(study).identity(), definition.identity()):
+        raise StudyError(
+            f"study {name!r} exists with another definition ({'; '.join(changed)}). "
+            "Give the new one a name with --name, or repeat what it was started with."
+        )
+    if study.user_attrs[DATA]["fingerprint"] != data.fingerprint:
+        raise StudyError(
+            f"study {name!r} was started on {study.user_attrs[DATA]['name']}, this is {data.name}. "
+            "Give the new one a name with --name, or name the old data with --data-dir."
+        )
     study.set_user_attr(FOLDER, str(folder.resolve()))
     return study
 
@@ -74,7 +77,7 @@ def load_study(storage: RDBStorage | BaseStorage, name: str) -> optuna.Study:
         known = f"there are {', '.join(sorted(names))}" if names else "there are none yet"
         raise StudyError(f"no study named {name!r} in this database; {known}")
     study = optuna.load_study(storage=storage, study_name=name)
-    if DEFINITION not in study.user_attrs or DATA not in study.user_attrs:
+    if DEFINITION not in study.user_attrs:
         raise StudyError(f"study {name!r} was not made by fmnist-search; choose another name with --name")
     return study
 
@@ -94,15 +97,9 @@ def checkpoint_path(folder: Path, number: int) -> Path:
     return folder / "checkpoints" / f"trial-{number:05d}.pt"
 
 
-def seed_of(definition: StudyDefinition, number: int, purpose: str) -> int:
-    """A seed of 63 bits for one purpose of one trial, independent of all others."""
-    sequence = np.random.SeedSequence([definition.seed, number, *purpose.encode()])
-    return int(sequence.generate_state(1, np.uint64)[0] >> 1)
-
-
 def sampler(definition: StudyDefinition, number: int) -> BaseSampler:
     """A sampler for one trial. Two workers never share a sequence of random numbers."""
-    seed = seed_of(definition, number, "sampler") % 2**32
+    seed = derive(definition.seed, "sampler", number) % 2**32
     if definition.sampler == "tpe":
         return TPESampler(seed=seed)
     if definition.sampler == "gp":

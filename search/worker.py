@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from multiprocessing import connection, parent_process
 from pathlib import Path
 from types import FrameType
@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from fmnist import data as fashion
 from search import queue
-from search.objective import run_trial
+from search.objective import REASON, run_trial
 from search.storage import StorageError, open_storage, reported
 from search.study import checkpoint_path, definition_of, folder_of, load_study, pruner, sampler
 
@@ -70,7 +70,7 @@ def main(settings: WorkerSettings) -> None:
 def work(settings: WorkerSettings, stop: Stop) -> None:
     """Drain the queue in this process."""
     device = torch.device(settings.device)
-    study = load_study(open_storage(settings.storage), settings.study)
+    study = load_study(open_storage(settings.storage, "write"), settings.study)
     definition = definition_of(study)
     data = fashion.load(settings.data_dir)
     splits = fashion.split(data, definition.score_on)
@@ -93,13 +93,13 @@ def work(settings: WorkerSettings, stop: Stop) -> None:
         except (SQLAlchemyError, StorageInternalError):
             raise  # the database's trouble is not the trial's
         except Exception as error:  # whatever else a trial raises ends that trial, not the search
-            trial.set_user_attr("reason", f"{type(error).__name__}: {error}")
+            trial.set_user_attr(REASON, f"{type(error).__name__}: {error}")
             fresh.tell(trial, state=TrialState.FAIL)
             continue
         if outcome.reason:
-            trial.set_user_attr("reason", outcome.reason)
+            trial.set_user_attr(REASON, outcome.reason)
         if outcome.state == TrialState.WAITING:
-            queue.give_back(study, trial_id)
+            queue.give_back(study, trial_id, asdict(owner))
         else:
             fresh.tell(trial, outcome.value, outcome.state)
 

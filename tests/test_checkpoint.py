@@ -84,6 +84,22 @@ def test_a_foreign_file_is_refused_in_one_line(tmp_path: Path, content: object) 
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "content", [b"architecture = 1\n", b"\x80\x02", b"PK\x03\x04", b"\0" * 50, b"cposix\nsystem\n", b"."]
+)
+def test_a_file_of_another_kind_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "other.pth").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"other\.pth: "):
+        checkpoint.load(tmp_path / "other.pth")
+
+
+def test_no_git_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    checkpoint.git_commit.cache_clear()
+    assert checkpoint.git_commit() is None
+    checkpoint.git_commit.cache_clear()
+
+
 @pytest.mark.parametrize("kept", [0, 100, -10])
 def test_a_truncated_file_is_refused(tiny: DataSet, tmp_path: Path, kept: int) -> None:
     path = tmp_path / "net.pt"

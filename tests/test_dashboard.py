@@ -31,7 +31,7 @@ def dashboard(output: Path, port: int) -> subprocess.Popen[str]:
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    storage = open_storage(default_url(tmp_path), create=True)
+    storage = open_storage(default_url(tmp_path), "create")
     study = optuna.create_study(storage=storage, study_name="shown", direction="maximize")
     study.add_trial(optuna.trial.create_trial(value=0.9))
     process = dashboard(tmp_path, free_port())

@@ -8,7 +8,7 @@ import torch
 from torchvision.datasets import FashionMNIST
 
 from fmnist import data
-from fmnist.data import CHECKSUMS, DataError, DataSet
+from fmnist.data import CHECKSUMS, DataAbsent, DataError, DataSet
 from tests.conftest import digits
 
 TRAIN_IMAGES = "train-images-idx3-ubyte"
@@ -64,6 +64,13 @@ def test_a_file_of_another_format_is_named_though_its_checksum_is_declared(own: 
         data.load(own)
 
 
+def test_an_empty_data_set_is_refused(tmp_path: Path) -> None:
+    train, test = digits()
+    data.write(tmp_path, train, test[torch.arange(0)])
+    with pytest.raises(DataError, match=r"t10k-images-idx3-ubyte\.gz: .*or empty"):
+        data.load(tmp_path)
+
+
 def test_an_incomplete_declaration_is_named(own: Path) -> None:
     (own / "SHA256SUMS").write_text("nonsense")
     with pytest.raises(DataError, match="SHA256SUMS: must name"):
@@ -93,8 +100,12 @@ def test_an_unreachable_mirror_names_both_ways_out(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(data, "DEBIAN_FOLDER", tmp_path / "absent")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(FashionMNIST, "mirrors", ["http://127.0.0.1:9/"])
-    with pytest.raises(DataError, match=r"apt-get install dataset-fashion-mnist.*--data-dir"):
+    leftover = data.cache_folder() / TRAIN_IMAGES  # torchvision downloads nothing where it finds these
+    leftover.parent.mkdir(parents=True)
+    leftover.write_bytes(b"")
+    with pytest.raises(DataAbsent, match=r"apt-get install dataset-fashion-mnist.*--data-dir"):
         data.load()
+    assert not leftover.exists()
 
 
 def test_the_validation_split_is_stratified_disjoint_and_fixed(tiny: DataSet) -> None:

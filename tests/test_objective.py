@@ -87,13 +87,32 @@ def test_a_trial_stopped_between_epochs_ends_bit_for_bit_where_it_would_have(
     assert [m.correct for m in whole.history] == [m.correct for m in resumed.history]
 
 
-def test_a_report_lost_between_checkpoint_and_database_is_made_up(
-    study: optuna.Study, run: Run, tmp_path: Path
+def test_reports_lost_between_checkpoint_and_database_are_made_up(study: optuna.Study, run: Run) -> None:
+    run(ask(optuna.create_study(direction="maximize")))
+    trial = ask(study)
+    trial.report(0.5, 25)
+    assert run(trial).state == TrialState.COMPLETE
+    assert list(study.trials[0].intermediate_values) == [25, 50, 100, 200, 300]
+    assert study.trials[0].intermediate_values[25] == 0.5
+
+
+def test_a_verdict_stands_though_it_was_not_told(study: optuna.Study, run: Run) -> None:
+    good = ask(study)
+    study.tell(good, run(good, name="good.pt").value)
+    hopeless = ask(study, learning_rate=1e-9)
+    first = run(hopeless, name="bad.pt")
+    assert first.state == TrialState.PRUNED
+    assert run(hopeless, name="bad.pt") == first
+
+
+def test_a_checkpoint_that_was_scored_otherwise_is_not_taken_up(
+    study: optuna.Study, run: Run, tiny: DataSet, tmp_path: Path
 ) -> None:
-    run(ask(optuna.create_study(direction="maximize")), name="trial.pt")
-    outcome = run(ask(study))
-    assert outcome.state == TrialState.COMPLETE
-    assert list(study.trials[0].intermediate_values) == [300]
+    run(ask(optuna.create_study(direction="maximize")))
+    splits = split(tiny, "validation")
+    path = tmp_path / "trial.pt"
+    run_trial(ask(study), definition(), tiny, splits, torch.device("cpu"), path, lambda: False)
+    assert {metrics.total for metrics in checkpoint.load(path).history} == {200}
 
 
 def test_a_checkpoint_of_another_training_is_not_taken_up(study: optuna.Study, run: Run, tmp_path: Path) -> None:

@@ -4,8 +4,9 @@ import optuna
 from optuna.trial import TrialState
 from rich.console import Console
 
-from search.progress import Progress, duration, line, percent
+from search.progress import Progress, line
 from search.summary import BestTrial, RunningTrial, Summary, TrialCounts
+from search.text import duration, percent
 
 SUMMARY = Summary(
     study="s",
@@ -56,10 +57,19 @@ def test_a_pipe_gets_one_line_a_trial_and_quiet_nothing() -> None:
 
 
 def test_a_line_says_how_a_trial_ended() -> None:
-    pruned = trial(TrialState.PRUNED, value=0.8, intermediate_values={100: 0.7, 200: 0.8})
-    assert "pruned after epoch 2 at 80.00 %" in line(pruned, SUMMARY)
-    failed = trial(TrialState.FAIL, user_attrs={"reason": "OSError: full"})
-    assert "failed: OSError: full" in line(failed, SUMMARY)
+    pruned = trial(TrialState.PRUNED, value=0.8, user_attrs={"reason": "pruned after epoch 2 of 5"})
+    assert "pruned after epoch 2 of 5 at 80.00 %" in line(pruned, SUMMARY)
+    diverged = trial(TrialState.PRUNED, user_attrs={"reason": "diverged: the training loss is nan"})
+    assert "trial -1 diverged: the training loss is nan (" in line(diverged, SUMMARY)
+    failed = trial(TrialState.FAIL, user_attrs={"reason": "OSError: [/red] full\nreally"})
+    assert "failed: OSError: [/red] full really" in line(failed, SUMMARY)
+
+
+def test_a_reason_is_printed_as_it_is() -> None:
+    console = Console(file=io.StringIO(), width=80)
+    with Progress(console, goal=11, finished=0, quiet=False) as progress:
+        progress.show(SUMMARY, [trial(TrialState.FAIL, user_attrs={"reason": "OSError: [/red]"})])
+    assert "OSError: [/red]" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_units() -> None:

@@ -2,6 +2,7 @@ import multiprocessing
 import os
 import socket
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import optuna
@@ -23,7 +24,7 @@ def definition(sampler: str = "tpe", **defaults: object) -> StudyDefinition:
 
 @pytest.fixture
 def study(tmp_path: Path) -> optuna.Study:
-    storage = open_storage(default_url(tmp_path), create=True)
+    storage = open_storage(default_url(tmp_path), "create")
     return optuna.create_study(storage=storage, study_name="s", direction="maximize")
 
 
@@ -67,7 +68,7 @@ def test_a_grid_is_each_point_once_and_then_ends(study: optuna.Study) -> None:
 def test_points_do_not_depend_on_how_the_queue_was_filled(study: optuna.Study, tmp_path: Path) -> None:
     queue.top_up(study, definition("qmc"), 3)
     queue.top_up(study, definition("qmc"), 8)
-    other = optuna.create_study(storage=open_storage(default_url(tmp_path / "other"), create=True))
+    other = optuna.create_study(storage=open_storage(default_url(tmp_path / "other"), "create"))
     queue.top_up(other, definition("qmc"), 8)
     assert tickets(study) == tickets(other)
 
@@ -94,11 +95,34 @@ def test_a_ticket_that_is_given_back_is_the_same_trial(study: optuna.Study) -> N
     trial_id = queue.claim(study, queue.Owner())
     assert trial_id is not None
     study._storage.set_trial_intermediate_value(trial_id, 100, 0.7)
-    queue.give_back(study, trial_id)
+    assert queue.give_back(study, trial_id, study.trials[0].user_attrs[queue.OWNER])
     assert study.trials[0].state == TrialState.WAITING
     assert queue.claim(study, queue.Owner()) == trial_id
     assert study.trials[0].intermediate_values == {100: 0.7}
     assert len(study.trials) == 1
+
+
+def test_nobody_gives_back_what_another_holds_or_has_finished(study: optuna.Study) -> None:
+    queue.top_up(study, definition(), 1)
+    first = queue.Owner()
+    trial_id = queue.claim(study, first)
+    assert trial_id is not None
+    assert queue.give_back(study, trial_id, asdict(first))
+    assert not queue.give_back(study, trial_id, asdict(first))
+    second = queue.Owner()
+    queue.claim(study, second)
+    assert not queue.give_back(study, trial_id, asdict(first))
+    assert study.trials[0].state == TrialState.RUNNING
+    study._storage.set_trial_state_values(trial_id, TrialState.PRUNED)
+    assert not queue.give_back(study, trial_id, asdict(second))
+    assert study.trials[0].state == TrialState.PRUNED
+
+
+def test_running_trials_are_said_with_their_holders(study: optuna.Study) -> None:
+    queue.top_up(study, definition(), 2)
+    queue.claim(study, queue.Owner(host="far", pid=7))
+    study.ask()
+    assert queue.held(study) == ["trial 0 by process 7 on far", "trial 1 by something other than fmnist-search"]
 
 
 def test_only_dead_workers_of_this_machine_lose_their_tickets(study: optuna.Study) -> None:
@@ -121,13 +145,13 @@ def test_only_dead_workers_of_this_machine_lose_their_tickets(study: optuna.Stud
 
 
 def fill(url: str, trials: int) -> None:
-    study = optuna.load_study(storage=open_storage(url), study_name="s")
+    study = optuna.load_study(storage=open_storage(url, "write"), study_name="s")
     with lock(url):
         queue.top_up(study, definition(), trials)
 
 
 def take_all(url: str, results: "multiprocessing.Queue[list[int]]") -> None:
-    study = optuna.load_study(storage=open_storage(url), study_name="s")
+    study = optuna.load_study(storage=open_storage(url, "write"), study_name="s")
     results.put(list(iter(lambda: queue.claim(study, queue.Owner()), None)))  # type: ignore[arg-type]
 
 

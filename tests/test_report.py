@@ -1,4 +1,3 @@
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -9,11 +8,11 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
+from fmnist import data
 from fmnist.data import DataSet, split
 from fmnist.evaluation import evaluate
 from search import queue
 from search.definition import StudyDefinition
-from search.engines.local import settings_for
 from search.report import write
 from search.report.analysis import Analysis, _importances, analyse
 from search.report.figures import confusion, history, importances, intermediate_values
@@ -43,7 +42,7 @@ def study(folder: Path, tiny: DataSet, tiny_folder: Path) -> optuna.Study:
         }
     )
     url = default_url(folder)
-    study = open_study(open_storage(url, create=True), EVIL, definition, tiny, folder / "s")
+    study = open_study(open_storage(url, "create"), EVIL, definition, tiny, folder / "s")
     queue.top_up(study, definition, 12)
     work(WorkerSettings(url, EVIL, tiny_folder, "cpu", threads=1), Stop())
     return study
@@ -51,7 +50,7 @@ def study(folder: Path, tiny: DataSet, tiny_folder: Path) -> optuna.Study:
 
 @pytest.fixture(scope="module")
 def analysis(study: optuna.Study, folder: Path, tiny_folder: Path) -> Analysis:
-    return analyse(study, folder / "s", tiny_folder)
+    return analyse(study, folder / "s", lambda: data.load(tiny_folder))
 
 
 def test_numbers_are_those_of_the_study(study: optuna.Study, analysis: Analysis, tiny: DataSet) -> None:
@@ -81,7 +80,7 @@ def test_importance_is_found_where_it_is(study: optuna.Study, folder: Path, tiny
         state = TrialState.COMPLETE if number % 2 else TrialState.PRUNED
         value = params["a"] if state == TrialState.COMPLETE else params["a"] / 2
         trials.append(create_trial(state=state, value=value, params=params, distributions=ranges))
-    known = analyse(study, folder / "s", tiny_folder).summary
+    known = analyse(study, folder / "s", lambda: data.load(tiny_folder)).summary
     counted = replace(known, trials=replace(known.trials, complete=30, pruned=30))
     found = _importances(trials, counted, {})
     assert found is not None
@@ -128,9 +127,9 @@ def test_it_is_written_while_nothing_is_complete_and_says_what_is_missing(
     tmp_path: Path, tiny: DataSet, tiny_folder: Path
 ) -> None:
     definition = StudyDefinition.model_validate({"space": {"filters": {"low": 8, "high": 32}}})
-    study = open_study(open_storage(default_url(tmp_path), create=True), "new", definition, tiny, tmp_path)
+    study = open_study(open_storage(default_url(tmp_path), "create"), "new", definition, tiny, tmp_path)
     queue.top_up(study, definition, 2)
-    page = write(study, tmp_path, tmp_path / "deep" / "report.html", tiny_folder).read_text()
+    page = write(study, tmp_path, tmp_path / "deep" / "report.html", lambda: tiny).read_text()
     assert "No trial is complete yet" in page
     assert "0 trials are finished and 0 of them complete; below 10 and 5 the numbers would be noise" in page
 
@@ -138,10 +137,10 @@ def test_it_is_written_while_nothing_is_complete_and_says_what_is_missing(
 def test_a_missing_checkpoint_or_data_set_is_said_not_fatal(
     study: optuna.Study, folder: Path, tiny_folder: Path, tmp_path: Path
 ) -> None:
-    lost = analyse(study, tmp_path, tiny_folder)
+    lost = analyse(study, tmp_path, lambda: data.load(tiny_folder))
     assert lost.network is None
     assert "Its checkpoint is gone." in render(lost)
-    without_data = analyse(study, folder / "s", tmp_path)
+    without_data = analyse(study, folder / "s", lambda: data.load(tmp_path))
     assert without_data.network is None
     assert "no train-images" in render(without_data)
 
@@ -151,16 +150,3 @@ def test_the_best_checkpoint_scores_as_the_report_says(study: optuna.Study, fold
 
     saved = load(checkpoint_path(folder / "s", study.best_trial.number))
     assert evaluate(saved.network(), split(tiny, "test").scored).accuracy == study.best_value
-
-
-def test_a_worker_writes_who_it_was(study: optuna.Study) -> None:
-    assert all(trial.state == TrialState.COMPLETE for trial in study.trials)
-    assert all(trial.user_attrs[queue.OWNER]["device"] == "cpu" for trial in study.trials)
-    json.dumps([trial.user_attrs for trial in study.trials])
-
-
-def test_threads_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("search.engines.local.cores", lambda: 8)
-    settings = WorkerSettings("sqlite:///x", "s", None, "cpu", threads=1)
-    assert [each.threads for each in settings_for(settings, 3)] == [2, 2, 2]
-    assert [each.threads for each in settings_for(settings, 16)] == [1] * 16

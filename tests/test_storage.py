@@ -35,9 +35,45 @@ def test_a_password_is_never_shown(tmp_path: Path) -> None:
     url = f"postgresql://me:{SECRET}@127.0.0.1:9/db?connect_timeout=2"
     assert SECRET not in storage.masked(url)
     with pytest.raises(StorageError, match="start the server, or correct the URL") as error:
-        storage.open_storage(url, create=True)
+        storage.open_storage(url, "create")
     assert SECRET not in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"postgresql://127.0.0.1:9/db?user=me&password={SECRET}&connect_timeout=2",
+        f"postgresql://me:{SECRET}@127.0.0.1:9/db?nosuchoption=1",
+    ],
+)
+def test_a_password_among_the_options_is_not_shown_either(url: str) -> None:
+    with pytest.raises(StorageError) as error:
+        storage.open_storage(url, "create")
+    assert SECRET not in str(error.value)
+
+
+def test_an_unescaped_at_sign_is_not_taken_for_a_host() -> None:
+    with pytest.raises(StorageError, match=r"more than one @; write one .* as %40") as error:
+        storage.masked("postgresql://me:hun@ter2@host/db")
+    assert "ter2" not in str(error.value)
+
+
+def test_the_schema_of_another_optuna_is_one_line(tmp_path: Path) -> None:
+    made = storage.open_storage(storage.default_url(tmp_path), "create")
+    with made.engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = 'v0.9.0.a'"))
+    with pytest.raises(StorageError, match=r"studies\.db: ") as error:
+        storage.open_storage(storage.default_url(tmp_path))
+    assert "\n" not in str(error.value)
+
+
+def test_a_reader_does_not_wait_for_a_writer(tmp_path: Path) -> None:
+    url = storage.default_url(tmp_path)
+    writer = storage.open_storage(url, "create").engine
+    reader = storage.open_storage(url).engine
+    with writer.begin(), reader.connect() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM studies")) == 0
 
 
 def test_an_absent_database_is_not_made_by_a_reader(tmp_path: Path) -> None:
@@ -49,7 +85,7 @@ def test_an_absent_database_is_not_made_by_a_reader(tmp_path: Path) -> None:
 def test_a_broken_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "studies.db").write_bytes(b"this is not a database" * 100)
     with pytest.raises(StorageError, match=r"not a database; .*move it away"):
-        storage.open_storage(storage.default_url(tmp_path), create=True)
+        storage.open_storage(storage.default_url(tmp_path), "create")
 
 
 def test_a_database_of_something_else_is_named(tmp_path: Path) -> None:
@@ -60,7 +96,7 @@ def test_a_database_of_something_else_is_named(tmp_path: Path) -> None:
 
 def test_transactions_begin_as_writers_in_the_write_ahead_log(tmp_path: Path) -> None:
     """A second writer must wait at once, not fail when it first writes."""
-    engine = storage.open_storage(storage.default_url(tmp_path), create=True).engine
+    engine = storage.open_storage(storage.default_url(tmp_path), "create").engine
     with engine.begin() as connection:
         assert connection.scalar(text("PRAGMA journal_mode")) == "wal"
         connection.execute(text("SELECT 1"))
@@ -71,7 +107,7 @@ def test_transactions_begin_as_writers_in_the_write_ahead_log(tmp_path: Path) ->
 
 
 def create(url: str) -> None:
-    storage.open_storage(url, create=True)
+    storage.open_storage(url, "create")
 
 
 def test_processes_that_make_the_same_database_together_all_succeed(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from optuna.samplers import GPSampler, RandomSampler, TPESampler
 from fmnist.data import DataSet
 from search.definition import StudyDefinition
 from search.storage import default_url, open_storage
-from search.study import StudyError, definition_of, folder_of, load_study, open_study, pruner, sampler, seed_of
+from search.study import StudyError, definition_of, folder_of, load_study, open_study, pruner, sampler
 
 
 def definition(**changes: object) -> StudyDefinition:
@@ -18,7 +18,7 @@ def definition(**changes: object) -> StudyDefinition:
 
 @pytest.fixture
 def storage(tmp_path: Path) -> optuna.storages.RDBStorage:
-    return open_storage(default_url(tmp_path), create=True)
+    return open_storage(default_url(tmp_path), "create")
 
 
 def test_a_study_keeps_its_whole_definition(storage: optuna.storages.RDBStorage, tiny: DataSet, tmp_path: Path) -> None:
@@ -77,13 +77,12 @@ def test_names_choose_samplers_and_pruners() -> None:
         assert type(pruner(definition(pruner=name))) is made
 
 
-def test_seeds_differ_by_study_trial_and_purpose() -> None:
-    seeds = {
-        seed_of(definition(seed=seed), number, purpose)
-        for seed in range(3)
-        for number in range(50)
-        for purpose in ("sampler", "training")
-    }
-    assert len(seeds) == 300
-    assert all(0 <= seed < 2**63 for seed in seeds)
-    assert seed_of(definition(seed=1), 2, "training") == seed_of(definition(seed=1), 2, "training")
+def test_a_study_that_was_left_half_made_is_finished(
+    storage: optuna.storages.RDBStorage, tiny: DataSet, tmp_path: Path
+) -> None:
+    optuna.create_study(storage=storage, study_name="s", direction="maximize")
+    open_study(storage, "s", definition(), tiny, tmp_path)
+    assert definition_of(load_study(storage, "s")) == definition()
+    optuna.create_study(storage=storage, study_name="theirs", direction="minimize")
+    with pytest.raises(StudyError, match="not made by fmnist-search"):
+        open_study(storage, "theirs", definition(), tiny, tmp_path)

@@ -6,10 +6,12 @@ may hang in its first matrix product.
 
 import multiprocessing
 import os
-from collections.abc import Callable
-from dataclasses import replace
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing import connection
 from multiprocessing.context import SpawnProcess
+from pathlib import Path
 
 import optuna
 
@@ -29,15 +31,20 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def settings_for(settings: WorkerSettings, workers: int) -> list[WorkerSettings]:
-    """Share out this machine: CPU threads evenly, CUDA devices in turn."""
-    threads = max(1, cores() // workers)
-    devices = [settings.device]
-    if settings.device == "cuda":
+def threads_each(workers: int) -> int:
+    """The torch threads of each worker: the cores are shared out."""
+    return max(1, cores() // workers)
+
+
+def settings_for(storage: str, study: str, data_dir: Path | None, device: str, workers: int) -> list[WorkerSettings]:
+    """Settings for each worker of this machine; CUDA devices are given out in turn."""
+    devices = [device]
+    if device == "cuda":
         import torch
 
         devices = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    return [replace(settings, threads=threads, device=devices[i % len(devices)]) for i in range(workers)]
+    threads = threads_each(workers)
+    return [WorkerSettings(storage, study, data_dir, devices[i % len(devices)], threads) for i in range(workers)]
 
 
 def drain(
@@ -61,7 +68,8 @@ def drain(
 
     def start(slot: int) -> None:
         processes[slot] = context.Process(target=main, args=(settings[slot],), name=f"worker-{slot}")
-        processes[slot].start()
+        with _ctrl_c_ignored():
+            processes[slot].start()
 
     try:
         for slot in range(len(settings)):
@@ -77,17 +85,28 @@ def drain(
                     continue
                 del processes[slot]
                 queue.release(study, pid=process.pid)
-                if process.exitcode != 0 and not stopped:
-                    crashes += 1
-                    if crashes > REPLACEMENTS * len(settings):
-                        raise WorkersDied(
-                            f"{crashes} worker processes have crashed, the last with exit code {process.exitcode}"
-                        )
-                    start(slot)
+                if process.exitcode == 0 or stopped:
+                    continue
+                crashes += 1
+                if crashes > REPLACEMENTS * len(settings):
+                    raise WorkersDied(f"{crashes} worker processes have crashed, the last with {process.exitcode}")
+                start(slot)
             queue.release(study)
             on_tick()
     finally:
         for process in processes.values():
             process.kill()
+        for process in processes.values():
             process.join()
+        for process in processes.values():
             queue.release(study, pid=process.pid)
+
+
+@contextmanager
+def _ctrl_c_ignored() -> Iterator[None]:
+    """Processes that are started within it never see Ctrl-C: it is for the parent to pass on."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,5 +1,6 @@
 """The numbers of a report, gathered into one typed record. Nothing here draws."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, create_trial
 
 from fmnist.checkpoint import CheckpointError, load
-from fmnist.data import DataError
+from fmnist.data import DataError, DataSet, split
 from fmnist.evaluation import classification_scores, confusion_matrix, evaluate
 from search.study import DATA, STEPS_PER_EPOCH, definition_of
 from search.summary import Summary, summarize
@@ -66,7 +67,7 @@ class Analysis:
     missing: dict[str, str]
 
 
-def analyse(study: optuna.Study, folder: Path, data_dir: Path | None) -> Analysis:
+def analyse(study: optuna.Study, folder: Path, data: Callable[[], DataSet]) -> Analysis:
     """Gather a study's numbers as they are now."""
     definition = definition_of(study)
     summary = summarize(study, folder)
@@ -79,7 +80,7 @@ def analyse(study: optuna.Study, folder: Path, data_dir: Path | None) -> Analysi
         definition=definition.model_dump(mode="json"),
         trials=[_record(trial) for trial in finished],
         importances=_importances(finished, summary, missing),
-        network=_network(study, summary, data_dir, missing),
+        network=_network(study, summary, data, missing),
         missing=missing,
     )
 
@@ -117,23 +118,20 @@ def _importances(finished: list[FrozenTrial], summary: Summary, missing: dict[st
 
 
 def _network(
-    study: optuna.Study, summary: Summary, data_dir: Path | None, missing: dict[str, str]
+    study: optuna.Study, summary: Summary, data: Callable[[], DataSet], missing: dict[str, str]
 ) -> BestNetwork | None:
-    from fmnist.data import load as load_data
-    from fmnist.data import split
-
     if summary.best is None or summary.best.checkpoint is None:
         missing["network"] = "No trial is complete yet." if summary.best is None else "Its checkpoint is gone."
         return None
     try:
         checkpoint = load(Path(summary.best.checkpoint))
-        data = load_data(data_dir)
-        if data.fingerprint != study.user_attrs[DATA]["fingerprint"]:
-            raise DataError(f"{data.name} in {data.folder} is not what the study was trained on; use --data-dir")
+        loaded = data()
+        if loaded.fingerprint != study.user_attrs[DATA]["fingerprint"]:
+            raise DataError(f"{loaded.name} in {loaded.folder} is not what the study was trained on; use --data-dir")
     except (CheckpointError, DataError) as error:
         missing["network"] = str(error)
         return None
-    result = evaluate(checkpoint.network(), split(data, checkpoint.score_on).scored)
+    result = evaluate(checkpoint.network(), split(loaded, checkpoint.score_on).scored)
     return BestNetwork(
         accuracy=result.accuracy,
         images=result.total,

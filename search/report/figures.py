@@ -6,6 +6,7 @@ import plotly.graph_objects as go
 
 from fmnist.data import CLASSES
 from search.report.analysis import Analysis, TrialRecord
+from search.text import assignments
 
 # Okabe and Ito's colours, told apart with any kind of colour vision.
 COLOURS = {"complete": "#0072B2", "pruned": "#E69F00", "fail": "#000000"}
@@ -105,7 +106,4 @@ def confusion(analysis: Analysis) -> go.Figure:
 
 
 def _hover(trial: TrialRecord) -> str:
-    values = ", ".join(
-        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in trial.params.items()
-    )
-    return f"trial {trial.number}: {values}"
+    return f"trial {trial.number}: {assignments(trial.params)}"

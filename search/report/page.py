@@ -7,16 +7,16 @@ from jinja2 import Environment
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from search.progress import percent
 from search.report import figures
 from search.report.analysis import Analysis
+from search.text import percent, short
 
 
 def render(analysis: Analysis) -> str:
     """The page as HTML in which everything is inlined, plotly.js once."""
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
     environment.filters["percent"] = percent
-    environment.filters["short"] = lambda value: f"{value:.4g}" if isinstance(value, float) else str(value)
+    environment.filters["short"] = short
     template = environment.from_string(files("search.report").joinpath("page.html").read_text(encoding="utf-8"))
     drawn = {"history": figures.history(analysis), "intermediate_values": figures.intermediate_values(analysis)}
     if analysis.importances:

@@ -1,5 +1,6 @@
 """What the commands print about a study: the result of a run, its status, its best trial."""
 
+import shlex
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,9 +11,9 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 from rich.table import Table
 
-from search.progress import percent
 from search.storage import default_url, masked
 from search.summary import Summary
+from search.text import percent, short
 
 if TYPE_CHECKING:
     from search.run import RunResult, RunSettings
@@ -50,7 +51,7 @@ def show(console: Console, result: "RunResult", settings: "RunSettings", report:
 def _where(settings: "RunSettings") -> str:
     """The options that lead other commands to the same database."""
     default = default_url(Path("studies"))
-    return "" if settings.storage == default else f" --storage {masked(settings.storage)}"
+    return "" if settings.storage == default else f" --storage {shlex.quote(masked(settings.storage))}"
 
 
 def best_trials(study: optuna.Study, score_on: str) -> Table:
@@ -63,7 +64,7 @@ def best_trials(study: optuna.Study, score_on: str) -> Table:
     )
     for trial in ranked:
         values = [trial.params[name] for name in names]
-        table.add_row(str(trial.number), percent(_accuracy(trial)), *(_shown(value) for value in values))
+        table.add_row(str(trial.number), percent(_accuracy(trial)), *(short(value) for value in values))
     return table
 
 
@@ -91,7 +92,7 @@ def show_best(console: Console, summary: Summary) -> None:
     say(f"Trial {summary.best.number} of study {summary.study}: {percent(summary.best.value)} on {summary.score_on}.")
     say(_caution(summary))
     for name, value in summary.best.params.items():
-        say(f"  {name} = {_shown(value)}")
+        say(f"  {name} = {short(value)}")
     say(f"Checkpoint: {summary.best.checkpoint or 'is gone'}")
 
 
@@ -105,10 +106,6 @@ def _caution(summary: Summary) -> str:
 def _accuracy(trial: FrozenTrial) -> float:
     assert trial.value is not None  # it is complete
     return trial.value
-
-
-def _shown(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _speaker(console: Console) -> Callable[[str], None]:

@@ -1,0 +1,123 @@
+"""The commands on one network and its data: train, evaluate, data."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from search.cli.options import data_dir_option, device_of, device_option, json_option, score_on_option
+
+if TYPE_CHECKING:
+    from fmnist.evaluation import Evaluation
+    from fmnist.hyperparameters import Hyperparameters, ScoreOn
+    from fmnist.training import EpochMetrics
+
+
+@click.command()
+@click.option("--epochs", type=int)
+@click.option("--architecture", type=click.Choice(["simple", "cnn"]))
+@click.option("--learning-rate", type=float)
+@click.option("--batch-size", type=int)
+@click.option("--dropout", type=float)
+@click.option("--filters", type=int)
+@click.option("--augmentation", type=float)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@score_on_option("test")
+@data_dir_option
+@device_option
+@click.option(
+    "--save",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default="fmnist_cnn_full.pth",
+    show_default=True,
+    help="Checkpoint to write.",
+)
+def train(seed: int, score_on: "ScoreOn | None", data_dir: Path | None, device: str, save: Path, **given: Any) -> None:
+    """Train one network and save it. What is not given is the default.
+
+    \b
+    Example:
+      fmnist-search train --architecture simple --filters 8 --epochs 3
+    """
+    from fmnist import checkpoint, data
+    from fmnist.evaluation import classification_report, evaluate
+    from fmnist.training import Training
+
+    training = Training(_hyperparameters(given), seed, device_of(device))
+    loaded = data.load(data_dir)
+    splits = data.split(loaded, score_on or "test")
+    for metrics in training.epochs(splits):
+        click.echo(test_line(splits.score_on, metrics))
+        checkpoint.save(save, training, splits.score_on, loaded)
+    result = evaluate(training.scored_network, splits.scored.to(training.device))
+    click.echo(f"\n{classification_report(result)}\nSaved {save}")
+
+
+@click.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path, dir_okay=False))
+@score_on_option("as the checkpoint was scored")
+@data_dir_option
+@json_option
+def evaluate(checkpoint: Path, score_on: "ScoreOn | None", data_dir: Path | None, as_json: bool) -> None:
+    """Score a CHECKPOINT: accuracy, classification report, confusion matrix.
+
+    \b
+    Example:
+      fmnist-search evaluate fmnist_cnn_full.pth
+    """
+    from fmnist import data, evaluation
+    from fmnist.checkpoint import load
+
+    saved = load(checkpoint)
+    loaded = data.load(data_dir)
+    if loaded.fingerprint != saved.data_fingerprint:
+        click.echo(f"Note: it was trained on {saved.data_set} and is scored on {loaded.name}.", err=True)
+    splits = data.split(loaded, score_on or saved.score_on)
+    result = evaluation.evaluate(saved.network(), splits.scored)
+    if as_json:
+        click.echo(json.dumps(evaluation.as_json(result) | {"score_on": splits.score_on}))
+    else:
+        click.echo(f"{test_line(splits.score_on, result)}\n")
+        click.echo(f"{evaluation.classification_report(result)}\n{evaluation.confusion_table(result)}")
+
+
+@click.command()
+@data_dir_option
+def data(data_dir: Path | None) -> None:
+    """Find or fetch the data set, verify it, and say where it is.
+
+    \b
+    Example:
+      fmnist-search data --data-dir ~/fashion-mnist
+    """
+    from fmnist.data import load
+
+    loaded = load(data_dir)
+    click.echo(
+        f"{loaded.name}: {len(loaded.train):,} training and {len(loaded.test):,} test images, "
+        f"verified, in {loaded.folder}"
+    )
+
+
+def test_line(score_on: str, scores: "EpochMetrics | Evaluation") -> str:
+    """The write-up's line on a set of images."""
+    share = f"{scores.correct}/{scores.total} ({100 * scores.accuracy:.0f}%)"
+    return f"{score_on.capitalize()} set: Average loss: {scores.loss:.4f}, Accuracy: {share}"
+
+
+def _hyperparameters(given: dict[str, Any]) -> "Hyperparameters":
+    """The default configuration with the given values.
+
+    Raises:
+        click.UsageError: a value is out of its bounds.
+    """
+    from pydantic import ValidationError
+
+    from fmnist.hyperparameters import Hyperparameters
+    from search.definition import explain
+
+    try:
+        return Hyperparameters(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        raise click.UsageError(f"--{explain(error).replace('_', '-')}") from error

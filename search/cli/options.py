@@ -1,0 +1,105 @@
+"""What several commands share: options, and what they mean."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    import optuna
+    import torch
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def data_dir_option(command: Command) -> Command:
+    """Where the data set is looked for."""
+    return click.option(
+        "--data-dir",
+        type=click.Path(path_type=Path, file_okay=False),
+        help="Folder of the four Fashion-MNIST files.  "
+        "[default: FMNIST_DATA, else user cache, Debian's package, or download]",
+    )(command)
+
+
+def storage_options(command: Command) -> Command:
+    """Where studies are: their database and their files."""
+    command = click.option(
+        "--storage",
+        envvar="FMNIST_SEARCH_STORAGE",
+        show_envvar=True,
+        help="Database: sqlite:///FILE or postgresql://USER@HOST/DB.  [default: studies.db in the output folder]",
+    )(command)
+    return click.option(
+        "--output",
+        type=click.Path(path_type=Path, file_okay=False),
+        help="Folder of outputs; each study has a folder of its name there.  [default: ./studies]",
+    )(command)
+
+
+def study_name(_context: click.Context, _parameter: click.Parameter, name: str | None) -> str | None:
+    """A study's name is that of its folder too."""
+    if name is not None and (not name.strip() or name.startswith(".") or {"/", "\\"} & set(name)):
+        raise click.BadParameter(f"{name!r} cannot name a folder; leave out slashes and a leading dot")
+    return name
+
+
+def score_on_option(default: str) -> Callable[[Command], Command]:
+    """Which images score; `default` says in words which do if the option is not given."""
+    return click.option(
+        "--score-on",
+        type=click.Choice(["test", "validation"]),
+        help=f"Images that score: the test set, or a sixth of the training set.  [default: {default}]",
+    )
+
+
+def json_option(command: Command) -> Command:
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")(command)
+
+
+study_argument = click.argument("study", default="cnn")
+device_option = click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
+    default="auto",
+    show_default=True,
+    help="Where to train; auto takes an accelerator if there is one.",
+)
+
+
+def url_of(storage: str | None, output: Path | None) -> str:
+    """The database that is meant: the given one, else that of the output folder."""
+    from search.storage import default_url
+
+    return storage or default_url(output or Path("studies"))
+
+
+@contextmanager
+def opened_study(name: str, storage: str | None, output: Path | None) -> "Iterator[tuple[optuna.Study, Path]]":
+    """Open a study, and say where its files are: in --output, else where its last run put them."""
+    from search.storage import open_storage, reported
+    from search.study import folder_of, load_study
+
+    url = url_of(storage, output)
+    with reported(url):
+        study = load_study(open_storage(url), name)
+        beside = output is not None or storage is None
+        yield study, (output or Path("studies")) / name if beside else folder_of(study)
+
+
+def device_of(name: str) -> "torch.device":
+    """The device of that name.
+
+    Raises:
+        click.UsageError: it is not on this machine.
+    """
+    import torch
+
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(device for device, there in present.items() if there))
+    if not present[name]:
+        raise click.UsageError(f"--device {name}: there is none on this machine; use --device cpu")
+    return torch.device(name)

@@ -1,0 +1,26 @@
+"""How numbers are written, on the terminal and in the report."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def percent(accuracy: float) -> str:
+    """An accuracy in [0, 1]: 92.34 %."""
+    return f"{100 * accuracy:.2f} %"
+
+
+def duration(seconds: float) -> str:
+    """Seconds: 59 s, 1 min 01 s, 1 h 01 min."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
+def short(value: object) -> str:
+    """A parameter's value, with four significant digits if it is a float."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def assignments(params: Mapping[str, Any]) -> str:
+    """Parameters in one line: epochs=3 learning_rate=0.001."""
+    return " ".join(f"{name}={short(value)}" for name, value in params.items())
