@@ -66,7 +66,7 @@ def test_run_reaches_its_number_then_has_nothing_to_do_then_adds_the_difference(
     assert first.returncode == 0, first.stderr
     assert counts(command) == {"complete": 6, "pruned": 0, "failed": 0, "running": 0, "waiting": 0}
     assert "Done: 6 trials, 6 complete and 0 pruned." in first.stdout
-    assert len(re.findall(r"^\[\d/6\] trial \d complete", first.stdout, re.MULTILINE)) == 6
+    assert len(re.findall(r"^\[\d/6\] trial \d complete at", first.stdout, re.MULTILINE)) == 6
     assert "Best trials of study tiny" in first.stdout
     assert "fmnist-search dashboard" in first.stdout
     assert (tmp_path / "studies" / "tiny" / "report.html").is_file()

@@ -52,7 +52,7 @@ def test_the_live_view_fits_a_narrow_terminal_and_restores_the_cursor() -> None:
 
 
 def test_a_pipe_gets_one_line_a_trial_and_quiet_nothing() -> None:
-    assert shown(80, terminal=False) == "[5/11] trial -1 complete 90.00 % (filters=8), best 91.23 %\n"
+    assert shown(80, terminal=False) == "[5/11] trial -1 complete at 90.00 % (filters=8), best 91.23 %\n"
     assert shown(80, terminal=False, quiet=True) == ""
 
 
