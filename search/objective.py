@@ -15,9 +15,7 @@ from fmnist.seeds import derive
 from fmnist.training import Diverged, EpochMetrics, Training
 from search import space
 from search.definition import StudyDefinition
-from search.study import STEPS_PER_EPOCH
-
-REASON = "reason"  # the trial's user attribute that says why it did not complete
+from search.study import REASON, STEPS_PER_EPOCH
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from search.study import REASON
 from search.summary import Summary
 from search.text import assignments, duration, percent
 
@@ -105,7 +106,7 @@ class Progress:
 
 def line(trial: FrozenTrial, summary: Summary) -> str:
     """One finished trial in one line."""
-    reason = " ".join(trial.user_attrs.get("reason", "no reason is recorded").split())
+    reason = " ".join(trial.user_attrs.get(REASON, "no reason is recorded").split())
     reached = f" at {percent(trial.value)}" if trial.value is not None else ""
     result = {
         TrialState.COMPLETE: f"complete{reached}",

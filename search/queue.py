@@ -4,6 +4,7 @@ A ticket is a WAITING trial in Optuna's own tables. Claiming it is one transacti
 that any number of workers on any machine drain the queue exactly.
 """
 
+import itertools
 import json
 import os
 import socket
@@ -44,27 +45,23 @@ def counts(study: optuna.Study) -> Counter[TrialState]:
     return Counter(trial.state for trial in study.get_trials(deepcopy=False))
 
 
-def goal(definition: StudyDefinition, trials: int) -> int:
-    """How many trials the study can come to: a grid has no more than its points."""
-    if definition.sampler != "grid":
-        return trials
-    return min(trials, len(space.grid(space.distributions(definition))))
+def size(study: optuna.Study) -> int:
+    """How many trials the study comes to once its queue is empty."""
+    state = counts(study)
+    return sum(state.values()) - state[TrialState.FAIL]
 
 
 def top_up(study: optuna.Study, definition: StudyDefinition, trials: int) -> int:
     """Add tickets until finished, running and waiting trials are `trials`; returns how many.
 
-    Call it under the storage's lock: then two callers with one aim do not add up.
+    A grid gets no more than its points. Call it under the storage's lock: then two callers with one aim do not add up.
     """
-    state = counts(study)
-    total = sum(state.values())
-    missing = goal(definition, trials) - (total - state[TrialState.FAIL])
-    points = _points(study, definition, total)
-    for _ in range(max(0, missing)):
-        point = next(points)
+    points = _points(study, definition, start=sum(counts(study).values()))
+    missing = list(itertools.islice(points, max(0, trials - size(study))))
+    for point in missing:
         attributes = {} if point is None else {"fixed_params": point}
         study.add_trial(create_trial(state=TrialState.WAITING, system_attrs=attributes))
-    return max(0, missing)
+    return len(missing)
 
 
 def _points(study: optuna.Study, definition: StudyDefinition, start: int) -> Iterator[space.Point | None]:

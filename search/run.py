@@ -18,7 +18,7 @@ from search.definition import StudyDefinition
 from search.engines import local
 from search.progress import FinishedTrials, Progress
 from search.storage import lock, masked, open_storage, reported
-from search.study import load_study, open_study
+from search.study import REASON, load_study, open_study
 from search.summary import Summary, summarize
 
 
@@ -83,6 +83,8 @@ class Interrupts:
 def run_search(definition: StudyDefinition, settings: RunSettings, console: Console) -> RunResult:
     """Bring the study to `settings.trials` finished trials, or as far as time allows.
 
+    Tickets that an earlier run left in the queue are run too, if they are more.
+
     Raises:
         DataError, StorageError, StudyError: nothing was started.
         SearchFailed: too many trials failed, or worker processes crashed.
@@ -94,7 +96,7 @@ def run_search(definition: StudyDefinition, settings: RunSettings, console: Cons
             study = open_study(storage, settings.name, definition, data, settings.folder)
             queue.release(study)
             queue.top_up(study, definition, settings.trials)
-        goal = queue.goal(definition, settings.trials)
+            goal = queue.size(study)  # more than was asked for, if an earlier run was asked for more
         view = load_study(open_storage(settings.storage), settings.name)
         summary = summarize(view, settings.folder)
         unfinished = summary.trials.finished < goal
@@ -118,6 +120,8 @@ def _announce(
     goal: int,
 ) -> None:
     before = f" ({summary.trials.finished} are finished already)" if summary.trials.finished else ""
+    if goal > settings.trials:
+        before += f", as an earlier run asked for more than {settings.trials},"
     console.print(
         f"Study {settings.name}: {goal} trials{before} of {definition.defaults.architecture} on {data.name} "
         f"({len(data.train):,} + {len(data.test):,} images), scored on {definition.score_on}.\n"
@@ -166,16 +170,18 @@ def _drain(
                 if trials.finished >= goal:
                     break
                 if not stopping():
-                    _replace_failed(study, definition, settings, trials.failed - before.failed)
+                    _replace_failed(study, definition, settings, goal, trials.failed - before.failed)
         return interrupts.asked, not interrupts.asked and stopping()
 
 
-def _replace_failed(study: optuna.Study, definition: StudyDefinition, settings: RunSettings, failed: int) -> None:
+def _replace_failed(
+    study: optuna.Study, definition: StudyDefinition, settings: RunSettings, goal: int, failed: int
+) -> None:
     """Put fresh tickets in the place of failed ones, unless failing is the rule."""
-    bound = max(3, settings.trials // 10)
+    bound = max(3, goal // 10)
     if failed > bound:
         last = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.FAIL,))[-1]
-        reason = last.user_attrs.get("reason", "no reason is recorded")
+        reason = last.user_attrs.get(REASON, "no reason is recorded")
         raise SearchFailed(f"{failed} trials have failed, the last with: {reason}")
     with lock(settings.storage):
-        queue.top_up(study, definition, settings.trials)
+        queue.top_up(study, definition, goal)

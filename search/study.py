@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 # A report's step counts hundredths of an epoch, so that a rung inside an epoch is a whole number.
 STEPS_PER_EPOCH = 100
 
-DEFINITION, DATA, FOLDER = "definition", "data", "folder"  # the study's own user attributes
+# User attributes: of a study, and of a trial that did not complete.
+DEFINITION, DATA, FOLDER = "definition", "data", "folder"
+REASON = "reason"
 
 
 class StudyError(UsageError):

@@ -18,9 +18,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from fmnist import data as fashion
 from search import queue
-from search.objective import REASON, run_trial
+from search.objective import run_trial
 from search.storage import StorageError, open_storage, reported
-from search.study import checkpoint_path, definition_of, folder_of, load_study, pruner, sampler
+from search.study import REASON, checkpoint_path, definition_of, folder_of, load_study, pruner, sampler
 
 POLL = 0.5  # seconds between two looks at a queue whose last tickets are held by others
 

@@ -37,11 +37,11 @@ def one_line(result: subprocess.CompletedProcess[str], exit_code: int) -> str:
 
 
 @pytest.fixture
-def start(tmp_path: Path, tiny_folder: Path):  # type: ignore[no-untyped-def]
-    """Start a search in the background and wait until a trial has reported an epoch."""
+def launch(tmp_path: Path, tiny_folder: Path):  # type: ignore[no-untyped-def]
+    """Start a search in the background, in a session of its own as a terminal has one."""
 
-    def started(*arguments: str) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
+    def launched(*arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
             [sys.executable, "-m", "search", "run", *arguments],
             cwd=tmp_path,
             env={**os.environ, "FMNIST_DATA": str(tiny_folder)},
@@ -50,6 +50,16 @@ def start(tmp_path: Path, tiny_folder: Path):  # type: ignore[no-untyped-def]
             text=True,
             start_new_session=True,
         )
+
+    return launched
+
+
+@pytest.fixture
+def start(launch, tmp_path: Path):  # type: ignore[no-untyped-def]
+    """Start a search in the background and wait until a trial has reported an accuracy."""
+
+    def started(*arguments: str) -> subprocess.Popen[str]:
+        process = launch(*arguments)
         folder = tmp_path / "studies" / "tiny" / "checkpoints"
         while not list(folder.glob("trial-*.pt")):
             assert process.poll() is None, process.communicate()[0]
@@ -113,6 +123,13 @@ def test_best_is_null_before_a_trial_is_complete(command: Command, study_file: P
     assert counts(command) == {"complete": 0, "pruned": 0, "failed": 0, "running": 0, "waiting": 2}
 
 
+def test_a_smaller_number_still_ends_with_what_an_earlier_run_asked_for(command: Command, study_file: Path) -> None:
+    command("run", "tiny.toml", "--trials", "4", "--timeout", "0.1", "--workers", "1", "--quiet")
+    result = command("run", "tiny.toml", "--trials", "2", "--workers", "1")
+    assert "Study tiny: 4 trials, as an earlier run asked for more than 2, of simple" in result.stdout
+    assert counts(command) == {"complete": 4, "pruned": 0, "failed": 0, "running": 0, "waiting": 0}
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_search_gives_its_tickets_back_and_goes_on_where_it_was(
     command: Command, study_file: Path, start, tmp_path: Path, number: signal.Signals
@@ -161,16 +178,8 @@ def test_a_search_killed_hard_is_finished_by_the_same_command(command: Command, 
     assert counts(command) == {"complete": 6, "pruned": 0, "failed": 0, "running": 0, "waiting": 0}
 
 
-def test_ctrl_c_while_workers_start_is_as_quiet_as_later(study_file: Path, tmp_path: Path, tiny_folder: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "search", "run", "tiny.toml", "--workers", "2"],
-        cwd=tmp_path,
-        env={**os.environ, "FMNIST_DATA": str(tiny_folder)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+def test_ctrl_c_while_workers_start_is_as_quiet_as_later(study_file: Path, launch) -> None:  # type: ignore[no-untyped-def]
+    process = launch("tiny.toml", "--workers", "2")
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     while len(children.read_text().split()) < 3:  # two workers and multiprocessing's resource tracker
         assert process.poll() is None

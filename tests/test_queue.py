@@ -59,7 +59,7 @@ def test_a_grid_is_each_point_once_and_then_ends(study: optuna.Study) -> None:
     assert queue.top_up(study, definition("grid"), 4) == 4
     assert queue.top_up(study, definition("grid"), 50) == 2
     assert queue.top_up(study, definition("grid"), 50) == 0
-    assert len({str(ticket) for ticket in tickets(study)}) == 6 == queue.goal(definition("grid"), 50)
+    assert len({str(ticket) for ticket in tickets(study)}) == 6 == queue.size(study)
     finish(study, TrialState.FAIL)
     assert queue.top_up(study, definition("grid"), 50) == 1
     assert tickets(study)[-1] == tickets(study)[0]

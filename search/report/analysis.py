@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, create_trial
 from fmnist.checkpoint import CheckpointError, load
 from fmnist.data import DataError, DataSet, split
 from fmnist.evaluation import classification_scores, confusion_matrix, evaluate
-from search.study import DATA, STEPS_PER_EPOCH, definition_of
+from search.study import DATA, REASON, STEPS_PER_EPOCH, definition_of
 from search.summary import Summary, summarize
 
 FEWEST_FINISHED = 10  # trials below which importances are noise
@@ -93,7 +93,7 @@ def _record(trial: FrozenTrial) -> TrialRecord:
         accuracy=trial.value if trial.value is not None else (curve[-1][1] if curve else None),
         params=trial.params,
         curve=curve,
-        reason=trial.user_attrs.get("reason"),
+        reason=trial.user_attrs.get(REASON),
     )
 
 
