@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -60,7 +61,13 @@ def best_trials(study: optuna.Study, score_on: str) -> Table:
     ranked = sorted(complete, key=_accuracy, reverse=True)[:SHOWN]
     names = list(ranked[0].params)
     table = Table(
-        "trial", f"{score_on} accuracy", *names, title=f"Best trials of study {study.study_name}", title_justify="left"
+        "trial",
+        f"{score_on} accuracy",
+        *names,
+        title=f"Best trials of study {study.study_name}",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1),
     )
     for trial in ranked:
         values = [trial.params[name] for name in names]
