@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 SHOWN = 5  # trials in the table of the best
 
 
-def show(console: Console, result: "RunResult", settings: "RunSettings", report: Path | None) -> None:
+def show(console: Console, result: "RunResult", settings: "RunSettings", report: Path) -> None:
     """The end of a run: what was done, the best trials, where things lie, how to look further."""
     trials, name = result.summary.trials, result.summary.study
     say = _speaker(console)
     if result.interrupted or result.timed_out:
         why = "Stopped" if result.interrupted else "Time is up"
         say(f"{why}: {trials.finished} of {result.goal} trials are finished; the same command goes on from here.")
-    elif not result.drained:
+    elif not result.had_work:
         say(
             f"Nothing left to do: study {name} has {trials.finished} finished trials of {result.goal}; "
             "ask for more with --trials."
@@ -44,8 +44,7 @@ def show(console: Console, result: "RunResult", settings: "RunSettings", report:
     console.print(best_trials(result.study, result.summary.score_on))
     say(_caution(result.summary))
     say(f"Best checkpoint  {best.checkpoint or 'is gone'}")
-    if report:
-        say(f"Report           {report}")
+    say(f"Report           {report}")
     say(f"Look further     fmnist-search dashboard{_where(settings)}")
 
 

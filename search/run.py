@@ -45,14 +45,14 @@ class RunSettings:
 class RunResult:
     """How a search ended. interrupted: by Ctrl-C or SIGTERM. goal: trials it aimed at.
 
-    drained: whether there was anything to do.
+    had_work: whether anything was left to do.
     """
 
     study: optuna.Study
     data: fashion.DataSet
     summary: Summary
     goal: int
-    drained: bool
+    had_work: bool
     interrupted: bool
     timed_out: bool
 
@@ -130,7 +130,7 @@ def _announce(
         f"device: {settings.device}; {masked(settings.storage)}",
         highlight=False,
         markup=False,
-        soft_wrap=True,
+        soft_wrap=not console.is_terminal,
     )
 
 

@@ -88,8 +88,9 @@ def run(
     result = run_search(wanted, settings, console)
     with reported(settings.storage):
         report = folder / "report.html"
-        written = write(result.study, folder, report, lambda: result.data) if result.drained else None
-        presentation.show(console, result, settings, written)
+        if result.had_work or not report.is_file():
+            write(result.study, folder, report, lambda: result.data)
+        presentation.show(console, result, settings, report)
     if result.interrupted:
         raise SystemExit(130)
 
