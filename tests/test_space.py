@@ -48,7 +48,7 @@ def test_the_grid_has_every_combination_once() -> None:
 def test_suggest_takes_searched_values_from_the_trial_and_the_rest_from_the_defaults() -> None:
     definition = StudyDefinition.model_validate(
         {
-            "defaults": {"architecture": "simple", "batch_size": 32, "epochs": 3},
+            "defaults": {"architecture": "simple", "batch_size": 32, "epochs": 3, "filters": 8, "learning_rate": 0.01},
             "space": {
                 "epochs": {"low": 2, "high": 6},
                 "filters": {"choices": [8, 16]},

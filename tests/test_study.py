@@ -13,7 +13,9 @@ from search.study import StudyError, definition_of, folder_of, load_study, open_
 
 
 def definition(**changes: object) -> StudyDefinition:
-    return StudyDefinition.model_validate({"space": {"epochs": {"low": 2, "high": 9}}, **changes})
+    return StudyDefinition.model_validate(
+        {"defaults": {"epochs": 4}, "space": {"epochs": {"low": 2, "high": 9}}, **changes}
+    )
 
 
 @pytest.fixture
