@@ -66,7 +66,8 @@ def best_trials(study: optuna.Study, score_on: str) -> Table:
         title=f"Best trials of study {study.study_name}",
         title_justify="left",
         box=SIMPLE_HEAD,
-        padding=(0, 1),
+        padding=(0, 1, 0, 0),
+        show_edge=False,
     )
     for trial in ranked:
         values = [trial.params[name] for name in names]
@@ -103,6 +104,8 @@ def show_best(console: Console, summary: Summary) -> None:
 
 
 def _caution(summary: Summary) -> str:
+    if summary.trials.finished == 1:
+        return "This is one training (one seed): another one of it will score a little differently."
     return (
         f"This is one training (one seed), the best of {summary.trials.finished} chosen on the "
         f"{summary.score_on} images that scored it: a fresh training of it will on average score a little lower."
