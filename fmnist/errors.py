@@ -11,3 +11,13 @@ class UsageError(ExpectedError):
     """What was asked for cannot be; it ends a command with exit code 2."""
 
     exit_code = 2
+
+
+class DataError(ExpectedError):
+    """The data set is absent, truncated or altered; the message says what to do."""
+
+
+class DataAbsent(DataError):
+    """The data set is nowhere on this machine and no mirror answers."""
+
+    exit_code = 3

@@ -168,6 +168,7 @@ def held(study: optuna.Study) -> list[str]:
 
 
 def running(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials whose tickets are held, by number."""
     return study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
 
 

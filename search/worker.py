@@ -17,6 +17,7 @@ from optuna.trial import Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from fmnist import data as fashion
+from fmnist.errors import DataError
 from search import queue
 from search.objective import run_trial
 from search.storage import StorageError, open_storage, reported
@@ -63,7 +64,7 @@ def main(settings: WorkerSettings) -> None:
     try:
         with reported(settings.storage):
             work(settings, stop)
-    except (StorageError, fashion.DataError) as error:
+    except (StorageError, DataError) as error:
         sys.exit(f"worker {os.getpid()}: {error}")
 
 

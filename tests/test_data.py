@@ -7,8 +7,10 @@ import pytest
 import torch
 from torchvision.datasets import FashionMNIST
 
-from fmnist import data
-from fmnist.data import CHECKSUMS, DataAbsent, DataError, DataSet
+from fmnist import data, source
+from fmnist.data import DataSet
+from fmnist.errors import DataAbsent, DataError
+from fmnist.source import CHECKSUMS
 from tests.conftest import digits
 
 TRAIN_IMAGES = "train-images-idx3-ubyte"
@@ -79,28 +81,28 @@ def test_an_incomplete_declaration_is_named(own: Path) -> None:
 
 def test_a_given_folder_is_the_only_one_looked_at(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match=r"no train-images-idx3-ubyte\.gz in it"):
-        data.find(tmp_path)
+        source.find(tmp_path)
     monkeypatch.setenv("FMNIST_DATA", str(own))
-    assert data.find() == own
+    assert source.find() == own
     with pytest.raises(DataError, match="name the folder"):
-        data.find(tmp_path)
+        source.find(tmp_path)
 
 
 def test_the_cache_comes_before_debians_folder(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FMNIST_DATA", raising=False)
-    monkeypatch.setattr(data, "DEBIAN_FOLDER", own)
-    monkeypatch.setattr(data, "cache_folder", lambda: tmp_path / "cache")
-    assert data.find() == own
+    monkeypatch.setattr(source, "DEBIAN_FOLDER", own)
+    monkeypatch.setattr(source, "cache_folder", lambda: tmp_path / "cache")
+    assert source.find() == own
     data.write(tmp_path / "cache", *digits())
-    assert data.find() == tmp_path / "cache"
+    assert source.find() == tmp_path / "cache"
 
 
 def test_an_unreachable_mirror_names_both_ways_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FMNIST_DATA", raising=False)
-    monkeypatch.setattr(data, "DEBIAN_FOLDER", tmp_path / "absent")
+    monkeypatch.setattr(source, "DEBIAN_FOLDER", tmp_path / "absent")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(FashionMNIST, "mirrors", ["http://127.0.0.1:9/"])
-    leftover = data.cache_folder() / TRAIN_IMAGES  # torchvision downloads nothing where it finds these
+    leftover = source.cache_folder() / TRAIN_IMAGES  # torchvision downloads nothing where it finds these
     leftover.parent.mkdir(parents=True)
     leftover.write_bytes(b"")
     with pytest.raises(DataAbsent, match=r"apt-get install dataset-fashion-mnist.*--data-dir"):

@@ -56,6 +56,7 @@ def score_on_option(default: str) -> Callable[[Command], Command]:
 
 
 def json_option(command: Command) -> Command:
+    """Whether the answer is printed as JSON."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")(command)
 
 

@@ -10,7 +10,8 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, create_trial
 
 from fmnist.checkpoint import CheckpointError, load
-from fmnist.data import DataError, DataSet, split
+from fmnist.data import DataSet, split
+from fmnist.errors import DataError
 from fmnist.evaluation import classification_scores, confusion_matrix, evaluate
 from search.study import DATA, REASON, STEPS_PER_EPOCH, definition_of
 from search.summary import Summary, summarize
