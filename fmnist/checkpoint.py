@@ -5,13 +5,13 @@ their split, data set, versions, git commit) and, for a training that is not at 
 what it needs to go on. Nothing in it is ever unpickled into an object.
 """
 
-import os
 import platform
 import subprocess
 import warnings
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import version
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch import nn
 from fmnist.architectures import build
 from fmnist.data import DataSet
 from fmnist.errors import ExpectedError
+from fmnist.files import write_whole
 from fmnist.hyperparameters import Hyperparameters, ScoreOn
 from fmnist.training import EpochMetrics, Training
 
@@ -63,6 +64,11 @@ def save(path: Path, training: Training, score_on: ScoreOn, data: DataSet) -> No
     Raises:
         OSError: the disk is full or the folder cannot be written; the former file stays.
     """
+    write_whole(path, dump(training, score_on, data))
+
+
+def dump(training: Training, score_on: ScoreOn, data: DataSet) -> bytes:
+    """The training as it stands, as the content of a checkpoint file."""
     state = training.state_dict()
     weights = state.pop("averaged")
     payload = {
@@ -77,18 +83,9 @@ def save(path: Path, training: Training, score_on: ScoreOn, data: DataSet) -> No
         "weights": weights,
         "resume": None if training.finished else state,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with partial.open("wb") as file:
-            torch.save(payload, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except RuntimeError as error:  # torch's zip writer reports a failed write so
-        raise OSError(f"{path}: could not be written ({str(error).splitlines()[0]})") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    content = BytesIO()
+    torch.save(payload, content)
+    return content.getvalue()
 
 
 def load(path: Path) -> Checkpoint:
@@ -98,16 +95,27 @@ def load(path: Path) -> Checkpoint:
         CheckpointError: the file cannot be read or was not written by `save`.
     """
     try:
-        with warnings.catch_warnings(action="ignore"):  # torch muses on how other files were pickled
-            payload = torch.load(path, map_location="cpu", weights_only=True)
+        content = path.read_bytes()
     except OSError as error:
         raise CheckpointError(
             f"{path}: {error.strerror or error}; name a checkpoint that fmnist-search wrote"
         ) from error
+    return parse(content, str(path))
+
+
+def parse(content: bytes, name: str) -> Checkpoint:
+    """Read the content of a checkpoint file; `name` is what an error calls it.
+
+    Raises:
+        CheckpointError: it was not written by `save`, or is damaged.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"):  # torch muses on how other files were pickled
+            payload = torch.load(BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # torch fails in a dozen ways on what is not its own
-        raise CheckpointError(f"{path}: damaged, or not a checkpoint of fmnist-search") from error
+        raise CheckpointError(f"{name}: damaged, or not a checkpoint of fmnist-search") from error
     if not isinstance(payload, dict) or payload.pop("format", None) != FORMAT:
-        raise CheckpointError(f"{path}: not a checkpoint of fmnist-search ('{FORMAT}' is not in it)")
+        raise CheckpointError(f"{name}: not a checkpoint of fmnist-search ('{FORMAT}' is not in it)")
     try:
         checkpoint = Checkpoint(
             **{
@@ -118,7 +126,7 @@ def load(path: Path) -> Checkpoint:
         )
         checkpoint.network()
     except (TypeError, KeyError, RuntimeError, ValidationError) as error:
-        raise CheckpointError(f"{path}: its content does not fit this version of fmnist-search") from error
+        raise CheckpointError(f"{name}: its content does not fit this version of fmnist-search") from error
     return checkpoint
 
 

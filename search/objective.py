@@ -1,8 +1,9 @@
 """One trial: suggest, train epoch by epoch, save, report, prune."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import torch
 from optuna.trial import Trial, TrialState
@@ -14,8 +15,21 @@ from fmnist.hyperparameters import Hyperparameters
 from fmnist.seeds import derive
 from fmnist.training import Diverged, EpochMetrics, Training
 from search import space
+from search.artifacts import Artifacts, checkpoint_name
 from search.definition import StudyDefinition
-from search.study import REASON, STEPS_PER_EPOCH
+from search.lease import REASON
+from search.study import CHECKPOINT, STEPS_PER_EPOCH, checkpoint_of
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What all trials of a study have in common in one process."""
+
+    definition: StudyDefinition
+    data: DataSet
+    splits: Splits
+    device: torch.device
+    artifacts: Artifacts
 
 
 @dataclass(frozen=True)
@@ -32,35 +46,34 @@ class Outcome:
 
 def run_trial(
     trial: Trial,
-    definition: StudyDefinition,
-    data: DataSet,
-    splits: Splits,
-    device: torch.device,
-    path: Path,
-    stopping: Callable[[], bool],
+    objective: Objective,
+    stopping: Callable[[], bool] = lambda: False,
+    watch: Callable[[Training], None] = lambda _: None,
 ) -> Outcome:
-    """Train a trial from where its checkpoint stands, or from the start.
+    """Train a trial from where its newest checkpoint stands, or from the start.
+
+    Each report is made in this order: the checkpoint, its name in the database, the
+    report, the pruner's verdict. Whatever of it is missing is made up for first.
 
     Args:
-        path: its checkpoint file, written at each report, before it.
         stopping: asked after each report whether to stop here and go on later.
+        watch: given the training before it goes on.
 
     Raises:
-        OSError: the checkpoint could not be written.
+        OSError, ArtifactError: the checkpoint could not be written.
     """
-    hyperparameters = space.suggest(trial, definition)
-    seed = derive(definition.seed, "training", trial.number)
-    saved = _saved(path, hyperparameters, seed, splits.score_on, data.fingerprint)
+    hyperparameters = space.suggest(trial, objective.definition)
+    saved = _saved(trial, objective, hyperparameters)
     if saved:
         for metrics in saved.history:
             _report(trial, metrics)
         if outcome := _verdict(trial, hyperparameters, saved.history[-1]):
             return outcome
-    training = checkpoint.resume(saved, device) if saved else Training(hyperparameters, seed, device)
+    training = _training(trial, objective, hyperparameters, saved)
+    watch(training)
     try:
-        for metrics in training.epochs(splits, early=True):
-            checkpoint.save(path, training, splits.score_on, data)
-            trial.set_user_attr("seconds", sum(epoch.seconds for epoch in training.history))
+        for metrics in training.epochs(objective.splits, early=True):
+            _save(trial, objective, training)
             _report(trial, metrics)
             if outcome := _verdict(trial, hyperparameters, metrics):
                 return outcome
@@ -71,20 +84,58 @@ def run_trial(
     raise AssertionError("a training ends with its last epoch")
 
 
-def _saved(
-    path: Path, hyperparameters: Hyperparameters, seed: int, score_on: str, data_fingerprint: str
-) -> Checkpoint | None:
-    """The checkpoint of an earlier attempt at this very training.
+def training_seed(definition: StudyDefinition, number: int) -> int:
+    """The seed of a trial's training: no two trials of a study share it."""
+    return derive(definition.seed, "training", number)
 
-    One that is damaged or of another training, left by an earlier study of this name, is
-    of no use: a new training comes to the same weights.
+
+def weights_digest(weights: dict[str, Any]) -> str:
+    """The SHA-256 of a network's weights: names and every bit."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _training(
+    trial: Trial, objective: Objective, hyperparameters: Hyperparameters, saved: Checkpoint | None
+) -> Training:
+    if saved is None:
+        return Training(hyperparameters, training_seed(objective.definition, trial.number), objective.device)
+    torch.set_num_threads(saved.made_with["threads"])  # another number would change the sums
+    return checkpoint.resume(saved, objective.device)
+
+
+def _saved(trial: Trial, objective: Objective, hyperparameters: Hyperparameters) -> Checkpoint | None:
+    """The newest checkpoint of an earlier attempt at this very training.
+
+    One that is damaged or of another training is of no use: a new training comes to the same weights.
     """
+    name = checkpoint_of(trial.storage.get_trial(trial._trial_id))
+    content = objective.artifacts.read(name) if name else None
+    if name is None or content is None:
+        return None
     try:
-        saved = checkpoint.load(path)
+        saved = checkpoint.parse(content, name)
     except checkpoint.CheckpointError:
         return None
     found = (saved.hyperparameters, saved.seed, saved.score_on, saved.data_fingerprint)
-    return saved if found == (hyperparameters, seed, score_on, data_fingerprint) else None
+    seed = training_seed(objective.definition, trial.number)
+    expected = (hyperparameters, seed, objective.splits.score_on, objective.data.fingerprint)
+    return saved if found == expected else None
+
+
+def _save(trial: Trial, objective: Objective, training: Training) -> None:
+    """Store the training as it stands, and then name it as the trial's newest checkpoint."""
+    former = checkpoint_of(trial.storage.get_trial(trial._trial_id))
+    name = checkpoint_name(trial.number, training.history[-1].epoch)
+    objective.artifacts.write(name, checkpoint.dump(training, objective.splits.score_on, objective.data))
+    seconds = sum(epoch.seconds for epoch in training.history)
+    weights = weights_digest(training.scored_network.state_dict())
+    trial.set_user_attr(CHECKPOINT, {"name": name, "weights": weights, "seconds": seconds})
+    if former and former != name:
+        objective.artifacts.remove(former)
 
 
 def _report(trial: Trial, metrics: EpochMetrics) -> None:

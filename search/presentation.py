@@ -26,9 +26,10 @@ def show(console: Console, result: "RunResult", settings: "RunSettings", report:
     """The end of a run: what was done, the best trials, where things lie, how to look further."""
     trials, name = result.summary.trials, result.summary.study
     say = _speaker(console)
-    if result.interrupted or result.timed_out:
-        why = "Stopped" if result.interrupted else "Time is up"
-        say(f"{why}: {trials.finished} of {result.goal} trials are finished; the same command goes on from here.")
+    if result.stopped and trials.finished < result.goal:
+        why = {"interrupted": "Stopped", "timeout": "Time is up", "request": "Stopped by `fmnist-search stop`"}
+        done = f"{trials.finished} of {result.goal} trials are finished"
+        say(f"{why[result.stopped]}: {done}; the same command goes on from here.")
     elif not result.had_work:
         say(
             f"Nothing left to do: study {name} has {trials.finished} finished trials of {result.goal}; "
@@ -51,7 +52,8 @@ def show(console: Console, result: "RunResult", settings: "RunSettings", report:
 def _where(settings: "RunSettings") -> str:
     """The options that lead other commands to the same database."""
     default = default_url(Path("studies"))
-    return "" if settings.storage == default else f" --storage {shlex.quote(masked(settings.storage))}"
+    storage = settings.worker.storage
+    return "" if storage == default else f" --storage {shlex.quote(masked(storage))}"
 
 
 def best_trials(study: optuna.Study, score_on: str) -> Table:

@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from search.study import REASON
+from search.lease import REASON
 from search.summary import Summary
 from search.text import assignments, duration, percent
 

@@ -1,48 +1,39 @@
-"""Trials as tickets: topped up to a budget, claimed once each, given back.
+"""Trials as tickets: topped up to a goal, claimed once each, replaced when they fail for good.
 
 A ticket is a WAITING trial in Optuna's own tables. Claiming it is one transaction, so
-that any number of workers on any machine drain the queue exactly.
+that any number of workers on any machine drain the queue exactly. What happens to a
+ticket that is held is in `lease`.
 """
 
 import itertools
-import json
-import os
-import socket
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
-from typing import Any
-from uuid import uuid4
+from datetime import datetime
 
 import optuna
-from optuna.storages import RDBStorage
-from optuna.storages._rdb.models import TrialModel, TrialUserAttributeModel
-from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy import delete, insert, select, update
+from optuna.trial import TrialState, create_trial
+from sqlalchemy import Connection, func, select, update
 
+from fmnist.errors import ExpectedError
 from search import space
 from search.definition import StudyDefinition
+from search.lease import ATTEMPTS, REASON, Holder, Ticket, begin
+from search.storage import lock
+from search.tables import ATTRIBUTES, TRIALS, backend
 
-OWNER = "worker"  # the trial's user attribute that names who holds or held it
-
-TRIALS = TrialModel.__table__
-ATTRIBUTES = TrialUserAttributeModel.__table__
+GOAL = "goal"  # the study's user attribute: trials to reach, and how many had failed when that was asked
+FAILURES = 3  # that a study may have beyond half of its finished trials
 
 
-@dataclass(frozen=True)
-class Owner:
-    """Who holds a ticket."""
-
-    host: str = field(default_factory=socket.gethostname)
-    pid: int = field(default_factory=os.getpid)
-    token: str = field(default_factory=lambda: uuid4().hex)
-    device: str = "cpu"
+class TooManyFailures(ExpectedError):
+    """So many trials failed that replacing them is no use; the message names the last reason."""
 
 
 def counts(study: optuna.Study) -> Counter[TrialState]:
     """How many trials are in each state."""
-    return Counter(trial.state for trial in study.get_trials(deepcopy=False))
+    by_state = select(TRIALS.c.state, func.count()).where(TRIALS.c.study_id == study._study_id).group_by(TRIALS.c.state)
+    with backend(study).engine.connect() as connection:
+        return Counter(dict(connection.execute(by_state).tuples().all()))
 
 
 def size(study: optuna.Study) -> int:
@@ -52,16 +43,34 @@ def size(study: optuna.Study) -> int:
 
 
 def top_up(study: optuna.Study, definition: StudyDefinition, trials: int) -> int:
-    """Add tickets until finished, running and waiting trials are `trials`; returns how many.
+    """Add tickets until finished, running and waiting trials are `trials`; returns the new goal.
 
-    A grid gets no more than its points. Call it under the storage's lock: then two callers with one aim do not add up.
+    A grid gets no more than its points, and what was asked for earlier stays. Call it
+    under the storage's lock: then two callers with one aim do not add up.
     """
+    return _raise_goal(study, definition, trials, {})
+
+
+def enqueue(study: optuna.Study, definition: StudyDefinition, trials: int, fixed: space.Point) -> int:
+    """Add that many tickets, with some parameters fixed; returns the new goal. Call it under the storage's lock."""
+    return _raise_goal(study, definition, size(study) + trials, fixed)
+
+
+def _raise_goal(study: optuna.Study, definition: StudyDefinition, trials: int, fixed: space.Point) -> int:
+    failed = counts(study)[TrialState.FAIL]
+    study.set_user_attr(GOAL, {"trials": trials, "failed": failed})  # first: if this is killed, a worker goes on
+    _add(study, definition, trials - size(study), fixed)
+    study.set_user_attr(GOAL, {"trials": size(study), "failed": failed})
+    return size(study)
+
+
+def _add(study: optuna.Study, definition: StudyDefinition, missing: int, fixed: space.Point) -> int:
     points = _points(study, definition, start=sum(counts(study).values()))
-    missing = list(itertools.islice(points, max(0, trials - size(study))))
-    for point in missing:
-        attributes = {} if point is None else {"fixed_params": point}
-        study.add_trial(create_trial(state=TrialState.WAITING, system_attrs=attributes))
-    return len(missing)
+    added = list(itertools.islice(points, max(0, missing)))
+    for point in added:
+        full = fixed if point is None else point | fixed
+        study.add_trial(create_trial(state=TrialState.WAITING, system_attrs={"fixed_params": full} if full else {}))
+    return len(added)
 
 
 def _points(study: optuna.Study, definition: StudyDefinition, start: int) -> Iterator[space.Point | None]:
@@ -78,111 +87,81 @@ def _points(study: optuna.Study, definition: StudyDefinition, start: int) -> Ite
         yield from sorted(free, key=lambda point: point != defaults)  # the default comes first
         return
     make = {"random": space.random_point, "qmc": space.quasi_random_point}.get(definition.sampler)
-    number = start
-    while True:
+    for number in itertools.count(start):
         if number == 0:
             yield defaults
         else:
             yield make(ranges, definition.seed, number - 1) if make else None
-        number += 1
 
 
-def claim(study: optuna.Study, owner: Owner) -> int | None:
-    """Take the oldest ticket: WAITING to RUNNING, with the owner's name, in one transaction.
+def replace_failed(study: optuna.Study, definition: StudyDefinition, url: str) -> int:
+    """Put fresh tickets in the place of trials that failed for good; returns how many.
+
+    Raises:
+        TooManyFailures: as `check_failures`.
+    """
+    check_failures(study)
+    if size(study) >= goal(study)["trials"]:
+        return 0
+    with lock(url):
+        return _add(study, definition, goal(study)["trials"] - size(study), {})
+
+
+def goal(study: optuna.Study) -> dict[str, int]:
+    """The study's goal: `trials` to finish, and how many had `failed` when that was asked for."""
+    return study.user_attrs.get(GOAL, {"trials": 0, "failed": 0})  # type: ignore[no-any-return]
+
+
+def check_failures(study: optuna.Study) -> None:
+    """See whether failing is the rule.
+
+    Raises:
+        TooManyFailures: since the goal was set, more than half as many trials failed as
+            the study has finished, and a few.
+    """
+    state = counts(study)
+    failed = state[TrialState.FAIL] - goal(study)["failed"]
+    if failed > FAILURES + (state[TrialState.COMPLETE] + state[TrialState.PRUNED]) // 2:
+        last = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))[-1]
+        reason = last.user_attrs.get(REASON, "no reason is recorded")
+        raise TooManyFailures(f"{failed} trials failed, the last of them: {reason}. Run it again once that is mended.")
+
+
+def claim(study: optuna.Study, holder: Holder, token: str) -> Ticket | None:
+    """Take the oldest ticket: WAITING to RUNNING, with a new attempt and its heartbeat, in one transaction.
+
+    Args:
+        token: new for each claim. A claim whose answer was lost may be repeated with it.
 
     Returns:
-        The trial's id in the database, or None where nothing waits.
+        None where nothing waits.
     """
-    waiting = (
-        select(TRIALS.c.trial_id)
-        .where(TRIALS.c.study_id == study._study_id, TRIALS.c.state == TrialState.WAITING)
-        .order_by(TRIALS.c.number)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-    )
+    of_study = select(TRIALS.c.trial_id, TRIALS.c.number).where(TRIALS.c.study_id == study._study_id)
+    waiting = of_study.where(TRIALS.c.state == TrialState.WAITING).order_by(TRIALS.c.number).limit(1)
     with backend(study).engine.begin() as connection:
-        trial_id = connection.scalar(waiting)
-        if trial_id is None:
+        if claimed := _claimed(connection, study, token):
+            return claimed
+        row = connection.execute(waiting.with_for_update(skip_locked=True)).first()
+        if row is None:
             return None
-        started = datetime.now(UTC).replace(tzinfo=None)  # Optuna stores naive UTC
-        connection.execute(
-            update(TRIALS).where(TRIALS.c.trial_id == trial_id).values(state=TrialState.RUNNING, datetime_start=started)
-        )
-        connection.execute(delete(ATTRIBUTES).where(ATTRIBUTES.c.trial_id == trial_id, ATTRIBUTES.c.key == OWNER))
-        connection.execute(
-            insert(ATTRIBUTES).values(trial_id=trial_id, key=OWNER, value_json=json.dumps(asdict(owner)))
-        )
-    return int(trial_id)
+        running = {"state": TrialState.RUNNING, "datetime_start": datetime.now()}  # local time, as Optuna's own
+        connection.execute(update(TRIALS).where(TRIALS.c.trial_id == row.trial_id).values(**running))
+        return begin(connection, row.trial_id, row.number, holder, token)
+
+
+def _claimed(connection: Connection, study: optuna.Study, token: str) -> Ticket | None:
+    """The ticket that was claimed with that token already."""
+    held = (
+        select(TRIALS.c.trial_id, TRIALS.c.number, ATTRIBUTES.c.value_json)
+        .join(ATTRIBUTES, (ATTRIBUTES.c.trial_id == TRIALS.c.trial_id) & (ATTRIBUTES.c.key == ATTEMPTS))
+        .where(TRIALS.c.study_id == study._study_id, TRIALS.c.state == TrialState.RUNNING)
+        .where(ATTRIBUTES.c.value_json.contains(token))
+    )
+    row = connection.execute(held).first()
+    return Ticket(row.trial_id, row.number, row.value_json) if row else None
 
 
 def is_empty(study: optuna.Study) -> bool:
     """Whether no ticket waits and none is held, so that none can come back."""
-    left = select(TRIALS.c.trial_id).where(
-        TRIALS.c.study_id == study._study_id, TRIALS.c.state.in_([TrialState.WAITING, TrialState.RUNNING])
-    )
-    with backend(study).engine.connect() as connection:
-        return connection.scalar(left.limit(1)) is None
-
-
-def give_back(study: optuna.Study, trial_id: int, owner: dict[str, Any]) -> bool:
-    """Put a trial back among the waiting, if it is running and still this owner's.
-
-    Number, parameters and reports stay. Returns whether it was so.
-    """
-    held = select(ATTRIBUTES.c.trial_id).where(
-        ATTRIBUTES.c.trial_id == trial_id, ATTRIBUTES.c.key == OWNER, ATTRIBUTES.c.value_json == json.dumps(owner)
-    )
-    back = (
-        update(TRIALS)
-        .where(TRIALS.c.trial_id == trial_id, TRIALS.c.state == TrialState.RUNNING, held.exists())
-        .values(state=TrialState.WAITING)
-    )
-    with backend(study).engine.begin() as connection:
-        return connection.execute(back).rowcount == 1
-
-
-def release(study: optuna.Study, *, pid: int | None = None) -> int:
-    """Give back the tickets of workers of this machine that are dead; returns how many.
-
-    Args:
-        pid: only those of this process, which the caller knows to be dead.
-    """
-    released = 0
-    for trial in running(study):
-        owner: dict[str, Any] = trial.user_attrs.get(OWNER, {})
-        if owner.get("host") != socket.gethostname():
-            continue
-        if owner["pid"] == pid or (pid is None and not _alive(owner["pid"])):
-            released += give_back(study, trial._trial_id, owner)
-    return released
-
-
-def held(study: optuna.Study) -> list[str]:
-    """Who holds the running trials, in words."""
-    described = []
-    for trial in running(study):
-        owner = trial.user_attrs.get(OWNER)
-        holder = f"process {owner['pid']} on {owner['host']}" if owner else "something other than fmnist-search"
-        described.append(f"trial {trial.number} by {holder}")
-    return described
-
-
-def running(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials whose tickets are held, by number."""
-    return study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-
-
-def backend(study: optuna.Study) -> RDBStorage:
-    """The database under Optuna's cache."""
-    storage: RDBStorage = study._storage._backend  # type: ignore[attr-defined]
-    return storage
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    state = counts(study)
+    return state[TrialState.WAITING] == state[TrialState.RUNNING] == 0

@@ -2,50 +2,47 @@
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
+from typing import Literal
 
 import optuna
 from rich.console import Console
 
 from fmnist import data as fashion
-from fmnist.errors import ExpectedError
 from search import queue
 from search.definition import StudyDefinition
 from search.engines import local
 from search.progress import FinishedTrials, Progress
-from search.storage import lock, masked, open_storage, reported
-from search.study import REASON, load_study, open_study
+from search.reaper import held, release
+from search.storage import lock, masked, open_storage, persistently, reported, warnings_for
+from search.study import Place, load_study, open_study, stop_requests
 from search.summary import Summary, summarize
-
-
-class SearchFailed(ExpectedError):
-    """The search cannot reach its number of trials; the message says why."""
+from search.worker import WorkerSettings
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """How a search runs here, as opposed to what it searches. timeout: seconds."""
+    """How a search runs here, as opposed to what it searches.
 
-    name: str
+    worker: what each worker gets, but for its share of cores and devices. timeout: seconds.
+    """
+
     trials: int
-    storage: str
-    folder: Path
-    data_dir: Path | None
-    device: str
+    place: Place
     workers: int
+    worker: WorkerSettings
     timeout: float | None
     quiet: bool
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """How a search ended. interrupted: by Ctrl-C or SIGTERM. goal: trials it aimed at.
+    """How a search ended. goal: trials it aimed at.
 
-    had_work: whether anything was left to do.
+    had_work: whether anything was left to do. stopped: by whom, before the goal; None if it was reached.
     """
 
     study: optuna.Study
@@ -53,8 +50,7 @@ class RunResult:
     summary: Summary
     goal: int
     had_work: bool
-    interrupted: bool
-    timed_out: bool
+    stopped: Literal["interrupted", "timeout", "request"] | None
 
 
 class Interrupts:
@@ -86,102 +82,87 @@ def run_search(definition: StudyDefinition, settings: RunSettings, console: Cons
     Tickets that an earlier run left in the queue are run too, if they are more.
 
     Raises:
-        DataError, StorageError, StudyError: nothing was started.
-        SearchFailed: too many trials failed, or worker processes crashed.
+        DataError, StorageError, StudyError, ArtifactError: nothing was started.
+        WorkersDied, TooManyFailures: it cannot be brought there.
     """
-    data = fashion.load(settings.data_dir)
-    storage = open_storage(settings.storage, "create")
-    with reported(settings.storage):
-        with lock(settings.storage):
-            study = open_study(storage, settings.name, definition, data, settings.folder)
-            queue.release(study)
-            queue.top_up(study, definition, settings.trials)
-            goal = queue.size(study)  # more than was asked for, if an earlier run was asked for more
-        view = load_study(open_storage(settings.storage), settings.name)
-        summary = summarize(view, settings.folder)
+    worker, folder = settings.worker, settings.place.folder
+    data = fashion.load(worker.data_dir)
+    storage = open_storage(worker.storage, "create")
+    with reported(worker.storage):
+        with lock(worker.storage):
+            study = open_study(storage, worker.study, definition, data, settings.place, allow_mixed=worker.allow_mixed)
+            release(study)
+            goal = queue.top_up(study, definition, settings.trials)  # more, if an earlier run asked for more
+        view = load_study(open_storage(worker.storage), worker.study)
+        summary = summarize(view, folder)
         unfinished = summary.trials.finished < goal
-        interrupted = timed_out = False
+        stopped = None
         if unfinished:
             if not settings.quiet:
-                _announce(console, definition, data, settings, summary, goal)
-                for holder in queue.held(study):
-                    console.print(f"Held already: {holder}.", highlight=False, markup=False, soft_wrap=True)
-            interrupted, timed_out = _drain(study, view, definition, settings, goal, console)
-        summary = summarize(view, settings.folder)
-    return RunResult(view, data, summary, goal, unfinished, interrupted, timed_out)
+                _announce(console, study, definition, data, settings, summary, goal)
+            stopped = _drain(study, view, settings, goal, console)
+        summary = persistently(lambda: summarize(view, folder))
+    return RunResult(view, data, summary, goal, unfinished, stopped)
 
 
 def _announce(
     console: Console,
+    study: optuna.Study,
     definition: StudyDefinition,
     data: fashion.DataSet,
     settings: RunSettings,
     summary: Summary,
     goal: int,
 ) -> None:
+    worker = settings.worker
     before = f" ({summary.trials.finished} are finished already)" if summary.trials.finished else ""
     if goal > settings.trials:
         before += f", as an earlier run asked for more than {settings.trials},"
-    console.print(
-        f"Study {settings.name}: {goal} trials{before} of {definition.defaults.architecture} on {data.name} "
-        f"({len(data.train):,} + {len(data.test):,} images), scored on {definition.score_on}.\n"
+    lines = [
+        f"Study {worker.study}: {goal} trials{before} of {definition.defaults.architecture} on {data.name} "
+        f"({len(data.train):,} + {len(data.test):,} images), scored on {definition.score_on}.",
         f"{definition.sampler} sampler, {definition.pruner} pruner, seed {definition.seed}; "
         f"{settings.workers} workers, torch threads each: {local.threads_each(settings.workers)}, "
-        f"device: {settings.device}; {masked(settings.storage)}",
-        highlight=False,
-        markup=False,
-        soft_wrap=not console.is_terminal,
-    )
+        f"device: {worker.device}; {masked(worker.storage)}",
+        *(f"Held already: {holder}." for holder in held(study)),
+        *warnings_for(worker.storage, settings.workers),
+    ]
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=not console.is_terminal)
 
 
 def _drain(
-    study: optuna.Study,
-    view: optuna.Study,
-    definition: StudyDefinition,
-    settings: RunSettings,
-    goal: int,
-    console: Console,
-) -> tuple[bool, bool]:
-    """Run workers until `goal` is reached; returns whether it was interrupted, and timed out.
+    study: optuna.Study, view: optuna.Study, settings: RunSettings, goal: int, console: Console
+) -> Literal["interrupted", "timeout", "request"] | None:
+    """Run workers until the queue is empty; returns what stopped them before, if anything did.
 
     view: the same study over an engine that only reads and so never waits.
     """
     deadline = None if settings.timeout is None else time.monotonic() + settings.timeout
-    workers = local.settings_for(settings.storage, settings.name, settings.data_dir, settings.device, settings.workers)
-    before = summarize(view, settings.folder).trials
+    before = summarize(view, settings.place.folder).trials
     finished = FinishedTrials(view)
+    request = stop_requests(view)
 
     with Progress(console, goal, before.finished, settings.quiet) as progress:
         interrupts = Interrupts(lambda: progress.say("Stopping after the running epochs; Ctrl-C again stops at once."))
 
-        def stopping() -> bool:
-            return interrupts.asked or (deadline is not None and time.monotonic() > deadline)
+        def out_of_time() -> bool:
+            return deadline is not None and time.monotonic() > deadline
 
-        def tick() -> None:
-            progress.show(summarize(view, settings.folder), finished.new())
+        def tick() -> Hashable:
+            summary = summarize(view, settings.place.folder)
+            progress.show(summary, finished.new())
+            return summary.trials, tuple(summary.running)
 
         with interrupts.installed():
-            while not stopping():
-                try:
-                    local.drain(study, workers, stopping, tick)
-                except local.WorkersDied as error:
-                    raise SearchFailed(str(error)) from error
-                trials = summarize(view, settings.folder).trials
-                if trials.finished >= goal:
-                    break
-                if not stopping():
-                    _replace_failed(study, definition, settings, goal, trials.failed - before.failed)
-        return interrupts.asked, not interrupts.asked and stopping()
-
-
-def _replace_failed(
-    study: optuna.Study, definition: StudyDefinition, settings: RunSettings, goal: int, failed: int
-) -> None:
-    """Put fresh tickets in the place of failed ones, unless failing is the rule."""
-    bound = max(3, goal // 10)
-    if failed > bound:
-        last = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.FAIL,))[-1]
-        reason = last.user_attrs.get(REASON, "no reason is recorded")
-        raise SearchFailed(f"{failed} trials have failed, the last with: {reason}")
-    with lock(settings.storage):
-        queue.top_up(study, definition, goal)
+            local.drain(
+                study,
+                local.shared_out(settings.worker, settings.workers),
+                lambda: interrupts.asked or out_of_time(),
+                tick,
+            )
+    if interrupts.asked:
+        return "interrupted"
+    if out_of_time():
+        return "timeout"
+    return "request" if persistently(lambda: stop_requests(view)) != request else None

@@ -20,7 +20,7 @@ from optuna.distributions import (
 from optuna.trial import Trial
 
 from fmnist.hyperparameters import Hyperparameters
-from search.definition import Parameter, StudyDefinition
+from search.definition import DefinitionError, Parameter, StudyDefinition
 
 Distributions = Mapping[str, BaseDistribution]
 Point = dict[str, Any]
@@ -102,3 +102,33 @@ def _value_at(distribution: BaseDistribution, u: float) -> Any:
         return min(max(round(math.exp(low + u * (high - low))), distribution.low), distribution.high)
     values = values_of(distribution)
     return values[int(u * len(values))]
+
+
+def parse_assignment(definition: StudyDefinition, assignment: str) -> tuple[str, Any]:
+    """A searched hyperparameter and its value from NAME=VALUE.
+
+    Raises:
+        DefinitionError: the study does not search it, or not with that value.
+    """
+    name, _, text = assignment.partition("=")
+    space = distributions(definition)
+    if name not in space:
+        raise DefinitionError(
+            f"--set {assignment}: the study searches {', '.join(space)}; write one of them as NAME=VALUE"
+        )
+    allowed = space[name]
+    if isinstance(allowed, CategoricalDistribution):
+        chosen = {str(choice): choice for choice in allowed.choices}
+        if text not in chosen:
+            raise DefinitionError(f"--set {assignment}: {name} is one of {', '.join(chosen)}")
+        return name, chosen[text]
+    assert isinstance(allowed, IntDistribution | FloatDistribution)
+    whole = isinstance(allowed, IntDistribution)
+    try:
+        value = int(text) if whole else float(text)
+    except ValueError:
+        raise DefinitionError(f"--set {assignment}: {name} is a {'whole ' if whole else ''}number") from None
+    if not allowed._contains(value):
+        step = f" in steps of {allowed.step}" if allowed.step else ""
+        raise DefinitionError(f"--set {assignment}: {name} is from {allowed.low} to {allowed.high}{step} in this study")
+    return name, value

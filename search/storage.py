@@ -4,10 +4,12 @@ Every transaction on SQLite begins as a writer's. Two workers that read the queu
 readers' transactions would otherwise take the same ticket (optuna#4002, optuna#4621).
 """
 
-from collections.abc import Iterator
+import random
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import optuna
 import sqlalchemy
@@ -15,11 +17,17 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError, SQLAlchemyError
 
 from fmnist.errors import ExpectedError
 
 BUSY_TIMEOUT = 60  # seconds that a writer waits for another
+SQLITE_WORKERS = 8  # that SQLite serves without much waiting
+NETWORKED = ("nfs", "cifs", "smb", "afs", "9p", "ceph", "lustre", "gpfs", "fuse.sshfs", "fuse.gluster", "fuse.s3")
+PATIENCE = 600  # seconds for which a database that is out of reach is tried again
+FIRST_PAUSE, LONGEST_PAUSE = 0.25, 10.0  # seconds between two tries
+
+T = TypeVar("T")
 
 
 class StorageError(ExpectedError):
@@ -99,6 +107,30 @@ def open_storage(url: str, mode: Literal["create", "write", "read"] = "read") ->
     return storage
 
 
+def warnings_for(url: str, workers: int) -> list[str]:
+    """What is to be said about a database that will not serve so many workers, or not safely."""
+    parsed = parse(url)
+    if parsed.drivername != "sqlite":
+        return []
+    warnings = []
+    if workers > SQLITE_WORKERS:
+        warnings.append(f"Warning: more than {SQLITE_WORKERS} workers wait for each other on SQLite; use PostgreSQL.")
+    kind = _file_system(Path(str(parsed.database)))
+    if kind.startswith(NETWORKED):
+        warnings.append(f"Warning: SQLite is not safe on a network file system ({kind}); use PostgreSQL.")
+    return warnings
+
+
+def _file_system(path: Path) -> str:
+    """The kind of file system that a path is on, as /proc/mounts calls it; empty where that cannot be told."""
+    mounts = Path("/proc/mounts")
+    if not mounts.is_file():
+        return ""
+    kinds = {Path(fields[1].encode().decode("unicode_escape")): fields[2] for fields in map(str.split, mounts.open())}
+    absolute = path.resolve()
+    return next((kinds[folder] for folder in (absolute, *absolute.parents) if folder in kinds), "")
+
+
 def _begin_as_writer(engine: sqlalchemy.Engine) -> None:
     """SQLAlchemy's recipe for SQLite, plus the write-ahead log."""
 
@@ -141,6 +173,37 @@ def reported(url: str) -> Iterator[None]:
         cause = error.__cause__ if isinstance(error, StorageInternalError) else error
         reason = _without_password(str(getattr(cause, "orig", None) or cause).strip().splitlines()[0], url)
         raise StorageError(f"{masked(url)}: {reason}{_mend(reason)}") from error
+
+
+def persistently(action: Callable[[], T], giving_up: Callable[[], bool] = lambda: False) -> T:
+    """Do it again, later and later, for as long as the database is out of reach or busy.
+
+    Args:
+        action: may be done again though its first time was committed.
+        giving_up: asked before each new try; after PATIENCE the trouble is raised in any case.
+    """
+    started, pause = time.monotonic(), FIRST_PAUSE
+    while True:
+        try:
+            return action()
+        except (SQLAlchemyError, StorageInternalError, StorageError) as error:
+            if not _passing(error) or giving_up() or time.monotonic() - started > PATIENCE:
+                raise
+        time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  # so that workers do not all come back at once
+        pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def _passing(error: BaseException | None) -> bool:
+    """Whether the trouble may pass by itself: a server that restarts, a lock that another holds."""
+    cause = error
+    while isinstance(cause, StorageInternalError | StorageError):
+        cause = cause.__cause__
+    if not isinstance(cause, OperationalError | InterfaceError):
+        return False
+    reason = str(cause.orig)
+    if "sqlite" in type(cause.orig).__module__:
+        return "locked" in reason
+    return not any(mark in reason for mark in ("authentication failed", "does not exist", "pg_hba.conf"))
 
 
 def _without_password(text: str, url: str) -> str:

@@ -1,7 +1,10 @@
 """A study in the database: made or resumed, with its definition, sampler and pruner."""
 
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import optuna
 from optuna.pruners import (
@@ -15,9 +18,11 @@ from optuna.pruners import (
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial
 
 from fmnist.errors import UsageError
 from fmnist.seeds import derive
+from search.artifacts import Artifacts, open_artifacts
 from search.definition import StudyDefinition, differences
 
 if TYPE_CHECKING:
@@ -26,46 +31,102 @@ if TYPE_CHECKING:
 # A report's step counts hundredths of an epoch, so that a rung inside an epoch is a whole number.
 STEPS_PER_EPOCH = 100
 
-# User attributes: of a study, and of a trial that did not complete.
-DEFINITION, DATA, FOLDER = "definition", "data", "folder"
-REASON = "reason"
+# User attributes of a study.
+DEFINITION, DATA, VERSIONS, FOLDER, ARTIFACTS, KEY = "definition", "data", "versions", "folder", "artifacts", "key"
+STOP, KEEP = "stop", "keep"
+
+CHECKPOINT = "checkpoint"  # a trial's: `name` of its newest one, SHA-256 of the `weights`, `seconds` of training so far
+MARK = "study.id"  # a file among the artifacts that says whose they are
 
 
 class StudyError(UsageError):
     """A study is absent or not the one that was meant; the message says what to do."""
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a study's files go.
+
+    folder: for its report, and for its checkpoints if `artifacts` names no other place.
+    keep: of how many best trials the checkpoints are kept.
+    """
+
+    folder: Path
+    artifacts: str | None = None
+    keep: int = 5
+
+
 def open_study(
-    storage: RDBStorage, name: str, definition: StudyDefinition, data: "DataSet", folder: Path
+    storage: RDBStorage,
+    name: str,
+    definition: StudyDefinition,
+    data: "DataSet",
+    place: Place,
+    *,
+    allow_mixed: bool = False,
 ) -> optuna.Study:
-    """Make the study, or resume the one of that name if it has the same definition and data.
+    """Make the study, or resume the one of that name if it has the same definition, data and versions.
 
     Call it under the storage's lock.
 
     Raises:
-        StudyError: a study of that name has another definition or another data set.
+        StudyError: a study of that name is another one, or has its artifacts elsewhere.
+        ArtifactError: the artifact store cannot be used.
+        OSError: nothing can be written there.
     """
     study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
     maximizes = study.directions == [StudyDirection.MAXIMIZE]
     if DEFINITION not in study.user_attrs and maximizes and not study.get_trials(deepcopy=False):
         # new, or left behind by a process that died here; the definition comes last, as the mark of a whole study
+        study.set_user_attr(KEY, uuid4().hex)
         study.set_user_attr(DATA, {"name": data.name, "fingerprint": data.fingerprint})
-        study.set_user_attr(FOLDER, str(folder.resolve()))
+        study.set_user_attr(VERSIONS, versions())
+        study.set_user_attr(ARTIFACTS, place.artifacts)
         study.set_user_attr(DEFINITION, definition.model_dump(mode="json"))
-        return study
     study = load_study(storage, name)
     if changed := differences(definition_of(study).identity(), definition.identity()):
         raise StudyError(
             f"study {name!r} exists with another definition ({'; '.join(changed)}). "
             "Give the new one a name with --name, or repeat what it was started with."
         )
+    check_alike(study, data, allow_mixed=allow_mixed)
+    stored = study.user_attrs[ARTIFACTS]
+    if place.artifacts is not None and place.artifacts != stored:
+        raise StudyError(
+            f"study {name!r} has its checkpoints in {stored or 'its own folder'}, not in {place.artifacts}; "
+            "leave out --artifacts, or give the new study a name with --name"
+        )
+    study.set_user_attr(FOLDER, str(place.folder.resolve()))
+    study.set_user_attr(KEEP, place.keep)
+    artifacts_of(study).write(MARK, study.user_attrs[KEY].encode())
+    return study
+
+
+def check_alike(study: optuna.Study, data: "DataSet", *, allow_mixed: bool) -> None:
+    """See whether this process would do the same as the one that made the study.
+
+    Raises:
+        StudyError: data set, version of fmnist-search or of torch differ, and `allow_mixed` does not permit it.
+    """
+    if allow_mixed:
+        return
+    name = study.study_name
     if study.user_attrs[DATA]["fingerprint"] != data.fingerprint:
         raise StudyError(
-            f"study {name!r} was started on {study.user_attrs[DATA]['name']}, this is {data.name}. "
-            "Give the new one a name with --name, or name the old data with --data-dir."
+            f"study {name!r} was started on {study.user_attrs[DATA]['name']}, this is {data.name} in {data.folder}, "
+            "with other check-sums. Name the study's data with --data-dir, start a study of another name, "
+            "or mix them with --allow-mixed."
         )
-    study.set_user_attr(FOLDER, str(folder.resolve()))
-    return study
+    if changed := differences(study.user_attrs[VERSIONS], versions()):
+        raise StudyError(
+            f"study {name!r} was started with other versions ({'; '.join(changed)}), so its trials cannot be "
+            "compared in every digit. Install the study's versions, or mix them with --allow-mixed."
+        )
+
+
+def versions() -> dict[str, str]:
+    """The versions that decide a training's result."""
+    return {"fmnist_search": version("fmnist-search"), "torch": version("torch")}
 
 
 def load_study(storage: RDBStorage | BaseStorage, name: str) -> optuna.Study:
@@ -79,24 +140,66 @@ def load_study(storage: RDBStorage | BaseStorage, name: str) -> optuna.Study:
         known = f"there are {', '.join(sorted(names))}" if names else "there are none yet"
         raise StudyError(f"no study named {name!r} in this database; {known}")
     study = optuna.load_study(storage=storage, study_name=name)
-    if DEFINITION not in study.user_attrs:
-        raise StudyError(f"study {name!r} was not made by fmnist-search; choose another name with --name")
+    if not {DEFINITION, KEY} <= study.user_attrs.keys():
+        raise StudyError(f"study {name!r} was not made by this version of fmnist-search; choose another name")
     return study
 
 
 def definition_of(study: optuna.Study) -> StudyDefinition:
-    """The definition that the study was made with."""
-    return StudyDefinition.model_validate(study.user_attrs[DEFINITION])
+    """The definition that the study was made with.
+
+    Raises:
+        StudyError: the study has been deleted since it was opened.
+    """
+    try:
+        return StudyDefinition.model_validate(study.user_attrs[DEFINITION])
+    except KeyError:
+        raise StudyError(f"study {study.study_name!r} was deleted") from None
 
 
 def folder_of(study: optuna.Study) -> Path:
-    """Where the last `run` of the study put checkpoints and report."""
+    """Where the last `run` of the study put its files."""
     return Path(study.user_attrs[FOLDER])
 
 
-def checkpoint_path(folder: Path, number: int) -> Path:
-    """The checkpoint file of a trial."""
-    return folder / "checkpoints" / f"trial-{number:05d}.pt"
+def artifacts_of(study: optuna.Study, folder: Path | None = None) -> Artifacts:
+    """The study's artifact store; `folder` is the study's, if that is not where the last `run` had it."""
+    return open_artifacts(study.user_attrs[ARTIFACTS] or str((folder or folder_of(study)) / "checkpoints"))
+
+
+def checkpoint_of(trial: FrozenTrial) -> str | None:
+    """The name of a trial's checkpoint among the artifacts; None if none is kept."""
+    name: str | None = trial.user_attrs.get(CHECKPOINT, {}).get("name")
+    return name
+
+
+def check_artifacts(study: optuna.Study) -> None:
+    """See whether this process reaches the study's checkpoints.
+
+    Raises:
+        StudyError: what is at that place is not the study's.
+        ArtifactError: the artifact store cannot be used.
+    """
+    if artifacts_of(study).read(MARK) != study.user_attrs[KEY].encode():
+        raise StudyError(
+            f"the checkpoints of study {study.study_name!r} are in {artifacts_of(study).location} on the machine that "
+            "started it, and not here: share that folder between the machines, or start the study with "
+            "--artifacts FOLDER or --artifacts s3://BUCKET/PREFIX"
+        )
+
+
+def request_stop(study: optuna.Study) -> None:
+    """Ask all processes that work on the study to wind down. Those that start later are not meant."""
+    study.set_user_attr(STOP, uuid4().hex)
+
+
+def stop_requests(study: optuna.Study) -> str | None:
+    """What changes with each request to stop, and when the study is deleted."""
+    try:
+        request: str | None = study.user_attrs.get(STOP)
+    except KeyError:
+        return "deleted"
+    return request
 
 
 def sampler(definition: StudyDefinition, number: int) -> BaseSampler:

@@ -5,14 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages._rdb.models import TrialValueModel
 from optuna.trial import TrialState
-from sqlalchemy import func, select
+from sqlalchemy import select
 
-from search.queue import TRIALS, backend
-from search.study import STEPS_PER_EPOCH, checkpoint_path, definition_of
-
-VALUES = TrialValueModel.__table__
+from search import queue
+from search.study import STEPS_PER_EPOCH, artifacts_of, checkpoint_of, definition_of
+from search.tables import TRIALS, VALUES, backend
 
 
 @dataclass(frozen=True)
@@ -74,8 +72,6 @@ def summarize(study: optuna.Study, folder: Path) -> Summary:
     """Read a study's numbers; `folder` is where its checkpoints are."""
     of_study = TRIALS.c.study_id == study._study_id
     with backend(study).engine.connect() as connection:
-        counted = select(TRIALS.c.state, func.count().label("trials")).where(of_study).group_by(TRIALS.c.state)
-        by_state = {row.state: row.trials for row in connection.execute(counted)}
         running_ids = list(
             connection.scalars(
                 select(TRIALS.c.trial_id)
@@ -90,26 +86,28 @@ def summarize(study: optuna.Study, folder: Path) -> Summary:
             .order_by(VALUES.c.value.desc(), TRIALS.c.number)
             .limit(1)
         )
-    definition = definition_of(study)
+    definition, state = definition_of(study), queue.counts(study)
     return Summary(
         study=study.study_name,
         score_on=definition.score_on,
         trials=TrialCounts(
-            complete=by_state.get(TrialState.COMPLETE, 0),
-            pruned=by_state.get(TrialState.PRUNED, 0),
-            failed=by_state.get(TrialState.FAIL, 0),
-            running=by_state.get(TrialState.RUNNING, 0),
-            waiting=by_state.get(TrialState.WAITING, 0),
+            complete=state[TrialState.COMPLETE],
+            pruned=state[TrialState.PRUNED],
+            failed=state[TrialState.FAIL],
+            running=state[TrialState.RUNNING],
+            waiting=state[TrialState.WAITING],
         ),
-        best=None if best_id is None else _best(study._storage.get_trial(best_id), folder),
+        best=None if best_id is None else _best(study, best_id, folder),
         running=[_running(study._storage.get_trial(trial_id), definition.defaults.epochs) for trial_id in running_ids],
     )
 
 
-def _best(trial: optuna.trial.FrozenTrial, folder: Path) -> BestTrial:
+def _best(study: optuna.Study, trial_id: int, folder: Path) -> BestTrial:
+    trial = study._storage.get_trial(trial_id)
     assert trial.value is not None  # the trial is complete
-    file = checkpoint_path(folder, trial.number)
-    return BestTrial(trial.number, trial.value, trial.params, str(file) if file.is_file() else None)
+    name = checkpoint_of(trial)
+    located = artifacts_of(study, folder).locate(name) if name else None
+    return BestTrial(trial.number, trial.value, trial.params, located)
 
 
 def _running(trial: optuna.trial.FrozenTrial, default_epochs: int) -> RunningTrial:

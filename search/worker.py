@@ -1,14 +1,16 @@
-"""The loop of one worker process: claim a ticket, run its trial, tell the study, again."""
+"""The loop of one worker process: claim a ticket, run its trial, end it, again."""
 
 import os
 import signal
-import sys
 import threading
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from multiprocessing import connection, parent_process
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
+from uuid import uuid4
 
 import optuna
 import torch
@@ -17,24 +19,48 @@ from optuna.trial import Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from fmnist import data as fashion
-from fmnist.errors import DataError
-from search import queue
-from search.objective import run_trial
-from search.storage import StorageError, open_storage, reported
-from search.study import REASON, checkpoint_path, definition_of, folder_of, load_study, pruner, sampler
+from fmnist.errors import ExpectedError
+from fmnist.training import Training
+from search import lease, queue
+from search.artifacts import ArtifactError
+from search.collect import drop_beaten
+from search.lease import Holder, Lost, Ticket
+from search.objective import Objective, Outcome, run_trial
+from search.reaper import reap, release
+from search.storage import open_storage, persistently, reported
+from search.study import (
+    KEEP,
+    artifacts_of,
+    check_alike,
+    check_artifacts,
+    definition_of,
+    load_study,
+    pruner,
+    sampler,
+    stop_requests,
+)
 
-POLL = 0.5  # seconds between two looks at a queue whose last tickets are held by others
+POLL = 0.5  # seconds between two looks at a queue whose last tickets others hold
+FOLLOW_POLL = 2.0  # and at one that is empty
+FAILED = 3  # exit code of a worker that met what no other worker here would fare better with
 
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """What a worker process needs to join a study. threads: of torch, in this process."""
+    """What a worker process needs to join a study.
+
+    threads: of torch, in this process. grace: seconds without progress after which
+    others may take its trial. follow: wait for new tickets once the queue is empty.
+    """
 
     storage: str
     study: str
-    data_dir: Path | None
-    device: str
-    threads: int
+    data_dir: Path | None = None
+    device: str = "cpu"
+    threads: int = 1
+    grace: float = lease.GRACE
+    follow: bool = False
+    allow_mixed: bool = False
 
 
 class Stop:
@@ -49,60 +75,118 @@ class Stop:
         self.asked = True
 
 
-def main(settings: WorkerSettings) -> None:
+def main(settings: WorkerSettings, errors: Connection) -> None:
     """Be a worker process until the queue is empty or SIGTERM asks to stop.
 
     Ctrl-C reaches a whole terminal; it is for the parent to pass on. A worker whose
-    parent dies ends with it.
+    parent dies ends with it. An error that the user can mend goes to `errors`, in words.
     """
     stop = Stop()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, stop)
     if parent := parent_process():
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-    torch.set_num_threads(settings.threads)
     try:
         with reported(settings.storage):
-            work(settings, stop)
-    except (StorageError, DataError) as error:
-        sys.exit(f"worker {os.getpid()}: {error}")
+            work(settings, lambda: stop.asked)
+    except (ExpectedError, OSError) as error:
+        errors.send(" ".join(str(error).split()))
+        raise SystemExit(FAILED) from error
 
 
-def work(settings: WorkerSettings, stop: Stop) -> None:
-    """Drain the queue in this process."""
-    device = torch.device(settings.device)
-    study = load_study(open_storage(settings.storage, "write"), settings.study)
+def work(settings: WorkerSettings, stopping: Callable[[], bool]) -> None:
+    """Drain the queue in this process.
+
+    Raises:
+        StudyError: the study is not there, or this process may not work on it.
+        TooManyFailures: failing is the rule.
+        DataError, StorageError, ArtifactError, OSError: what the trial needs cannot be had; its ticket is given back.
+    """
+    study = persistently(lambda: load_study(open_storage(settings.storage, "write"), settings.study), stopping)
     definition = definition_of(study)
     data = fashion.load(settings.data_dir)
+    check_alike(study, data, allow_mixed=settings.allow_mixed)
+    check_artifacts(study)
     splits = fashion.split(data, definition.score_on)
-    owner = queue.Owner(device=settings.device)
-    while not stop.asked:
-        trial_id = queue.claim(study, owner)
-        if trial_id is None:
-            if queue.is_empty(study):
+    objective = Objective(definition, data, splits, torch.device(settings.device), artifacts_of(study))
+    holder = Holder(settings.device, settings.threads, settings.grace)
+    request = stop_requests(study)
+
+    def asked() -> bool:
+        return stopping() or stop_requests(study) != request
+
+    queue.check_failures(study)
+    while not persistently(asked, stopping):
+        token = uuid4().hex
+        ticket = persistently(lambda: queue.claim(study, holder, token), stopping)  # noqa: B023
+        if ticket is None:
+            if persistently(lambda: _is_over(study, objective, settings), stopping):
                 return
-            time.sleep(POLL)  # another worker's ticket may come back
             continue
-        # A new study object over the same cache: samplers and pruners keep state between trials.
-        number = study._storage.get_trial(trial_id).number
-        fresh = optuna.Study(study.study_name, study._storage, sampler(definition, number), pruner(definition))
-        fresh.get_trials(deepcopy=False)  # the cache must know the ticket before it is sampled
-        trial = Trial(fresh, trial_id)
-        path = checkpoint_path(folder_of(study), trial.number)
         try:
-            outcome = run_trial(trial, definition, data, splits, device, path, lambda: stop.asked)
-        except (SQLAlchemyError, StorageInternalError):
-            raise  # the database's trouble is not the trial's
-        except Exception as error:  # whatever else a trial raises ends that trial, not the search
-            trial.set_user_attr(REASON, f"{type(error).__name__}: {error}")
-            fresh.tell(trial, state=TrialState.FAIL)
+            _run(study, objective, ticket, settings, asked)
+        except Lost:
             continue
-        if outcome.reason:
-            trial.set_user_attr(REASON, outcome.reason)
-        if outcome.state == TrialState.WAITING:
-            queue.give_back(study, trial_id, asdict(owner))
-        else:
-            fresh.tell(trial, outcome.value, outcome.state)
+
+
+def _is_over(study: optuna.Study, objective: Objective, settings: WorkerSettings) -> bool:
+    """What a worker does that finds no ticket: see to it that none is lost; returns whether it may leave."""
+    if release(study) + reap(study) + queue.replace_failed(study, objective.definition, settings.storage):
+        return False
+    empty = queue.is_empty(study)
+    if empty and not settings.follow:
+        return True
+    time.sleep(FOLLOW_POLL if empty else POLL)
+    return False
+
+
+def _run(
+    study: optuna.Study,
+    objective: Objective,
+    ticket: Ticket,
+    settings: WorkerSettings,
+    asked: Callable[[], bool],
+) -> None:
+    """Run the ticket's trial and end it; after trouble with the database, from its last report again.
+
+    Raises:
+        Lost: another has taken the ticket, or it was ended before an answer was lost.
+    """
+    watched: list[Training] = []
+
+    def attempt() -> Outcome:
+        torch.set_num_threads(settings.threads)
+        with lease.fenced(study, ticket):
+            return run_trial(_trial(study, objective, ticket), objective, asked, watched.append)
+
+    try:
+        with lease.beating(study, ticket, lambda: sum(training.steps for training in watched)):
+            outcome = persistently(attempt)
+    except Lost:
+        raise
+    except (SQLAlchemyError, StorageInternalError):
+        raise
+    except (OSError, ArtifactError):  # the disk's trouble is not the trial's
+        persistently(lambda: lease.give_back(study, ticket))
+        raise
+    except Exception as error:  # whatever else a trial raises ends that attempt, not the search
+        reason = f"{type(error).__name__}: {error}"
+        persistently(lambda: lease.fail(study, ticket, reason))
+        queue.check_failures(study)
+        return
+    if outcome.state == TrialState.WAITING:
+        persistently(lambda: lease.give_back(study, ticket))
+        return
+    persistently(lambda: lease.finish(study, ticket, outcome.state, outcome.value, outcome.reason))
+    persistently(lambda: drop_beaten(study, objective.artifacts, study.user_attrs[KEEP]))
+
+
+def _trial(study: optuna.Study, objective: Objective, ticket: Ticket) -> Trial:
+    """The trial, in a study object of its own over the same cache: samplers and pruners keep state."""
+    definition = objective.definition
+    fresh = optuna.Study(study.study_name, study._storage, sampler(definition, ticket.number), pruner(definition))
+    fresh.get_trials(deepcopy=False)  # the cache must know the ticket before it is sampled
+    return Trial(fresh, ticket.trial_id)
 
 
 def _end_with(sentinel: int) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from fmnist.errors import ExpectedError
-from search.cli import networks, studies
+from search.cli import networks, sharing, studies
 
 
 class ExpectedFailure(click.ClickException):
@@ -52,6 +52,12 @@ for command in (
     studies.best,
     studies.report,
     studies.dashboard,
+    sharing.worker,
+    sharing.enqueue,
+    sharing.stop,
+    sharing.reproduce,
+    sharing.gc,
+    sharing.delete,
     networks.train,
     networks.evaluate,
     networks.data,

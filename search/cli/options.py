@@ -3,13 +3,15 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
 if TYPE_CHECKING:
     import optuna
     import torch
+
+    from search.worker import WorkerSettings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -39,6 +41,40 @@ def storage_options(command: Command) -> Command:
     )(command)
 
 
+device_option = click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
+    default="auto",
+    show_default=True,
+    help="Where to train; auto takes an accelerator if there is one.",
+)
+
+
+def worker_options(command: Command) -> Command:
+    """How workers run on this machine."""
+    for option in reversed(
+        [
+            click.option("--workers", type=click.IntRange(1, 256), help="Worker processes.  [default: one a core]"),
+            data_dir_option,
+            device_option,
+            click.option(
+                "--grace",
+                type=click.FloatRange(1),
+                default=120.0,
+                show_default=True,
+                help="Seconds without progress after which other workers take over a trial of these.",
+            ),
+            click.option(
+                "--allow-mixed",
+                is_flag=True,
+                help="Work on a study that was started with other data or versions of fmnist-search or torch.",
+            ),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
 def study_name(_context: click.Context, _parameter: click.Parameter, name: str | None) -> str | None:
     """A study's name is that of its folder too."""
     if name is not None and (not name.strip() or name.startswith(".") or {"/", "\\"} & set(name)):
@@ -61,13 +97,6 @@ def json_option(command: Command) -> Command:
 
 
 study_argument = click.argument("study", default="cnn")
-device_option = click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
-    default="auto",
-    show_default=True,
-    help="Where to train; auto takes an accelerator if there is one.",
-)
 
 
 def url_of(storage: str | None, output: Path | None) -> str:
@@ -78,16 +107,35 @@ def url_of(storage: str | None, output: Path | None) -> str:
 
 
 @contextmanager
-def opened_study(name: str, storage: str | None, output: Path | None) -> "Iterator[tuple[optuna.Study, Path]]":
+def opened_study(
+    name: str, storage: str | None, output: Path | None, mode: Literal["read", "write"] = "read"
+) -> "Iterator[tuple[optuna.Study, Path]]":
     """Open a study, and say where its files are: in --output, else where its last run put them."""
     from search.storage import open_storage, reported
     from search.study import folder_of, load_study
 
     url = url_of(storage, output)
     with reported(url):
-        study = load_study(open_storage(url), name)
+        study = load_study(open_storage(url, mode), name)
         beside = output is not None or storage is None
         yield study, (output or Path("studies")) / name if beside else folder_of(study)
+
+
+def worker_settings(
+    study: str, url: str, data_dir: Path | None, device: str, grace: float, allow_mixed: bool, follow: bool = False
+) -> "WorkerSettings":
+    """What each worker of this machine gets, but for its share of cores and devices."""
+    from search.worker import WorkerSettings
+
+    return WorkerSettings(
+        storage=url,
+        study=study,
+        data_dir=data_dir,
+        device=device_of(device).type,
+        grace=grace,
+        follow=follow,
+        allow_mixed=allow_mixed,
+    )
 
 
 def device_of(name: str) -> "torch.device":

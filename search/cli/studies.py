@@ -8,8 +8,6 @@ import click
 
 from search.cli.options import (
     data_dir_option,
-    device_of,
-    device_option,
     json_option,
     opened_study,
     score_on_option,
@@ -17,6 +15,8 @@ from search.cli.options import (
     study_argument,
     study_name,
     url_of,
+    worker_options,
+    worker_settings,
 )
 
 SAMPLERS = ("tpe", "gp", "random", "grid", "qmc")
@@ -26,29 +26,35 @@ PRUNERS = ("halving", "hyperband", "median", "percentile", "none")
 @click.command()
 @study_argument
 @click.option("--trials", type=click.IntRange(1), help="Finished trials to reach.  [default: as the study says]")
-@click.option("--workers", type=click.IntRange(1, 256), help="Worker processes.  [default: one a core]")
 @click.option(
     "--timeout", type=click.FloatRange(0, min_open=True), help="Seconds after which trials stop at their next report."
 )
 @storage_options
+@click.option(
+    "--artifacts", help="Where checkpoints go: a folder, or s3://BUCKET/PREFIX.  [default: in the study's folder]"
+)
+@click.option("--keep", type=click.IntRange(1), default=5, show_default=True, help="Best checkpoints to keep.")
 @click.option("--name", callback=study_name, help="Name of the study in the database.  [default: the study file's]")
 @click.option("--seed", type=click.IntRange(0), help="Seed of every random choice.  [default: as the study says]")
 @click.option("--sampler", type=click.Choice(SAMPLERS), help="How parameters are chosen.  [default: as the study says]")
 @click.option("--pruner", type=click.Choice(PRUNERS), help="How trials are pruned.  [default: as the study says]")
 @score_on_option("as the study says")
-@data_dir_option
-@device_option
+@worker_options
 @click.option("--quiet", is_flag=True, help="Print only the result.")
 def run(
     study: str,
     trials: int | None,
-    workers: int | None,
     timeout: float | None,
     storage: str | None,
     output: Path | None,
+    artifacts: str | None,
+    keep: int,
     name: str | None,
+    workers: int | None,
     data_dir: Path | None,
     device: str,
+    grace: float,
+    allow_mixed: bool,
     quiet: bool,
     **overrides: Any,
 ) -> None:
@@ -65,33 +71,33 @@ def run(
     from rich.console import Console
 
     from search import definition, presentation
+    from search.artifacts import located
     from search.engines.local import cores
     from search.report import write
     from search.run import RunSettings, run_search
     from search.storage import reported
+    from search.study import Place
 
     path = definition.locate(study)
     wanted = definition.read(path, trials=trials, **overrides)
     folder = (output or Path("studies")) / (name or path.stem)
+    url = url_of(storage, output)
     settings = RunSettings(
-        name=folder.name,
         trials=wanted.trials,
-        storage=url_of(storage, output),
-        folder=folder,
-        data_dir=data_dir,
-        device=device_of(device).type,
+        place=Place(folder, located(artifacts), keep),
         workers=workers or cores(),
+        worker=worker_settings(folder.name, url, data_dir, device, grace, allow_mixed),
         timeout=timeout,
         quiet=quiet,
     )
     console = Console()
     result = run_search(wanted, settings, console)
-    with reported(settings.storage):
+    with reported(url):
         report = folder / "report.html"
         if result.had_work or not report.is_file():
             write(result.study, folder, report, lambda: result.data)
         presentation.show(console, result, settings, report)
-    if result.interrupted:
+    if result.stopped == "interrupted":
         raise SystemExit(130)
 
 

@@ -9,11 +9,12 @@ import optuna
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, create_trial
 
-from fmnist.checkpoint import CheckpointError, load
+from fmnist.checkpoint import CheckpointError, parse
 from fmnist.data import DataSet, split
 from fmnist.errors import DataError
 from fmnist.evaluation import classification_scores, confusion_matrix, evaluate
-from search.study import DATA, REASON, STEPS_PER_EPOCH, definition_of
+from search.lease import REASON
+from search.study import DATA, STEPS_PER_EPOCH, artifacts_of, checkpoint_of, definition_of
 from search.summary import Summary, summarize
 
 FEWEST_FINISHED = 10  # trials below which importances are noise
@@ -81,7 +82,7 @@ def analyse(study: optuna.Study, folder: Path, data: Callable[[], DataSet]) -> A
         definition=definition.model_dump(mode="json"),
         trials=[_record(trial) for trial in finished],
         importances=_importances(finished, summary, missing),
-        network=_network(study, summary, data, missing),
+        network=_network(study, folder, summary, data, missing),
         missing=missing,
     )
 
@@ -119,13 +120,14 @@ def _importances(finished: list[FrozenTrial], summary: Summary, missing: dict[st
 
 
 def _network(
-    study: optuna.Study, summary: Summary, data: Callable[[], DataSet], missing: dict[str, str]
+    study: optuna.Study, folder: Path, summary: Summary, data: Callable[[], DataSet], missing: dict[str, str]
 ) -> BestNetwork | None:
     if summary.best is None or summary.best.checkpoint is None:
         missing["network"] = "No trial is complete yet." if summary.best is None else "Its checkpoint is gone."
         return None
     try:
-        checkpoint = load(Path(summary.best.checkpoint))
+        name = checkpoint_of(study.trials[summary.best.number]) or ""
+        checkpoint = parse(artifacts_of(study, folder).read(name) or b"", summary.best.checkpoint)
         loaded = data()
         if loaded.fingerprint != study.user_attrs[DATA]["fingerprint"]:
             raise DataError(f"{loaded.name} in {loaded.folder} is not what the study was trained on; use --data-dir")

@@ -1,0 +1,23 @@
+"""Files that are whole or not there."""
+
+import os
+import socket
+from pathlib import Path
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file, and its folder where there is none. A reader sees the former file or the whole new one.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; the former file stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

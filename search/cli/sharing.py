@@ -1,0 +1,183 @@
+"""The commands that share a study out and look after it: worker, enqueue, stop, delete, gc, reproduce."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from search.cli.options import (
+    data_dir_option,
+    opened_study,
+    storage_options,
+    study_argument,
+    study_name,
+    url_of,
+    worker_options,
+    worker_settings,
+)
+
+
+@click.command()
+@study_argument
+@storage_options
+@click.option("--follow", is_flag=True, help="Stay when the queue is empty, and wait for the study and its tickets.")
+@worker_options
+def worker(
+    study: str,
+    storage: str | None,
+    output: Path | None,
+    follow: bool,
+    workers: int | None,
+    data_dir: Path | None,
+    device: str,
+    grace: float,
+    allow_mixed: bool,
+) -> None:
+    """Work on a STUDY that another process started, from any machine that reaches its database.
+
+    The study's definition comes from the database. SIGTERM or Ctrl-C: the workers finish
+    their epoch, save, and give their trials back.
+
+    \b
+    Examples:
+      fmnist-search worker cnn --storage postgresql://me@db/studies
+      fmnist-search worker cnn --follow --workers 1
+    """
+    from search.engines.local import cores
+    from search.join import join
+
+    settings = worker_settings(study, url_of(storage, output), data_dir, device, grace, allow_mixed, follow)
+    if join(settings, workers or cores(), say=click.echo):
+        raise SystemExit(130)
+
+
+@click.command()
+@study_argument
+@click.option("--trials", type=click.IntRange(1), default=1, show_default=True, help="Tickets to add.")
+@click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="Fix a hyperparameter; repeatable.")
+@storage_options
+@click.option("--name", callback=study_name, help="Name of the study in the database.  [default: the study file's]")
+@data_dir_option
+def enqueue(
+    study: str,
+    trials: int,
+    assignments: tuple[str, ...],
+    storage: str | None,
+    output: Path | None,
+    name: str | None,
+    data_dir: Path | None,
+) -> None:
+    """Add tickets to the queue of STUDY, for workers to run; make the study if there is none.
+
+    \b
+    Examples:
+      fmnist-search enqueue cnn --trials 20
+      fmnist-search enqueue cnn --set learning_rate=0.003 --set epochs=5
+    """
+    from search.enqueue import enqueue as add
+
+    result = add(study, trials, assignments, url_of(storage, output), output or Path("studies"), name, data_dir)
+    click.echo(f"Study {result.study}: {trials} added, {result.waiting} waiting, {result.goal} in all.")
+
+
+@click.command()
+@study_argument
+@storage_options
+def stop(study: str, storage: str | None, output: Path | None) -> None:
+    """Ask all workers of STUDY, wherever they run, to finish their epoch and end.
+
+    \b
+    Example:
+      fmnist-search stop cnn
+    """
+    from search.reaper import held
+    from search.study import request_stop
+
+    with opened_study(study, storage, output, mode="write") as (opened, _):
+        request_stop(opened)
+        for holder in held(opened):
+            click.echo(f"asked: {holder}")
+    click.echo(f"Workers of study {study} end after their running epochs; `run` or `worker` goes on from there.")
+
+
+@click.command()
+@study_argument
+@storage_options
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def delete(study: str, storage: str | None, output: Path | None, yes: bool) -> None:
+    """Delete STUDY: its trials, checkpoints and report.
+
+    \b
+    Example:
+      fmnist-search delete cnn
+    """
+    from search import collect
+    from search.storage import lock
+    from search.summary import summarize
+
+    url = url_of(storage, output)
+    with opened_study(study, storage, output, mode="write") as (opened, folder):
+        trials = summarize(opened, folder).trials
+        if not yes:
+            click.confirm(
+                f"Delete study {study} with {trials.finished} finished and {trials.running} running trials, "
+                f"its checkpoints, and its report in {folder}?",
+                abort=True,
+            )
+        with lock(url):
+            collect.delete(opened, folder)
+    click.echo(f"Study {study} is deleted.")
+
+
+@click.command()
+@study_argument
+@storage_options
+@click.option("--keep", type=click.IntRange(1), help="Best checkpoints to keep.  [default: as the last run said]")
+def gc(study: str, storage: str | None, output: Path | None, keep: int | None) -> None:
+    """Remove the checkpoints of STUDY that are not among its best and that no waiting or running trial needs.
+
+    \b
+    Example:
+      fmnist-search gc cnn --keep 1
+    """
+    from search import collect
+    from search.study import KEEP, artifacts_of
+
+    with opened_study(study, storage, output, mode="write") as (opened, folder):
+        artifacts = artifacts_of(opened, folder)
+        beaten = collect.drop_beaten(opened, artifacts, keep or opened.user_attrs[KEEP])
+        orphans = collect.drop_orphans(opened, artifacts)
+    click.echo(f"Removed {beaten} checkpoints of beaten trials and {orphans} that no trial names.")
+
+
+@click.command()
+@study_argument
+@click.argument("number", type=click.IntRange(0))
+@storage_options
+@data_dir_option
+def reproduce(study: str, number: int, storage: str | None, output: Path | None, data_dir: Path | None) -> None:
+    """Train trial NUMBER of STUDY again and say whether it comes out the same, bit for bit.
+
+    \b
+    Example:
+      fmnist-search reproduce cnn 0
+    """
+    from fmnist.data import load
+    from search.reproduce import reproduce as again
+    from search.text import percent
+
+    def show(compared: Any) -> None:
+        verdict = "the same" if compared.recorded == compared.found else "DIFFERENT"
+        click.echo(
+            f"epoch {compared.epoch:g}: recorded {percent(compared.recorded)}, now {percent(compared.found)}, {verdict}"
+        )
+
+    with opened_study(study, storage, output) as (opened, _):
+        result = again(opened, number, load(data_dir), show)
+    click.echo(f"Metrics: {_same(result.same_metrics)}. Weights: {_same(result.same_weights)}.")
+    if not (result.same_metrics and result.same_weights):
+        raise SystemExit(1)
+
+
+def _same(same: bool) -> str:
+    return "the same bit for bit" if same else "different"

@@ -1,0 +1,57 @@
+"""Tickets by hand: into the queue of a study, which is made if there is none of that name."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
+
+from fmnist import data as fashion
+from search import definition, queue, space
+from search.storage import lock, open_storage, reported
+from search.study import Place, definition_of, load_study, open_study
+
+
+@dataclass(frozen=True)
+class Enqueued:
+    """A study's queue afterwards. waiting: tickets in it. goal: trials that the study comes to."""
+
+    study: str
+    waiting: int
+    goal: int
+
+
+def enqueue(
+    study: str,
+    trials: int,
+    assignments: tuple[str, ...],
+    url: str,
+    output: Path,
+    name: str | None,
+    data_dir: Path | None,
+) -> Enqueued:
+    """Add tickets to a study.
+
+    Args:
+        study: its name in the database, or the name or file of a definition to make it from.
+        assignments: NAME=VALUE, hyperparameters that these tickets fix.
+
+    Raises:
+        DefinitionError, StudyError, DataError, StorageError: nothing was added.
+    """
+    named = name or Path(study).stem
+    storage = open_storage(url, "create")
+    with reported(url), lock(url):
+        opened = _opened(storage, named, study, output, data_dir)
+        defined = definition_of(opened)
+        fixed = dict(space.parse_assignment(defined, assignment) for assignment in assignments)
+        goal = queue.enqueue(opened, defined, trials, fixed)
+        return Enqueued(named, queue.counts(opened)[TrialState.WAITING], goal)
+
+
+def _opened(storage: RDBStorage, named: str, study: str, output: Path, data_dir: Path | None) -> optuna.Study:
+    if named in optuna.get_all_study_names(storage):
+        return load_study(storage, named)
+    defined = definition.read(definition.locate(study))
+    return open_study(storage, named, defined, fashion.load(data_dir), Place(output / named))

