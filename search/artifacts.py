@@ -5,9 +5,10 @@ user attribute "checkpoint" names the one that counts. A process that lost its t
 therefore still write a file, but nobody is misled by it.
 """
 
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 from fmnist.errors import ExpectedError
 from fmnist.files import write_whole
@@ -43,7 +44,10 @@ def checkpoint_name(number: int, epoch: float) -> str:
 
 def located(place: str | None) -> str | None:
     """A place as it means the same in any working directory."""
-    return place if place is None or "://" in place else str(Path(place).resolve())
+    if place is None:
+        return None
+    scheme, separator, rest = place.partition("://")
+    return f"{scheme}://{rest.rstrip('/')}" if separator else str(Path(place).resolve())
 
 
 def open_artifacts(location: str) -> Artifacts:
@@ -79,71 +83,63 @@ class Folder:
         (self.path / name).unlink(missing_ok=True)
 
     def names(self) -> list[str]:
-        return sorted(file.name for file in self.path.iterdir()) if self.path.is_dir() else []
+        return sorted(file.name for file in self.path.iterdir() if file.is_file()) if self.path.is_dir() else []
 
     def locate(self, name: str) -> str | None:
         return str(self.path / name) if (self.path / name).is_file() else None
 
 
 class Bucket:
-    """A folder of an S3 bucket, through Optuna's store; credentials and endpoint are those that boto3 finds."""
+    """A folder of an S3 bucket; credentials and endpoint are those that boto3 finds."""
 
     def __init__(self, url: str) -> None:
         try:
+            import boto3
             from botocore.exceptions import BotoCoreError, ClientError
-            from optuna.artifacts import Boto3ArtifactStore
         except ImportError as error:
             raise ArtifactError("s3:// needs the extra `s3`: pip install 'fmnist-search[s3]'") from error
-        parsed = urlsplit(url)
-        if not parsed.netloc:
+        self.bucket, _, prefix = url.removeprefix("s3://").partition("/")  # a prefix may hold ? and #
+        if not self.bucket:
             raise ArtifactError(f"{url}: names no bucket; write s3://BUCKET/PREFIX")
-        self.location = url.rstrip("/")
-        self.prefix = PurePosixPath(parsed.path.strip("/"))
+        self.folder = "".join(f"{part}/" for part in prefix.split("/") if part)
+        self.location = f"s3://{self.bucket}/{self.folder}".rstrip("/")
         self.failures = (BotoCoreError, ClientError)
         try:
-            self.store: Any = Boto3ArtifactStore(parsed.netloc)
-        except self.failures as error:
+            self.client: Any = boto3.client("s3")
+        except (*self.failures, ValueError) as error:  # the latter for a malformed endpoint
             raise self._error(error) from error
 
     def write(self, name: str, content: bytes) -> None:
-        from io import BytesIO
-
-        from boto3.exceptions import S3UploadFailedError
-
-        try:
-            self.store.write(self._key(name), BytesIO(content))
-        except (*self.failures, S3UploadFailedError) as error:
-            raise self._error(error) from error
+        with self._reported():
+            self.client.put_object(Bucket=self.bucket, Key=self.folder + name, Body=content)
 
     def read(self, name: str) -> bytes | None:
-        from optuna.artifacts.exceptions import ArtifactNotFound
-
-        try:
-            return bytes(self.store.open_reader(self._key(name)).read())
-        except ArtifactNotFound:
-            return None
-        except self.failures as error:
-            raise self._error(error) from error
+        with self._reported():
+            try:
+                return bytes(self.client.get_object(Bucket=self.bucket, Key=self.folder + name)["Body"].read())
+            except self.client.exceptions.NoSuchKey:
+                return None
 
     def remove(self, name: str) -> None:
-        try:
-            self.store.remove(self._key(name))
-        except self.failures as error:
-            raise self._error(error) from error
+        with self._reported():
+            self.client.delete_object(Bucket=self.bucket, Key=self.folder + name)
 
     def names(self) -> list[str]:
-        folder = f"{self._key('')}/" if self.prefix.parts else ""
-        pages = self.store.client.get_paginator("list_objects_v2").paginate(Bucket=self.store.bucket, Prefix=folder)
-        try:
-            return sorted(entry["Key"].removeprefix(folder) for page in pages for entry in page.get("Contents", []))
-        except self.failures as error:
-            raise self._error(error) from error
+        pages = self.client.get_paginator("list_objects_v2")
+        with self._reported():
+            found = pages.paginate(Bucket=self.bucket, Prefix=self.folder, Delimiter="/").search("Contents[].Key")
+            return sorted(key.removeprefix(self.folder) for key in found if key is not None)
 
     def locate(self, name: str) -> str | None:
         return f"{self.location}/{name}"  # whether it is there would cost a request
 
-    def _key(self, name: str) -> str:
-        return str(self.prefix / name)
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
+        try:
+            yield
+        except self.failures as error:
+            raise self._error(error) from error
 
     def _error(self, error: Exception) -> ArtifactError:
-        return ArtifactError(f"{self.location}: {error}; check bucket, endpoint and credentials, as boto3 finds them")
+        reason = " ".join(str(error).split())
+        return ArtifactError(f"{self.location}: {reason}; check bucket, endpoint and credentials, as boto3 finds them")

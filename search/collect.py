@@ -6,12 +6,13 @@ from pathlib import Path
 
 import optuna
 from optuna.trial import TrialState
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from search.artifacts import Artifacts
 from search.study import CHECKPOINT, MARK, artifacts_of
-from search.tables import ATTRIBUTES, TRIALS, VALUES, backend, write_attribute
+from search.tables import ATTRIBUTES, TRIALS, VALUES, backend
 
+DROPPED = '"name": null'  # in the attribute of a trial whose checkpoint was removed
 FILE = re.compile(r"\.?trial-(\d+)-epoch-.*")  # a checkpoint, or one that was being written
 
 
@@ -21,24 +22,24 @@ def drop_beaten(study: optuna.Study, artifacts: Artifacts, keep: int) -> int:
     Those of trials that wait or run stay. A trial that is beaten stays so, whatever
     others finish meanwhile, so any process may do this at any time.
     """
-    with_checkpoint = (ATTRIBUTES.c.trial_id == TRIALS.c.trial_id) & (ATTRIBUTES.c.key == CHECKPOINT)
-    finished = (
+    named = (
         select(TRIALS.c.trial_id, TRIALS.c.state, ATTRIBUTES.c.value_json)
-        .join(ATTRIBUTES, with_checkpoint)
+        .join(ATTRIBUTES, (ATTRIBUTES.c.trial_id == TRIALS.c.trial_id) & (ATTRIBUTES.c.key == CHECKPOINT))
         .outerjoin(VALUES, VALUES.c.trial_id == TRIALS.c.trial_id)
-        .where(TRIALS.c.study_id == study._study_id)
+        .where(TRIALS.c.study_id == study._study_id, ATTRIBUTES.c.value_json.not_like(f"%{DROPPED}%"))
         .where(TRIALS.c.state.in_([TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL]))
         .order_by(VALUES.c.value.desc(), TRIALS.c.number)
     )
     with backend(study).engine.connect() as connection:
-        rows = connection.execute(finished).all()
-    best = [row.trial_id for row in rows if row.state == TrialState.COMPLETE][:keep]
-    beaten = {row.trial_id: json.loads(row.value_json) for row in rows if row.trial_id not in best}
-    beaten = {trial_id: stored for trial_id, stored in beaten.items() if stored["name"]}
-    with backend(study).engine.begin() as connection:
-        for trial_id, stored in beaten.items():
-            write_attribute(connection, trial_id, CHECKPOINT, stored | {"name": None})
-    for stored in beaten.values():
+        rows = connection.execute(named).all()
+    complete = [row for row in rows if row.state == TrialState.COMPLETE]
+    beaten = sorted(set(rows) - set(complete[:keep]))
+    for row in beaten:
+        stored = json.loads(row.value_json)
+        mine = (ATTRIBUTES.c.trial_id == row.trial_id) & (ATTRIBUTES.c.key == CHECKPOINT)
+        with backend(study).engine.begin() as connection:
+            dropped = json.dumps(stored | {"name": None})
+            connection.execute(update(ATTRIBUTES).where(mine).values(value_json=dropped))
         artifacts.remove(stored["name"])
     return len(beaten)
 

@@ -12,6 +12,7 @@ from search.run import Interrupts
 from search.storage import StorageError, open_storage, persistently, reported, warnings_for
 from search.study import StudyError, folder_of, load_study
 from search.summary import summarize
+from search.text import count
 from search.worker import FOLLOW_POLL, WorkerSettings
 
 
@@ -31,7 +32,7 @@ def join(settings: WorkerSettings, workers: int, say: Callable[[str], None]) -> 
             return True
         for warning in warnings_for(settings.storage, workers):
             say(warning)
-        say(f"{workers} workers on study {settings.study}, torch threads each: {local.threads_each(workers)}.")
+        say(f"{count(workers, 'worker')} on study {settings.study}, torch threads each: {local.threads_each(workers)}.")
         finished = FinishedTrials(study)
 
         def tick() -> Hashable:

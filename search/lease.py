@@ -34,6 +34,7 @@ from search.tables import (
     lock_trial,
     now,
     read_attribute,
+    utc_now,
     write_attribute,
 )
 
@@ -226,7 +227,7 @@ def end(
     write_attribute(connection, trial_id, ATTEMPTS, attempts)
     if reason is not None:
         write_attribute(connection, trial_id, REASON, reason)
-    completed = {"datetime_complete": datetime.now()} if state.is_finished() else {}  # local time, as Optuna's own
+    completed = {"datetime_complete": utc_now()} if state.is_finished() else {}
     connection.execute(update(TRIALS).where(TRIALS.c.trial_id == trial_id).values(state=state, **completed))
 
 

@@ -63,18 +63,20 @@ def run_trial(
         OSError, ArtifactError: the checkpoint could not be written.
     """
     hyperparameters = space.suggest(trial, objective.definition)
-    saved = _saved(trial, objective, hyperparameters)
+    stored = trial.storage.get_trial(trial._trial_id)
+    name, reported = checkpoint_of(stored), set(stored.intermediate_values)
+    saved = _saved(name, objective, hyperparameters, training_seed(objective.definition, trial.number))
     if saved:
         for metrics in saved.history:
-            _report(trial, metrics)
+            _report(trial, metrics, reported)
         if outcome := _verdict(trial, hyperparameters, saved.history[-1]):
             return outcome
     training = _training(trial, objective, hyperparameters, saved)
     watch(training)
     try:
         for metrics in training.epochs(objective.splits, early=True):
-            _save(trial, objective, training)
-            _report(trial, metrics)
+            name = _save(trial, objective, training, name)
+            _report(trial, metrics, reported)
             if outcome := _verdict(trial, hyperparameters, metrics):
                 return outcome
             if stopping():
@@ -107,12 +109,11 @@ def _training(
     return checkpoint.resume(saved, objective.device)
 
 
-def _saved(trial: Trial, objective: Objective, hyperparameters: Hyperparameters) -> Checkpoint | None:
+def _saved(name: str | None, objective: Objective, hyperparameters: Hyperparameters, seed: int) -> Checkpoint | None:
     """The newest checkpoint of an earlier attempt at this very training.
 
     One that is damaged or of another training is of no use: a new training comes to the same weights.
     """
-    name = checkpoint_of(trial.storage.get_trial(trial._trial_id))
     content = objective.artifacts.read(name) if name else None
     if name is None or content is None:
         return None
@@ -121,14 +122,12 @@ def _saved(trial: Trial, objective: Objective, hyperparameters: Hyperparameters)
     except checkpoint.CheckpointError:
         return None
     found = (saved.hyperparameters, saved.seed, saved.score_on, saved.data_fingerprint)
-    seed = training_seed(objective.definition, trial.number)
     expected = (hyperparameters, seed, objective.splits.score_on, objective.data.fingerprint)
     return saved if found == expected else None
 
 
-def _save(trial: Trial, objective: Objective, training: Training) -> None:
-    """Store the training as it stands, and then name it as the trial's newest checkpoint."""
-    former = checkpoint_of(trial.storage.get_trial(trial._trial_id))
+def _save(trial: Trial, objective: Objective, training: Training, former: str | None) -> str:
+    """Store the training as it stands and name it as the checkpoint in the place of the former; returns its name."""
     name = checkpoint_name(trial.number, training.history[-1].epoch)
     objective.artifacts.write(name, checkpoint.dump(training, objective.splits.score_on, objective.data))
     seconds = sum(epoch.seconds for epoch in training.history)
@@ -136,13 +135,15 @@ def _save(trial: Trial, objective: Objective, training: Training) -> None:
     trial.set_user_attr(CHECKPOINT, {"name": name, "weights": weights, "seconds": seconds})
     if former and former != name:
         objective.artifacts.remove(former)
+    return name
 
 
-def _report(trial: Trial, metrics: EpochMetrics) -> None:
+def _report(trial: Trial, metrics: EpochMetrics, reported: set[int]) -> None:
     """Report an accuracy, unless an earlier attempt has."""
     step = round(metrics.epoch * STEPS_PER_EPOCH)
-    if step not in trial.storage.get_trial(trial._trial_id).intermediate_values:
+    if step not in reported:
         trial.report(metrics.accuracy, step)
+        reported.add(step)
 
 
 def _verdict(trial: Trial, hyperparameters: Hyperparameters, metrics: EpochMetrics) -> Outcome | None:

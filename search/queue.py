@@ -1,14 +1,13 @@
 """Trials as tickets: topped up to a goal, claimed once each, replaced when they fail for good.
 
-A ticket is a WAITING trial in Optuna's own tables. Claiming it is one transaction, so
-that any number of workers on any machine drain the queue exactly. What happens to a
+A ticket is a WAITING trial in Optuna's own tables, made as the goal needs it. Claiming it
+is one transaction, so that any number of workers on any machine drain the queue exactly. What happens to a
 ticket that is held is in `lease`.
 """
 
 import itertools
 from collections import Counter
 from collections.abc import Iterator
-from datetime import datetime
 
 import optuna
 from optuna.trial import TrialState, create_trial
@@ -19,9 +18,10 @@ from search import space
 from search.definition import StudyDefinition
 from search.lease import ATTEMPTS, REASON, Holder, Ticket, begin
 from search.storage import lock
-from search.tables import ATTRIBUTES, TRIALS, backend
+from search.tables import ATTRIBUTES, TRIALS, backend, utc_now
 
 GOAL = "goal"  # the study's user attribute: trials to reach, and how many had failed when that was asked
+AHEAD = 100  # tickets that are made ahead of need: Optuna reads each waiting trial again for each that is sampled
 FAILURES = 3  # that a study may have beyond half of its finished trials
 
 
@@ -33,48 +33,75 @@ def counts(study: optuna.Study) -> Counter[TrialState]:
     """How many trials are in each state."""
     by_state = select(TRIALS.c.state, func.count()).where(TRIALS.c.study_id == study._study_id).group_by(TRIALS.c.state)
     with backend(study).engine.connect() as connection:
-        return Counter(dict(connection.execute(by_state).tuples().all()))
+        return Counter(dict(iter(connection.execute(by_state))))
 
 
 def size(study: optuna.Study) -> int:
-    """How many trials the study comes to once its queue is empty."""
+    """How many trials count towards the goal: all but the failed."""
     state = counts(study)
     return sum(state.values()) - state[TrialState.FAIL]
 
 
+def goal(study: optuna.Study) -> dict[str, int]:
+    """The study's goal: `trials` to finish, and how many had `failed` when that was asked for."""
+    return study.user_attrs.get(GOAL, {"trials": 0, "failed": 0})  # type: ignore[no-any-return]
+
+
 def top_up(study: optuna.Study, definition: StudyDefinition, trials: int) -> int:
-    """Add tickets until finished, running and waiting trials are `trials`; returns the new goal.
+    """Let the study come to that many finished trials; returns the new goal.
 
     A grid gets no more than its points, and what was asked for earlier stays. Call it
     under the storage's lock: then two callers with one aim do not add up.
     """
-    return _raise_goal(study, definition, trials, {})
+    trials = max(trials, goal(study)["trials"])
+    if definition.sampler == "grid":
+        trials = min(trials, size(study) + sum(1 for _ in _points(study, definition)))
+    _set_goal(study, trials)
+    _make_tickets(study, definition)
+    return trials
 
 
 def enqueue(study: optuna.Study, definition: StudyDefinition, trials: int, fixed: space.Point) -> int:
     """Add that many tickets, with some parameters fixed; returns the new goal. Call it under the storage's lock."""
-    return _raise_goal(study, definition, size(study) + trials, fixed)
+    added = _add(study, _points(study, definition), trials, fixed)
+    trials = goal(study)["trials"] + added
+    _set_goal(study, trials)
+    return trials
 
 
-def _raise_goal(study: optuna.Study, definition: StudyDefinition, trials: int, fixed: space.Point) -> int:
-    failed = counts(study)[TrialState.FAIL]
-    study.set_user_attr(GOAL, {"trials": trials, "failed": failed})  # first: if this is killed, a worker goes on
-    _add(study, definition, trials - size(study), fixed)
-    study.set_user_attr(GOAL, {"trials": size(study), "failed": failed})
-    return size(study)
+def _set_goal(study: optuna.Study, trials: int) -> None:
+    study.set_user_attr(GOAL, {"trials": trials, "failed": counts(study)[TrialState.FAIL]})
 
 
-def _add(study: optuna.Study, definition: StudyDefinition, missing: int, fixed: space.Point) -> int:
-    points = _points(study, definition, start=sum(counts(study).values()))
-    added = list(itertools.islice(points, max(0, missing)))
+def refill(study: optuna.Study, definition: StudyDefinition, url: str) -> int:
+    """Make the next tickets on the way to the goal, in the place of failed ones too; returns how many.
+
+    Raises:
+        TooManyFailures: as `check_failures`.
+    """
+    check_failures(study)
+    if size(study) >= goal(study)["trials"]:
+        return 0
+    with lock(url):
+        return _make_tickets(study, definition)
+
+
+def _make_tickets(study: optuna.Study, definition: StudyDefinition) -> int:
+    missing = goal(study)["trials"] - size(study)
+    room = AHEAD - counts(study)[TrialState.WAITING]
+    return _add(study, _points(study, definition), min(missing, room), {})
+
+
+def _add(study: optuna.Study, points: Iterator[space.Point | None], trials: int, fixed: space.Point) -> int:
+    added = list(itertools.islice(points, max(0, trials)))
     for point in added:
         full = fixed if point is None else point | fixed
         study.add_trial(create_trial(state=TrialState.WAITING, system_attrs={"fixed_params": full} if full else {}))
     return len(added)
 
 
-def _points(study: optuna.Study, definition: StudyDefinition, start: int) -> Iterator[space.Point | None]:
-    """The parameters of the tickets from trial number `start` on; None leaves them to the sampler."""
+def _points(study: optuna.Study, definition: StudyDefinition) -> Iterator[space.Point | None]:
+    """The parameters of the tickets that come next; None leaves them to the sampler."""
     ranges = space.distributions(definition)
     defaults = {name: getattr(definition.defaults, name) for name in ranges}
     if definition.sampler == "grid":
@@ -87,29 +114,11 @@ def _points(study: optuna.Study, definition: StudyDefinition, start: int) -> Ite
         yield from sorted(free, key=lambda point: point != defaults)  # the default comes first
         return
     make = {"random": space.random_point, "qmc": space.quasi_random_point}.get(definition.sampler)
-    for number in itertools.count(start):
+    for number in itertools.count(sum(counts(study).values())):
         if number == 0:
             yield defaults
         else:
             yield make(ranges, definition.seed, number - 1) if make else None
-
-
-def replace_failed(study: optuna.Study, definition: StudyDefinition, url: str) -> int:
-    """Put fresh tickets in the place of trials that failed for good; returns how many.
-
-    Raises:
-        TooManyFailures: as `check_failures`.
-    """
-    check_failures(study)
-    if size(study) >= goal(study)["trials"]:
-        return 0
-    with lock(url):
-        return _add(study, definition, goal(study)["trials"] - size(study), {})
-
-
-def goal(study: optuna.Study) -> dict[str, int]:
-    """The study's goal: `trials` to finish, and how many had `failed` when that was asked for."""
-    return study.user_attrs.get(GOAL, {"trials": 0, "failed": 0})  # type: ignore[no-any-return]
 
 
 def check_failures(study: optuna.Study) -> None:
@@ -144,7 +153,7 @@ def claim(study: optuna.Study, holder: Holder, token: str) -> Ticket | None:
         row = connection.execute(waiting.with_for_update(skip_locked=True)).first()
         if row is None:
             return None
-        running = {"state": TrialState.RUNNING, "datetime_start": datetime.now()}  # local time, as Optuna's own
+        running = {"state": TrialState.RUNNING, "datetime_start": utc_now()}
         connection.execute(update(TRIALS).where(TRIALS.c.trial_id == row.trial_id).values(**running))
         return begin(connection, row.trial_id, row.number, holder, token)
 
@@ -155,13 +164,13 @@ def _claimed(connection: Connection, study: optuna.Study, token: str) -> Ticket 
         select(TRIALS.c.trial_id, TRIALS.c.number, ATTRIBUTES.c.value_json)
         .join(ATTRIBUTES, (ATTRIBUTES.c.trial_id == TRIALS.c.trial_id) & (ATTRIBUTES.c.key == ATTEMPTS))
         .where(TRIALS.c.study_id == study._study_id, TRIALS.c.state == TrialState.RUNNING)
-        .where(ATTRIBUTES.c.value_json.contains(token))
+        .where(ATTRIBUTES.c.value_json.contains(f'"token": "{token}"'))
     )
     row = connection.execute(held).first()
     return Ticket(row.trial_id, row.number, row.value_json) if row else None
 
 
 def is_empty(study: optuna.Study) -> bool:
-    """Whether no ticket waits and none is held, so that none can come back."""
+    """Whether no ticket waits and none is held. It is for good once `refill` has nothing to add."""
     state = counts(study)
     return state[TrialState.WAITING] == state[TrialState.RUNNING] == 0

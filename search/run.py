@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
 from typing import Literal
 
@@ -14,12 +15,13 @@ from rich.console import Console
 from fmnist import data as fashion
 from search import queue
 from search.definition import StudyDefinition
-from search.engines import local
+from search.engines import local, ray
 from search.progress import FinishedTrials, Progress
 from search.reaper import held, release
 from search.storage import lock, masked, open_storage, persistently, reported, warnings_for
 from search.study import Place, load_study, open_study, stop_requests
 from search.summary import Summary, summarize
+from search.text import count
 from search.worker import WorkerSettings
 
 
@@ -28,6 +30,7 @@ class RunSettings:
     """How a search runs here, as opposed to what it searches.
 
     worker: what each worker gets, but for its share of cores and devices. timeout: seconds.
+    address: of the Ray cluster, for the engine `ray`.
     """
 
     trials: int
@@ -36,6 +39,14 @@ class RunSettings:
     worker: WorkerSettings
     timeout: float | None
     quiet: bool
+    engine: Literal["local", "ray"] = "local"
+    address: str = "auto"
+
+    def each(self) -> list[WorkerSettings]:
+        """The settings of each worker: this machine's cores and devices in shares; a cluster's are Ray's to give."""
+        if self.engine == "ray":
+            return [self.worker] * self.workers
+        return local.shared_out(self.worker, self.workers)
 
 
 @dataclass(frozen=True)
@@ -83,7 +94,7 @@ def run_search(definition: StudyDefinition, settings: RunSettings, console: Cons
 
     Raises:
         DataError, StorageError, StudyError, ArtifactError: nothing was started.
-        WorkersDied, TooManyFailures: it cannot be brought there.
+        WorkersDied, ClusterError, TooManyFailures: it cannot be brought there.
     """
     worker, folder = settings.worker, settings.place.folder
     data = fashion.load(worker.data_dir)
@@ -115,6 +126,7 @@ def _announce(
     goal: int,
 ) -> None:
     worker = settings.worker
+    where = f" on the Ray cluster at {settings.address}" if settings.engine == "ray" else ""
     before = f" ({summary.trials.finished} are finished already)" if summary.trials.finished else ""
     if goal > settings.trials:
         before += f", as an earlier run asked for more than {settings.trials},"
@@ -122,10 +134,10 @@ def _announce(
         f"Study {worker.study}: {goal} trials{before} of {definition.defaults.architecture} on {data.name} "
         f"({len(data.train):,} + {len(data.test):,} images), scored on {definition.score_on}.",
         f"{definition.sampler} sampler, {definition.pruner} pruner, seed {definition.seed}; "
-        f"{settings.workers} workers, torch threads each: {local.threads_each(settings.workers)}, "
+        f"{count(settings.workers, 'worker')}{where}, torch threads each: {settings.each()[0].threads}, "
         f"device: {worker.device}; {masked(worker.storage)}",
         *(f"Held already: {holder}." for holder in held(study)),
-        *warnings_for(worker.storage, settings.workers),
+        *warnings_for(worker.storage, settings.workers, cluster=settings.engine == "ray"),
     ]
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=not console.is_terminal)
@@ -155,12 +167,8 @@ def _drain(
             return summary.trials, tuple(summary.running)
 
         with interrupts.installed():
-            local.drain(
-                study,
-                local.shared_out(settings.worker, settings.workers),
-                lambda: interrupts.asked or out_of_time(),
-                tick,
-            )
+            drain = partial(ray.drain, address=settings.address) if settings.engine == "ray" else local.drain
+            drain(study, settings.each(), stopping=lambda: interrupts.asked or out_of_time(), on_tick=tick)
     if interrupts.asked:
         return "interrupted"
     if out_of_time():

@@ -96,23 +96,49 @@ def open_storage(url: str, mode: Literal["create", "write", "read"] = "read") ->
         {"connect_args": {"timeout": BUSY_TIMEOUT}} if sqlite else {"pool_size": 2, "pool_pre_ping": True}
     )
     with reported(url), lock(url) if create else nullcontext():
+        if not create:
+            _refuse_unfinished(parsed)  # Optuna would write into it, beside whoever is making the tables
         try:
             storage = RDBStorage(
                 parsed.render_as_string(hide_password=False), engine_kwargs=options, skip_table_creation=not create
             )
         except RuntimeError as error:  # the schema is of another version of Optuna
             raise StorageError(f"{masked(url)}: {' '.join(str(error).split())}") from error
-        if sqlite and mode != "read":
+        if not sqlite:
+            event.listen(storage.engine, "connect", _bound_idle_transactions)
+        elif mode != "read":
             _begin_as_writer(storage.engine)
     return storage
 
 
-def warnings_for(url: str, workers: int) -> list[str]:
-    """What is to be said about a database that will not serve so many workers, or not safely."""
+def _refuse_unfinished(url: URL) -> None:
+    """See whether the tables are there, to the last that Optuna makes."""
+    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
+    if not sqlalchemy.inspect(engine).has_table("alembic_version"):
+        raise StorageError(
+            f"{masked(url.render_as_string(hide_password=False))}: no study was made in this database yet; "
+            "start one with `fmnist-search run`, or name another database with --storage"
+        )
+
+
+def _bound_idle_transactions(connection: Any, _record: object) -> None:
+    """Let PostgreSQL end the transaction of a worker that stopped within it: it may hold a trial's lock."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET idle_in_transaction_session_timeout = '{BUSY_TIMEOUT}s'")
+    connection.commit()
+
+
+def warnings_for(url: str, workers: int, *, cluster: bool = False) -> list[str]:
+    """What is to be said about a database that will not serve so many workers, or not safely.
+
+    cluster: whether the workers may be on several machines.
+    """
     parsed = parse(url)
     if parsed.drivername != "sqlite":
         return []
     warnings = []
+    if cluster:
+        warnings.append("Warning: SQLite serves workers of this machine only; use PostgreSQL for those of others.")
     if workers > SQLITE_WORKERS:
         warnings.append(f"Warning: more than {SQLITE_WORKERS} workers wait for each other on SQLite; use PostgreSQL.")
     kind = _file_system(Path(str(parsed.database)))

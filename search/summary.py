@@ -87,6 +87,7 @@ def summarize(study: optuna.Study, folder: Path) -> Summary:
             .limit(1)
         )
     definition, state = definition_of(study), queue.counts(study)
+    finished = state[TrialState.COMPLETE] + state[TrialState.PRUNED]
     return Summary(
         study=study.study_name,
         score_on=definition.score_on,
@@ -95,7 +96,7 @@ def summarize(study: optuna.Study, folder: Path) -> Summary:
             pruned=state[TrialState.PRUNED],
             failed=state[TrialState.FAIL],
             running=state[TrialState.RUNNING],
-            waiting=state[TrialState.WAITING],
+            waiting=max(state[TrialState.WAITING], queue.goal(study)["trials"] - finished - state[TrialState.RUNNING]),
         ),
         best=None if best_id is None else _best(study, best_id, folder),
         running=[_running(study._storage.get_trial(trial_id), definition.defaults.epochs) for trial_id in running_ids],

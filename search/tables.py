@@ -1,6 +1,7 @@
 """Optuna's own tables, for what its interface has no call for: transactions over several of them."""
 
 import json
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import optuna
@@ -69,6 +70,11 @@ def last_report(connection: Connection, trial_id: int) -> Report:
     reports = select(REPORTS.c.step, REPORTS.c.intermediate_value).where(REPORTS.c.trial_id == trial_id)
     row = connection.execute(reports.order_by(REPORTS.c.step.desc()).limit(1)).first()
     return Report(row.step, row.intermediate_value) if row else Report(0, None)
+
+
+def utc_now() -> datetime:
+    """This machine's time as Optuna stores it: UTC, without saying so."""
+    return datetime.now(UTC).replace(tzinfo=None)
 
 
 def now(connection: Connection) -> Any:

@@ -16,6 +16,11 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
+def count(number: int, noun: str) -> str:
+    """1 worker, 2 workers."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def short(value: object) -> str:
     """A parameter's value, with four significant digits if it is a float."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

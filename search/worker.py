@@ -38,6 +38,7 @@ from search.study import (
     pruner,
     sampler,
     stop_requests,
+    telling,
 )
 
 POLL = 0.5  # seconds between two looks at a queue whose last tickets others hold
@@ -102,20 +103,14 @@ def work(settings: WorkerSettings, stopping: Callable[[], bool]) -> None:
         TooManyFailures: failing is the rule.
         DataError, StorageError, ArtifactError, OSError: what the trial needs cannot be had; its ticket is given back.
     """
-    study = persistently(lambda: load_study(open_storage(settings.storage, "write"), settings.study), stopping)
-    definition = definition_of(study)
-    data = fashion.load(settings.data_dir)
-    check_alike(study, data, allow_mixed=settings.allow_mixed)
-    check_artifacts(study)
-    splits = fashion.split(data, definition.score_on)
-    objective = Objective(definition, data, splits, torch.device(settings.device), artifacts_of(study))
+    study, objective = persistently(lambda: _join(settings), stopping)
     holder = Holder(settings.device, settings.threads, settings.grace)
-    request = stop_requests(study)
+    request = persistently(lambda: stop_requests(study), stopping)
 
     def asked() -> bool:
         return stopping() or stop_requests(study) != request
 
-    queue.check_failures(study)
+    persistently(lambda: queue.check_failures(study), stopping)
     while not persistently(asked, stopping):
         token = uuid4().hex
         ticket = persistently(lambda: queue.claim(study, holder, token), stopping)  # noqa: B023
@@ -129,9 +124,20 @@ def work(settings: WorkerSettings, stopping: Callable[[], bool]) -> None:
             continue
 
 
+def _join(settings: WorkerSettings) -> tuple[optuna.Study, Objective]:
+    """Open the study, if this process may work on it, and what its trials have in common."""
+    study = load_study(open_storage(settings.storage, "write"), settings.study)
+    definition = definition_of(study)
+    data = fashion.load(settings.data_dir)
+    check_alike(study, data, allow_mixed=settings.allow_mixed)
+    check_artifacts(study)
+    splits = fashion.split(data, definition.score_on)
+    return study, Objective(definition, data, splits, torch.device(settings.device), artifacts_of(study))
+
+
 def _is_over(study: optuna.Study, objective: Objective, settings: WorkerSettings) -> bool:
     """What a worker does that finds no ticket: see to it that none is lost; returns whether it may leave."""
-    if release(study) + reap(study) + queue.replace_failed(study, objective.definition, settings.storage):
+    if release(study) + reap(study) + queue.refill(study, objective.definition, settings.storage):
         return False
     empty = queue.is_empty(study)
     if empty and not settings.follow:
@@ -172,7 +178,7 @@ def _run(
     except Exception as error:  # whatever else a trial raises ends that attempt, not the search
         reason = f"{type(error).__name__}: {error}"
         persistently(lambda: lease.fail(study, ticket, reason))
-        queue.check_failures(study)
+        persistently(lambda: queue.check_failures(study))
         return
     if outcome.state == TrialState.WAITING:
         persistently(lambda: lease.give_back(study, ticket))
@@ -185,7 +191,8 @@ def _trial(study: optuna.Study, objective: Objective, ticket: Ticket) -> Trial:
     """The trial, in a study object of its own over the same cache: samplers and pruners keep state."""
     definition = objective.definition
     fresh = optuna.Study(study.study_name, study._storage, sampler(definition, ticket.number), pruner(definition))
-    fresh.get_trials(deepcopy=False)  # the cache must know the ticket before it is sampled
+    trials = fresh.get_trials(deepcopy=False)  # the cache must know the ticket before it is sampled
+    fresh._thread_local.cached_all_trials = telling(trials)  # what samplers look at, but not pruners
     return Trial(fresh, ticket.trial_id)
 
 

@@ -3,15 +3,26 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import optuna
 import pytest
 import torch
 from sklearn.datasets import load_digits
 
 from fmnist import data
 from fmnist.data import DataSet, LabelledImages
+from search import queue
+from search.definition import StudyDefinition
+from search.storage import default_url, lock, open_storage
+from search.study import Place, open_study
+from search.worker import WorkerSettings
+from tests.postgresql import Server, server
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kills", type=int, default=20, help="workers that the chaos test kills on each database")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -51,6 +62,57 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Server]:
+    with server() as running:
+        yield running
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database: the test runs on each kind."""
+    if request.param == "sqlite":
+        return default_url(tmp_path)
+    running: Server = request.getfixturevalue("postgresql")
+    return running.create_database()
+
+
+def definition(**changes: object) -> StudyDefinition:
+    """A study of short trainings on tiny data, with changes to its keys."""
+    return StudyDefinition.model_validate(
+        {
+            "pruner": "none",
+            "defaults": {"architecture": "simple", "epochs": 2, "filters": 4, "learning_rate": 0.002},
+            "space": {"filters": {"low": 2, "high": 4}, "learning_rate": {"choices": [0.001, 0.002, 0.005]}},
+            **changes,
+        }
+    )
+
+
+# A training that goes on for as long as a test needs it to.
+LONG = definition(defaults={"architecture": "simple", "epochs": 300, "filters": 4, "learning_rate": 0.002})
+
+
+Make = Callable[..., tuple[optuna.Study, WorkerSettings]]
+
+
+@pytest.fixture
+def make(tmp_path: Path, tiny: DataSet, tiny_folder: Path) -> Make:
+    """Make the study "s" with its tickets in a database, SQLite unless it is named; its files are in tmp_path / "s"."""
+
+    def made(
+        defined: StudyDefinition, trials: int, url: str | None = None, artifacts: str | None = None
+    ) -> tuple[optuna.Study, WorkerSettings]:
+        url = url or default_url(tmp_path)
+        storage = open_storage(url, "create")
+        with lock(url):
+            study = open_study(storage, "s", defined, tiny, Place(tmp_path / "s", artifacts))
+            queue.top_up(study, defined, trials)
+        return study, WorkerSettings(url, "s", tiny_folder)
+
+    return made
+
+
 STUDY = """\
 description = "two quick parameters on tiny data"
 trials = 6
@@ -80,12 +142,15 @@ def study_file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def command(tmp_path: Path, tiny_folder: Path) -> Command:
-    """Run fmnist-search as a user would: a process of its own, in a folder of its own."""
+    """Run fmnist-search as a user would: a process of its own, in a folder of its own; `memory`: bytes it may have."""
 
-    def run(*arguments: str | Path, data_dir: Path | None = tiny_folder) -> subprocess.CompletedProcess[str]:
+    def run(
+        *arguments: str | Path, data_dir: Path | None = tiny_folder, memory: int | None = None
+    ) -> subprocess.CompletedProcess[str]:
         environment = {"FMNIST_DATA": str(data_dir)} if data_dir else {}
+        limit = ["prlimit", f"--as={memory}"] if memory else []
         return subprocess.run(
-            [sys.executable, "-m", "search", *map(str, arguments)],
+            [*limit, sys.executable, "-m", "search", *map(str, arguments)],
             cwd=tmp_path,
             env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), **environment},
             capture_output=True,

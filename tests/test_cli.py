@@ -1,9 +1,11 @@
 """The commands as a user meets them: processes of their own, real files, real signals."""
 
+import contextlib
 import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -143,15 +145,23 @@ def test_a_stopped_search_gives_its_tickets_back_and_goes_on_where_it_was(
     assert "Traceback" not in output
     assert counts(command) == {"complete": 0, "pruned": 0, "failed": 0, "running": 0, "waiting": 2}
 
-    path = tmp_path / "studies" / "tiny" / "checkpoints" / "trial-00000.pt"
-    before = checkpoint.load(path)
+    before = newest_checkpoint(tmp_path)
     process = start("tiny.toml", "--trials", "2", "--workers", "1")
-    while len((after := checkpoint.load(path)).history) == len(before.history):
+    while len((after := newest_checkpoint(tmp_path)).history) == len(before.history):
         assert process.poll() is None
         time.sleep(0.05)
     process.kill()
     process.communicate()
     assert after.history[: len(before.history)] == before.history
+
+
+def newest_checkpoint(folder: Path) -> checkpoint.Checkpoint:
+    """That of trial 0 of the study in a folder's database."""
+    study = load_study(open_storage(default_url(folder / "studies")), "tiny")
+    while True:
+        name = study.get_trials()[0].user_attrs["checkpoint"]["name"]
+        with contextlib.suppress(checkpoint.CheckpointError):  # it may just have made room for the next
+            return checkpoint.load(folder / "studies" / "tiny" / "checkpoints" / name)
 
 
 def test_a_second_interrupt_stops_at_once_and_holds_nothing(command: Command, study_file: Path, start) -> None:  # type: ignore[no-untyped-def]
@@ -190,15 +200,98 @@ def test_ctrl_c_while_workers_start_is_as_quiet_as_later(study_file: Path, launc
     assert "Traceback" not in output
 
 
-def test_a_study_in_which_everything_fails_ends_with_the_reason(
-    command: Command, study_file: Path, tmp_path: Path
-) -> None:
-    checkpoints = tmp_path / "studies" / "tiny"
-    checkpoints.mkdir(parents=True)
-    (checkpoints / "checkpoints").write_text("a file where the folder should be")
-    message = one_line(command("run", "tiny.toml", "--workers", "1", "--quiet"), 1)
-    assert "trials have failed, the last with: " in message
-    assert "FileExistsError" in message or "NotADirectoryError" in message
+def test_a_study_that_is_out_of_memory_in_each_trial_ends_with_the_reason(command: Command, study_file: Path) -> None:
+    larger = STUDY.replace("filters = 4\n", "filters = 1024\nbatch_size = 1200\n").replace(
+        "low = 2, high = 4", "choices = [1024]"
+    )
+    study_file.write_text(larger)
+    message = one_line(
+        command("run", "tiny.toml", "--trials", "20", "--workers", "1", "--quiet", memory=6_000_000_000), 1
+    )
+    assert "4 trials failed, the last of them: RuntimeError: " in message
+    assert "can't allocate memory" in message
+    assert counts(command) == {"complete": 0, "pruned": 0, "failed": 4, "running": 0, "waiting": 16}
+
+
+def test_an_artifact_folder_that_cannot_be_is_one_line(command: Command, study_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("a file where the folder should be")
+    assert "file" in one_line(command("run", "tiny.toml", "--artifacts", "file", "--workers", "1"), 1)
+    assert "no such artifact store" in one_line(command("run", "tiny.toml", "--artifacts", "ftp://x"), 1)
+
+
+def test_a_study_is_shared_out_by_its_commands(command: Command, study_file: Path, tmp_path: Path) -> None:
+    """enqueue makes and fills it, a worker that has no study file drains it, and its trials can be had again."""
+    made = command("enqueue", "tiny.toml", "--set", "learning_rate=0.003", "--set", "filters=2")
+    assert made.stdout == "Study tiny: 1 added, 1 waiting, 1 in all.\n"
+    assert command("enqueue", "tiny", "--trials", "6").stdout == "Study tiny: 6 added, 7 waiting, 7 in all.\n"
+    study_file.unlink()
+    worked = command("worker", "tiny", "--workers", "1")
+    assert worked.returncode == 0, worked.stderr
+    assert worked.stdout.startswith("1 worker on study tiny")
+    assert "trial 0 complete at " in worked.stdout
+    assert "(learning_rate=0.003 filters=2)" in worked.stdout
+    assert counts(command) == {"complete": 7, "pruned": 0, "failed": 0, "running": 0, "waiting": 0}
+
+    checkpoints = tmp_path / "studies" / "tiny" / "checkpoints"
+    assert len(list(checkpoints.glob("trial-*"))) == 5
+    best = json.loads(command("best", "tiny", "--json").stdout)
+    (checkpoints / "trial-00001-epoch-0.5.pt").touch()
+    collected = command("gc", "tiny", "--keep", "2").stdout
+    assert collected == "Removed 3 checkpoints of beaten trials and 1 that no trial names.\n"
+    assert tmp_path / best["checkpoint"] in checkpoints.glob("trial-*")
+    assert len(list(checkpoints.glob("trial-*"))) == 2
+
+    again = command("reproduce", "tiny", "3")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("the same\n") == 4
+    assert "Metrics: the same bit for bit. Weights: the same bit for bit." in again.stdout
+    assert "has no trial 7; its last is 6" in one_line(command("reproduce", "tiny", "7"), 2)
+
+
+def test_a_trial_that_comes_out_otherwise_is_said(command: Command, study_file: Path, tmp_path: Path) -> None:
+    command("run", "tiny.toml", "--trials", "1", "--workers", "1", "--quiet")
+    database = sqlite3.connect(tmp_path / "studies" / "studies.db")
+    with database:
+        database.execute("UPDATE trial_intermediate_values SET intermediate_value = 0.5 WHERE step = 100")
+    database.close()
+    again = command("reproduce", "tiny", "0")
+    assert again.returncode == 1
+    assert "epoch 1: recorded 50.00 %, now " in again.stdout
+    assert "Metrics: different. Weights: the same bit for bit." in again.stdout
+
+
+def test_a_ticket_that_the_study_cannot_have_is_refused(command: Command, study_file: Path) -> None:
+    message = one_line(command("enqueue", "tiny.toml", "--set", "filters=9"), 2)
+    assert "--set filters=9: filters is from 2 to 4 in steps of 1 in this study" in message
+    assert counts(command)["waiting"] == 0
+
+
+def test_delete_asks_first(command: Command, study_file: Path, tmp_path: Path) -> None:
+    command("run", "tiny.toml", "--trials", "1", "--workers", "1", "--quiet")
+    refused = command("delete", "tiny")  # nobody answers
+    assert refused.returncode == 1
+    assert "Delete study tiny with 1 finished and 0 running trials" in refused.stdout
+    assert counts(command)["complete"] == 1
+    assert command("delete", "tiny", "--yes").stdout == "Study tiny is deleted.\n"
+    assert not (tmp_path / "studies" / "tiny").exists()
+    assert "no study named 'tiny'" in one_line(command("status", "tiny"), 2)
+
+
+def test_stop_ends_a_search_that_runs_elsewhere(command: Command, study_file: Path, start) -> None:  # type: ignore[no-untyped-def]
+    study_file.write_text(LONG)
+    process = start("tiny.toml", "--trials", "2", "--workers", "1")
+    stopped = command("stop", "tiny")
+    assert "asked: trial 0 by process" in stopped.stdout
+    output, _ = process.communicate()
+    assert process.returncode == 0
+    assert "Stopped by `fmnist-search stop`: 0 of 2 trials are finished; the same command goes on from here." in output
+    assert counts(command) == {"complete": 0, "pruned": 0, "failed": 0, "running": 0, "waiting": 2}
+
+
+def test_a_worker_of_no_study_says_so(command: Command, study_file: Path) -> None:
+    assert "no database studies/studies.db" in one_line(command("worker", "tiny"), 1)
+    command("enqueue", "tiny.toml")
+    assert "no study named 'tinny' in this database; there are tiny" in one_line(command("worker", "tinny"), 2)
 
 
 def test_a_changed_definition_is_refused_with_the_difference(command: Command, study_file: Path) -> None:

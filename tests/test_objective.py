@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -8,9 +9,10 @@ from optuna.trial import Trial, TrialState
 
 from fmnist import checkpoint
 from fmnist.data import DataSet, split
+from search.artifacts import Folder
 from search.definition import StudyDefinition
-from search.objective import Outcome, run_trial
-from search.study import pruner
+from search.objective import Objective, Outcome, run_trial, weights_digest
+from search.study import CHECKPOINT, pruner
 
 Run = Callable[..., Outcome]
 
@@ -31,11 +33,23 @@ def study() -> optuna.Study:
 
 
 @pytest.fixture
-def run(tiny: DataSet, tmp_path: Path) -> Run:
-    def run(trial: Trial, stopping: Callable[[], bool] = lambda: False, name: str = "trial.pt") -> Outcome:
-        return run_trial(trial, definition(), tiny, split(tiny, "test"), torch.device("cpu"), tmp_path / name, stopping)
+def artifacts(tmp_path: Path) -> Folder:
+    return Folder(tmp_path)
 
-    return run
+
+@pytest.fixture
+def objective(tiny: DataSet, artifacts: Folder) -> Objective:
+    return Objective(definition(), tiny, split(tiny, "test"), torch.device("cpu"), artifacts)
+
+
+@pytest.fixture
+def run(objective: Objective) -> Run:
+    return lambda trial, stopping=lambda: False: run_trial(trial, objective, stopping)
+
+
+def saved(trial: Trial, artifacts: Folder) -> checkpoint.Checkpoint:
+    """The trial's newest checkpoint."""
+    return checkpoint.load(artifacts.path / trial.user_attrs[CHECKPOINT]["name"])
 
 
 def ask(study: optuna.Study, **params: object) -> Trial:
@@ -44,7 +58,7 @@ def ask(study: optuna.Study, **params: object) -> Trial:
 
 
 def test_a_trial_completes_reports_each_epoch_and_leaves_its_checkpoint(
-    study: optuna.Study, run: Run, tmp_path: Path
+    study: optuna.Study, run: Run, artifacts: Folder
 ) -> None:
     trial = ask(study)
     outcome = run(trial)
@@ -52,43 +66,79 @@ def test_a_trial_completes_reports_each_epoch_and_leaves_its_checkpoint(
     reported = study.trials[0].intermediate_values
     assert list(reported) == [25, 50, 100, 200, 300]
     assert outcome.value == reported[300] > 0.5
-    saved = checkpoint.load(tmp_path / "trial.pt")
-    assert [metrics.accuracy for metrics in saved.history] == list(reported.values())
-    assert saved.resume is None
-    assert study.trials[0].user_attrs["seconds"] > 0
+    assert artifacts.names() == ["trial-00000-epoch-3.pt"]  # the earlier ones are gone
+    stored = saved(trial, artifacts)
+    assert [metrics.accuracy for metrics in stored.history] == list(reported.values())
+    assert stored.resume is None
+    assert trial.user_attrs[CHECKPOINT]["seconds"] > 0
+    assert trial.user_attrs[CHECKPOINT]["weights"] == weights_digest(stored.weights)
 
 
 def test_a_hopeless_trial_is_pruned_at_its_first_report(study: optuna.Study, run: Run) -> None:
     good = ask(study)
-    study.tell(good, run(good, name="good.pt").value)
-    outcome = run(ask(study, learning_rate=1e-9), name="bad.pt")
+    study.tell(good, run(good).value)
+    outcome = run(ask(study, learning_rate=1e-9))
     assert outcome.state == TrialState.PRUNED
     assert outcome.reason == "pruned after epoch 0.25 of 3"
     assert list(study.trials[1].intermediate_values) == [25]
 
 
-def test_same_seed_same_weights_bit_for_bit(run: Run, tmp_path: Path) -> None:
-    for name in ("a.pt", "b.pt"):
-        run(ask(optuna.create_study(direction="maximize")), name=name)
-    a, b = (checkpoint.load(tmp_path / name).weights for name in ("a.pt", "b.pt"))
-    assert all(torch.equal(a[key], b[key]) for key in a)
+def test_same_seed_same_weights_bit_for_bit(run: Run, artifacts: Folder) -> None:
+    trials = [ask(optuna.create_study(direction="maximize")) for _ in range(2)]
+    for trial in trials:
+        run(trial)
+    one, other = (trial.user_attrs[CHECKPOINT]["weights"] for trial in trials)
+    assert one == other
 
 
+def test_the_digest_sees_every_bit_and_name() -> None:
+    weights = {"a": torch.zeros(3), "b": torch.ones(2, 2).to(memory_format=torch.contiguous_format)}
+    same = {"b": torch.ones(2, 2), "a": torch.zeros(3)}
+    assert weights_digest(weights) == weights_digest(same)
+    for other in ({**weights, "a": torch.tensor([0.0, -0.0, 0.0])}, {"a": weights["a"], "c": weights["b"]}):
+        assert weights_digest(weights) != weights_digest(other)
+
+
+@pytest.mark.parametrize("reports", [1, 2, 4])
 def test_a_trial_stopped_between_epochs_ends_bit_for_bit_where_it_would_have(
-    study: optuna.Study, run: Run, tmp_path: Path
+    study: optuna.Study, run: Run, artifacts: Folder, reports: int
 ) -> None:
-    run(ask(optuna.create_study(direction="maximize")), name="whole.pt")
-    trial = ask(study)
-    assert run(trial, stopping=lambda: True).state == TrialState.WAITING
-    assert list(study.trials[0].intermediate_values) == [25]
+    whole = ask(optuna.create_study(direction="maximize"))
+    run(whole)
+    uninterrupted = saved(whole, artifacts)
+    trial, after = ask(study), iter([False] * (reports - 1) + [True])
+    assert run(trial, stopping=lambda: next(after)).state == TrialState.WAITING
+    assert len(study.trials[0].intermediate_values) == reports
+    torch.set_num_threads(2)  # whoever goes on with it does so as it was begun
     assert run(trial).state == TrialState.COMPLETE
-    whole, resumed = (checkpoint.load(tmp_path / name) for name in ("whole.pt", "trial.pt"))
-    assert all(torch.equal(whole.weights[key], resumed.weights[key]) for key in whole.weights)
-    assert [m.correct for m in whole.history] == [m.correct for m in resumed.history]
+    assert torch.get_num_threads() == 1
+    resumed = saved(trial, artifacts)
+    assert all(torch.equal(uninterrupted.weights[key], resumed.weights[key]) for key in resumed.weights)
+    assert [m.correct for m in uninterrupted.history] == [m.correct for m in resumed.history]
+    assert [m.loss for m in uninterrupted.history] == [m.loss for m in resumed.history]
+
+
+def test_a_resumed_trial_trains_only_what_is_missing(study: optuna.Study, objective: Objective) -> None:
+    trial, after = ask(study), iter([False, False, True])
+    run_trial(trial, objective, lambda: next(after))
+    begun: list[float] = []
+    run_trial(trial, objective, watch=lambda training: begun.append(training.quarters))
+    assert begun == [4]
 
 
 def test_reports_lost_between_checkpoint_and_database_are_made_up(study: optuna.Study, run: Run) -> None:
-    run(ask(optuna.create_study(direction="maximize")))
+    trial = ask(study)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("search.objective._report", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(trial)
+    assert study.trials[0].intermediate_values == {}
+    assert trial.user_attrs[CHECKPOINT]["name"] == "trial-00000-epoch-0.25.pt"
+    assert run(trial, stopping=lambda: True).state == TrialState.WAITING
+    assert list(study.trials[0].intermediate_values) == [25, 50]
+
+
+def test_a_report_is_not_made_twice(study: optuna.Study, run: Run) -> None:
     trial = ask(study)
     trial.report(0.5, 25)
     assert run(trial).state == TrialState.COMPLETE
@@ -98,32 +148,39 @@ def test_reports_lost_between_checkpoint_and_database_are_made_up(study: optuna.
 
 def test_a_verdict_stands_though_it_was_not_told(study: optuna.Study, run: Run) -> None:
     good = ask(study)
-    study.tell(good, run(good, name="good.pt").value)
+    study.tell(good, run(good).value)
     hopeless = ask(study, learning_rate=1e-9)
-    first = run(hopeless, name="bad.pt")
+    first = run(hopeless)
     assert first.state == TrialState.PRUNED
-    assert run(hopeless, name="bad.pt") == first
+    assert run(hopeless) == first
 
 
 def test_a_checkpoint_that_was_scored_otherwise_is_not_taken_up(
-    study: optuna.Study, run: Run, tiny: DataSet, tmp_path: Path
+    study: optuna.Study, objective: Objective, artifacts: Folder, tiny: DataSet
 ) -> None:
-    run(ask(optuna.create_study(direction="maximize")))
-    splits = split(tiny, "validation")
-    path = tmp_path / "trial.pt"
-    run_trial(ask(study), definition(), tiny, splits, torch.device("cpu"), path, lambda: False)
-    assert {metrics.total for metrics in checkpoint.load(path).history} == {200}
+    trial = ask(study)
+    run_trial(trial, objective)
+    run_trial(trial, replace(objective, splits=split(tiny, "validation")))
+    assert {metrics.total for metrics in saved(trial, artifacts).history} == {200}
 
 
-def test_a_checkpoint_of_another_training_is_not_taken_up(study: optuna.Study, run: Run, tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_training_is_not_taken_up(study: optuna.Study, run: Run, artifacts: Folder) -> None:
     run(ask(study, filters=2))
-    assert run(ask(study, filters=4)).state == TrialState.COMPLETE
-    assert checkpoint.load(tmp_path / "trial.pt").hyperparameters.filters == 4
+    trial = ask(study, filters=4)
+    trial.set_user_attr(CHECKPOINT, study.trials[0].user_attrs[CHECKPOINT])
+    assert run(trial).state == TrialState.COMPLETE
+    assert saved(trial, artifacts).hyperparameters.filters == 4
 
 
-def test_a_damaged_checkpoint_costs_time_but_no_trial(study: optuna.Study, run: Run, tmp_path: Path) -> None:
-    (tmp_path / "trial.pt").write_bytes(b"half a checkpoint")
-    assert run(ask(study)).state == TrialState.COMPLETE
+@pytest.mark.parametrize("content", [b"half a checkpoint", None])
+def test_a_damaged_or_lost_checkpoint_costs_time_but_no_trial(
+    study: optuna.Study, run: Run, artifacts: Folder, content: bytes | None
+) -> None:
+    trial = ask(study)
+    trial.set_user_attr(CHECKPOINT, {"name": "trial-00000-epoch-1.pt", "weights": "", "seconds": 1.0})
+    if content is not None:
+        artifacts.write("trial-00000-epoch-1.pt", content)
+    assert run(trial).state == TrialState.COMPLETE
 
 
 def test_a_diverged_trial_ends_pruned_with_its_reason(

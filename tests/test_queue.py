@@ -1,17 +1,17 @@
+"""Tickets, on both databases: filled, claimed once each, replaced."""
+
+import itertools
 import multiprocessing
-import os
-import socket
 from collections.abc import Iterator
-from dataclasses import asdict
-from pathlib import Path
 
 import optuna
 import pytest
 from optuna.trial import TrialState
 
-from search import queue
+from search import lease, queue
 from search.definition import StudyDefinition
-from search.storage import default_url, lock, open_storage
+from search.lease import Holder, Ticket
+from search.storage import lock, open_storage
 
 SPACE = {"epochs": {"low": 1, "high": 3}, "filters": {"choices": [8, 16]}}
 
@@ -23,9 +23,17 @@ def definition(sampler: str = "tpe", **defaults: object) -> StudyDefinition:
 
 
 @pytest.fixture
-def study(tmp_path: Path) -> optuna.Study:
-    storage = open_storage(default_url(tmp_path), "create")
-    return optuna.create_study(storage=storage, study_name="s", direction="maximize")
+def study(url: str) -> optuna.Study:
+    return optuna.create_study(storage=open_storage(url, "create"), study_name="s", direction="maximize")
+
+
+tokens = map(str, itertools.count())
+
+
+def take(study: optuna.Study) -> Ticket:
+    ticket = queue.claim(study, Holder(), next(tokens))
+    assert ticket is not None
+    return ticket
 
 
 def tickets(study: optuna.Study) -> list[object]:
@@ -33,20 +41,24 @@ def tickets(study: optuna.Study) -> list[object]:
 
 
 def finish(study: optuna.Study, state: TrialState) -> None:
-    trial_id = queue.claim(study, queue.Owner())
-    assert trial_id is not None
-    study._storage.set_trial_state_values(trial_id, state, [0.5] if state == TrialState.COMPLETE else None)
+    ticket = take(study)
+    if state == TrialState.FAIL:
+        for _ in range(lease.MOST_ATTEMPTS - 1):
+            lease.fail(study, ticket, "out of memory")
+            ticket = take(study)
+        lease.fail(study, ticket, "out of memory")
+    else:
+        lease.finish(study, ticket, state, 0.5)
 
 
 def test_top_up_counts_all_but_failed_trials(study: optuna.Study) -> None:
     assert queue.top_up(study, definition(), 5) == 5
     for state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL):
         finish(study, state)
-    queue.claim(study, queue.Owner())
-    assert queue.top_up(study, definition(), 5) == 1
-    assert queue.top_up(study, definition(), 5) == 0
-    assert queue.top_up(study, definition(), 3) == 0
-    assert queue.top_up(study, definition(), 7) == 2
+    take(study)
+    for asked, goal, trials in ((5, 5, 6), (5, 5, 6), (3, 5, 6), (7, 7, 8)):
+        assert queue.top_up(study, definition(), asked) == goal == queue.size(study)
+        assert len(study.trials) == trials
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "gp", "random", "qmc", "grid"])
@@ -56,92 +68,99 @@ def test_trial_0_is_the_default_configuration(study: optuna.Study, sampler: str)
 
 
 def test_a_grid_is_each_point_once_and_then_ends(study: optuna.Study) -> None:
-    assert queue.top_up(study, definition("grid"), 4) == 4
-    assert queue.top_up(study, definition("grid"), 50) == 2
-    assert queue.top_up(study, definition("grid"), 50) == 0
+    for asked, goal in ((4, 4), (50, 6), (50, 6)):
+        assert queue.top_up(study, definition("grid"), asked) == goal == len(study.trials)
     assert len({str(ticket) for ticket in tickets(study)}) == 6 == queue.size(study)
     finish(study, TrialState.FAIL)
-    assert queue.top_up(study, definition("grid"), 50) == 1
+    assert queue.top_up(study, definition("grid"), 50) == 6
     assert tickets(study)[-1] == tickets(study)[0]
 
 
-def test_points_do_not_depend_on_how_the_queue_was_filled(study: optuna.Study, tmp_path: Path) -> None:
+def test_points_do_not_depend_on_how_the_queue_was_filled(study: optuna.Study) -> None:
     queue.top_up(study, definition("qmc"), 3)
     queue.top_up(study, definition("qmc"), 8)
-    other = optuna.create_study(storage=open_storage(default_url(tmp_path / "other"), "create"))
+    other = optuna.create_study(storage=study._storage)
     queue.top_up(other, definition("qmc"), 8)
     assert tickets(study) == tickets(other)
 
 
-def test_a_claim_takes_the_oldest_ticket_and_names_its_owner(study: optuna.Study) -> None:
+def test_enqueued_trials_add_up_and_fix_what_they_are_told_to(study: optuna.Study) -> None:
+    queue.top_up(study, definition("random"), 3)
+    assert queue.enqueue(study, definition("random"), 2, {"epochs": 3}) == 5
+    assert queue.enqueue(study, definition(), 1, {"epochs": 1}) == 6
+    assert [ticket["epochs"] for ticket in tickets(study)[3:5]] == [3, 3]
+    assert tickets(study)[5] == {"epochs": 1}
+    assert set(tickets(study)[3]) == {"epochs", "filters"}
+
+
+def test_a_claim_takes_the_oldest_ticket_and_puts_its_holder_on_record(study: optuna.Study) -> None:
     queue.top_up(study, definition(), 2)
-    owner = queue.Owner()
-    trial_id = queue.claim(study, owner)
+    holder = Holder(device="cuda:1", threads=3, grace=7)
+    ticket = queue.claim(study, holder, "first")
     trial = study.trials[0]
-    assert trial._trial_id == trial_id
+    assert ticket is not None
+    assert (ticket.trial_id, ticket.number) == (trial._trial_id, 0)
     assert trial.state == TrialState.RUNNING
     assert trial.datetime_start is not None
-    assert trial.user_attrs[queue.OWNER]["token"] == owner.token
-    assert queue.claim(study, owner) == study.trials[1]._trial_id
-    assert queue.claim(study, owner) is None
+    (attempt,) = trial.user_attrs[lease.ATTEMPTS]
+    assert attempt["started"]
+    recorded = [attempt[key] for key in ("token", "device", "threads", "grace", "host", "pid")]
+    assert recorded == ["first", "cuda:1", 3, 7, holder.host, holder.pid]
+    assert take(study).number == 1
+    assert queue.claim(study, holder, "third") is None
     assert not queue.is_empty(study)
-    for each in study.trials:
-        study._storage.set_trial_state_values(each._trial_id, TrialState.PRUNED)
+
+
+def test_a_claim_whose_answer_was_lost_is_found_again(study: optuna.Study) -> None:
+    queue.top_up(study, definition(), 2)
+    first = queue.claim(study, Holder(), "token")
+    assert queue.claim(study, Holder(), "token") == first
+    assert [trial.state for trial in study.trials] == [TrialState.RUNNING, TrialState.WAITING]
+
+
+def test_a_queue_is_empty_when_all_is_finished(study: optuna.Study) -> None:
+    queue.top_up(study, definition(), 2)
+    finish(study, TrialState.COMPLETE)
+    assert not queue.is_empty(study)
+    finish(study, TrialState.PRUNED)
     assert queue.is_empty(study)
 
 
-def test_a_ticket_that_is_given_back_is_the_same_trial(study: optuna.Study) -> None:
-    queue.top_up(study, definition("random"), 1)
-    trial_id = queue.claim(study, queue.Owner())
-    assert trial_id is not None
-    study._storage.set_trial_intermediate_value(trial_id, 100, 0.7)
-    assert queue.give_back(study, trial_id, study.trials[0].user_attrs[queue.OWNER])
-    assert study.trials[0].state == TrialState.WAITING
-    assert queue.claim(study, queue.Owner()) == trial_id
-    assert study.trials[0].intermediate_values == {100: 0.7}
-    assert len(study.trials) == 1
-
-
-def test_nobody_gives_back_what_another_holds_or_has_finished(study: optuna.Study) -> None:
-    queue.top_up(study, definition(), 1)
-    first = queue.Owner()
-    trial_id = queue.claim(study, first)
-    assert trial_id is not None
-    assert queue.give_back(study, trial_id, asdict(first))
-    assert not queue.give_back(study, trial_id, asdict(first))
-    second = queue.Owner()
-    queue.claim(study, second)
-    assert not queue.give_back(study, trial_id, asdict(first))
-    assert study.trials[0].state == TrialState.RUNNING
-    study._storage.set_trial_state_values(trial_id, TrialState.PRUNED)
-    assert not queue.give_back(study, trial_id, asdict(second))
-    assert study.trials[0].state == TrialState.PRUNED
-
-
-def test_running_trials_are_said_with_their_holders(study: optuna.Study) -> None:
-    queue.top_up(study, definition(), 2)
-    queue.claim(study, queue.Owner(host="far", pid=7))
-    study.ask()
-    assert queue.held(study) == ["trial 0 by process 7 on far", "trial 1 by something other than fmnist-search"]
-
-
-def test_only_dead_workers_of_this_machine_lose_their_tickets(study: optuna.Study) -> None:
+def test_failed_trials_are_replaced_up_to_the_goal(study: optuna.Study, url: str) -> None:
     queue.top_up(study, definition(), 4)
-    dead = multiprocessing.get_context("spawn").Process(target=int)
-    dead.start()
-    dead.join()
-    assert dead.pid is not None
-    queue.claim(study, queue.Owner(pid=dead.pid))
-    queue.claim(study, queue.Owner(pid=os.getpid()))
-    queue.claim(study, queue.Owner(pid=dead.pid, host=f"not-{socket.gethostname()}"))
-    assert queue.release(study) == 1
-    assert [trial.state for trial in study.trials] == [
-        TrialState.WAITING,
-        TrialState.RUNNING,
-        TrialState.RUNNING,
-        TrialState.WAITING,
-    ]
-    assert queue.release(study, pid=os.getpid()) == 1
+    finish(study, TrialState.FAIL)
+    assert queue.refill(study, definition(), url) == 1
+    assert queue.refill(study, definition(), url) == 0
+    assert queue.size(study) == 4 == len(study.trials) - 1
+
+
+def test_tickets_are_made_as_they_are_needed(study: optuna.Study, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue, "AHEAD", 4)
+    defined = definition("random")
+    assert queue.top_up(study, defined, 10) == 10
+    assert queue.enqueue(study, defined, 3, {"epochs": 3}) == 13
+    waiting = []
+    while not queue.is_empty(study) or queue.refill(study, defined, url):
+        waiting.append(queue.counts(study)[TrialState.WAITING])
+        finish(study, TrialState.PRUNED)
+    assert waiting == [7, 6, 5, 4, 3, 2, 1, 4, 3, 2, 1, 2, 1]
+    assert len({str(ticket) for ticket in tickets(study)}) > 4
+    assert queue.refill(study, defined, url) == 0
+
+
+def test_replacing_ends_when_failing_is_the_rule(study: optuna.Study, url: str) -> None:
+    queue.top_up(study, definition(), 10)
+    for _ in range(2):
+        finish(study, TrialState.COMPLETE)
+    for _ in range(queue.FAILURES + 1):
+        queue.check_failures(study)
+        finish(study, TrialState.FAIL)
+    queue.check_failures(study)  # one more is allowed, for two that finished
+    finish(study, TrialState.FAIL)
+    with pytest.raises(queue.TooManyFailures, match=r"5 trials failed, the last of them: out of memory \(attempt 3"):
+        queue.refill(study, definition(), url)
+    queue.top_up(study, definition(), 10)  # whoever asks again has mended it, or wants to see
+    queue.check_failures(study)
 
 
 def fill(url: str, trials: int) -> None:
@@ -152,7 +171,10 @@ def fill(url: str, trials: int) -> None:
 
 def take_all(url: str, results: "multiprocessing.Queue[list[int]]") -> None:
     study = optuna.load_study(storage=open_storage(url, "write"), study_name="s")
-    results.put(list(iter(lambda: queue.claim(study, queue.Owner()), None)))  # type: ignore[arg-type]
+    taken = []
+    while ticket := queue.claim(study, Holder(), f"{multiprocessing.current_process().name}-{len(taken)}"):
+        taken.append(ticket.trial_id)
+    results.put(taken)
 
 
 def spawned(target: object, arguments: list[tuple[object, ...]]) -> Iterator[None]:
@@ -166,17 +188,17 @@ def spawned(target: object, arguments: list[tuple[object, ...]]) -> Iterator[Non
     assert all(process.exitcode == 0 for process in processes)
 
 
-def test_two_that_fill_at_once_do_not_add_up(study: optuna.Study, tmp_path: Path) -> None:
-    for _ in spawned(fill, [(default_url(tmp_path), 30)] * 3):
+def test_three_that_fill_at_once_do_not_add_up(study: optuna.Study, url: str) -> None:
+    for _ in spawned(fill, [(url, 30)] * 3):
         pass
     assert len(study.trials) == 30
 
 
-def test_processes_that_drain_together_take_each_ticket_once(study: optuna.Study, tmp_path: Path) -> None:
+def test_processes_that_drain_together_take_each_ticket_once(study: optuna.Study, url: str) -> None:
     queue.top_up(study, definition(), 60)
     results: multiprocessing.Queue[list[int]] = multiprocessing.get_context("spawn").Queue()
     taken: list[int] = []
-    for _ in spawned(take_all, [(default_url(tmp_path), results)] * 4):
+    for _ in spawned(take_all, [(url, results)] * 4):
         for _ in range(4):
             taken += results.get()
     assert sorted(taken) == [trial._trial_id for trial in study.trials]

@@ -18,8 +18,8 @@ from search.report.analysis import Analysis, _importances, analyse
 from search.report.figures import confusion, history, importances, intermediate_values
 from search.report.page import render
 from search.storage import default_url, open_storage
-from search.study import checkpoint_path, open_study
-from search.worker import Stop, WorkerSettings, work
+from search.study import Place, checkpoint_of, open_study
+from search.worker import WorkerSettings, work
 
 EVIL = "<script>alert(1)</script>"
 
@@ -42,9 +42,9 @@ def study(folder: Path, tiny: DataSet, tiny_folder: Path) -> optuna.Study:
         }
     )
     url = default_url(folder)
-    study = open_study(open_storage(url, "create"), EVIL, definition, tiny, folder / "s")
+    study = open_study(open_storage(url, "create"), EVIL, definition, tiny, Place(folder / "s"))
     queue.top_up(study, definition, 12)
-    work(WorkerSettings(url, EVIL, tiny_folder, "cpu", threads=1), Stop())
+    work(WorkerSettings(url, EVIL, tiny_folder), lambda: False)
     return study
 
 
@@ -127,7 +127,7 @@ def test_it_is_written_while_nothing_is_complete_and_says_what_is_missing(
     tmp_path: Path, tiny: DataSet, tiny_folder: Path
 ) -> None:
     definition = StudyDefinition.model_validate({"space": {"filters": {"low": 8, "high": 32}}})
-    study = open_study(open_storage(default_url(tmp_path), "create"), "new", definition, tiny, tmp_path)
+    study = open_study(open_storage(default_url(tmp_path), "create"), "new", definition, tiny, Place(tmp_path))
     queue.top_up(study, definition, 2)
     page = write(study, tmp_path, tmp_path / "deep" / "report.html", lambda: tiny).read_text()
     assert "No trial is complete yet" in page
@@ -148,5 +148,5 @@ def test_a_missing_checkpoint_or_data_set_is_said_not_fatal(
 def test_the_best_checkpoint_scores_as_the_report_says(study: optuna.Study, folder: Path, tiny: DataSet) -> None:
     from fmnist.checkpoint import load
 
-    saved = load(checkpoint_path(folder / "s", study.best_trial.number))
+    saved = load(folder / "s" / "checkpoints" / (checkpoint_of(study.best_trial) or ""))
     assert evaluate(saved.network(), split(tiny, "test").scored).accuracy == study.best_value

@@ -1,50 +1,47 @@
-"""The worker's loop in this process, and worker processes that are really started and killed."""
+"""The worker's loop in this process, and worker processes that are really started, stopped and killed."""
 
+import itertools
 import os
+import resource
 import signal
-from collections.abc import Callable
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
 import pytest
+import torch
 from optuna.trial import TrialState
 
-from fmnist import checkpoint
-from fmnist.data import DataSet
-from search import queue
-from search.definition import PRUNERS, SAMPLERS, StudyDefinition
+from fmnist.training import Training
+from search import lease, queue
+from search.definition import PRUNERS, SAMPLERS
 from search.engines import local
-from search.storage import default_url, lock, open_storage
-from search.study import checkpoint_path, open_study
-from search.worker import Stop, WorkerSettings, work
+from search.reaper import alive, reap
+from search.storage import lock
+from search.study import CHECKPOINT, StudyError, request_stop
+from search.worker import WorkerSettings, work
+from tests.conftest import LONG, Make, definition
+from tests.postgresql import Server
 
-Make = Callable[..., tuple[optuna.Study, WorkerSettings]]
-
-
-def definition(**changes: object) -> StudyDefinition:
-    return StudyDefinition.model_validate(
-        {
-            "defaults": {"architecture": "simple", "epochs": 2, "filters": 4, "learning_rate": 0.002},
-            "space": {"filters": {"low": 2, "high": 4}, "learning_rate": {"choices": [0.001, 0.002, 0.005]}},
-            **changes,
-        }
-    )
+WAITING, COMPLETE, FAIL = TrialState.WAITING, TrialState.COMPLETE, TrialState.FAIL
 
 
-@pytest.fixture
-def make(tmp_path: Path, tiny: DataSet, tiny_folder: Path) -> Make:
-    def made(defined: StudyDefinition, trials: int) -> tuple[optuna.Study, WorkerSettings]:
-        url = default_url(tmp_path)
-        study = open_study(open_storage(url, "create"), "s", defined, tiny, tmp_path / "s")
-        with lock(url):
-            queue.top_up(study, defined, trials)
-        return study, WorkerSettings(url, "s", tiny_folder, "cpu", threads=1)
-
-    return made
+def never() -> bool:
+    return False
 
 
 def states(study: optuna.Study) -> list[TrialState]:
     return [trial.state for trial in study.get_trials(deepcopy=False)]
+
+
+def attempts(study: optuna.Study, number: int = 0) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = study.get_trials(deepcopy=False)[number].user_attrs.get(lease.ATTEMPTS, [])
+    return found
+
+
+def reported(study: optuna.Study, number: int = 0) -> dict[int, float]:
+    return study.get_trials(deepcopy=False)[number].intermediate_values
 
 
 @pytest.mark.parametrize(
@@ -52,93 +49,242 @@ def states(study: optuna.Study) -> list[TrialState]:
 )
 def test_every_sampler_and_pruner_drains_its_queue(make: Make, sampler: str, pruner: str) -> None:
     study, settings = make(definition(sampler=sampler, pruner=pruner), 9)
-    work(settings, Stop())
+    work(settings, never)
     assert len(states(study)) == 9
-    assert set(states(study)) <= {TrialState.COMPLETE, TrialState.PRUNED}
+    assert set(states(study)) <= {COMPLETE, TrialState.PRUNED}
     assert study.trials[0].params == {"filters": 4, "learning_rate": 0.002}
-    assert all(trial.user_attrs[queue.OWNER]["pid"] == os.getpid() for trial in study.trials)
+    assert all(trial.user_attrs[lease.ATTEMPTS][-1]["pid"] == os.getpid() for trial in study.trials)
 
 
-def test_a_trial_that_raises_ends_failed_with_its_reason_and_the_next_goes_on(
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_one_worker_comes_to_the_same_trials_from_the_same_seed(
+    make: Make, tmp_path: Path, postgresql: Server, sampler: str
+) -> None:
+    found = []
+    urls = [f"sqlite:///{tmp_path / 'one.db'}", f"sqlite:///{tmp_path / 'two.db'}", postgresql.create_database()]
+    for url, seed in zip(urls, (0, 1, 0), strict=True):
+        study, settings = make(definition(sampler=sampler, pruner="halving", seed=seed), 14, url)
+        work(settings, never)
+        found.append([(trial.params, trial.value, trial.user_attrs[CHECKPOINT]["weights"]) for trial in study.trials])
+    assert found[0] == found[2]
+    assert found[0] != found[1]
+    assert len({str(params) for params, *_ in found[0]}) > 5  # of nine points there are
+
+
+def test_an_attempt_that_raises_is_made_again_and_after_the_third_the_trial_is_replaced(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study, settings = make(definition(pruner="none"), 3)
-    real = checkpoint.save
-    calls = iter([OSError("disk full")])
+    study, settings = make(definition(), 3)
+    real, calls = torch.nn.Module.train, itertools.count()
 
-    def fails_once(*arguments: object) -> None:
-        for error in calls:
-            raise error
-        real(*arguments)  # type: ignore[arg-type]
+    def runs_out_of_memory(*arguments: object) -> object:
+        if next(calls) < 3:
+            raise torch.OutOfMemoryError("tried to allocate")
+        return real(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("search.objective.checkpoint.save", fails_once)
-    work(settings, Stop())
-    assert states(study) == [TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
-    assert study.trials[0].user_attrs["reason"] == "OSError: disk full"
-
-
-LONG = definition(
-    pruner="none", defaults={"architecture": "simple", "epochs": 300, "filters": 4, "learning_rate": 0.002}
-)
+    monkeypatch.setattr(torch.nn.Module, "train", runs_out_of_memory)
+    work(settings, never)
+    assert states(study) == [FAIL, COMPLETE, COMPLETE, COMPLETE]
+    assert study.trials[0].user_attrs[lease.REASON].startswith("OutOfMemoryError: tried to allocate (attempt 3")
+    assert len(attempts(study)) == 3
+    assert len(attempts(study, 1)) == 1
 
 
-def test_workers_that_are_stopped_give_back_what_they_have_begun(make: Make, tmp_path: Path) -> None:
-    study, settings = make(LONG, 2)
-    begun = checkpoint_path(tmp_path / "s", 0)
-    local.drain(study, [settings], begun.exists, lambda: None)
-    assert states(study) == [TrialState.WAITING] * 2
-    reported = study.trials[0].intermediate_values
-    assert [metrics.accuracy for metrics in checkpoint.load(begun).history] == list(reported.values())
+def test_a_study_in_which_everything_fails_stops_after_a_bounded_number(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, settings = make(definition(), 40)
+    monkeypatch.setattr("search.worker.run_trial", lambda *_: 1 / 0)
+    for _ in range(2):  # a second worker does not even begin
+        with pytest.raises(queue.TooManyFailures, match="4 trials failed, the last of them: ZeroDivisionError"):
+            work(settings, never)
+        assert states(study).count(FAIL) == queue.FAILURES + 1
+    assert sum(len(attempts(study, number)) for number in range(40)) == 12
 
 
-def test_a_killed_worker_is_replaced_and_its_trial_goes_on(make: Make, tmp_path: Path) -> None:
-    study, settings = make(LONG, 1)
-    path = checkpoint_path(tmp_path / "s", 0)
-    owners: list[int] = []
-    history: list[object] = []
+def test_a_diverged_trial_is_pruned_and_the_sampler_learns_from_it(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    study, settings = make(definition(), 2)
+    monkeypatch.setattr("fmnist.training.F.cross_entropy", lambda logits, _: logits.sum() * float("nan"))
+    work(settings, never)
+    assert states(study) == [TrialState.PRUNED] * 2
+    assert study.trials[0].user_attrs[lease.REASON] == "diverged: the training loss is nan in epoch 1"
 
-    def kill_the_first() -> None:
-        owner = study.get_trials()[0].user_attrs.get(queue.OWNER)
-        if owner and owner["pid"] not in owners and path.exists():
-            owners.append(owner["pid"])
-            if len(owners) == 1:
-                os.kill(owner["pid"], signal.SIGKILL)
-                history.extend(checkpoint.load(path).history)
 
-    def went_on() -> bool:
-        return len(owners) == 2 and len(checkpoint.load(path).history) > len(history)
+def test_a_disk_that_is_full_is_one_error_and_the_ticket_goes_back(
+    make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    space = {"learning_rate": {"choices": [0.001, 0.002]}}
+    study, settings = make(definition(defaults={"architecture": "cnn", "filters": 64, "epochs": 1}, space=space), 2)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, before[1]))  # the database is smaller, a checkpoint larger
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            work(settings, never)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert states(study) == [WAITING] * 2
+    assert attempts(study)[-1]["outcome"] == "given back"
+    assert [file.name for file in (tmp_path / "s" / "checkpoints").iterdir()] == ["study.id"]
 
-    local.drain(study, [settings], went_on, kill_the_first)
-    assert len(owners) == 2
-    assert checkpoint.load(path).history[: len(history)] == history
-    assert states(study) == [TrialState.WAITING]
+
+def test_what_all_workers_would_meet_ends_them_with_one_line(make: Make, tmp_path: Path) -> None:
+    study, settings = make(definition(), 4)
+    (tmp_path / "s" / "checkpoints" / "study.id").unlink()
+    with pytest.raises(local.WorkersDied, match=r"the checkpoints of study 's' are in .*share that folder"):
+        local.drain(study, [settings] * 2, never, lambda: 0)
+    assert states(study) == [WAITING] * 4
+
+
+def test_a_hung_trial_falls_silent_and_is_taken_over(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    study, settings = make(definition(), 1)
+    real = Training._train_quarter
+    at_takeover: list[list[int]] = []
+
+    def hangs_once(training: Training, *arguments: object) -> object:
+        if training.quarters == 1 and not at_takeover:
+            while not reap(study):  # as another worker would; nothing else ends it
+                time.sleep(0.05)
+            at_takeover.append(list(reported(study)))
+        return real(training, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Training, "_train_quarter", hangs_once)
+    work(replace(settings, grace=1.0), never)
+    assert states(study) == [COMPLETE]
+    assert at_takeover == [[25]]
+    assert "made no progress" in str(attempts(study)[0]["outcome"])
+    assert attempts(study)[0]["step"] == 25
+    assert len(attempts(study)) == 2
+
+
+def test_workers_that_are_stopped_give_back_what_they_have_begun(make: Make, url: str) -> None:
+    study, settings = make(LONG, 2, url)
+    local.drain(study, [settings], lambda: bool(reported(study)), lambda: 0)
+    assert states(study) == [WAITING] * 2
+    assert attempts(study)[-1]["outcome"] == "given back"
+    assert attempts(study)[-1]["step"] == max(reported(study))
+
+
+def test_stop_reaches_workers_anywhere_and_those_that_start_later_go_on(make: Make, url: str) -> None:
+    study, settings = make(LONG, 1, url)
+
+    def ask() -> int:
+        if reported(study):
+            request_stop(study)
+        return len(reported(study))
+
+    for most in (1, 3):
+        local.drain(study, [settings], never, ask)
+        assert states(study) == [WAITING]
+        assert len(reported(study)) >= most
+    assert [attempt["outcome"] for attempt in attempts(study)] == ["given back"] * 2
+
+
+def test_a_killed_worker_is_replaced_and_its_trial_goes_on(make: Make, url: str) -> None:
+    study, settings = make(LONG, 1, url)
+    before: dict[int, float] = {}
+
+    def kill_the_first() -> object:
+        if reported(study) and not before:
+            before.update(reported(study))
+            os.kill(attempts(study)[-1]["pid"], signal.SIGKILL)  # type: ignore[arg-type]
+        return len(reported(study))
+
+    local.drain(
+        study, [settings], lambda: len(attempts(study)) == 2 and len(reported(study)) > len(before), kill_the_first
+    )
+    assert len(attempts(study)) == 2
+    assert "died" in str(attempts(study)[0]["outcome"])
+    assert list(reported(study).items())[: len(before)] == list(before.items())
+    assert states(study) == [WAITING]
 
 
 def test_workers_end_though_the_database_is_gone(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     study, settings = make(LONG, 3)
     pids: set[int] = set()
 
-    def lose_the_database() -> None:
-        pids.update(trial.user_attrs[queue.OWNER]["pid"] for trial in queue.running(study))
+    def lose_the_database() -> int:
+        pids.update(int(str(attempts(study, number)[-1]["pid"])) for number in (0, 1) if attempts(study, number))
         if len(pids) == 2:
-            monkeypatch.setattr(queue, "release", lambda *_, **__: 1 / 0)
+            monkeypatch.setattr(local, "check_failures", lambda _: 1 / 0)
+        return 0
 
     with pytest.raises(ZeroDivisionError):
-        local.drain(study, [settings] * 2, lambda: False, lose_the_database)
+        local.drain(study, [settings] * 2, never, lose_the_database)
     assert len(pids) == 2
-    assert not any(map(queue._alive, pids))
+    assert not any(map(alive, pids))
+    assert states(study) == [WAITING] * 3
 
 
-def test_worker_processes_that_crash_again_and_again_end_the_search(make: Make) -> None:
+def test_worker_processes_that_crash_again_and_again_end_the_search(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     study, settings = make(definition(), 2)
-    broken = WorkerSettings(settings.storage, "no such study", settings.data_dir, "cpu", threads=1)
-    with pytest.raises(local.WorkersDied, match="4 worker processes have crashed"):
-        local.drain(study, [broken], lambda: False, lambda: None)
-    assert states(study) == [TrialState.WAITING] * 2
+    monkeypatch.setattr(local, "LONGEST_PAUSE", 0.1)
+    with pytest.raises(local.WorkersDied, match="4 worker processes crashed and the study stood still"):
+        local.drain(study, [replace(settings, device="no such device")], never, lambda: 0)
+    assert states(study) == [WAITING] * 2
 
 
-def test_threads_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_crashes_are_counted_from_when_the_study_last_moved(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    study, settings = make(definition(), 2)
+    monkeypatch.setattr(local, "LONGEST_PAUSE", 0.1)
+    moves = iter(range(100))
+    ended: list[int] = []
+    pool_sweep = local.Pool.sweep
+
+    def counting(pool: local.Pool) -> None:
+        ended.extend(process.exitcode for process in pool.processes.values() if process.exitcode is not None)
+        pool_sweep(pool)
+
+    monkeypatch.setattr(local.Pool, "sweep", counting)
+    local.drain(study, [replace(settings, device="no such device")], lambda: len(ended) > 5, lambda: next(moves))
+    assert len(ended) > 5
+
+
+def test_a_worker_on_other_data_or_versions_is_refused_with_a_way_on(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, settings = make(definition(), 1)
+    monkeypatch.setattr("search.study.versions", lambda: {"fmnist_search": "99", "torch": "1"})
+    with pytest.raises(StudyError, match=r"other versions \(fmnist_search: .* -> 99; torch: .* -> 1\).*--allow-mixed"):
+        work(settings, never)
+    assert states(study) == [WAITING]
+    work(replace(settings, allow_mixed=True), never)
+    assert states(study) == [COMPLETE]
+
+
+def test_a_worker_that_follows_waits_for_new_tickets(make: Make) -> None:
+    study, settings = make(definition(), 1)
+    added: list[int] = []
+
+    def finished() -> bool:
+        if states(study) == [COMPLETE] and not added:
+            with lock(settings.storage):
+                added.append(queue.enqueue(study, definition(), 1, {}))
+        return states(study) == [COMPLETE] * 2
+
+    work(replace(settings, follow=True), finished)
+    assert added == [2]
+    assert states(study) == [COMPLETE] * 2
+
+
+def test_a_study_that_is_deleted_ends_its_workers(make: Make) -> None:
+    study, settings = make(LONG, 1)
+
+    def delete() -> bool:
+        if optuna.get_all_study_names(study._storage) and reported(study):
+            optuna.delete_study(study_name="s", storage=study._storage)
+        return False
+
+    work(settings, delete)
+    assert optuna.get_all_study_names(study._storage) == []
+
+
+def test_threads_and_devices_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "cores", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    settings = WorkerSettings("sqlite:///x", "s")
     for workers, threads in ((3, 2), (8, 1), (16, 1)):
-        settings = local.settings_for("sqlite:///x", "s", None, "cpu", workers)
-        assert [each.threads for each in settings] == [threads] * workers
+        assert [each.threads for each in local.shared_out(settings, workers)] == [threads] * workers
+    devices = [each.device for each in local.shared_out(replace(settings, device="cuda"), 3)]
+    assert devices == ["cuda:0", "cuda:1", "cuda:0"]

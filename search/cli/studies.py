@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -40,6 +40,14 @@ PRUNERS = ("halving", "hyperband", "median", "percentile", "none")
 @click.option("--pruner", type=click.Choice(PRUNERS), help="How trials are pruned.  [default: as the study says]")
 @score_on_option("as the study says")
 @worker_options
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Where workers run: on this machine, or on a Ray cluster, which needs --workers.",
+)
+@click.option("--address", default="auto", show_default=True, help="Ray cluster to use, as HOST:PORT of its head.")
 @click.option("--quiet", is_flag=True, help="Print only the result.")
 def run(
     study: str,
@@ -55,6 +63,8 @@ def run(
     device: str,
     grace: float,
     allow_mixed: bool,
+    engine: Literal["local", "ray"],
+    address: str,
     quiet: bool,
     **overrides: Any,
 ) -> None:
@@ -67,7 +77,10 @@ def run(
     Examples:
       fmnist-search run --trials 50
       fmnist-search run my-study.toml --workers 4 --timeout 600
+      fmnist-search run --engine ray --workers 16 --storage postgresql://me@db/studies
     """
+    from dataclasses import replace
+
     from rich.console import Console
 
     from search import definition, presentation
@@ -78,17 +91,23 @@ def run(
     from search.storage import reported
     from search.study import Place
 
+    if engine == "ray" and workers is None:
+        raise click.UsageError("--engine ray needs --workers: a cluster may grow to the number that is asked for")
     path = definition.locate(study)
     wanted = definition.read(path, trials=trials, **overrides)
     folder = (output or Path("studies")) / (name or path.stem)
     url = url_of(storage, output)
+    asked = device if engine == "local" else "auto"  # whether a cluster has a device is not for this machine to say
+    worker = worker_settings(folder.name, url, data_dir, asked, grace, allow_mixed)
     settings = RunSettings(
         trials=wanted.trials,
         place=Place(folder, located(artifacts), keep),
         workers=workers or cores(),
-        worker=worker_settings(folder.name, url, data_dir, device, grace, allow_mixed),
+        worker=worker if asked == device else replace(worker, device=device),
         timeout=timeout,
         quiet=quiet,
+        engine=engine,
+        address=address,
     )
     console = Console()
     result = run_search(wanted, settings, console)

@@ -1,0 +1,314 @@
+"""What database and sampler cost, a trial; and how many trials a second they allow.
+
+    .venv/bin/python benchmarks/storage.py          # parts 1 to 3, some minutes
+    .venv/bin/python benchmarks/storage.py --quick  # a smoke run: the numbers mean little
+    .venv/bin/python benchmarks/storage.py --run    # and part 4: a real search, some 10 minutes more
+
+1. Milliseconds of each step of a trial with three reports, by one worker alone on the
+   database, with 100, 1,000 and 10,000 finished trials in the study. Space and pruner
+   (successive halving) are those of studies/cnn.toml, the sampler is TPE. The steps:
+   join (a new worker reads the study; once), look (has a stop been asked for), claim,
+   suggest (read what is new, sample, store), checkpoint (look for it or store its name),
+   report (report, ask the pruner), end (state, value, attempt), drop (find the
+   checkpoints that are beaten).
+2. The same with 50, 200 and 1,000 trials waiting: Optuna reads them again each time.
+3. Trials a second of worker processes whose trainings take no time, with the random
+   sampler and one report a trial. All must end COMPLETE at their only attempt.
+4. The share of the workers' time in a real search, from a worker's first claim to its
+   last trial's end, that is neither training nor evaluation.
+
+SQLite is a file in the temporary folder, PostgreSQL a server of its own on loopback; both
+flush each commit to disk. Parts 1 to 3 leave out heartbeats and the checkpoints' bytes.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from multiprocessing import get_context
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import optuna
+import psycopg
+import torch
+from optuna.distributions import distribution_to_json
+from optuna.storages._rdb.models import TrialParamModel, TrialSystemAttributeModel
+from optuna.trial import FrozenTrial, Trial, TrialState
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy import insert, text
+
+from fmnist import data as fashion
+from fmnist.training import EpochMetrics
+from search import definition, lease, objective, queue, space, worker
+from search.collect import drop_beaten
+from search.definition import StudyDefinition
+from search.lease import ATTEMPTS, Holder
+from search.objective import Objective
+from search.storage import default_url, lock, open_storage, persistently
+from search.study import CHECKPOINT, KEEP, Place, artifacts_of, checkpoint_of, load_study, open_study, stop_requests
+from search.tables import ATTRIBUTES, REPORTS, TRIALS, VALUES, backend
+from tests.conftest import digits
+from tests.postgresql import Server, server
+
+ROOT = Path(__file__).resolve().parent.parent
+STEPS = ("look", "claim", "suggest", "checkpoint", "report", "end", "drop")
+SIZES = ((100, 10), (1_000, 10), (10_000, 10), (100, 50), (100, 200), (100, 1_000))  # finished, waiting
+WORKERS = {"SQLite": (1, 4, 8), "PostgreSQL": (1, 4, 16)}
+EPOCHS = (0.25, 0.5, 1.0)  # of a trial's reports: the pruner compares trials at the first and at the last
+GOAL = 0.03  # of the workers' time, at most, that is neither training nor evaluation
+
+Milliseconds = dict[str, list[float]]  # by step
+
+
+@contextmanager
+def timed(spent: list[float]) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    spent.append(1000 * (time.perf_counter() - started))
+
+
+def run_trial(study: optuna.Study, common: Objective, epochs: tuple[float, ...]) -> Milliseconds | None:
+    """Do for one trial what a worker does, except to train; None where nothing waits."""
+    spent: Milliseconds = defaultdict(list)
+    with timed(spent["look"]):
+        stop_requests(study)
+    with timed(spent["claim"]):
+        ticket = persistently(lambda: queue.claim(study, Holder(), uuid4().hex))
+    if ticket is None:
+        return None
+    with lease.fenced(study, ticket):
+        with timed(spent["suggest"]):
+            trial = worker._trial(study, common, ticket)
+            hyperparameters = space.suggest(trial, common.definition)
+        with timed(spent["checkpoint"]):
+            objective._saved(trial, common, hyperparameters)
+        for epoch in epochs:
+            metrics = EpochMetrics(epoch, 0.0, 0.0, 0.0, 940, 1000, 1.0)  # so good that it is not pruned
+            with timed(spent["checkpoint"]):
+                name_checkpoint(trial, epoch)
+            with timed(spent["report"]):
+                objective._report(trial, metrics)
+                objective._verdict(trial, hyperparameters, metrics)
+            with timed(spent["look"]):
+                stop_requests(study)
+    with timed(spent["end"]):
+        persistently(lambda: lease.finish(study, ticket, TrialState.COMPLETE, metrics.accuracy))
+    with timed(spent["drop"]):
+        persistently(lambda: drop_beaten(study, common.artifacts, study.user_attrs[KEEP]))
+    return spent
+
+
+def name_checkpoint(trial: Trial, epoch: float) -> None:
+    """The database's part of search.objective._save."""
+    checkpoint_of(trial.storage.get_trial(trial._trial_id))
+    trial.set_user_attr(CHECKPOINT, {"name": f"trial-{trial.number}", "weights": "0" * 64, "seconds": epoch})
+
+
+def make(url: str, folder: Path, defined: StudyDefinition, finished: int, waiting: int) -> Objective:
+    """Make the study "s" as `run` does, with that many trials; returns what its workers have in common."""
+    fashion.write(folder / "digits", *digits())
+    data = fashion.load(folder / "digits")
+    storage = open_storage(url, "create")
+    with lock(url):
+        study = open_study(storage, "s", defined, data, Place(folder / "s"))
+        fill(study, defined, finished)
+        queue.top_up(study, defined, finished + waiting)
+    return Objective(defined, data, fashion.split(data, defined.score_on), torch.device("cpu"), artifacts_of(study))
+
+
+def fill(study: optuna.Study, defined: StudyDefinition, count: int) -> None:
+    """Add finished trials straight to the tables; two of three were pruned at their first report."""
+    ranges, now, rows = space.distributions(defined), datetime.now(), defaultdict(list)
+    with backend(study).engine.begin() as connection:
+        for number in range(count):
+            state = TrialState.PRUNED if number % 3 else TrialState.COMPLETE
+            of_trial = {"study_id": study._study_id, "number": number, "state": state}
+            added = insert(TRIALS).values(**of_trial, datetime_start=now, datetime_complete=now)
+            trial_id = connection.execute(added).inserted_primary_key[0]
+            for table, row in trial_rows(ranges, number, EPOCHS[:1] if number % 3 else EPOCHS):
+                rows[table].append({"trial_id": trial_id, **row})
+        for table, of_table in rows.items():
+            connection.execute(insert(table), of_table)
+        if connection.dialect.name == "postgresql":  # which does so by itself within a minute
+            connection.execute(text("ANALYZE"))
+
+
+def trial_rows(
+    ranges: space.Distributions, number: int, epochs: tuple[float, ...]
+) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """The table and the content of each row that belongs to a finished trial."""
+    point = space.random_point(ranges, 1, number)
+    accuracy = 0.93 - abs(point["learning_rate"] - 0.002) - 0.01 * point["dropout"]
+    attempt = {"token": uuid4().hex, **vars(Holder()), "started": "", "ended": "", "outcome": "pruned", "step": 25}
+    for name, distribution in ranges.items():
+        internal, kind = distribution.to_internal_repr(point[name]), distribution_to_json(distribution)
+        yield TrialParamModel.__table__, {"param_name": name, "param_value": internal, "distribution_json": kind}
+    for epoch in epochs:
+        step = round(100 * epoch)
+        yield REPORTS, {"step": step, "intermediate_value": accuracy, "intermediate_value_type": "FINITE"}
+    yield VALUES, {"objective": 0, "value": accuracy, "value_type": "FINITE"}
+    checkpoint = {"name": None, "weights": "0" * 64, "seconds": 9.9}
+    for key, value in ((ATTEMPTS, [attempt]), (CHECKPOINT, checkpoint)):
+        yield ATTRIBUTES, {"key": key, "value_json": json.dumps(value)}
+    for key, stored in (("tpe:relative_params:0", json.dumps(point)), ("completed_rung_0", accuracy)):
+        yield TrialSystemAttributeModel.__table__, {"key": key, "value_json": json.dumps(stored)}
+
+
+def costs(url: str, folder: Path, finished: int, waiting: int, repeats: int) -> dict[str, Any]:
+    """Parts 1 and 2: of each step number, median and 90th percentile, in one size of study."""
+    defined = definition.read(ROOT / "studies" / "cnn.toml", sampler="tpe", pruner="halving")
+    common = make(url, folder, defined, finished, waiting)
+    spent: Milliseconds = defaultdict(list)
+    with timed(spent["join"]):
+        study = load_study(open_storage(url, "write"), "s")
+        study.get_trials(deepcopy=False)
+    run_trial(study, common, EPOCHS)  # the first compiles the statements
+    for _ in range(repeats):
+        queue._add(study, defined, 1, {})  # so that as many wait as before
+        of_trial = run_trial(study, common, EPOCHS) or {}
+        for step, milliseconds in of_trial.items():
+            spent[step] += milliseconds
+        spent["a trial"].append(sum(map(sum, of_trial.values())))
+    steps = {step: (len(each), *np.percentile(each, [50, 90]).tolist()) for step, each in spent.items()}
+    return {"finished": finished, "waiting": waiting, "trials": repeats, "steps": steps}
+
+
+def throughput(url: str, folder: Path, workers: int, tickets: int) -> dict[str, Any]:
+    """Part 3: trials a second, from the first claim to the last end as the database has them."""
+    defined = definition.read(ROOT / "studies" / "cnn.toml", sampler="random", pruner="halving")
+    common = make(url, folder, defined, 0, tickets)
+    context = get_context("spawn")
+    together = context.Barrier(workers)
+    processes = [context.Process(target=drain, args=(url, common, together)) for _ in range(workers)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    trials = load_study(open_storage(url), "s").get_trials(deepcopy=False)
+    exact = [(t.state, len(t.user_attrs[ATTEMPTS])) for t in trials] == [(TrialState.COMPLETE, 1)] * tickets
+    crashed, rate = sum(process.exitcode != 0 for process in processes), tickets / span(trials)
+    return {"workers": workers, "crashed": crashed, "tickets": tickets, "exact": exact, "trials_per_second": rate}
+
+
+def drain(url: str, common: Objective, together: Barrier) -> None:
+    """One of part 3's worker processes."""
+    study = load_study(open_storage(url, "write"), "s")
+    together.wait(timeout=300)  # seconds: one may die before it is here
+    while run_trial(study, common, EPOCHS[:1]):
+        pass
+
+
+def run_search(trials: int) -> dict[str, Any]:
+    """Part 4: what no checkpoint counts of the seconds from each worker's first start to its last end."""
+    with tempfile.TemporaryDirectory() as folder:
+        call = [sys.executable, "-m", "search", "run", "--trials", str(trials), "--output", folder, "--quiet"]
+        subprocess.run(call, cwd=folder, stdout=subprocess.DEVNULL, check=True)
+        study = load_study(open_storage(default_url(Path(folder))), "cnn")
+        by_worker = defaultdict(list)
+        for trial in study.get_trials(deepcopy=False):
+            by_worker[trial.user_attrs[ATTEMPTS][-1]["pid"]].append(trial)
+    seconds = sum(span(of) for of in by_worker.values())
+    checkpoints = [trial.user_attrs.get(CHECKPOINT) for of in by_worker.values() for trial in of]
+    trained = sum(checkpoint["seconds"] for checkpoint in checkpoints if checkpoint)  # none if it diverged at once
+    return {"trials": trials, "workers": len(by_worker), "seconds": seconds, "share": 1 - trained / seconds}
+
+
+def span(trials: list[FrozenTrial]) -> float:
+    """Seconds from the first start to the last end."""
+    ended = [trial for trial in trials if trial.datetime_complete]
+    return (max(t.datetime_complete for t in ended) - min(t.datetime_start for t in ended)).total_seconds()
+
+
+@contextmanager
+def durable_server() -> Iterator[Server]:
+    """The tests' PostgreSQL server, started again with its usual fsync."""
+    with server() as running:
+        running.stop()
+        options = f"-p {running.port} -k {running.data} -c listen_addresses=127.0.0.1 -c max_connections=200"
+        running._run("pg_ctl", "-l", str(running.log), "-o", options, "-w", "start")
+        yield running
+
+
+def machine(postgresql: Server) -> dict[str, str]:
+    with psycopg.connect(postgresql.url()) as connection:
+        served = connection.info.parameter_status("server_version") or "?"
+    return {
+        "on": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": f"{platform.system()} {platform.machine()} with {os.cpu_count()} cores",
+        "Python": platform.python_version(),
+        **{name: version(name) for name in ("optuna", "SQLAlchemy", "psycopg", "torch")},
+        "PostgreSQL": served.split()[0],
+        "SQLite": sqlite3.sqlite_version,
+    }
+
+
+def measure(postgresql: Server, folder: Path, quick: bool) -> dict[str, list[dict[str, Any]]]:
+    """Parts 1 to 3, each measurement in a database of its own."""
+    sizes, repeats, tickets = (SIZES[:1], 3, 12) if quick else (SIZES, 30, 200)
+    result: dict[str, list[dict[str, Any]]] = {"costs": [], "throughput": []}
+    jobs = [(name, costs, (*size, repeats)) for name in WORKERS for size in sizes]
+    jobs += [(name, throughput, (n, tickets)) for name in WORKERS for n in ((2,) if quick else WORKERS[name])]
+    for name, part, arguments in jobs:
+        print(f"measuring {part.__name__} on {name}, {arguments}", file=sys.stderr, flush=True)
+        own = Path(tempfile.mkdtemp(dir=folder))
+        url = default_url(own) if name == "SQLite" else postgresql.create_database()
+        result[part.__name__].append({"database": name, **part(url, own, *arguments)})
+    return result
+
+
+def cost_table(database: str, records: list[dict[str, Any]]) -> Table:
+    table = Table("step", "a trial", title=f"{database}: milliseconds, median / p90", title_justify="left")
+    for each in records:
+        table.add_column(f"{each['finished']:,} finished\n{each['waiting']:,} waiting", justify="right", no_wrap=True)
+    for step in ("join", *STEPS, "a trial"):
+        times = f"{records[0]['steps'][step][0] // records[0]['trials']} x" if step in STEPS else ""
+        table.add_row(step, times, *("{1:.1f} / {2:.1f}".format(*each["steps"][step]) for each in records))
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a smoke run of parts 1 to 3")
+    parser.add_argument("--run", action="store_true", help="part 4, too")
+    parser.add_argument("--trials", type=int, default=50, help="of part 4 (default: 50)")
+    parser.add_argument(
+        "--json", type=Path, default=ROOT / "build" / "storage.json", help="default: build/storage.json"
+    )
+    options = parser.parse_args()
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    with durable_server() as postgresql, tempfile.TemporaryDirectory() as folder:
+        result: dict[str, Any] = {"machine": machine(postgresql), **measure(postgresql, Path(folder), options.quick)}
+    console.print(", ".join(f"{key} {value}" for key, value in result["machine"].items()), highlight=False)
+    for database in WORKERS:
+        console.print(cost_table(database, [each for each in result["costs"] if each["database"] == database]))
+    for each in result["throughput"]:
+        count = "the count is exact" if each["exact"] else "THE COUNT IS WRONG"
+        console.print(
+            f"{each['database']}, {each['workers']} workers: {each['trials_per_second']:.1f} trials a second "
+            f"of {each['tickets']}; {count}, {each['crashed']} workers crashed"
+        )
+    if options.run:
+        result["search"] = run = run_search(options.trials)
+        console.print(f"{run['trials']} trials by {run['workers']} workers in {run['seconds']:.0f} worker seconds:")
+        console.print(f"{run['share']:.1%} neither training nor evaluation; the goal is under {GOAL:.0%}")
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    options.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,263 @@
+"""Artifact stores by one set of tests: a folder, and a bucket of a real server that speaks S3."""
+
+import itertools
+import re
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from fmnist import checkpoint
+from fmnist.checkpoint import Checkpoint
+from search import collect
+from search.artifacts import ArtifactError, Artifacts, Bucket, checkpoint_name, located, open_artifacts
+from search.storage import open_storage
+from search.study import MARK, artifacts_of, checkpoint_of, load_study
+from search.worker import work
+from tests.conftest import Make, definition
+
+pytest.importorskip("moto")
+
+BUCKETS = map("bucket-{}".format, itertools.count())
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the server of these tests, whatever this machine has for AWS."""
+    for name, value in {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "somebody",
+        "AWS_SECRET_ACCESS_KEY": "something",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_CONFIG_FILE": "/dev/null",
+        "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    monkeypatch.setattr("boto3.DEFAULT_SESSION", None)  # it remembers credentials
+
+
+@pytest.fixture
+def bucket(s3: None) -> str:
+    """An empty bucket's URL."""
+    import boto3
+
+    name = next(BUCKETS)
+    boto3.client("s3").create_bucket(Bucket=name)
+    return f"s3://{name}"
+
+
+@pytest.fixture(params=["folder", "prefix", "whole bucket"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where an empty store is."""
+    if request.param == "folder":
+        return str(tmp_path / "deep" / "artifacts")
+    url: str = request.getfixturevalue("bucket")
+    return url if request.param == "whole bucket" else f"{url}/some/prefix"
+
+
+@pytest.fixture
+def artifacts(place: str) -> Artifacts:
+    return open_artifacts(place)
+
+
+def test_what_is_not_there(artifacts: Artifacts) -> None:
+    assert artifacts.names() == []
+    assert artifacts.read("nothing.pt") is None
+    artifacts.remove("nothing.pt")
+    assert artifacts.names() == []
+
+
+@pytest.mark.parametrize("size", [0, 1, 20_000_000], ids="{:,} bytes".format)
+def test_what_is_written_is_read_whole_by_any_process(artifacts: Artifacts, place: str, size: int) -> None:
+    content = (bytes(range(256)) * (size // 256 + 1))[:size]
+    artifacts.write("trial-00000-epoch-0.25.pt", content)
+    assert open_artifacts(place).read("trial-00000-epoch-0.25.pt") == content
+
+
+def test_a_file_is_replaced_and_removed_and_the_others_stay(artifacts: Artifacts) -> None:
+    for name in ("b", "a", "c"):
+        artifacts.write(name, name.encode())
+    artifacts.write("b", b"more than it was")
+    assert artifacts.names() == ["a", "b", "c"]
+    artifacts.remove("a")
+    assert artifacts.names() == ["b", "c"]
+    assert [artifacts.read(name) for name in "abc"] == [None, b"more than it was", b"c"]
+
+
+def test_names_go_on_beyond_the_thousand_of_one_answer(bucket: str) -> None:
+    artifacts = open_artifacts(f"{bucket}/prefix")
+    names = [checkpoint_name(number, 1) for number in range(1001)]
+    for name in names:
+        artifacts.write(name, b"")
+    assert artifacts.names() == names
+
+
+def test_a_store_says_where_it_and_a_file_are(artifacts: Artifacts, place: str) -> None:
+    artifacts.write("a", b"")
+    assert artifacts.location == place
+    assert artifacts.locate("a") == f"{place}/a"
+
+
+def test_a_folder_knows_what_is_gone(tmp_path: Path) -> None:
+    assert open_artifacts(str(tmp_path)).locate("a") is None
+
+
+@pytest.mark.parametrize("kind", ["folder", "bucket"])
+def test_stores_beside_and_within_each_other_do_not_meet(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    root = str(tmp_path) if kind == "folder" else request.getfixturevalue("bucket")
+    places = [f"{root}/{path}" for path in ("one", "one-more", "one/deeper", "on", "what?", "what?e", "what#")]
+    for place in [*places, root]:
+        open_artifacts(place).write("mark", place.encode())
+    for place in [*places, root]:
+        assert open_artifacts(place).names() == ["mark"]
+        assert open_artifacts(place).read("mark") == place.encode()
+    open_artifacts(places[0]).remove("mark")
+    assert [place for place in places if not open_artifacts(place).names()] == places[:1]
+
+
+def test_slashes_too_many_mean_the_same_place(bucket: str) -> None:
+    open_artifacts(f"{bucket}/a/b").write("mark", b"")
+    for url in (f"{bucket}/a/b/", f"{bucket}//a//b"):
+        assert open_artifacts(url).names() == ["mark"]
+        assert open_artifacts(url).locate("mark") == f"{bucket}/a/b/mark"
+    assert located(f"{bucket}/a/b/") == f"{bucket}/a/b"
+
+
+def test_a_folder_means_the_same_in_any_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert located("artifacts") == str(tmp_path / "artifacts")
+    assert located(None) is None
+    assert located("s3://") == "s3://"
+
+
+def each_call(artifacts: Artifacts) -> list[Callable[[], object]]:
+    return [
+        lambda: artifacts.write("a", b""),
+        lambda: artifacts.read("a"),
+        lambda: artifacts.remove("a"),
+        artifacts.names,
+    ]
+
+
+@pytest.mark.parametrize("url", ["s3://no-such-bucket/prefix", "s3://Not A Bucket!/prefix"])
+def test_a_bucket_that_is_not_there_is_an_error_in_one_line_whatever_is_done(s3: None, url: str) -> None:
+    for call in each_call(open_artifacts(url)):
+        with pytest.raises(ArtifactError, match=rf"^{url}: .*bucket.*; check bucket, endpoint") as caught:
+            call()
+        assert "\n" not in str(caught.value)
+
+
+def test_a_server_that_does_not_answer_is_an_error(
+    bucket: str, monkeypatch: pytest.MonkeyPatch, unused_endpoint: str
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", unused_endpoint)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    for call in each_call(open_artifacts(bucket)):
+        with pytest.raises(ArtifactError, match=rf"^{bucket}: Could not connect to the endpoint URL"):
+            call()
+
+
+@pytest.fixture
+def unused_endpoint() -> Iterator[str]:
+    """An address that refuses connections: bound, but nobody listens."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+
+
+def test_without_credentials_it_says_so(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setattr("boto3.DEFAULT_SESSION", None)
+    with pytest.raises(ArtifactError, match=rf"^{bucket}: Unable to locate credentials; check"):
+        open_artifacts(bucket).names()
+
+
+def test_a_malformed_endpoint_is_an_error(s3: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "nonsense")
+    with pytest.raises(ArtifactError, match=r"^s3://bucket: Invalid endpoint: nonsense; check"):
+        open_artifacts("s3://bucket")
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [("s3://", "names no bucket"), ("s3:///prefix", "names no bucket"), ("gs://b/p", "no such artifact")],
+)
+def test_malformed_urls_are_refused(s3: None, url: str, why: str) -> None:
+    with pytest.raises(ArtifactError, match=rf"^{url}: {why}.*s3://BUCKET/PREFIX$"):
+        open_artifacts(url)
+
+
+def test_without_boto3_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    with pytest.raises(ArtifactError, match=re.escape("pip install 'fmnist-search[s3]'")):
+        open_artifacts("s3://bucket/prefix")
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_of_the_system(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OSError):
+        open_artifacts(str(tmp_path / "file" / "deeper")).write("a", b"")
+
+
+def saved(study: optuna.Study, number: int) -> Checkpoint:
+    artifacts, name = artifacts_of(study), checkpoint_of(study.get_trials(deepcopy=False)[number])
+    assert name is not None
+    content = artifacts.read(name)
+    assert content is not None
+    return checkpoint.parse(content, name)
+
+
+def test_a_study_trains_resumes_and_is_cleared_up_in_a_bucket(bucket: str, make: Make, tmp_path: Path) -> None:
+    study, settings = make(definition(), 2, artifacts=f"{bucket}/studies/s")
+    artifacts = artifacts_of(study)
+    assert isinstance(artifacts, Bucket)
+    assert artifacts.names() == [MARK]
+
+    work(settings, lambda: any(trial.intermediate_values for trial in study.get_trials(deepcopy=False)))
+    assert [trial.state for trial in study.trials] == [TrialState.WAITING] * 2
+    first = saved(study, 0)
+    assert artifacts.names() == [MARK, checkpoint_name(0, 0.25)]
+    assert len(first.history) == 1
+
+    work(settings, lambda: False)
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 2
+    history = saved(study, 0).history
+    assert history[:1] == first.history  # to the seconds that it took: it was not trained again
+    assert history[-1].epoch == 2
+    assert artifacts.names() == [MARK, checkpoint_name(0, 2), checkpoint_name(1, 2)]
+    assert not (tmp_path / "s" / "checkpoints").exists()
+
+    best = study.best_trial.number
+    assert collect.drop_beaten(study, artifacts, keep=1) == 1
+    assert artifacts.names() == [MARK, checkpoint_name(best, 2)]
+    fresh = load_study(open_storage(settings.storage), "s")  # the other has finished trials in its cache
+    assert [checkpoint_of(trial) is None for trial in fresh.trials] == [number != best for number in range(2)]
+    assert collect.drop_beaten(study, artifacts, keep=1) == 0
+
+    for name in (checkpoint_name(best, 1), checkpoint_name(7, 0.5), "notes.txt"):
+        artifacts.write(name, b"")
+    assert collect.drop_orphans(study, artifacts) == 2
+    assert artifacts.names() == ["notes.txt", MARK, checkpoint_name(best, 2)]
+
+    collect.delete(study, tmp_path / "s")
+    assert artifacts.names() == ["notes.txt"]

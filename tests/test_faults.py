@@ -1,0 +1,320 @@
+"""What may die while a study is drained, on both databases: the budget stays exact and nothing is lost."""
+
+import multiprocessing
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+
+import optuna
+import psycopg
+import pytest
+from optuna.trial import FrozenTrial, TrialState
+
+from fmnist import checkpoint, data
+from fmnist.data import DataSet
+from fmnist.errors import ExpectedError
+from fmnist.training import EpochMetrics
+from search import lease, queue, space, worker
+from search.lease import Holder
+from search.objective import Objective, Outcome
+from search.reaper import alive, release
+from search.reproduce import reproduce
+from search.storage import lock, open_storage
+from search.study import Place, checkpoint_of, load_study, open_study
+from search.worker import WorkerSettings, work
+from tests.conftest import Make, definition
+from tests.postgresql import Server
+
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+CHAOS = """\
+sampler = "random"
+pruner = "none"
+
+[defaults]
+architecture = "simple"
+epochs = 5
+filters = 8
+
+[space]
+epochs = { low = 3, high = 6 }
+learning_rate = { low = 0.0005, high = 0.01, log = true }
+"""
+
+
+def never() -> bool:
+    return False
+
+
+def trials_of(study: optuna.Study) -> list[FrozenTrial]:
+    return study.get_trials(deepcopy=False)
+
+
+def states(study: optuna.Study) -> Counter[TrialState]:
+    return Counter(trial.state for trial in trials_of(study))
+
+
+def attempts_of(trial: FrozenTrial) -> list[dict[str, object]]:
+    attempts: list[dict[str, object]] = trial.user_attrs.get(lease.ATTEMPTS, [])
+    return attempts
+
+
+def reports(study: optuna.Study) -> int:
+    return sum(len(trial.intermediate_values) for trial in trials_of(study))
+
+
+def wait_for(condition: Callable[[], object], process: subprocess.Popen[str] | None = None) -> None:
+    while not condition():
+        assert process is None or process.poll() is None, "it ended too early"
+        time.sleep(0.02)
+
+
+def assert_exact(study: optuna.Study, trials: int) -> None:
+    """So many trials finished, each in one attempt that is its last, and nothing is left over."""
+    found = states(study)
+    assert found[TrialState.COMPLETE] + found[TrialState.PRUNED] == trials
+    assert found[TrialState.RUNNING] == found[TrialState.WAITING] == 0
+    for trial in trials_of(study):
+        ends = [attempt["outcome"] in ("complete", "pruned") for attempt in attempts_of(trial)]
+        assert ends == [False] * (len(ends) - 1) + [trial.state in FINISHED], trial.number
+
+
+@pytest.fixture
+def search(tmp_path: Path, tiny_folder: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start `fmnist-search run` in the background."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(url: str, study: str, *arguments: str) -> subprocess.Popen[str]:
+        (tmp_path / "chaos.toml").write_text(study)
+        call = [sys.executable, "-m", "search", "run", "chaos.toml", "--storage", url, *arguments]
+        environment = {**os.environ, "FMNIST_DATA": str(tiny_folder)}
+        pipe = subprocess.PIPE
+        started.append(subprocess.Popen(call, cwd=tmp_path, env=environment, stdout=pipe, stderr=pipe, text=True))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def the_study(url: str, process: subprocess.Popen[str]) -> optuna.Study:
+    """The study of a search that was just started, once it is there."""
+    while True:
+        assert process.poll() is None, process.communicate()
+        try:
+            return load_study(open_storage(url), "chaos")
+        except ExpectedError:
+            time.sleep(0.1)
+
+
+def worker_pids(process: subprocess.Popen[str]) -> list[int]:
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    commands = {int(pid): Path(f"/proc/{pid}/cmdline") for pid in children}
+    return [pid for pid, command in commands.items() if command.exists() and b"spawn_main" in command.read_bytes()]
+
+
+@pytest.mark.timeout(3600)
+def test_chaos(
+    url: str, search: Callable[..., subprocess.Popen[str]], tmp_path: Path, tiny: DataSet, pytestconfig: pytest.Config
+) -> None:
+    """Workers are killed at random moments, again and again; each trial ends as if nothing had been."""
+    kills: int = pytestconfig.getoption("--kills")
+    trials = 2 * kills
+    chance = random.Random(7)
+    process = search(url, CHAOS, "--trials", str(trials), "--workers", "4", "--keep", str(trials))
+    study = the_study(url, process)
+    checkpoints = tmp_path / "studies" / "chaos" / "checkpoints"
+    seen: dict[int, list[EpochMetrics]] = {}  # what was saved of the running trials before a kill
+    for _ in range(kills):
+        goal = reports(study) + chance.randrange(4)
+        wait_for(lambda goal=goal: reports(study) >= goal and len(worker_pids(process)) == 4, process)  # type: ignore[misc]
+        seen |= saved_so_far(study, checkpoints)
+        os.kill(chance.choice(worker_pids(process)), signal.SIGKILL)
+    output, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert f"Done: {trials} trials" in output
+
+    study = load_study(open_storage(url), "chaos")  # what this one has cached of failed trials may be old
+    assert_exact(study, trials)
+    died = [
+        attempt for trial in trials_of(study) for attempt in attempts_of(trial) if "died" in str(attempt["outcome"])
+    ]
+    assert len(died) >= kills // 4  # the others were at work on nothing, at their start
+    histories = {}
+    for trial in trials_of(study):
+        if name := checkpoint_of(trial):
+            histories[trial.number] = checkpoint.load(checkpoints / name).history
+    assert len(histories) == states(study)[TrialState.COMPLETE]
+    resumed = {number: before for number, before in seen.items() if number in histories}
+    assert len(resumed) >= 3
+    for number, before in resumed.items():  # the very seconds: it went on, and did not begin again
+        assert histories[number][: len(before)] == before
+    for number in sorted(resumed, key=lambda number: -len(attempts_of(study.trials[number])))[:3]:
+        again = reproduce(study, number, tiny, lambda _: None)
+        assert again.same_metrics
+        assert again.same_weights
+    most = max(len(attempts_of(trial)) for trial in trials_of(study))
+    print(f"\n{url[:8]}: {kills} kills, {len(died)} within a trial; {states(study)}; most attempts at a trial: {most}")
+
+
+def saved_so_far(study: optuna.Study, checkpoints: Path) -> dict[int, list[EpochMetrics]]:
+    found = {}
+    for trial in trials_of(study):
+        if trial.state == TrialState.RUNNING and (name := checkpoint_of(trial)):
+            try:
+                found[trial.number] = checkpoint.load(checkpoints / name).history
+            except checkpoint.CheckpointError:
+                continue  # the next one has taken its place
+    return found
+
+
+def be_a_worker(settings: WorkerSettings) -> None:
+    work(settings, never)
+
+
+def spawn(target: Callable[..., None], *arguments: object) -> multiprocessing.process.BaseProcess:
+    process = multiprocessing.get_context("spawn").Process(target=target, args=arguments, daemon=True)
+    process.start()
+    return process
+
+
+def test_a_zombie_that_wakes_writes_nothing_more(make: Make, url: str) -> None:
+    slow = {"architecture": "simple", "epochs": 12, "filters": 16}
+    defined = definition(defaults=slow, space={"learning_rate": {"choices": [0.001, 0.002]}})
+    study, settings = make(defined, 1, url)
+    settings = replace(settings, grace=2.0)
+    zombie = spawn(be_a_worker, settings)
+    assert zombie.pid
+    wait_for(lambda: len(trials_of(study)[0].intermediate_values) > 2)
+    while True:
+        os.kill(zombie.pid, signal.SIGSTOP)
+        if nobody_writes(url):
+            break  # stopped while it trains, as almost always, and not within a transaction
+        os.kill(zombie.pid, signal.SIGCONT)
+    work(settings, never)  # waits for the grace to pass, takes the trial over and ends it
+    (before,) = trials_of(study)
+    assert_exact(study, 1)
+    assert "made no progress" in str(attempts_of(before)[0]["outcome"])
+    assert len(attempts_of(before)) == 2
+    assert zombie.is_alive()
+    os.kill(zombie.pid, signal.SIGCONT)
+    zombie.join()
+    assert zombie.exitcode == 0
+    assert study.get_trials() == [before]
+
+
+def nobody_writes(url: str) -> bool:
+    """Whether no other process is in a transaction that keeps others from writing."""
+    if url.startswith("sqlite"):
+        with closing(sqlite3.connect(url.removeprefix("sqlite:///"), timeout=0)) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return False
+            return True
+    with psycopg.connect(url) as connection:
+        try:
+            connection.execute("SELECT * FROM trials FOR UPDATE NOWAIT")
+        except psycopg.errors.LockNotAvailable:
+            return False
+        return True
+
+
+def claim_and_die(url: str, machine: str | None) -> None:
+    study = load_study(open_storage(url, "write"), "s")
+    holder = Holder(grace=1.0)
+    queue.claim(study, replace(holder, machine=machine) if machine else holder, "token")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("machine", [None, "one that vanished"])
+def test_a_worker_killed_between_claim_and_first_epoch_loses_no_ticket(
+    make: Make, url: str, machine: str | None
+) -> None:
+    study, settings = make(definition(), 2, url)
+    process = spawn(claim_and_die, url, machine)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert states(study) == {TrialState.RUNNING: 1, TrialState.WAITING: 1}
+    work(settings, never)
+    assert_exact(study, 2)
+    reason = str(attempts_of(trials_of(study)[0])[0]["outcome"])
+    assert ("made no progress" if machine else "died") in reason
+
+
+def test_a_parent_killed_hard_leaves_no_orphan(url: str, search: Callable[..., subprocess.Popen[str]]) -> None:
+    process = search(url, CHAOS, "--trials", "30", "--workers", "2")
+    study = the_study(url, process)
+    wait_for(lambda: states(study)[TrialState.RUNNING] == 2, process)
+    pids = worker_pids(process)
+    process.kill()
+    process.wait()
+    wait_for(lambda: not any(map(alive, pids)))
+    held = states(study)[TrialState.RUNNING]
+    assert release(load_study(open_storage(url, "write"), "chaos")) == held
+    assert states(study)[TrialState.RUNNING] == 0
+
+
+def test_postgresql_may_be_restarted_in_mid_run(
+    postgresql: Server, search: Callable[..., subprocess.Popen[str]]
+) -> None:
+    url = postgresql.create_database()
+    process = search(url, CHAOS, "--trials", "12", "--workers", "2")
+    study = the_study(url, process)
+    wait_for(lambda: reports(study) > 8, process)
+    postgresql.stop()
+    time.sleep(10)  # it is to be away for so long
+    postgresql.start()
+    output, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert errors == ""
+    assert "Done: 12 trials, 12 complete" in output
+    assert_exact(study, 12)
+    assert all(len(attempts_of(trial)) == 1 for trial in trials_of(study))
+
+
+def instant(trial: optuna.Trial, objective: Objective, *_: object) -> Outcome:
+    """In the place of a training."""
+    value = space.suggest(trial, objective.definition).learning_rate
+    trial.report(value, 100)
+    return Outcome(TrialState.COMPLETE, value)
+
+
+def begin_together(url: str, barrier: Barrier, trials: int, data_dir: Path, folder: Path) -> None:
+    """Be one of many processes that make, fill and drain the same study."""
+    worker.run_trial = instant  # type: ignore[assignment]
+    loaded = data.load(data_dir)
+    barrier.wait()
+    storage = open_storage(url, "create")
+    with lock(url):
+        study = open_study(storage, "s", definition(), loaded, Place(folder))
+        queue.top_up(study, definition(), trials)
+    work(WorkerSettings(url, "s", data_dir), never)
+
+
+@pytest.mark.parametrize(
+    ("url", "processes", "trials"), [("postgresql", 16, 500), ("sqlite", 8, 300)], indirect=["url"]
+)
+def test_processes_that_start_together_on_an_empty_database_drain_it_exactly(
+    url: str, processes: int, trials: int, tiny_folder: Path, tmp_path: Path
+) -> None:
+    barrier = multiprocessing.get_context("spawn").Barrier(processes)
+    started = [spawn(begin_together, url, barrier, trials, tiny_folder, tmp_path / "s") for _ in range(processes)]
+    for process in started:
+        process.join()
+    assert [process.exitcode for process in started] == [0] * processes
+    study = load_study(open_storage(url), "s")
+    assert_exact(study, trials)
+    assert len(trials_of(study)) == trials
+    assert all(len(attempts_of(trial)) == 1 for trial in trials_of(study))

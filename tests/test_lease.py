@@ -1,0 +1,179 @@
+"""Holding a ticket: what others may not write, how an attempt ends, and when the heart stops."""
+
+import threading
+from datetime import datetime
+
+import optuna
+import pytest
+from optuna.trial import Trial, TrialState
+from sqlalchemy import select
+
+from search import lease, queue
+from search.lease import Holder, Lost, Ticket
+from search.storage import open_storage
+from search.tables import HEARTBEATS, backend
+
+LONG_AGO = datetime(2001, 1, 1)
+
+
+@pytest.fixture
+def study(url: str) -> optuna.Study:
+    study = optuna.create_study(storage=open_storage(url, "create"), study_name="s", direction="maximize")
+    for _ in range(2):
+        study.enqueue_trial({"x": 0.5})
+    return study
+
+
+def claim(study: optuna.Study, token: str, **holder: object) -> Ticket:
+    ticket = queue.claim(study, Holder(**holder), token)  # type: ignore[arg-type]
+    assert ticket is not None
+    return ticket
+
+
+def states(study: optuna.Study) -> list[TrialState]:
+    return [trial.state for trial in study.get_trials(deepcopy=False)]
+
+
+def test_a_holder_writes_through_the_fence(study: optuna.Study) -> None:
+    ticket = claim(study, "a")
+    study.get_trials()
+    with lease.fenced(study, ticket):
+        trial = Trial(study, ticket.trial_id)
+        assert trial.suggest_float("x", 0, 1) == 0.5
+        trial.report(0.25, 100)
+        trial.set_user_attr("note", "mine")
+    lease.finish(study, ticket, TrialState.COMPLETE, 0.75)
+    (trial_0, trial_1) = study.trials
+    assert (trial_0.value, trial_0.intermediate_values, trial_0.params) == (0.75, {100: 0.25}, {"x": 0.5})
+    assert trial_0.user_attrs["note"] == "mine"
+    assert trial_0.user_attrs[lease.ATTEMPTS][-1]["outcome"] == "complete"
+    assert trial_0.user_attrs[lease.ATTEMPTS][-1]["step"] == 100
+    assert trial_0.duration is not None
+    assert trial_0.duration.total_seconds() >= 0
+    assert trial_1.state == TrialState.WAITING
+
+
+@pytest.mark.parametrize("taken_by", ["the next holder", "nobody yet"])
+def test_whoever_lost_a_ticket_writes_nothing_more(study: optuna.Study, taken_by: str) -> None:
+    ticket = claim(study, "a")
+    study.get_trials()
+    trial = Trial(study, ticket.trial_id)
+    lease.give_back(study, ticket)
+    if taken_by == "the next holder":
+        assert claim(study, "b").trial_id == ticket.trial_id
+    before = study.get_trials()
+    with lease.fenced(study, ticket):
+        for write in (
+            lambda: trial.report(0.9, 200),
+            lambda: trial.set_user_attr("note", "late"),
+            lambda: trial.suggest_float("x", 0, 1),
+            lambda: study._storage.set_trial_system_attr(ticket.trial_id, "rung", 1),
+            lambda: study._storage.set_trial_state_values(ticket.trial_id, TrialState.COMPLETE, [1.0]),
+        ):
+            with pytest.raises(Lost):
+                write()
+    for late in (
+        lambda: lease.finish(study, ticket, TrialState.COMPLETE, 1.0),
+        lambda: lease.give_back(study, ticket),
+        lambda: lease.fail(study, ticket, "late"),
+    ):
+        with pytest.raises(Lost):
+            late()
+    assert study.get_trials() == before
+
+
+def test_the_fence_stands_for_its_own_thread_and_time_only(study: optuna.Study) -> None:
+    ticket = claim(study, "a")
+    lease.give_back(study, ticket)
+    with lease.fenced(study, ticket):
+        other = threading.Thread(target=study.set_user_attr, args=("from", "another thread"))
+        other.start()
+        other.join()
+    study.set_user_attr("after", "the fence")
+    assert study.user_attrs == {"from": "another thread", "after": "the fence"}
+
+
+def test_a_ticket_that_is_given_back_is_the_same_trial(study: optuna.Study) -> None:
+    ticket = claim(study, "a")
+    study._storage.set_trial_intermediate_value(ticket.trial_id, 100, 0.7)
+    lease.give_back(study, ticket)
+    assert states(study) == [TrialState.WAITING] * 2
+    again = claim(study, "b")
+    assert (again.trial_id, again.number) == (ticket.trial_id, 0)
+    assert study.trials[0].intermediate_values == {100: 0.7}
+    attempts = study.trials[0].user_attrs[lease.ATTEMPTS]
+    assert [attempt.get("outcome") for attempt in attempts] == ["given back", None]
+
+
+def test_a_pruned_trial_is_worth_its_last_report(study: optuna.Study) -> None:
+    ticket = claim(study, "a")
+    for step, value in ((25, 0.1), (100, 0.3), (50, 0.2)):
+        study._storage.set_trial_intermediate_value(ticket.trial_id, step, value)
+    lease.finish(study, ticket, TrialState.PRUNED, reason="hopeless")
+    lease.finish(study, claim(study, "b"), TrialState.PRUNED, reason="diverged before its first report")
+    assert [trial.value for trial in study.trials] == [0.3, None]
+    assert study.trials[0].user_attrs[lease.REASON] == "hopeless"
+    assert states(study) == [TrialState.PRUNED] * 2
+
+
+def test_the_third_attempt_that_gets_no_further_is_the_last(study: optuna.Study) -> None:
+    for attempt in range(3):
+        assert states(study)[0] == TrialState.WAITING
+        lease.fail(study, claim(study, str(attempt)), "RuntimeError: out of memory")
+    assert states(study) == [TrialState.FAIL, TrialState.WAITING]
+    trial = study.trials[0]
+    assert trial.user_attrs[lease.REASON] == "RuntimeError: out of memory (attempt 3 that got no further)"
+    assert len(trial.user_attrs[lease.ATTEMPTS]) == 3
+    assert trial.datetime_complete is not None
+
+
+def test_progress_and_a_polite_end_do_not_use_attempts_up(study: optuna.Study) -> None:
+    for attempt in range(8):
+        ticket = claim(study, str(attempt))
+        if attempt % 2:
+            lease.give_back(study, ticket)
+        else:
+            study._storage.set_trial_intermediate_value(ticket.trial_id, 100 * (attempt + 1), 0.5)
+            lease.fail(study, ticket, "killed")
+    assert states(study) == [TrialState.WAITING] * 2
+    for attempt in ("x", "y"):
+        lease.fail(study, claim(study, attempt), "killed")
+    assert states(study) == [TrialState.FAIL, TrialState.WAITING]
+
+
+def heartbeat(study: optuna.Study, ticket: Ticket) -> object:
+    with backend(study).engine.connect() as connection:
+        return connection.scalar(select(HEARTBEATS.c.heartbeat).where(HEARTBEATS.c.trial_id == ticket.trial_id))
+
+
+def test_the_heart_beats_while_training_moves_and_stops_with_it(study: optuna.Study) -> None:
+    ticket = claim(study, "a", grace=0.3)
+    beats: list[int] = []
+    asked = threading.Semaphore(0)
+    steps = iter([1, 2, 3, 3, 3, 3])
+
+    def count() -> int:
+        asked.release()
+        return next(steps, 3)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lease, "beat", lambda *_: beats.append(1))
+        with lease.beating(study, ticket, count):
+            for _ in range(8):
+                assert asked.acquire(timeout=30)
+    assert len(beats) == 3
+
+
+def test_a_beat_renews_only_the_holders_heartbeat(study: optuna.Study) -> None:
+    ticket = claim(study, "a")
+    with backend(study).engine.begin() as connection:
+        connection.execute(HEARTBEATS.update().values(heartbeat=LONG_AGO))
+    lease.beat(study, ticket)
+    renewed = heartbeat(study, ticket)
+    assert renewed != LONG_AGO
+    lease.give_back(study, ticket)
+    claim(study, "b")
+    with backend(study).engine.begin() as connection:
+        connection.execute(HEARTBEATS.update().values(heartbeat=LONG_AGO))
+    lease.beat(study, ticket)
+    assert heartbeat(study, ticket) == LONG_AGO

@@ -1,0 +1,289 @@
+"""Workers on a real Ray cluster of two nodes on this machine: they drain, stop, and outlive the loss of a node."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import FrozenTrial, TrialState
+
+from search.engines.local import WorkersDied
+from search.engines.ray import ClusterError, _work, drain
+from search.lease import ATTEMPTS, GIVEN_BACK
+from search.reaper import alive
+from search.storage import default_url, open_storage
+from search.study import STEPS_PER_EPOCH, load_study, request_stop, stop_requests
+from tests.conftest import LONG, STUDY, Command, Make, definition
+from tests.postgresql import Server
+
+pytest.importorskip("ray")
+pytestmark = pytest.mark.timeout(180)
+
+from ray.cluster_utils import Cluster  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def started() -> Iterator[Cluster]:
+    """A cluster with a home of its own: Ray keeps tokens, logs and the address of the last cluster there."""
+    home = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # a short path, as sockets are made below it
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", home)
+        patch.setenv("RAY_TMPDIR", home)
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.delenv("RAY_ADDRESS", raising=False)
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        try:
+            yield cluster
+        finally:
+            cluster.shutdown()
+            signal.signal(signal.SIGTERM, before)
+            shutil.rmtree(home)
+
+
+@pytest.fixture
+def cluster(started: Cluster) -> Cluster:
+    """Two nodes of one CPU each, beside a head of none."""
+    while len(started.worker_nodes) < 2:
+        started.add_node(num_cpus=1)
+    return started
+
+
+def attempts(trial: FrozenTrial) -> list[dict[str, Any]]:
+    made: list[dict[str, Any]] = trial.user_attrs.get(ATTEMPTS, [])
+    return made
+
+
+def pids(study: optuna.Study) -> set[int]:
+    """The processes that ever worked on the study."""
+    return {attempt["pid"] for trial in study.get_trials(deepcopy=False) for attempt in attempts(trial)}
+
+
+def states(study: optuna.Study) -> list[TrialState]:
+    return [trial.state for trial in study.get_trials(deepcopy=False)]
+
+
+def on_the_way(study: optuna.Study) -> list[FrozenTrial]:
+    """The running trials that have reported."""
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    return [trial for trial in running if trial.intermediate_values]
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+def trial_on(node: Any, study: optuna.Study) -> FrozenTrial | None:
+    """The trial of the worker on that node, once both nodes are at work: a worker is a child of its node's raylet."""
+    raylet = node.all_processes["raylet"][0].process.pid
+    running = on_the_way(study)
+    stats = [Path(f"/proc/{attempts(trial)[-1]['pid']}/stat").read_text() for trial in running]
+    parents = [int(stat.rpartition(")")[2].split()[1]) for stat in stats]
+    return running[parents.index(raylet)] if len(set(parents)) == 2 and raylet in parents else None
+
+
+def test_the_command_drains_its_study_there_exactly_and_ray_is_not_heard(
+    cluster: Cluster, command: Command, study_file: Path, tmp_path: Path
+) -> None:
+    done = command("run", study_file, "--trials", 10, "--engine", "ray", "--address", cluster.address, "--workers", 2)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"2 workers on the Ray cluster at {cluster.address}, torch threads each: 1" in done.stdout
+    assert "ray" not in done.stdout.replace("Ray cluster at", "")
+    study = load_study(open_storage(default_url(tmp_path / "studies")), "tiny")
+    assert states(study) == [TrialState.COMPLETE] * 10
+    assert all(len(attempts(trial)) == 1 for trial in study.trials)
+    wait_until(lambda: not any(map(alive, pids(study))))
+
+
+def test_the_budget_is_exact_though_a_node_dies_with_a_trial(
+    cluster: Cluster, make: Make, postgresql: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    epochs = 20
+    defaults = {"architecture": "simple", "epochs": epochs, "filters": 4, "learning_rate": 0.002}
+    study, settings = make(definition(defaults=defaults), 5, postgresql.create_database())
+    node = next(iter(cluster.worker_nodes))
+    lost: list[FrozenTrial] = []
+
+    def kill_a_node() -> None:
+        if not lost and (trial := trial_on(node, study)):
+            lost.append(trial)
+            cluster.remove_node(node, allow_graceful=False)
+
+    drain(study, [replace(settings, grace=3.0)] * 2, cluster.address, lambda: False, kill_a_node)
+    assert states(study) == [TrialState.COMPLETE] * 5
+    for trial in study.trials:
+        *before, last = attempts(trial)
+        assert last["outcome"] == "complete"
+        assert len(before) == (trial.number == lost[0].number)
+        assert max(trial.intermediate_values) == epochs * STEPS_PER_EPOCH
+    first, second = attempts(study.trials[lost[0].number])
+    assert re.search("died|made no progress", first["outcome"])
+    assert first["pid"] != second["pid"]
+    assert 0 < first["step"] < epochs * STEPS_PER_EPOCH
+    assert lost[0].intermediate_values.items() <= study.trials[lost[0].number].intermediate_values.items()
+    assert capsys.readouterr() == ("", "")  # nothing of Ray's on it
+
+
+def test_the_worker_of_a_dead_node_is_started_again_on_another(cluster: Cluster, make: Make) -> None:
+    study, settings = make(LONG, 2)
+    node = next(iter(cluster.worker_nodes))
+    killed: list[int] = []
+
+    def replace_a_node() -> None:
+        if not killed and (trial := trial_on(node, study)):
+            killed.append(attempts(trial)[-1]["pid"])
+            cluster.remove_node(node, allow_graceful=False)
+            cluster.add_node(num_cpus=1)
+
+    def third_at_work() -> bool:
+        return len(pids(study)) == 3 and len(on_the_way(study)) == 2
+
+    drain(study, [replace(settings, grace=3.0)] * 2, cluster.address, third_at_work, replace_a_node)
+    assert states(study) == [TrialState.WAITING] * 2
+    assert not any(map(alive, killed))
+    assert {attempts(trial)[-1]["outcome"] for trial in study.trials} == {GIVEN_BACK}
+
+
+def test_ctrl_c_lets_workers_finish_their_epoch_and_those_without_room_never_begin(
+    cluster: Cluster, tmp_path: Path, tiny_folder: Path
+) -> None:
+    (tmp_path / "long.toml").write_text(STUDY.replace("epochs = 2", "epochs = 300"))
+    arguments = ["run", "long.toml", "--engine", "ray", "--address", cluster.address, "--workers", "3"]
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "FMNIST_DATA": str(tiny_folder)}
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "search", *arguments],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        url = default_url(tmp_path / "studies")
+        wait_until(lambda: driver.poll() is not None or (tmp_path / "studies" / "long").is_dir())
+        study = load_study(open_storage(url), "long")
+        wait_until(lambda: len(on_the_way(study)) == 2)
+        driver.send_signal(signal.SIGINT)
+        output, errors = driver.communicate(timeout=60)
+    finally:
+        driver.kill()
+        driver.communicate()
+    assert (driver.returncode, errors) == (130, "")
+    assert "Stopping after the running epochs" in output
+    assert states(study) == [TrialState.WAITING] * 6
+    assert [attempt["outcome"] for trial in study.trials for attempt in attempts(trial)] == [GIVEN_BACK] * 2
+    wait_until(lambda: not any(map(alive, pids(study))))
+
+
+def test_workers_that_find_no_room_do_not_keep_a_search_that_is_stopped(cluster: Cluster, make: Make) -> None:
+    study, settings = make(LONG, 2)
+    drain(
+        study,
+        [settings, replace(settings, threads=99)],
+        cluster.address,
+        lambda: len(on_the_way(study)) == 1,
+        lambda: None,
+    )
+    assert states(study) == [TrialState.WAITING] * 2
+    assert [attempt["outcome"] for trial in study.trials for attempt in attempts(trial)] == [GIVEN_BACK]
+
+
+def test_a_worker_that_begins_late_heeds_what_was_asked_before(make: Make) -> None:
+    study, settings = make(definition(), 1)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        earlier = stop_requests(study)
+        request_stop(study)
+        assert _work(settings, earlier) is None
+        assert (states(study), pids(study)) == ([TrialState.WAITING], set())
+        assert _work(settings, stop_requests(study)) is None
+        assert (states(study), pids(study)) == ([TrialState.COMPLETE], {os.getpid()})
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_whatever_ends_the_driver_its_workers_are_gone_and_their_tickets_free(cluster: Cluster, make: Make) -> None:
+    study, settings = make(LONG, 2)
+    handlers = (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
+
+    def second_ctrl_c() -> None:
+        assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+        if len(on_the_way(study)) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        drain(study, [settings] * 2, cluster.address, lambda: False, second_ctrl_c)
+    assert states(study) == [TrialState.WAITING] * 2
+    assert len(pids(study)) == 2
+    assert not any(map(alive, pids(study)))
+
+
+@pytest.mark.parametrize(
+    ("broken", "why"),
+    [
+        ({"data_dir": Path("/nowhere")}, r"^/nowhere: .* \(on \S+\)$"),
+        ({"device": "abacus"}, r"^a worker on Ray ended with RuntimeError: .*device type.* abacus$"),
+    ],
+    ids=["expected", "unexpected"],
+)
+def test_what_ends_one_worker_ends_all_in_one_line(
+    cluster: Cluster, make: Make, broken: dict[str, Any], why: str
+) -> None:
+    study, settings = make(LONG, 2)
+    with pytest.raises(WorkersDied) as caught:
+        drain(study, [settings, replace(settings, **broken)], cluster.address, lambda: False, lambda: None)
+    assert re.search(why, str(caught.value))
+    assert states(study) == [TrialState.WAITING] * 2
+
+
+def test_a_node_without_the_package_is_named_as_the_trouble(
+    cluster: Cluster, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = ModuleType("nowhere_else")
+    exec("def work(settings, request): ...", elsewhere.__dict__)  # noqa: S102
+    elsewhere.work.__module__ = elsewhere.__name__
+    monkeypatch.setitem(sys.modules, elsewhere.__name__, elsewhere)
+    monkeypatch.setattr("search.engines.ray._work", elsewhere.work)
+    study, settings = make(definition(), 1)
+    with pytest.raises(WorkersDied, match=r"has no fmnist-search \(.*'nowhere_else'\): install it there"):
+        drain(study, [settings], cluster.address, lambda: False, lambda: None)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "local", "nonsense", "ray://127.0.0.1:1"])
+def test_where_no_cluster_is_it_says_so_at_once(make: Make, address: str) -> None:
+    study, settings = make(definition(), 1)
+    started = time.monotonic()
+    with pytest.raises(ClusterError, match=rf"^no usable Ray cluster at {address}: .*`ray start --head`"):
+        drain(study, [settings], address, lambda: False, lambda: None)
+    assert time.monotonic() - started < 10
+    assert states(study) == [TrialState.WAITING]
+
+
+def test_the_command_says_it_in_one_line(command: Command, study_file: Path) -> None:
+    done = command("run", study_file, "--engine", "ray", "--address", "127.0.0.1:1", "--workers", 2, "--quiet")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(r"Error: no usable Ray cluster .*\n", done.stderr)
+    usage = command("run", study_file, "--engine", "ray")
+    assert usage.returncode == 2
+    assert "--engine ray needs --workers" in usage.stderr
+
+
+def test_without_ray_it_says_what_to_install(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    study, settings = make(definition(), 1)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ClusterError, match=r"pip install 'fmnist-search\[ray\]'"):
+        drain(study, [settings], "auto", lambda: False, lambda: None)
