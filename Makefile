@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev data run test check format clean
+.PHONY: help install dev data run test chaos check format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*##/\1/p' $(MAKEFILE_LIST) | awk '{ name = $$1; $$1 = ""; printf "  make %-10s%s\n", name, $$0 }'
@@ -37,7 +37,10 @@ run: data  ## search: 50 trials on the real data set, about 10 minutes on two co
 	$(BIN)/fmnist-search run --trials 50
 
 test: dev data  ## run the whole test suite
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist worksteal
+
+chaos: dev  ## kill 200 workers on SQLite and on PostgreSQL, about 25 minutes
+	$(BIN)/pytest tests/test_faults.py -k test_chaos --kills 200 -s
 
 check: dev  ## lint, types, and whether the README's help is that of the commands
 	$(BIN)/ruff format --check .

@@ -11,7 +11,8 @@
    suggest (read what is new, sample, store), checkpoint (look for it or store its name),
    report (report, ask the pruner), end (state, value, attempt), drop (find the
    checkpoints that are beaten).
-2. The same with 50, 200 and 1,000 trials waiting: Optuna reads them again each time.
+2. The same with 50, 100 and 1,000 trials waiting: Optuna reads them again each time,
+   and `run` keeps 100 at the most.
 3. Trials a second of worker processes whose trainings take no time, with the random
    sampler and one report a trial. All must end COMPLETE at their only attempt.
 4. The share of the workers' time in a real search, from a worker's first claim to its
@@ -61,13 +62,13 @@ from search.lease import ATTEMPTS, Holder
 from search.objective import Objective
 from search.storage import default_url, lock, open_storage, persistently
 from search.study import CHECKPOINT, KEEP, Place, artifacts_of, checkpoint_of, load_study, open_study, stop_requests
-from search.tables import ATTRIBUTES, REPORTS, TRIALS, VALUES, backend
+from search.tables import ATTRIBUTES, REPORTS, TRIALS, VALUES, backend, utc_now
 from tests.conftest import digits
 from tests.postgresql import Server, server
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = ("look", "claim", "suggest", "checkpoint", "report", "end", "drop")
-SIZES = ((100, 10), (1_000, 10), (10_000, 10), (100, 50), (100, 200), (100, 1_000))  # finished, waiting
+SIZES = ((100, 10), (1_000, 10), (10_000, 10), (100, 50), (100, 100), (100, 1_000))  # finished, waiting
 WORKERS = {"SQLite": (1, 4, 8), "PostgreSQL": (1, 4, 16)}
 EPOCHS = (0.25, 0.5, 1.0)  # of a trial's reports: the pruner compares trials at the first and at the last
 GOAL = 0.03  # of the workers' time, at most, that is neither training nor evaluation
@@ -96,13 +97,15 @@ def run_trial(study: optuna.Study, common: Objective, epochs: tuple[float, ...])
             trial = worker._trial(study, common, ticket)
             hyperparameters = space.suggest(trial, common.definition)
         with timed(spent["checkpoint"]):
-            objective._saved(trial, common, hyperparameters)
+            stored = trial.storage.get_trial(trial._trial_id)
+            name, reported = checkpoint_of(stored), set(stored.intermediate_values)
+            objective._saved(name, common, hyperparameters, seed=0)
         for epoch in epochs:
             metrics = EpochMetrics(epoch, 0.0, 0.0, 0.0, 940, 1000, 1.0)  # so good that it is not pruned
             with timed(spent["checkpoint"]):
                 name_checkpoint(trial, epoch)
             with timed(spent["report"]):
-                objective._report(trial, metrics)
+                objective._report(trial, metrics, reported)
                 objective._verdict(trial, hyperparameters, metrics)
             with timed(spent["look"]):
                 stop_requests(study)
@@ -115,7 +118,6 @@ def run_trial(study: optuna.Study, common: Objective, epochs: tuple[float, ...])
 
 def name_checkpoint(trial: Trial, epoch: float) -> None:
     """The database's part of search.objective._save."""
-    checkpoint_of(trial.storage.get_trial(trial._trial_id))
     trial.set_user_attr(CHECKPOINT, {"name": f"trial-{trial.number}", "weights": "0" * 64, "seconds": epoch})
 
 
@@ -127,13 +129,14 @@ def make(url: str, folder: Path, defined: StudyDefinition, finished: int, waitin
     with lock(url):
         study = open_study(storage, "s", defined, data, Place(folder / "s"))
         fill(study, defined, finished)
-        queue.top_up(study, defined, finished + waiting)
+        queue.top_up(study, defined, finished)
+        queue.enqueue(study, defined, waiting, {})
     return Objective(defined, data, fashion.split(data, defined.score_on), torch.device("cpu"), artifacts_of(study))
 
 
 def fill(study: optuna.Study, defined: StudyDefinition, count: int) -> None:
     """Add finished trials straight to the tables; two of three were pruned at their first report."""
-    ranges, now, rows = space.distributions(defined), datetime.now(), defaultdict(list)
+    ranges, now, rows = space.distributions(defined), utc_now(), defaultdict(list)
     with backend(study).engine.begin() as connection:
         for number in range(count):
             state = TrialState.PRUNED if number % 3 else TrialState.COMPLETE
@@ -179,7 +182,7 @@ def costs(url: str, folder: Path, finished: int, waiting: int, repeats: int) -> 
         study.get_trials(deepcopy=False)
     run_trial(study, common, EPOCHS)  # the first compiles the statements
     for _ in range(repeats):
-        queue._add(study, defined, 1, {})  # so that as many wait as before
+        queue.enqueue(study, defined, 1, {})  # so that as many wait as before
         of_trial = run_trial(study, common, EPOCHS) or {}
         for step, milliseconds in of_trial.items():
             spent[step] += milliseconds

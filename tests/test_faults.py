@@ -298,8 +298,8 @@ def begin_together(url: str, barrier: Barrier, trials: int, data_dir: Path, fold
     barrier.wait()
     storage = open_storage(url, "create")
     with lock(url):
-        study = open_study(storage, "s", definition(), loaded, Place(folder))
-        queue.top_up(study, definition(), trials)
+        study = open_study(storage, "s", definition(sampler="random"), loaded, Place(folder))
+        queue.top_up(study, definition(sampler="random"), trials)
     work(WorkerSettings(url, "s", data_dir), never)
 
 
