@@ -21,6 +21,13 @@ from search.worker import WorkerSettings
 from tests.postgresql import Server, server
 
 
+def pytest_configure() -> None:
+    """Under xdist each process has a core of its own, so that nobody's threads wait for each other's."""
+    if name := os.environ.get("PYTEST_XDIST_WORKER"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(name.removeprefix("gw")) % len(cores)]})
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=20, help="workers that the chaos test kills on each database")
 
@@ -30,6 +37,19 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if os.environ.get("CI") and reporter and reporter.stats.get("skipped"):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def worker_pids(parent: int) -> list[int]:
+    """The worker processes of a search: children of the server that its process starts them with."""
+    servers = [pid for pid in _children(parent) if b"forkserver" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [pid for server in servers for pid in _children(server)]
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
 
 
 Command = Callable[..., subprocess.CompletedProcess[str]]

@@ -25,6 +25,7 @@ from fmnist.data import DataSet
 from fmnist.errors import ExpectedError
 from fmnist.training import EpochMetrics
 from search import lease, queue, space, worker
+from search.engines import local
 from search.lease import Holder
 from search.objective import Objective, Outcome
 from search.reaper import alive, release
@@ -32,7 +33,7 @@ from search.reproduce import reproduce
 from search.storage import lock, open_storage
 from search.study import Place, checkpoint_of, load_study, open_study
 from search.worker import WorkerSettings, work
-from tests.conftest import Make, definition
+from tests.conftest import Make, definition, worker_pids
 from tests.postgresql import Server
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -118,12 +119,6 @@ def the_study(url: str, process: subprocess.Popen[str]) -> optuna.Study:
             time.sleep(0.1)
 
 
-def worker_pids(process: subprocess.Popen[str]) -> list[int]:
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    commands = {int(pid): Path(f"/proc/{pid}/cmdline") for pid in children}
-    return [pid for pid, command in commands.items() if command.exists() and b"spawn_main" in command.read_bytes()]
-
-
 @pytest.mark.timeout(3600)
 def test_chaos(
     url: str, search: Callable[..., subprocess.Popen[str]], tmp_path: Path, tiny: DataSet, pytestconfig: pytest.Config
@@ -138,9 +133,9 @@ def test_chaos(
     seen: dict[int, list[EpochMetrics]] = {}  # what was saved of the running trials before a kill
     for _ in range(kills):
         goal = reports(study) + chance.randrange(4)
-        wait_for(lambda goal=goal: reports(study) >= goal and len(worker_pids(process)) == 4, process)  # type: ignore[misc]
+        wait_for(lambda goal=goal: reports(study) >= goal and len(worker_pids(process.pid)) == 4, process)  # type: ignore[misc]
         seen |= saved_so_far(study, checkpoints)
-        os.kill(chance.choice(worker_pids(process)), signal.SIGKILL)
+        os.kill(chance.choice(worker_pids(process.pid)), signal.SIGKILL)
     output, errors = process.communicate()
     assert process.returncode == 0, errors
     assert f"Done: {trials} trials" in output
@@ -184,7 +179,7 @@ def be_a_worker(settings: WorkerSettings) -> None:
 
 
 def spawn(target: Callable[..., None], *arguments: object) -> multiprocessing.process.BaseProcess:
-    process = multiprocessing.get_context("spawn").Process(target=target, args=arguments, daemon=True)
+    process = local._context().Process(target=target, args=arguments, daemon=True)
     process.start()
     return process
 
@@ -257,7 +252,7 @@ def test_a_parent_killed_hard_leaves_no_orphan(url: str, search: Callable[..., s
     process = search(url, CHAOS, "--trials", "30", "--workers", "2")
     study = the_study(url, process)
     wait_for(lambda: states(study)[TrialState.RUNNING] == 2, process)
-    pids = worker_pids(process)
+    pids = worker_pids(process.pid)
     process.kill()
     process.wait()
     wait_for(lambda: not any(map(alive, pids)))
@@ -309,7 +304,7 @@ def begin_together(url: str, barrier: Barrier, trials: int, data_dir: Path, fold
 def test_processes_that_start_together_on_an_empty_database_drain_it_exactly(
     url: str, processes: int, trials: int, tiny_folder: Path, tmp_path: Path
 ) -> None:
-    barrier = multiprocessing.get_context("spawn").Barrier(processes)
+    barrier = local._context().Barrier(processes)
     started = [spawn(begin_together, url, barrier, trials, tiny_folder, tmp_path / "s") for _ in range(processes)]
     for process in started:
         process.join()

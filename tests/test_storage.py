@@ -90,7 +90,7 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
 
 def test_a_database_of_something_else_is_named(tmp_path: Path) -> None:
     sqlite3.connect(tmp_path / "studies.db").execute("CREATE TABLE cats (name)").connection.close()
-    with pytest.raises(StorageError, match=r"no such table.*it is no database of studies"):
+    with pytest.raises(StorageError, match=r"studies.db: no study was made in this database yet; start one"):
         storage.open_storage(storage.default_url(tmp_path))
 
 

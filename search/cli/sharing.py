@@ -94,9 +94,10 @@ def stop(study: str, storage: str | None, output: Path | None) -> None:
     from search.study import request_stop
 
     with opened_study(study, storage, output, mode="write") as (opened, _):
+        holders = held(opened)
         request_stop(opened)
-        for holder in held(opened):
-            click.echo(f"asked: {holder}")
+    for holder in holders:
+        click.echo(f"asked: {holder}")
     click.echo(f"Workers of study {study} end after their running epochs; `run` or `worker` goes on from there.")
 
 

@@ -1,19 +1,21 @@
 """Worker processes on this machine: started, watched, replaced, ended.
 
-Processes are spawned, never forked: a child forked from a process that has used torch
-may hang in its first matrix product.
+Processes are never forked from this one: a child of a process that has used torch may hang
+in its first matrix product.
 """
 
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing import connection
 from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
+from multiprocessing.context import ForkServerContext, SpawnContext
+from multiprocessing.process import BaseProcess
 
 import optuna
 
@@ -59,7 +61,7 @@ class Pool:
     def __init__(self, study: optuna.Study, settings: list[WorkerSettings]) -> None:
         self.study = study
         self.settings = settings
-        self.processes: dict[int, SpawnProcess] = {}
+        self.processes: dict[int, BaseProcess] = {}
         self.errors: dict[int, Connection] = {}
         self.due: dict[int, float] = dict.fromkeys(range(len(settings)), 0.0)  # when an empty place is to be filled
         self.crashes = 0  # since the study last moved
@@ -67,12 +69,12 @@ class Pool:
 
     def fill(self) -> None:
         """Start a worker in each place whose time has come."""
-        context = multiprocessing.get_context("spawn")
+        context = _context()
         for place in [place for place, when in self.due.items() if when <= time.monotonic()]:
             del self.due[place]
             self.errors[place], theirs = context.Pipe(duplex=False)
             self.processes[place] = context.Process(target=main, args=(self.settings[place], theirs))
-            with _ctrl_c_ignored():
+            with _ctrl_c_held_back():
                 self.processes[place].start()
             theirs.close()
 
@@ -160,11 +162,25 @@ def drain(
         raise failure
 
 
+def _context() -> ForkServerContext | SpawnContext:
+    """How worker processes are started.
+
+    On Linux by a server that has imported all that a worker needs and did nothing with it:
+    a worker starts at once, and shares those pages with the others. Elsewhere each is
+    spawned, as system libraries there do not bear to be forked.
+    """
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["search.worker"])
+    return context
+
+
 @contextmanager
-def _ctrl_c_ignored() -> Iterator[None]:
-    """Processes that are started within it never see Ctrl-C: it is for the parent to pass on."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _ctrl_c_held_back() -> Iterator[None]:
+    """Processes that are started within it never see Ctrl-C, and this one sees it afterwards: it is to pass it on."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
