@@ -18,6 +18,7 @@ class Enqueued:
     """A study's queue afterwards. waiting: tickets in it. goal: trials that the study comes to."""
 
     study: str
+    added: int
     waiting: int
     goal: int
 
@@ -30,12 +31,14 @@ def enqueue(
     output: Path,
     name: str | None,
     data_dir: Path | None,
+    artifacts: str | None,
 ) -> Enqueued:
     """Add tickets to a study.
 
     Args:
         study: its name in the database, or the name or file of a definition to make it from.
         assignments: NAME=VALUE, hyperparameters that these tickets fix.
+        artifacts: where a study that is made here has its checkpoints, if not in its folder.
 
     Raises:
         DefinitionError, StudyError, DataError, StorageError: nothing was added.
@@ -43,15 +46,15 @@ def enqueue(
     named = name or Path(study).stem
     storage = open_storage(url, "create")
     with reported(url), lock(url):
-        opened = _opened(storage, named, study, output, data_dir)
+        opened = _opened(storage, named, study, Place(output / named, artifacts), data_dir)
         defined = definition_of(opened)
         fixed = dict(space.parse_assignment(defined, assignment) for assignment in assignments)
-        goal = queue.enqueue(opened, defined, trials, fixed)
-        return Enqueued(named, queue.counts(opened)[TrialState.WAITING], goal)
+        added = queue.enqueue(opened, defined, trials, fixed)
+        return Enqueued(named, added, queue.counts(opened)[TrialState.WAITING], queue.goal(opened)["trials"])
 
 
-def _opened(storage: RDBStorage, named: str, study: str, output: Path, data_dir: Path | None) -> optuna.Study:
+def _opened(storage: RDBStorage, named: str, study: str, place: Place, data_dir: Path | None) -> optuna.Study:
     if named in optuna.get_all_study_names(storage):
         return load_study(storage, named)
     defined = definition.read(definition.locate(study))
-    return open_study(storage, named, defined, fashion.load(data_dir), Place(output / named))
+    return open_study(storage, named, defined, fashion.load(data_dir), place)

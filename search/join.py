@@ -1,7 +1,7 @@
 """Workers of this machine on a study that another process made and filled."""
 
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 
 import optuna
 
@@ -9,8 +9,8 @@ from search.engines import local
 from search.lease import ATTEMPTS, this_machine
 from search.progress import FinishedTrials, line
 from search.run import Interrupts
-from search.storage import StorageError, open_storage, persistently, reported, warnings_for
-from search.study import StudyError, folder_of, load_study
+from search.storage import StorageError, open_storage, reported, warnings_for
+from search.study import StudyError, folder_of, load_study, stop_requests
 from search.summary import summarize
 from search.text import count
 from search.worker import FOLLOW_POLL, WorkerSettings
@@ -34,15 +34,17 @@ def join(settings: WorkerSettings, workers: int, say: Callable[[str], None]) -> 
             say(warning)
         say(f"{count(workers, 'worker')} on study {settings.study}, torch threads each: {local.threads_each(workers)}.")
         finished = FinishedTrials(study)
+        request, stopped = stop_requests(study), False
 
-        def tick() -> Hashable:
+        def tick() -> None:
+            nonlocal stopped
+            stopped = stop_requests(study) != request
             summary = summarize(study, folder_of(study))
             for trial in finished.new():
                 if trial.user_attrs.get(ATTEMPTS, [{}])[-1].get("machine") == this_machine():
                     say(line(trial, summary))
-            return summary.trials, tuple(summary.running)
 
-        local.drain(study, local.shared_out(settings, workers), lambda: interrupts.asked, tick)
+        local.drain(study, local.shared_out(settings, workers), lambda: interrupts.asked or stopped, tick)
     return interrupts.asked
 
 
@@ -53,9 +55,7 @@ def _wait_for(
     said = ""
     while not interrupted():
         try:
-            return persistently(
-                lambda: load_study(open_storage(settings.storage, "write"), settings.study), interrupted
-            )
+            return load_study(open_storage(settings.storage, "write"), settings.study)
         except (StudyError, StorageError) as error:
             if not settings.follow:
                 raise

@@ -1,24 +1,35 @@
 """Trials as tickets: topped up to a goal, claimed once each, replaced when they fail for good.
 
-A ticket is a WAITING trial in Optuna's own tables, made as the goal needs it. Claiming it
-is one transaction, so that any number of workers on any machine drain the queue exactly. What happens to a
+A ticket is a WAITING trial in Optuna's own tables, made as the goal needs it. Claiming it is
+one transaction, so that any number of workers on any machine drain the queue exactly. What happens to a
 ticket that is held is in `lease`.
 """
 
 import itertools
+import json
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import optuna
-from optuna.trial import TrialState, create_trial
-from sqlalchemy import Connection, func, select, update
+from optuna.trial import TrialState
+from sqlalchemy import Connection, func, insert, select, update
 
 from fmnist.errors import ExpectedError
 from search import space
 from search.definition import StudyDefinition
 from search.lease import ATTEMPTS, REASON, Holder, Ticket, begin
 from search.storage import lock
-from search.tables import ATTRIBUTES, TRIALS, backend, utc_now
+from search.study import attributes
+from search.tables import (
+    ATTRIBUTES,
+    SYSTEM_ATTRIBUTES,
+    TRIALS,
+    backend,
+    lock_study,
+    utc_now,
+    write_study_attribute,
+)
 
 GOAL = "goal"  # the study's user attribute: trials to reach, and how many had failed when that was asked
 AHEAD = 100  # tickets that are made ahead of need: Optuna reads each waiting trial again for each that is sampled
@@ -44,7 +55,7 @@ def size(study: optuna.Study) -> int:
 
 def goal(study: optuna.Study) -> dict[str, int]:
     """The study's goal: `trials` to finish, and how many had `failed` when that was asked for."""
-    return study.user_attrs.get(GOAL, {"trials": 0, "failed": 0})  # type: ignore[no-any-return]
+    return attributes(study).get(GOAL, {"trials": 0, "failed": 0})  # type: ignore[no-any-return]
 
 
 def top_up(study: optuna.Study, definition: StudyDefinition, trials: int) -> int:
@@ -56,21 +67,18 @@ def top_up(study: optuna.Study, definition: StudyDefinition, trials: int) -> int
     trials = max(trials, goal(study)["trials"])
     if definition.sampler == "grid":
         trials = min(trials, size(study) + sum(1 for _ in _points(study, definition)))
-    _set_goal(study, trials)
-    _make_tickets(study, definition)
+    _insert(study, _next_points(study, definition, trials), trials)
     return trials
 
 
 def enqueue(study: optuna.Study, definition: StudyDefinition, trials: int, fixed: space.Point) -> int:
-    """Add that many tickets, with some parameters fixed; returns the new goal. Call it under the storage's lock."""
-    added = _add(study, _points(study, definition), trials, fixed)
-    trials = goal(study)["trials"] + added
-    _set_goal(study, trials)
-    return trials
+    """Add that many tickets with some parameters fixed, of a grid those it has left; returns how many.
 
-
-def _set_goal(study: optuna.Study, trials: int) -> None:
-    study.set_user_attr(GOAL, {"trials": trials, "failed": counts(study)[TrialState.FAIL]})
+    Call it under the storage's lock.
+    """
+    added = [(point or {}) | fixed for point in itertools.islice(_points(study, definition), trials)]
+    _insert(study, added, goal(study)["trials"] + len(added))
+    return len(added)
 
 
 def refill(study: optuna.Study, definition: StudyDefinition, url: str) -> int:
@@ -83,21 +91,34 @@ def refill(study: optuna.Study, definition: StudyDefinition, url: str) -> int:
     if size(study) >= goal(study)["trials"]:
         return 0
     with lock(url):
-        return _make_tickets(study, definition)
+        points = _next_points(study, definition, goal(study)["trials"])
+        _insert(study, points)
+    return len(points)
 
 
-def _make_tickets(study: optuna.Study, definition: StudyDefinition) -> int:
-    missing = goal(study)["trials"] - size(study)
-    room = AHEAD - counts(study)[TrialState.WAITING]
-    return _add(study, _points(study, definition), min(missing, room), {})
+def _next_points(study: optuna.Study, definition: StudyDefinition, trials: int) -> list[space.Point]:
+    """The tickets that are to be made now on the way to that many trials."""
+    state = counts(study)
+    missing = min(trials - size(study), AHEAD - state[TrialState.WAITING])
+    return [point or {} for point in itertools.islice(_points(study, definition), max(0, missing))]
 
 
-def _add(study: optuna.Study, points: Iterator[space.Point | None], trials: int, fixed: space.Point) -> int:
-    added = list(itertools.islice(points, max(0, trials)))
-    for point in added:
-        full = fixed if point is None else point | fixed
-        study.add_trial(create_trial(state=TrialState.WAITING, system_attrs={"fixed_params": full} if full else {}))
-    return len(added)
+def _insert(study: optuna.Study, points: list[space.Point], trials: int | None = None) -> None:
+    """Add tickets and, if it is given, set the goal: all of it or nothing.
+
+    In the place of Optuna's `add_trial`, which adds a trial twice if a commit's answer is lost.
+    """
+    failed = counts(study)[TrialState.FAIL]
+    with backend(study).engine.begin() as connection:
+        first = lock_study(connection, study._study_id)
+        for number, point in enumerate(points, start=first):
+            ticket = insert(TRIALS).values(study_id=study._study_id, number=number, state=TrialState.WAITING)
+            key: Any = connection.execute(ticket).inserted_primary_key
+            if point:
+                stored = {"trial_id": key[0], "key": "fixed_params", "value_json": json.dumps(point)}
+                connection.execute(insert(SYSTEM_ATTRIBUTES).values(**stored))
+        if trials is not None:
+            write_study_attribute(connection, study._study_id, GOAL, {"trials": trials, "failed": failed})
 
 
 def _points(study: optuna.Study, definition: StudyDefinition) -> Iterator[space.Point | None]:
@@ -105,12 +126,9 @@ def _points(study: optuna.Study, definition: StudyDefinition) -> Iterator[space.
     ranges = space.distributions(definition)
     defaults = {name: getattr(definition.defaults, name) for name in ranges}
     if definition.sampler == "grid":
-        taken = [
-            trial.system_attrs.get("fixed_params")
-            for trial in study.get_trials(deepcopy=False)
-            if trial.state != TrialState.FAIL
-        ]
-        free = [point for point in space.grid(ranges) if point not in taken]
+        made = [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.FAIL]
+        taken = {_key(trial.system_attrs.get("fixed_params", {})) for trial in made}
+        free = [point for point in space.grid(ranges) if _key(point) not in taken]
         yield from sorted(free, key=lambda point: point != defaults)  # the default comes first
         return
     make = {"random": space.random_point, "qmc": space.quasi_random_point}.get(definition.sampler)
@@ -119,6 +137,10 @@ def _points(study: optuna.Study, definition: StudyDefinition) -> Iterator[space.
             yield defaults
         else:
             yield make(ranges, definition.seed, number - 1) if make else None
+
+
+def _key(point: space.Point) -> tuple[tuple[str, object], ...]:
+    return tuple(sorted(point.items()))
 
 
 def check_failures(study: optuna.Study) -> None:
@@ -171,6 +193,6 @@ def _claimed(connection: Connection, study: optuna.Study, token: str) -> Ticket 
 
 
 def is_empty(study: optuna.Study) -> bool:
-    """Whether no ticket waits and none is held. It is for good once `refill` has nothing to add."""
+    """Whether no ticket waits and none is held. If then `refill` has nothing to add, the goal is reached."""
     state = counts(study)
     return state[TrialState.WAITING] == state[TrialState.RUNNING] == 0

@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -113,6 +113,7 @@ def run_search(definition: StudyDefinition, settings: RunSettings, console: Cons
                 _announce(console, study, definition, data, settings, summary, goal)
             stopped = _drain(study, view, settings, goal, console)
         summary = persistently(lambda: summarize(view, folder))
+        goal = persistently(lambda: queue.goal(view)["trials"])
     return RunResult(view, data, summary, goal, unfinished, stopped)
 
 
@@ -153,7 +154,7 @@ def _drain(
     deadline = None if settings.timeout is None else time.monotonic() + settings.timeout
     before = summarize(view, settings.place.folder).trials
     finished = FinishedTrials(view)
-    request = stop_requests(view)
+    request, requested = stop_requests(view), False
 
     with Progress(console, goal, before.finished, settings.quiet) as progress:
         interrupts = Interrupts(lambda: progress.say("Stopping after the running epochs; Ctrl-C again stops at once."))
@@ -161,16 +162,22 @@ def _drain(
         def out_of_time() -> bool:
             return deadline is not None and time.monotonic() > deadline
 
-        def tick() -> Hashable:
-            summary = summarize(view, settings.place.folder)
-            progress.show(summary, finished.new())
-            return summary.trials, tuple(summary.running)
+        def tick() -> None:
+            nonlocal requested
+            requested = stop_requests(view) != request
+            progress.goal = queue.goal(view)["trials"]  # another may have raised it
+            progress.show(summarize(view, settings.place.folder), finished.new())
 
         with interrupts.installed():
             drain = partial(ray.drain, address=settings.address) if settings.engine == "ray" else local.drain
-            drain(study, settings.each(), stopping=lambda: interrupts.asked or out_of_time(), on_tick=tick)
+            drain(
+                study,
+                settings.each(),
+                stopping=lambda: interrupts.asked or requested or out_of_time(),
+                on_tick=tick,
+            )
     if interrupts.asked:
         return "interrupted"
     if out_of_time():
         return "timeout"
-    return "request" if persistently(lambda: stop_requests(view)) != request else None
+    return "request" if requested or persistently(lambda: stop_requests(view)) != request else None

@@ -17,7 +17,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 
 from fmnist.errors import ExpectedError
 
@@ -57,7 +57,7 @@ def parse(url: str) -> URL:
         raise StorageError(
             f"{parsed.drivername}: no such storage; use sqlite:///FILE or postgresql://USER@HOST/DATABASE"
         )
-    if "@" in (parsed.host or ""):
+    if "@" in (parsed.host or "") or (parsed.host and "@" in (parsed.database or "")):
         raise StorageError("the storage URL has more than one @; write one in a user name or password as %40")
     if parsed.drivername == "sqlite" and parsed.database in (None, "", ":memory:"):
         raise StorageError("a database in memory cannot be shared by workers; write sqlite:///FILE")
@@ -93,7 +93,9 @@ def open_storage(url: str, mode: Literal["create", "write", "read"] = "read") ->
         if create:
             file.parent.mkdir(parents=True, exist_ok=True)
     options: dict[str, Any] = (
-        {"connect_args": {"timeout": BUSY_TIMEOUT}} if sqlite else {"pool_size": 2, "pool_pre_ping": True}
+        {"connect_args": {"timeout": BUSY_TIMEOUT}}
+        if sqlite
+        else {"pool_size": 2, "max_overflow": 0, "pool_pre_ping": True}
     )
     with reported(url), lock(url) if create else nullcontext():
         if not create:
@@ -105,6 +107,7 @@ def open_storage(url: str, mode: Literal["create", "write", "read"] = "read") ->
         except RuntimeError as error:  # the schema is of another version of Optuna
             raise StorageError(f"{masked(url)}: {' '.join(str(error).split())}") from error
         if not sqlite:
+            storage.engine.dispose()  # connections made before the event was there
             event.listen(storage.engine, "connect", _bound_idle_transactions)
         elif mode != "read":
             _begin_as_writer(storage.engine)
@@ -152,7 +155,8 @@ def _file_system(path: Path) -> str:
     mounts = Path("/proc/mounts")
     if not mounts.is_file():
         return ""
-    kinds = {Path(fields[1].encode().decode("unicode_escape")): fields[2] for fields in map(str.split, mounts.open())}
+    mounted = map(str.split, mounts.read_text().splitlines())
+    kinds = {Path(fields[1].encode().decode("unicode_escape")): fields[2] for fields in mounted}
     absolute = path.resolve()
     return next((kinds[folder] for folder in (absolute, *absolute.parents) if folder in kinds), "")
 
@@ -208,12 +212,15 @@ def persistently(action: Callable[[], T], giving_up: Callable[[], bool] = lambda
         action: may be done again though its first time was committed.
         giving_up: asked before each new try; after PATIENCE the trouble is raised in any case.
     """
-    started, pause = time.monotonic(), FIRST_PAUSE
+    troubled, pause = 0.0, FIRST_PAUSE
     while True:
+        started = time.monotonic()
         try:
             return action()
         except (SQLAlchemyError, StorageInternalError, StorageError) as error:
-            if not _passing(error) or giving_up() or time.monotonic() - started > PATIENCE:
+            if not troubled or time.monotonic() - started > 2 * BUSY_TIMEOUT:  # it had worked meanwhile
+                troubled, pause = time.monotonic(), FIRST_PAUSE
+            if not _passing(error) or giving_up() or time.monotonic() - troubled > PATIENCE:
                 raise
         time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  # so that workers do not all come back at once
         pause = min(2 * pause, LONGEST_PAUSE)
@@ -224,6 +231,8 @@ def _passing(error: BaseException | None) -> bool:
     cause = error
     while isinstance(cause, StorageInternalError | StorageError):
         cause = cause.__cause__
+    if isinstance(cause, DBAPIError) and cause.connection_invalidated:
+        return True
     if not isinstance(cause, OperationalError | InterfaceError):
         return False
     reason = str(cause.orig)

@@ -155,8 +155,17 @@ def definition_of(study: optuna.Study) -> StudyDefinition:
     Raises:
         StudyError: the study has been deleted since it was opened.
     """
+    return StudyDefinition.model_validate(attributes(study)[DEFINITION])
+
+
+def attributes(study: optuna.Study) -> dict[str, Any]:
+    """The study's user attributes as they are now.
+
+    Raises:
+        StudyError: the study has been deleted since it was opened.
+    """
     try:
-        return StudyDefinition.model_validate(study.user_attrs[DEFINITION])
+        return study.user_attrs
     except KeyError:
         raise StudyError(f"study {study.study_name!r} was deleted") from None
 
@@ -200,8 +209,8 @@ def request_stop(study: optuna.Study) -> None:
 def stop_requests(study: optuna.Study) -> str | None:
     """What changes with each request to stop, and when the study is deleted."""
     try:
-        request: str | None = study.user_attrs.get(STOP)
-    except KeyError:
+        request: str | None = attributes(study).get(STOP)
+    except StudyError:
         return "deleted"
     return request
 

@@ -7,9 +7,12 @@ from typing import Any, NamedTuple
 import optuna
 from optuna.storages import RDBStorage
 from optuna.storages._rdb.models import (
+    StudyModel,
+    StudyUserAttributeModel,
     TrialHeartbeatModel,
     TrialIntermediateValueModel,
     TrialModel,
+    TrialSystemAttributeModel,
     TrialUserAttributeModel,
     TrialValueModel,
 )
@@ -17,6 +20,9 @@ from optuna.trial import TrialState
 from sqlalchemy import Connection, DateTime, delete, func, insert, select
 
 TRIALS = TrialModel.__table__
+STUDIES = StudyModel.__table__
+STUDY_ATTRIBUTES = StudyUserAttributeModel.__table__
+SYSTEM_ATTRIBUTES = TrialSystemAttributeModel.__table__
 ATTRIBUTES = TrialUserAttributeModel.__table__
 HEARTBEATS = TrialHeartbeatModel.__table__
 REPORTS = TrialIntermediateValueModel.__table__
@@ -48,6 +54,19 @@ def lock_trial(connection: Connection, trial_id: int, *, skip_locked: bool = Fal
     state = select(TRIALS.c.state).where(TRIALS.c.trial_id == trial_id)
     found: TrialState | None = connection.scalar(state.with_for_update(skip_locked=skip_locked))
     return found
+
+
+def lock_study(connection: Connection, study_id: int) -> int:
+    """Keep all others from adding trials until this transaction ends; returns the number of the next trial."""
+    connection.execute(select(STUDIES.c.study_id).where(STUDIES.c.study_id == study_id).with_for_update())
+    return connection.scalar(select(func.count()).where(TRIALS.c.study_id == study_id)) or 0
+
+
+def write_study_attribute(connection: Connection, study_id: int, key: str, value: Any) -> None:
+    """Set a user attribute of a study."""
+    mine = (STUDY_ATTRIBUTES.c.study_id == study_id) & (STUDY_ATTRIBUTES.c.key == key)
+    connection.execute(delete(STUDY_ATTRIBUTES).where(mine))
+    connection.execute(insert(STUDY_ATTRIBUTES).values(study_id=study_id, key=key, value_json=json.dumps(value)))
 
 
 def read_attribute(connection: Connection, trial_id: int, key: str) -> str | None:

@@ -31,6 +31,7 @@ from search.storage import open_storage, persistently, reported
 from search.study import (
     KEEP,
     artifacts_of,
+    attributes,
     check_alike,
     check_artifacts,
     definition_of,
@@ -65,14 +66,12 @@ class WorkerSettings:
 
 
 class Stop:
-    """Whether the worker was asked to end: once, after its epoch; twice, at once."""
+    """Whether the worker was asked to end after its epoch. To end it at once is its parent's to do."""
 
     def __init__(self) -> None:
         self.asked = False
 
     def __call__(self, _signal: int, _frame: FrameType | None) -> None:
-        if self.asked:
-            os._exit(1)
         self.asked = True
 
 
@@ -85,6 +84,7 @@ def main(settings: WorkerSettings, errors: Connection) -> None:
     stop = Stop()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, stop)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # held back while it was started
     if parent := parent_process():
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
     try:
@@ -137,9 +137,9 @@ def _join(settings: WorkerSettings) -> tuple[optuna.Study, Objective]:
 
 def _is_over(study: optuna.Study, objective: Objective, settings: WorkerSettings) -> bool:
     """What a worker does that finds no ticket: see to it that none is lost; returns whether it may leave."""
+    empty = queue.is_empty(study)  # first: whoever lets a trial fail after it is still there to refill
     if release(study) + reap(study) + queue.refill(study, objective.definition, settings.storage):
         return False
-    empty = queue.is_empty(study)
     if empty and not settings.follow:
         return True
     time.sleep(FOLLOW_POLL if empty else POLL)
@@ -184,7 +184,7 @@ def _run(
         persistently(lambda: lease.give_back(study, ticket))
         return
     persistently(lambda: lease.finish(study, ticket, outcome.state, outcome.value, outcome.reason))
-    persistently(lambda: drop_beaten(study, objective.artifacts, study.user_attrs[KEEP]))
+    persistently(lambda: drop_beaten(study, objective.artifacts, attributes(study)[KEEP]))
 
 
 def _trial(study: optuna.Study, objective: Objective, ticket: Ticket) -> Trial:

@@ -41,8 +41,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 def worker_pids(parent: int) -> list[int]:
     """The worker processes of a search: children of the server that its process starts them with."""
-    servers = [pid for pid in _children(parent) if b"forkserver" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    return [pid for server in servers for pid in _children(server)]
+    return [pid for server in worker_servers(parent) for pid in _children(server)]
+
+
+def worker_servers(parent: int) -> list[int]:
+    """The process that forks the workers of a search."""
+    return [pid for pid in _children(parent) if b"forkserver" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def _children(pid: int) -> list[int]:

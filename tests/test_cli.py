@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from search.cli import studies
 from search.storage import default_url, open_storage
 from search.study import load_study
 from search.summary import summarize
-from tests.conftest import STUDY, Command, worker_pids
+from tests.conftest import STUDY, Command, worker_pids, worker_servers
 
 LONG = STUDY.replace("epochs = 2", "epochs = 400")
 
@@ -144,7 +145,7 @@ def test_a_stopped_search_gives_its_tickets_back_and_goes_on_where_it_was(
 ) -> None:  # type: ignore[no-untyped-def]
     study_file.write_text(LONG)
     process = start("tiny.toml", "--trials", "2", "--workers", "1")
-    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+    os.killpg(process.pid, number)  # as a terminal and a service manager do
     output, _ = process.communicate()
     assert process.returncode == 130
     assert "Stopping after the running epochs" in output
@@ -198,15 +199,29 @@ def test_a_search_killed_hard_is_finished_by_the_same_command(
     assert counts(tmp_path) == {"complete": 6, "pruned": 0, "failed": 0, "running": 0, "waiting": 0}
 
 
-def test_ctrl_c_while_workers_start_is_as_quiet_as_later(study_file: Path, launch) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("started", [worker_servers, worker_pids])
+def test_a_signal_to_all_while_workers_start_is_as_quiet_as_later(
+    study_file: Path,
+    launch,  # type: ignore[no-untyped-def]
+    tmp_path: Path,
+    number: signal.Signals,
+    started: Callable[[int], list[int]],
+) -> None:
+    study_file.write_text(LONG)
     process = launch("tiny.toml", "--workers", "2")
-    while len(worker_pids(process.pid)) < 2:
+    while not started(process.pid):
         assert process.poll() is None
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, number)
     output, _ = process.communicate()
     assert process.returncode == 130
     assert "Traceback" not in output
+    assert "Error" not in output
+    study = load_study(open_storage(default_url(tmp_path / "studies")), "tiny")
+    attempts = [attempt for trial in study.trials for attempt in trial.user_attrs.get("attempts", [])]
+    assert all(attempt["outcome"] == "given back" for attempt in attempts)
+    assert counts(tmp_path)["running"] == 0
 
 
 def test_a_study_that_is_out_of_memory_in_each_trial_ends_with_the_reason(
@@ -292,6 +307,16 @@ def test_delete_asks_first(command: Command, study_file: Path, tmp_path: Path) -
     assert command("delete", "tiny", "--yes").stdout == "Study tiny is deleted.\n"
     assert not (tmp_path / "studies" / "tiny").exists()
     assert "no study named 'tiny'" in one_line(command("status", "tiny"), 2)
+
+
+def test_a_study_that_is_deleted_while_it_is_run_ends_the_run(command: Command, study_file: Path, start) -> None:  # type: ignore[no-untyped-def]
+    study_file.write_text(LONG)
+    process = start("tiny.toml", "--trials", "2", "--workers", "1")
+    assert command("delete", "tiny", "--yes").returncode == 0
+    output, _ = process.communicate()
+    assert process.returncode != 0
+    assert "study 'tiny' was deleted" in output
+    assert "Traceback" not in output
 
 
 def test_stop_ends_a_search_that_runs_elsewhere(command: Command, study_file: Path, start, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

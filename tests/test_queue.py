@@ -86,8 +86,9 @@ def test_points_do_not_depend_on_how_the_queue_was_filled(study: optuna.Study) -
 
 def test_enqueued_trials_add_up_and_fix_what_they_are_told_to(study: optuna.Study) -> None:
     queue.top_up(study, definition("random"), 3)
-    assert queue.enqueue(study, definition("random"), 2, {"epochs": 3}) == 5
-    assert queue.enqueue(study, definition(), 1, {"epochs": 1}) == 6
+    assert queue.enqueue(study, definition("random"), 2, {"epochs": 3}) == 2
+    assert queue.enqueue(study, definition(), 1, {"epochs": 1}) == 1
+    assert queue.goal(study)["trials"] == 6
     assert [ticket["epochs"] for ticket in tickets(study)[3:5]] == [3, 3]
     assert tickets(study)[5] == {"epochs": 1}
     assert set(tickets(study)[3]) == {"epochs", "filters"}
@@ -138,7 +139,7 @@ def test_tickets_are_made_as_they_are_needed(study: optuna.Study, url: str, monk
     monkeypatch.setattr(queue, "AHEAD", 4)
     defined = definition("random")
     assert queue.top_up(study, defined, 10) == 10
-    assert queue.enqueue(study, defined, 3, {"epochs": 3}) == 13
+    assert queue.enqueue(study, defined, 3, {"epochs": 3}) == 3
     waiting = []
     while not queue.is_empty(study) or queue.refill(study, defined, url):
         waiting.append(queue.counts(study)[TrialState.WAITING])
@@ -146,6 +147,21 @@ def test_tickets_are_made_as_they_are_needed(study: optuna.Study, url: str, monk
     assert waiting == [7, 6, 5, 4, 3, 2, 1, 4, 3, 2, 1, 2, 1]
     assert len({str(ticket) for ticket in tickets(study)}) > 4
     assert queue.refill(study, defined, url) == 0
+
+
+def test_tickets_come_with_their_goal_or_not_at_all(study: optuna.Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue.top_up(study, definition("random"), 2)
+    monkeypatch.setattr(queue, "write_study_attribute", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        queue.enqueue(study, definition("random"), 3, {})
+    assert len(study.trials) == queue.goal(study)["trials"] == 2
+
+
+def test_a_used_up_grid_adds_nothing(study: optuna.Study) -> None:
+    queue.top_up(study, definition("grid"), 4)
+    assert queue.enqueue(study, definition("grid"), 5, {}) == 2
+    assert queue.enqueue(study, definition("grid"), 5, {}) == 0
+    assert queue.goal(study)["trials"] == 6
 
 
 def test_replacing_ends_when_failing_is_the_rule(study: optuna.Study, url: str) -> None:

@@ -2,11 +2,15 @@ import multiprocessing
 import sqlite3
 from pathlib import Path
 
+import optuna
+import psycopg
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 
 from search import storage
 from search.storage import StorageError
+from tests.postgresql import Server
 
 SECRET = "hunter2"  # noqa: S105
 
@@ -57,6 +61,8 @@ def test_an_unescaped_at_sign_is_not_taken_for_a_host() -> None:
     with pytest.raises(StorageError, match=r"more than one @; write one .* as %40") as error:
         storage.masked("postgresql://me:hun@ter2@host/db")
     assert "ter2" not in str(error.value)
+    with pytest.raises(StorageError, match="more than one @"):
+        storage.masked("postgresql://me:hun@t/er2@host/db")
 
 
 def test_the_schema_of_another_optuna_is_one_line(tmp_path: Path) -> None:
@@ -118,3 +124,73 @@ def test_processes_that_make_the_same_database_together_all_succeed(tmp_path: Pa
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [0] * 6
+
+
+def trouble(invalidated: bool = False, words: str = "Connection refused") -> OperationalError:
+    return OperationalError("SELECT", {}, psycopg.OperationalError(words), connection_invalidated=invalidated)
+
+
+def test_an_outage_is_waited_for_after_however_long_the_work_had_gone_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(storage.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(storage.time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
+    tries = []
+
+    def trains_for_an_hour_between_outages() -> str:
+        tries.append(clock[0])
+        if len(tries) == 9:
+            return "done"
+        clock[0] += 3600 if len(tries) % 4 == 1 else 1
+        raise trouble()
+
+    assert storage.persistently(trains_for_an_hour_between_outages) == "done"
+    tries.clear()
+
+    def never_again() -> None:
+        tries.append(clock[0])
+        raise trouble()
+
+    with pytest.raises(OperationalError):
+        storage.persistently(never_again)
+    assert storage.PATIENCE < tries[-1] - tries[0] < storage.PATIENCE + 2 * storage.LONGEST_PAUSE
+
+
+def test_what_will_not_pass_is_not_waited_for() -> None:
+    for error in (trouble(words="password authentication failed"), trouble(words='database "x" does not exist')):
+        with pytest.raises(OperationalError):
+            storage.persistently(lambda error=error: (_ for _ in ()).throw(error))
+
+
+def test_a_worker_frozen_within_a_transaction_loses_it_and_its_lock(
+    postgresql: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "BUSY_TIMEOUT", 1)
+    opened = storage.open_storage(postgresql.create_database(), "create")
+    optuna.create_study(storage=opened, study_name="s")
+    lock = text("SELECT * FROM studies FOR UPDATE")
+    tries = []
+
+    def freeze_once() -> None:
+        with opened.engine.begin() as connection:
+            connection.execute(lock)
+            tries.append(1)
+            if len(tries) == 1:
+                with opened.engine.begin() as other:
+                    other.execute(lock)  # waits until the server has ended the first
+            connection.execute(text("SELECT 1"))
+
+    storage.persistently(freeze_once)
+    assert len(tries) == 2
+
+
+@pytest.mark.parametrize(("workers", "warned"), [(8, False), (9, True)])
+def test_many_workers_on_sqlite_are_warned_of(tmp_path: Path, workers: int, warned: bool) -> None:
+    said = storage.warnings_for(storage.default_url(tmp_path), workers)
+    assert any("more than 8 workers" in warning for warning in said) == warned
+    assert storage.warnings_for("postgresql://db/x", workers) == []
+
+
+def test_a_network_file_system_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "NETWORKED", (storage._file_system(tmp_path),))
+    assert any("network file system" in warning for warning in storage.warnings_for(storage.default_url(tmp_path), 1))
+    assert storage._file_system(Path("/proc/self")) == "proc"

@@ -21,7 +21,7 @@ from search.reaper import alive, reap
 from search.storage import lock
 from search.study import CHECKPOINT, StudyError, request_stop
 from search.worker import WorkerSettings, work
-from tests.conftest import LONG, Make, definition
+from tests.conftest import LONG, Make, definition, worker_servers
 from tests.postgresql import Server
 
 WAITING, COMPLETE, FAIL = TrialState.WAITING, TrialState.COMPLETE, TrialState.FAIL
@@ -131,7 +131,7 @@ def test_what_all_workers_would_meet_ends_them_with_one_line(make: Make, tmp_pat
     study, settings = make(definition(), 4)
     (tmp_path / "s" / "checkpoints" / "study.id").unlink()
     with pytest.raises(local.WorkersDied, match=r"the checkpoints of study 's' are in .*share that folder"):
-        local.drain(study, [settings] * 2, never, lambda: 0)
+        local.drain(study, [settings] * 2, never, lambda: None)
     assert states(study) == [WAITING] * 4
 
 
@@ -158,7 +158,7 @@ def test_a_hung_trial_falls_silent_and_is_taken_over(make: Make, monkeypatch: py
 
 def test_workers_that_are_stopped_give_back_what_they_have_begun(make: Make, url: str) -> None:
     study, settings = make(LONG, 2, url)
-    local.drain(study, [settings], lambda: bool(reported(study)), lambda: 0)
+    local.drain(study, [settings], lambda: bool(reported(study)), lambda: None)
     assert states(study) == [WAITING] * 2
     assert attempts(study)[-1]["outcome"] == "given back"
     assert attempts(study)[-1]["step"] == max(reported(study))
@@ -167,10 +167,9 @@ def test_workers_that_are_stopped_give_back_what_they_have_begun(make: Make, url
 def test_stop_reaches_workers_anywhere_and_those_that_start_later_go_on(make: Make, url: str) -> None:
     study, settings = make(LONG, 1, url)
 
-    def ask() -> int:
+    def ask() -> None:
         if reported(study):
             request_stop(study)
-        return len(reported(study))
 
     for most in (1, 3):
         local.drain(study, [settings], never, ask)
@@ -183,11 +182,10 @@ def test_a_killed_worker_is_replaced_and_its_trial_goes_on(make: Make, url: str)
     study, settings = make(LONG, 1, url)
     before: dict[int, float] = {}
 
-    def kill_the_first() -> object:
+    def kill_the_first() -> None:
         if reported(study) and not before:
             before.update(reported(study))
             os.kill(attempts(study)[-1]["pid"], signal.SIGKILL)  # type: ignore[arg-type]
-        return len(reported(study))
 
     local.drain(
         study, [settings], lambda: len(attempts(study)) == 2 and len(reported(study)) > len(before), kill_the_first
@@ -202,11 +200,10 @@ def test_workers_end_though_the_database_is_gone(make: Make, monkeypatch: pytest
     study, settings = make(LONG, 3)
     pids: set[int] = set()
 
-    def lose_the_database() -> int:
+    def lose_the_database() -> None:
         pids.update(int(str(attempts(study, number)[-1]["pid"])) for number in (0, 1) if attempts(study, number))
         if len(pids) == 2:
             monkeypatch.setattr(local, "check_failures", lambda _: 1 / 0)
-        return 0
 
     with pytest.raises(ZeroDivisionError):
         local.drain(study, [settings] * 2, never, lose_the_database)
@@ -220,25 +217,31 @@ def test_worker_processes_that_crash_again_and_again_end_the_search(
 ) -> None:
     study, settings = make(definition(), 2)
     monkeypatch.setattr(local, "LONGEST_PAUSE", 0.1)
-    with pytest.raises(local.WorkersDied, match="4 worker processes crashed and the study stood still"):
-        local.drain(study, [replace(settings, device="no such device")], never, lambda: 0)
+    with pytest.raises(local.WorkersDied, match="6 worker processes in a row crashed before they began a trial"):
+        local.drain(study, [replace(settings, device="no such device")], never, lambda: None)
     assert states(study) == [WAITING] * 2
 
 
-def test_crashes_are_counted_from_when_the_study_last_moved(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    study, settings = make(definition(), 2)
-    monkeypatch.setattr(local, "LONGEST_PAUSE", 0.1)
-    moves = iter(range(100))
-    ended: list[int] = []
-    pool_sweep = local.Pool.sweep
+def test_workers_whose_server_was_killed_are_replaced_and_do_not_go_on_unwatched(make: Make) -> None:
+    study, settings = make(LONG, 2)
+    servers: set[int] = set()
 
-    def counting(pool: local.Pool) -> None:
-        ended.extend(process.exitcode for process in pool.processes.values() if process.exitcode is not None)
-        pool_sweep(pool)
+    def kill_the_server() -> None:
+        if reported(study) and not servers:
+            servers.update(worker_servers(os.getpid()))
+            for server in servers:
+                os.kill(server, signal.SIGKILL)
 
-    monkeypatch.setattr(local.Pool, "sweep", counting)
-    local.drain(study, [replace(settings, device="no such device")], lambda: len(ended) > 5, lambda: next(moves))
-    assert len(ended) > 5
+    def went_on() -> bool:
+        return (
+            bool(servers)
+            and len(attempts(study)) == 2
+            and len(reported(study)) > int(str(attempts(study)[0]["step"])) // 100
+        )
+
+    local.drain(study, [settings], went_on, kill_the_server)
+    assert states(study) == [WAITING] * 2
+    assert not alive(int(str(attempts(study)[0]["pid"])))
 
 
 def test_a_worker_on_other_data_or_versions_is_refused_with_a_way_on(
@@ -264,7 +267,7 @@ def test_a_worker_that_follows_waits_for_new_tickets(make: Make) -> None:
         return states(study) == [COMPLETE] * 2
 
     work(replace(settings, follow=True), finished)
-    assert added == [2]
+    assert added == [1]
     assert states(study) == [COMPLETE] * 2
 
 

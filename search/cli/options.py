@@ -96,6 +96,9 @@ def json_option(command: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")(command)
 
 
+artifacts_option = click.option(
+    "--artifacts", help="Where checkpoints go: a folder, or s3://BUCKET/PREFIX.  [default: in the study's folder]"
+)
 study_argument = click.argument("study", default="cnn")
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from search.cli.options import (
+    artifacts_option,
     data_dir_option,
     opened_study,
     storage_options,
@@ -56,6 +57,7 @@ def worker(
 @click.option("--trials", type=click.IntRange(1), default=1, show_default=True, help="Tickets to add.")
 @click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="Fix a hyperparameter; repeatable.")
 @storage_options
+@artifacts_option
 @click.option("--name", callback=study_name, help="Name of the study in the database.  [default: the study file's]")
 @data_dir_option
 def enqueue(
@@ -64,6 +66,7 @@ def enqueue(
     assignments: tuple[str, ...],
     storage: str | None,
     output: Path | None,
+    artifacts: str | None,
     name: str | None,
     data_dir: Path | None,
 ) -> None:
@@ -74,10 +77,12 @@ def enqueue(
       fmnist-search enqueue cnn --trials 20
       fmnist-search enqueue cnn --set learning_rate=0.003 --set epochs=5
     """
+    from search.artifacts import located
     from search.enqueue import enqueue as add
 
-    result = add(study, trials, assignments, url_of(storage, output), output or Path("studies"), name, data_dir)
-    click.echo(f"Study {result.study}: {trials} added, {result.waiting} waiting, {result.goal} in all.")
+    folder, place = output or Path("studies"), located(artifacts)
+    result = add(study, trials, assignments, url_of(storage, output), folder, name, data_dir, place)
+    click.echo(f"Study {result.study}: {result.added} added, {result.waiting} waiting, {result.goal} in all.")
 
 
 @click.command()

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import click
 
 from search.cli.options import (
+    artifacts_option,
     data_dir_option,
     json_option,
     opened_study,
@@ -30,9 +31,7 @@ PRUNERS = ("halving", "hyperband", "median", "percentile", "none")
     "--timeout", type=click.FloatRange(0, min_open=True), help="Seconds after which trials stop at their next report."
 )
 @storage_options
-@click.option(
-    "--artifacts", help="Where checkpoints go: a folder, or s3://BUCKET/PREFIX.  [default: in the study's folder]"
-)
+@artifacts_option
 @click.option("--keep", type=click.IntRange(1), default=5, show_default=True, help="Best checkpoints to keep.")
 @click.option("--name", callback=study_name, help="Name of the study in the database.  [default: the study file's]")
 @click.option("--seed", type=click.IntRange(0), help="Seed of every random choice.  [default: as the study says]")

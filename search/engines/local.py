@@ -9,10 +9,10 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
@@ -21,13 +21,13 @@ import optuna
 
 from fmnist.errors import ExpectedError
 from search.queue import TooManyFailures, check_failures
-from search.reaper import release
+from search.reaper import alive, release
 from search.storage import persistently
 from search.worker import FAILED, WorkerSettings, main
 
 TICK = 1.0  # seconds between two looks at the queue
-CRASHES = 3  # for each worker that are made good while the study stands still
-LONGEST_PAUSE = 30.0  # seconds before a worker that crashed is started again
+CRASHES = 5  # in a row, before a trial was begun, after which a worker is not started again
+FIRST_PAUSE, LONGEST_PAUSE = 0.25, 30.0  # seconds before a worker that crashed is started again
 
 
 class WorkersDied(ExpectedError):
@@ -64,7 +64,7 @@ class Pool:
         self.processes: dict[int, BaseProcess] = {}
         self.errors: dict[int, Connection] = {}
         self.due: dict[int, float] = dict.fromkeys(range(len(settings)), 0.0)  # when an empty place is to be filled
-        self.crashes = 0  # since the study last moved
+        self.crashes = [0] * len(settings)  # of each place, in a row, before a trial was begun
         self.ending = False
 
     def fill(self) -> None:
@@ -74,7 +74,7 @@ class Pool:
             del self.due[place]
             self.errors[place], theirs = context.Pipe(duplex=False)
             self.processes[place] = context.Process(target=main, args=(self.settings[place], theirs))
-            with _ctrl_c_held_back():
+            with _signals_held_back():
                 self.processes[place].start()
             theirs.close()
 
@@ -91,19 +91,22 @@ class Pool:
         for place, process in list(self.processes.items()):
             if process.exitcode is None:
                 continue
-            release(self.study, pid=process.pid)
+            if process.pid and alive(process.pid):  # its server died, and it goes on unwatched
+                os.kill(process.pid, signal.SIGKILL)
+                continue
+            held = release(self.study, pid=process.pid)
             del self.processes[place]
             if process.exitcode == FAILED:
                 raise WorkersDied(self.errors[place].recv())
             if process.exitcode == 0 or self.ending:
                 continue
-            self.crashes += 1
-            if self.crashes > CRASHES * len(self.settings):
+            self.crashes[place] = 0 if held else self.crashes[place] + 1
+            if self.crashes[place] > CRASHES:
                 raise WorkersDied(
-                    f"{self.crashes} worker processes crashed and the study stood still, "
+                    f"{self.crashes[place]} worker processes in a row crashed before they began a trial, "
                     f"the last with exit code {process.exitcode}"
                 )
-            self.due[place] = time.monotonic() + min(2.0 ** (self.crashes - 1) - 1, LONGEST_PAUSE)
+            self.due[place] = time.monotonic() + min(FIRST_PAUSE * 2 ** self.crashes[place], LONGEST_PAUSE)
 
     def terminate(self) -> None:
         """Ask all workers to finish their epoch and end; start no more."""
@@ -126,7 +129,7 @@ def drain(
     study: optuna.Study,
     settings: list[WorkerSettings],
     stopping: Callable[[], bool],
-    on_tick: Callable[[], Hashable],
+    on_tick: Callable[[], None],
 ) -> None:
     """Run one worker process for each of `settings` until they find the queue empty.
 
@@ -134,7 +137,7 @@ def drain(
     end. Whatever ends this function, no worker outlives it and no ticket stays held.
 
     Args:
-        on_tick: called every second or so; returns something that changes when the study moves.
+        on_tick: called every second or so.
 
     Raises:
         WorkersDied: the workers cannot go on.
@@ -142,7 +145,6 @@ def drain(
     """
     pool = Pool(study, settings)
     failure: ExpectedError | None = None
-    moved: Hashable = None
     try:
         while pool.processes or pool.due:
             pool.fill()
@@ -154,8 +156,7 @@ def drain(
                 persistently(lambda: check_failures(study), stopping)
             except (WorkersDied, TooManyFailures) as error:
                 failure = failure or error
-            if (now := persistently(on_tick, stopping)) != moved:
-                moved, pool.crashes = now, 0
+            persistently(on_tick, stopping)
     finally:
         pool.kill()
     if failure:
@@ -177,9 +178,13 @@ def _context() -> ForkServerContext | SpawnContext:
 
 
 @contextmanager
-def _ctrl_c_held_back() -> Iterator[None]:
-    """Processes that are started within it never see Ctrl-C, and this one sees it afterwards: it is to pass it on."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _signals_held_back() -> Iterator[None]:
+    """Ctrl-C and SIGTERM come to this process afterwards, which is to pass them on.
+
+    What is started within it never sees Ctrl-C, and SIGTERM when it is ready for it.
+    """
+    resource_tracker.ensure_running()  # it would let them through in mid-start
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:

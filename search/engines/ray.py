@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +29,7 @@ from search.study import load_study, request_stop, stop_requests
 from search.worker import WorkerSettings, work
 
 CONNECT = 5.0  # seconds within which the head of the cluster must accept a connection
+RESTARTS = 100  # of a worker whose process or node dies
 CANCEL = 10.0  # seconds within which Ray must have ended the workers that it was told to kill
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_NUM_REDIS_GET_RETRIES": "2"}  # of 20 tries, 40 s each, at a wrong port
 
@@ -42,7 +43,7 @@ def drain(
     settings: list[WorkerSettings],
     address: str,
     stopping: Callable[[], bool],
-    on_tick: Callable[[], Hashable],
+    on_tick: Callable[[], None],
 ) -> None:
     """Run one worker for each of `settings` on the cluster until they find the queue empty.
 
@@ -90,7 +91,7 @@ def drain(
 def _start(ray: Any, settings: WorkerSettings, request: str | None) -> Any:
     """A worker as a task of Ray, in a process of its own, which is started again wherever it may die."""
     share = {"num_cpus": settings.threads, "num_gpus": int(settings.device == "cuda")}
-    return ray.remote(**share, max_retries=-1, max_calls=1)(_work).remote(_anywhere(settings), request)
+    return ray.remote(**share, max_retries=RESTARTS, max_calls=1)(_work).remote(_anywhere(settings), request)
 
 
 def _work(settings: WorkerSettings, request: str | None) -> str | None:
