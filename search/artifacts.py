@@ -7,6 +7,7 @@ therefore still write a file, but nobody is misled by it.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -94,7 +95,7 @@ class Bucket:
 
     def __init__(self, url: str) -> None:
         try:
-            import boto3
+            import boto3  # noqa: F401
             from botocore.exceptions import BotoCoreError, ClientError
         except ImportError as error:
             raise ArtifactError("s3:// needs the extra `s3`: pip install 'fmnist-search[s3]'") from error
@@ -104,8 +105,14 @@ class Bucket:
         self.folder = "".join(f"{part}/" for part in prefix.split("/") if part)
         self.location = f"s3://{self.bucket}/{self.folder}".rstrip("/")
         self.failures = (BotoCoreError, ClientError)
+
+    @cached_property
+    def client(self) -> Any:
+        """boto3's; made when it is needed, as that takes a while."""
+        import boto3
+
         try:
-            self.client: Any = boto3.client("s3")
+            return boto3.client("s3")
         except (*self.failures, ValueError) as error:  # the latter for a malformed endpoint
             raise self._error(error) from error
 

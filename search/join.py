@@ -1,5 +1,6 @@
 """Workers of this machine on a study that another process made and filled."""
 
+import signal
 import time
 from collections.abc import Callable
 
@@ -19,7 +20,7 @@ from search.worker import FOLLOW_POLL, WorkerSettings
 def join(settings: WorkerSettings, workers: int, say: Callable[[str], None]) -> bool:
     """Run workers until the queue is empty, or with `settings.follow` until they are stopped.
 
-    Returns whether it was interrupted, by Ctrl-C or SIGTERM.
+    Returns whether Ctrl-C ended it; SIGTERM is how a service is told to end, and no more than that.
 
     Raises:
         StorageError, StudyError: the study is not to be had.
@@ -29,23 +30,24 @@ def join(settings: WorkerSettings, workers: int, say: Callable[[str], None]) -> 
     with interrupts.installed(), reported(settings.storage):
         study = _wait_for(settings, lambda: interrupts.asked, say)
         if study is None:
-            return True
+            return interrupts.by == signal.SIGINT
         for warning in warnings_for(settings.storage, workers):
             say(warning)
         say(f"{count(workers, 'worker')} on study {settings.study}, torch threads each: {local.threads_each(workers)}.")
-        finished = FinishedTrials(study)
-        request, stopped = stop_requests(study), False
+        view = load_study(open_storage(settings.storage), settings.study)
+        finished = FinishedTrials(view)
+        request, stopped = stop_requests(view), False
 
         def tick() -> None:
             nonlocal stopped
-            stopped = stop_requests(study) != request
-            summary = summarize(study, folder_of(study))
+            stopped = stop_requests(view) != request
+            summary = summarize(view, folder_of(view))
             for trial in finished.new():
                 if trial.user_attrs.get(ATTEMPTS, [{}])[-1].get("machine") == this_machine():
                     say(line(trial, summary))
 
         local.drain(study, local.shared_out(settings, workers), lambda: interrupts.asked or stopped, tick)
-    return interrupts.asked
+    return interrupts.by == signal.SIGINT
 
 
 def _wait_for(

@@ -69,12 +69,13 @@ class Interrupts:
 
     def __init__(self, on_first: Callable[[], None]) -> None:
         self.asked = False
+        self.by: int | None = None
         self.on_first = on_first
 
-    def __call__(self, _signal: int, _frame: FrameType | None) -> None:
+    def __call__(self, number: int, _frame: FrameType | None) -> None:
         if self.asked:
             raise KeyboardInterrupt
-        self.asked = True
+        self.asked, self.by = True, number
         self.on_first()
 
     @contextmanager

@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import connection, parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -55,7 +55,7 @@ class WorkerSettings:
     others may take its trial. follow: wait for new tickets once the queue is empty.
     """
 
-    storage: str
+    storage: str = field(repr=False)  # it may hold a password
     study: str
     data_dir: Path | None = None
     device: str = "cpu"

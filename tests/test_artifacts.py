@@ -195,7 +195,7 @@ def test_without_credentials_it_says_so(bucket: str, monkeypatch: pytest.MonkeyP
 def test_a_malformed_endpoint_is_an_error(s3: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "nonsense")
     with pytest.raises(ArtifactError, match=r"^s3://bucket: Invalid endpoint: nonsense; check"):
-        open_artifacts("s3://bucket")
+        open_artifacts("s3://bucket").names()
 
 
 @pytest.mark.parametrize(

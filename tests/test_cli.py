@@ -330,6 +330,32 @@ def test_stop_ends_a_search_that_runs_elsewhere(command: Command, study_file: Pa
     assert counts(tmp_path) == {"complete": 0, "pruned": 0, "failed": 0, "running": 0, "waiting": 2}
 
 
+def test_a_worker_that_follows_waits_for_database_study_and_tickets(
+    command: Command, study_file: Path, tmp_path: Path, tiny_folder: Path
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "search", "worker", "tiny", "--follow", "--workers", "1"],
+        cwd=tmp_path,
+        env={**os.environ, "FMNIST_DATA": str(tiny_folder)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout
+    assert process.stdout.readline().startswith("Waiting: no database studies/studies.db")
+    for done in (1, 2):
+        command("enqueue", "tiny.toml")
+        while counts(tmp_path)["complete"] < done:
+            assert process.poll() is None
+            time.sleep(0.05)
+    process.terminate()
+    output, _ = process.communicate()
+    assert process.returncode == 0
+    assert "1 worker on study tiny" in output
+    assert "trial 1 complete at " in output
+    assert "Stopping after the running epochs" in output
+
+
 def test_a_worker_of_no_study_says_so(command: Command, study_file: Path) -> None:
     assert "no database studies/studies.db" in one_line(command("worker", "tiny"), 1)
     command("enqueue", "tiny.toml")
