@@ -242,8 +242,7 @@ def durable_server() -> Iterator[Server]:
     """The tests' PostgreSQL server, started again with its usual fsync."""
     with server() as running:
         running.stop()
-        options = f"-p {running.port} -k {running.data} -c listen_addresses=127.0.0.1 -c max_connections=200"
-        running._run("pg_ctl", "-l", str(running.log), "-o", options, "-w", "start")
+        running.start(durable=True)
         yield running
 
 

@@ -77,9 +77,14 @@ class Server:
             connection.execute(f"CREATE DATABASE {name}")
         return self.url(name)
 
-    def start(self) -> None:
-        """Start with the same port and data as before; returns once connections are accepted."""
-        options = f"-p {self.port} -k {self.data} -c listen_addresses=127.0.0.1 -c fsync=off -c max_connections=200"
+    def start(self, *, durable: bool = False) -> None:
+        """Start with the same port and data as before; returns once connections are accepted.
+
+        Args:
+            durable: flush each commit to disk, which tests have no need of.
+        """
+        options = f"-p {self.port} -k {self.data} -c listen_addresses=127.0.0.1 -c max_connections=200"
+        options += "" if durable else " -c fsync=off"
         self._run("pg_ctl", "-l", str(self.log), "-o", options, "-w", "start")
 
     def stop(self, mode: str = "fast") -> None:
