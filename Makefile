@@ -39,7 +39,7 @@ run: data  ## search: 50 trials on the real data set, about 10 minutes on two co
 test: dev data  ## run the whole test suite
 	$(BIN)/pytest --numprocesses 2 --dist worksteal
 
-chaos: dev  ## kill 200 workers on SQLite and on PostgreSQL, about 25 minutes
+chaos: dev  ## kill 200 workers on SQLite and on PostgreSQL, about 15 minutes
 	$(BIN)/pytest tests/test_faults.py -k test_chaos --kills 200 -s
 
 check: dev  ## lint, types, and whether the README's help is that of the commands
