@@ -60,9 +60,11 @@ from search.collect import drop_beaten
 from search.definition import StudyDefinition
 from search.lease import ATTEMPTS, Holder
 from search.objective import Objective
-from search.storage import default_url, lock, open_storage, persistently
+from search.outage import persistently
+from search.storage import lock, open_storage
 from search.study import CHECKPOINT, KEEP, Place, artifacts_of, checkpoint_of, load_study, open_study, stop_requests
 from search.tables import ATTRIBUTES, REPORTS, TRIALS, VALUES, backend, utc_now
+from search.url import default_url
 from tests.conftest import digits
 from tests.postgresql import Server, server
 

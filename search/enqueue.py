@@ -9,7 +9,8 @@ from optuna.trial import TrialState
 
 from fmnist import data as fashion
 from search import definition, queue, space
-from search.storage import lock, open_storage, reported
+from search.outage import reported
+from search.storage import lock, open_storage
 from search.study import Place, definition_of, load_study, open_study
 
 

@@ -7,13 +7,15 @@ from collections.abc import Callable
 import optuna
 
 from search.engines import local
+from search.interrupts import Interrupts
 from search.lease import ATTEMPTS, this_machine
+from search.outage import reported
 from search.progress import FinishedTrials, line
-from search.run import Interrupts
-from search.storage import StorageError, open_storage, reported, warnings_for
+from search.storage import open_storage
 from search.study import StudyError, folder_of, load_study, stop_requests
 from search.summary import summarize
 from search.text import count
+from search.url import StorageError, warnings_for
 from search.worker import FOLLOW_POLL, WorkerSettings
 
 

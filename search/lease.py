@@ -1,4 +1,4 @@
-"""What it is to hold a ticket: an attempt on record, a heartbeat, fenced writes, an end.
+"""What it is to hold a ticket: an attempt on record, fenced writes, an end.
 
 An attempt is an entry in the trial's user attribute "attempts". Whoever wrote the last
 entry of a RUNNING trial holds the ticket, and each way to end an attempt is one
@@ -10,7 +10,7 @@ import os
 import socket
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -18,14 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.exceptions import StorageInternalError
 from optuna.storages._rdb.models import TrialValueModel
 from optuna.trial import TrialState
-from sqlalchemy import Connection, delete, event, insert, select, update
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Connection, delete, event, insert, update
 
 from search.tables import (
-    ATTRIBUTES,
     HEARTBEATS,
     TRIALS,
     VALUES,
@@ -42,7 +39,6 @@ ATTEMPTS = "attempts"  # a trial's user attribute: each attempt at it, the prese
 REASON = "reason"  # a trial's user attribute: why it did not complete
 MOST_ATTEMPTS = 3  # that may die at one and the same report
 GRACE = 120.0  # seconds of silence after which a holder is taken for dead
-BEATS = 6  # heartbeats in a grace period
 GIVEN_BACK = "given back"
 
 Attempts = list[dict[str, Any]]
@@ -119,44 +115,6 @@ def fenced(study: optuna.Study, ticket: Ticket) -> Iterator[None]:
         event.remove(engine, "begin", begun)
 
 
-@contextmanager
-def beating(study: optuna.Study, ticket: Ticket, steps: Callable[[], int]) -> Iterator[None]:
-    """Within it, a thread renews the heartbeat for as long as `steps` goes on rising.
-
-    A training that hangs therefore falls silent. A beat that the database refuses is left
-    out: the training will meet the same trouble and wait for its end.
-    """
-    over = threading.Event()
-
-    def keep() -> None:
-        seen = 0
-        while not over.wait(ticket.attempts[-1]["grace"] / BEATS):
-            if (count := steps()) > seen:
-                seen = count
-                try:
-                    beat(study, ticket)
-                except (SQLAlchemyError, StorageInternalError):
-                    continue
-
-    thread = threading.Thread(target=keep, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-
-
-def beat(study: optuna.Study, ticket: Ticket) -> None:
-    """Renew the heartbeat, if the ticket is still held."""
-    held = select(ATTRIBUTES.c.trial_id).where(
-        ATTRIBUTES.c.trial_id == ticket.trial_id, ATTRIBUTES.c.key == ATTEMPTS, ATTRIBUTES.c.value_json == ticket.record
-    )
-    with backend(study).engine.begin() as connection:
-        mine = update(HEARTBEATS).where(HEARTBEATS.c.trial_id == ticket.trial_id, held.exists())
-        connection.execute(mine.values(heartbeat=now(connection)))
-
-
 def finish(
     study: optuna.Study, ticket: Ticket, state: TrialState, value: float | None = None, reason: str | None = None
 ) -> None:
@@ -176,7 +134,7 @@ def finish(
             stored, kind = TrialValueModel.value_to_stored_repr(value)
             of_trial = {"trial_id": ticket.trial_id, "objective": 0}
             connection.execute(insert(VALUES).values(**of_trial, value=stored, value_type=kind))
-        end(connection, ticket.trial_id, attempts, state, state.name.lower(), reason)
+        _end(connection, ticket.trial_id, attempts, state, state.name.lower(), reason)
 
 
 def give_back(study: optuna.Study, ticket: Ticket) -> None:
@@ -186,7 +144,7 @@ def give_back(study: optuna.Study, ticket: Ticket) -> None:
         Lost: the ticket is held no more.
     """
     with backend(study).engine.begin() as connection:
-        end(connection, ticket.trial_id, _hold(connection, ticket), TrialState.WAITING, GIVEN_BACK)
+        _end(connection, ticket.trial_id, _hold(connection, ticket), TrialState.WAITING, GIVEN_BACK)
 
 
 def fail(study: optuna.Study, ticket: Ticket, reason: str) -> None:
@@ -209,12 +167,12 @@ def fail_attempt(connection: Connection, trial_id: int, attempts: Attempts, reas
     died = [attempt["step"] for attempt in attempts[:-1] if attempt["outcome"] != GIVEN_BACK]
     if [*died, step][-MOST_ATTEMPTS:] == [step] * MOST_ATTEMPTS:
         final = f"{reason} (attempt {MOST_ATTEMPTS} that got no further)"
-        end(connection, trial_id, attempts, TrialState.FAIL, reason, final)
+        _end(connection, trial_id, attempts, TrialState.FAIL, reason, final)
     else:
-        end(connection, trial_id, attempts, TrialState.WAITING, reason)
+        _end(connection, trial_id, attempts, TrialState.WAITING, reason)
 
 
-def end(
+def _end(
     connection: Connection,
     trial_id: int,
     attempts: Attempts,

@@ -18,7 +18,8 @@ from search import space
 from search.artifacts import Artifacts, checkpoint_name
 from search.definition import StudyDefinition
 from search.lease import REASON
-from search.study import CHECKPOINT, STEPS_PER_EPOCH, checkpoint_of
+from search.sampling import STEPS_PER_EPOCH
+from search.study import CHECKPOINT, checkpoint_of
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,8 @@ def _save(trial: Trial, objective: Objective, training: Training, former: str | 
     objective.artifacts.write(name, checkpoint.dump(training, objective.splits.score_on, objective.data))
     seconds = sum(epoch.seconds for epoch in training.history)
     weights = weights_digest(training.scored_network.state_dict())
-    trial.set_user_attr(CHECKPOINT, {"name": name, "weights": weights, "seconds": seconds})
+    ran_on = {"device": str(objective.device), "threads": torch.get_num_threads()}
+    trial.set_user_attr(CHECKPOINT, {"name": name, "weights": weights, "seconds": seconds, **ran_on})
     if former and former != name:
         objective.artifacts.remove(former)
     return name

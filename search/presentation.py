@@ -12,9 +12,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from search.storage import default_url, masked
 from search.summary import Summary
 from search.text import percent, short
+from search.url import default_url, masked
 
 if TYPE_CHECKING:
     from search.run import RunResult, RunSettings

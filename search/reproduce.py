@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 import optuna
 import torch
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from fmnist.data import DataSet, split
 from fmnist.errors import UsageError
 from fmnist.training import Training
-from search.lease import ATTEMPTS
 from search.objective import training_seed, weights_digest
-from search.study import CHECKPOINT, STEPS_PER_EPOCH, definition_of
+from search.sampling import STEPS_PER_EPOCH
+from search.study import CHECKPOINT, definition_of
 
 
 class NotReproducible(UsageError):
@@ -46,7 +46,7 @@ def recorded_trial(study: optuna.Study, number: int) -> FrozenTrial:
     if number >= len(trials):
         raise NotReproducible(f"study {study.study_name!r} has no trial {number}; its last is {len(trials) - 1}")
     trial = trials[number]
-    if not trial.state.is_finished() or CHECKPOINT not in trial.user_attrs:
+    if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED) or CHECKPOINT not in trial.user_attrs:
         raise NotReproducible(f"trial {number} is {trial.state.name}, with no finished epoch to train again")
     return trial
 
@@ -58,11 +58,11 @@ def reproduce(study: optuna.Study, number: int, data: DataSet, on_epoch: Callabl
         NotReproducible: there is no such record, or the device is not here.
     """
     trial, definition = recorded_trial(study, number), definition_of(study)
-    made_by = trial.user_attrs[ATTEMPTS][-1]
-    device = torch.device(made_by["device"])
+    saved = trial.user_attrs[CHECKPOINT]
+    device = torch.device(saved["device"])
     if device.type == "cuda" and not torch.cuda.is_available():
         raise NotReproducible(f"trial {number} was trained on {device}, and there is none on this machine")
-    torch.set_num_threads(made_by["threads"])
+    torch.set_num_threads(saved["threads"])
     hyperparameters = definition.defaults.model_copy(update=trial.params)
     training = Training(hyperparameters, training_seed(definition, number), device)
     same = True
@@ -73,4 +73,4 @@ def reproduce(study: optuna.Study, number: int, data: DataSet, on_epoch: Callabl
         if round(metrics.epoch * STEPS_PER_EPOCH) == trial.last_step:
             break
     weights = weights_digest(training.scored_network.state_dict())
-    return Reproduction(same, weights == trial.user_attrs[CHECKPOINT]["weights"])
+    return Reproduction(same, weights == saved["weights"])

@@ -1,12 +1,8 @@
 """A whole search: make or resume the study, fill its queue, let workers drain it."""
 
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from types import FrameType
 from typing import Literal
 
 import optuna
@@ -16,12 +12,15 @@ from fmnist import data as fashion
 from search import queue
 from search.definition import StudyDefinition
 from search.engines import local, ray
+from search.interrupts import Interrupts
+from search.outage import persistently, reported
 from search.progress import FinishedTrials, Progress
 from search.reaper import held, release
-from search.storage import lock, masked, open_storage, persistently, reported, warnings_for
+from search.storage import lock, open_storage
 from search.study import Place, load_study, open_study, stop_requests
 from search.summary import Summary, summarize
 from search.text import count
+from search.url import masked, warnings_for
 from search.worker import WorkerSettings
 
 
@@ -62,30 +61,6 @@ class RunResult:
     goal: int
     had_work: bool
     stopped: Literal["interrupted", "timeout", "request"] | None
-
-
-class Interrupts:
-    """Ctrl-C and SIGTERM: the first asks to stop after the running epochs, the second at once."""
-
-    def __init__(self, on_first: Callable[[], None]) -> None:
-        self.asked = False
-        self.by: int | None = None
-        self.on_first = on_first
-
-    def __call__(self, number: int, _frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked, self.by = True, number
-        self.on_first()
-
-    @contextmanager
-    def installed(self) -> Iterator[None]:
-        before = {number: signal.signal(number, self) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def run_search(definition: StudyDefinition, settings: RunSettings, console: Console) -> RunResult:

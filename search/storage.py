@@ -1,72 +1,22 @@
-"""The database of studies: from a URL to Optuna's storage, SQLite or PostgreSQL.
+"""The database of studies, opened: Optuna's storage on SQLite or PostgreSQL, and the lock on it.
 
 Every transaction on SQLite begins as a writer's. Two workers that read the queue in
 readers' transactions would otherwise take the same ticket (optuna#4002, optuna#4621).
 """
 
-import random
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import optuna
 import sqlalchemy
-from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from sqlalchemy import event
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.engine import URL
 
-from fmnist.errors import ExpectedError
-
-BUSY_TIMEOUT = 60  # seconds that a writer waits for another
-SQLITE_WORKERS = 8  # that SQLite serves without much waiting
-NETWORKED = ("nfs", "cifs", "smb", "afs", "9p", "ceph", "lustre", "gpfs", "fuse.sshfs", "fuse.gluster", "fuse.s3")
-PATIENCE = 600  # seconds for which a database that is out of reach is tried again
-FIRST_PAUSE, LONGEST_PAUSE = 0.25, 10.0  # seconds between two tries
-
-T = TypeVar("T")
-
-
-class StorageError(ExpectedError):
-    """The database cannot be reached or used; the message says what to do, without a password."""
-
-
-def default_url(output: Path) -> str:
-    """The embedded database of an output folder."""
-    return f"sqlite:///{output / 'studies.db'}"
-
-
-def parse(url: str) -> URL:
-    """Check a storage URL; `postgresql://` is taken to mean psycopg 3.
-
-    Raises:
-        StorageError: it is malformed, in memory, or of another database.
-    """
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError):
-        raise StorageError(
-            "the storage URL is malformed; write sqlite:///FILE or postgresql://USER@HOST/DATABASE"
-        ) from None
-    if parsed.drivername in ("postgresql", "postgres"):
-        parsed = parsed.set(drivername="postgresql+psycopg")
-    if parsed.drivername not in ("sqlite", "postgresql+psycopg"):
-        raise StorageError(
-            f"{parsed.drivername}: no such storage; use sqlite:///FILE or postgresql://USER@HOST/DATABASE"
-        )
-    if "@" in (parsed.host or "") or (parsed.host and "@" in (parsed.database or "")):
-        raise StorageError("the storage URL has more than one @; write one in a user name or password as %40")
-    if parsed.drivername == "sqlite" and parsed.database in (None, "", ":memory:"):
-        raise StorageError("a database in memory cannot be shared by workers; write sqlite:///FILE")
-    return parsed
-
-
-def masked(url: str) -> str:
-    """The URL as it may be shown: a password as ***, and no options, which may hold one too."""
-    return parse(url).set(query={}).render_as_string(hide_password=True)
+from search.outage import BUSY_TIMEOUT, reported
+from search.url import StorageError, masked, parse
 
 
 def open_storage(url: str, mode: Literal["create", "write", "read"] = "read") -> RDBStorage:
@@ -131,36 +81,6 @@ def _bound_idle_transactions(connection: Any, _record: object) -> None:
     connection.commit()
 
 
-def warnings_for(url: str, workers: int, *, cluster: bool = False) -> list[str]:
-    """What is to be said about a database that will not serve so many workers, or not safely.
-
-    cluster: whether the workers may be on several machines.
-    """
-    parsed = parse(url)
-    if parsed.drivername != "sqlite":
-        return []
-    warnings = []
-    if cluster:
-        warnings.append("Warning: SQLite serves workers of this machine only; use PostgreSQL for those of others.")
-    if workers > SQLITE_WORKERS:
-        warnings.append(f"Warning: more than {SQLITE_WORKERS} workers wait for each other on SQLite; use PostgreSQL.")
-    kind = _file_system(Path(str(parsed.database)))
-    if kind.startswith(NETWORKED):
-        warnings.append(f"Warning: SQLite is not safe on a network file system ({kind}); use PostgreSQL.")
-    return warnings
-
-
-def _file_system(path: Path) -> str:
-    """The kind of file system that a path is on, as /proc/mounts calls it; empty where that cannot be told."""
-    mounts = Path("/proc/mounts")
-    if not mounts.is_file():
-        return ""
-    mounted = map(str.split, mounts.read_text().splitlines())
-    kinds = {Path(fields[1].encode().decode("unicode_escape")): fields[2] for fields in mounted}
-    absolute = path.resolve()
-    return next((kinds[folder] for folder in (absolute, *absolute.parents) if folder in kinds), "")
-
-
 def _begin_as_writer(engine: sqlalchemy.Engine) -> None:
     """SQLAlchemy's recipe for SQLite, plus the write-ahead log."""
 
@@ -192,72 +112,3 @@ def lock(url: str) -> Iterator[None]:
             sqlalchemy.select(sqlalchemy.func.pg_advisory_lock(sqlalchemy.func.hashtext("fmnist-search")))
         )
         yield
-
-
-@contextmanager
-def reported(url: str) -> Iterator[None]:
-    """Turn a database's own errors into one line that names the database, not its password."""
-    try:
-        yield
-    except (SQLAlchemyError, StorageInternalError) as error:
-        cause = error.__cause__ if isinstance(error, StorageInternalError) else error
-        reason = _without_password(str(getattr(cause, "orig", None) or cause).strip().splitlines()[0], url)
-        raise StorageError(f"{masked(url)}: {reason}{_mend(reason)}") from error
-
-
-def persistently(action: Callable[[], T], giving_up: Callable[[], bool] = lambda: False) -> T:
-    """Do it again, later and later, for as long as the database is out of reach or busy.
-
-    Args:
-        action: may be done again though its first time was committed.
-        giving_up: asked before each new try; after PATIENCE the trouble is raised in any case.
-    """
-    troubled, pause = 0.0, FIRST_PAUSE
-    while True:
-        started = time.monotonic()
-        try:
-            return action()
-        except (SQLAlchemyError, StorageInternalError, StorageError) as error:
-            if not troubled or time.monotonic() - started > 2 * BUSY_TIMEOUT:  # it had worked meanwhile
-                troubled, pause = time.monotonic(), FIRST_PAUSE
-            if not _passing(error) or giving_up() or time.monotonic() - troubled > PATIENCE:
-                raise
-        time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  # so that workers do not all come back at once
-        pause = min(2 * pause, LONGEST_PAUSE)
-
-
-def _passing(error: BaseException | None) -> bool:
-    """Whether the trouble may pass by itself: a server that restarts, a lock that another holds."""
-    cause = error
-    while isinstance(cause, StorageInternalError | StorageError):
-        cause = cause.__cause__
-    if isinstance(cause, DBAPIError) and cause.connection_invalidated:
-        return True
-    if not isinstance(cause, OperationalError | InterfaceError):
-        return False
-    reason = str(cause.orig)
-    if "sqlite" in type(cause.orig).__module__:
-        return "locked" in reason
-    return not any(mark in reason for mark in ("authentication failed", "does not exist", "pg_hba.conf"))
-
-
-def _without_password(text: str, url: str) -> str:
-    """The driver's words, in case it repeats what it was given."""
-    parsed = make_url(url)
-    secrets = [parsed.password, *(value for key, value in parsed.query.items() if "pass" in key)]
-    for secret in filter(None, secrets):
-        text = text.replace(str(secret), "***")
-    return text
-
-
-def _mend(reason: str) -> str:
-    mends = {
-        "not a database": "; the file is broken or of another kind: move it away, or name another with --storage",
-        "malformed": "; the file is broken: move it away, or name another with --storage",
-        "no such table": "; it is no database of studies: name another with --storage",
-        "locked": f"; another program has kept it for over {BUSY_TIMEOUT} s: end that program and run again",
-        "readonly": "; make the file and its folder writable",
-        "disk": "; free some space and run again: what was stored is whole",
-        "connection": "; start the server, or correct the URL",
-    }
-    return next((mend for mark, mend in mends.items() if mark in reason), "")

@@ -1,6 +1,5 @@
-"""A study in the database: made or resumed, with its definition, sampler and pruner."""
+"""A study in the database: made or resumed, and what is stored with it."""
 
-import heapq
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -8,38 +7,23 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import optuna
-from optuna.pruners import (
-    BasePruner,
-    HyperbandPruner,
-    MedianPruner,
-    NopPruner,
-    PercentilePruner,
-    SuccessiveHalvingPruner,
-)
-from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from fmnist.errors import UsageError
-from fmnist.seeds import derive
 from search.artifacts import Artifacts, open_artifacts
 from search.definition import StudyDefinition, differences
 
 if TYPE_CHECKING:
     from fmnist.data import DataSet
 
-# A report's step counts hundredths of an epoch, so that a rung inside an epoch is a whole number.
-STEPS_PER_EPOCH = 100
-
-HISTORY = 1000  # finished trials that a sampler looks at
-TPE_BEST = 25  # trials of them that TPE counts as good, at the most
-
 # User attributes of a study.
 DEFINITION, DATA, VERSIONS, FOLDER, ARTIFACTS, KEY = "definition", "data", "versions", "folder", "artifacts", "key"
 STOP, KEEP = "stop", "keep"
 
-CHECKPOINT = "checkpoint"  # a trial's: `name` of its newest one, SHA-256 of the `weights`, `seconds` of training so far
+# A trial's: `name` of its newest checkpoint, SHA-256 of its `weights`, `seconds` of training, `device` and `threads`.
+CHECKPOINT = "checkpoint"
 MARK = "study.id"  # a file among the artifacts that says whose they are
 
 
@@ -213,44 +197,3 @@ def stop_requests(study: optuna.Study) -> str | None:
     except StudyError:
         return "deleted"
     return request
-
-
-def sampler(definition: StudyDefinition, number: int) -> BaseSampler:
-    """A sampler for one trial. Two workers never share a sequence of random numbers."""
-    seed = derive(definition.seed, "sampler", number) % 2**32
-    if definition.sampler == "tpe":
-        return TPESampler(seed=seed)
-    if definition.sampler == "gp":
-        return GPSampler(seed=seed, warn_independent_sampling=False)
-    return RandomSampler(seed=seed)  # unused: a ticket of these samplers holds its parameters
-
-
-def telling(trials: list[FrozenTrial]) -> list[FrozenTrial]:
-    """The trials that tell a sampler most, so that sampling takes no longer as a study grows.
-
-    Those that run, the newest finished ones, and the best: TPE's good trials are the best
-    tenth, 25 at the most, so that only the others, to which it gives the less weight the
-    older they are, become fewer.
-    """
-    finished = [trial for trial in trials if trial.state.is_finished()]
-    if len(finished) <= HISTORY:
-        return trials
-    complete = [trial for trial in finished if trial.state == TrialState.COMPLETE]
-    best = heapq.nlargest(TPE_BEST, complete, key=lambda trial: trial.value or 0.0)
-    kept = {trial.number for trial in (*best, *finished[TPE_BEST - HISTORY :])}
-    return [trial for trial in trials if trial.number in kept or trial.state == TrialState.RUNNING]
-
-
-def pruner(definition: StudyDefinition) -> BasePruner:
-    """The pruner. Its first verdict falls after a quarter of an epoch, the first report."""
-    first = STEPS_PER_EPOCH // 4
-    longest = definition.longest_epochs() * STEPS_PER_EPOCH
-    pruners: dict[str, Any] = {
-        "halving": lambda: SuccessiveHalvingPruner(min_resource=first, reduction_factor=4),
-        "hyperband": lambda: HyperbandPruner(min_resource=first, max_resource=longest, reduction_factor=3),
-        "median": lambda: MedianPruner(n_startup_trials=5),
-        "percentile": lambda: PercentilePruner(25.0, n_startup_trials=5),
-        "none": NopPruner,
-    }
-    made: BasePruner = pruners[definition.pruner]()
-    return made

@@ -9,7 +9,8 @@ from optuna.trial import TrialState
 from sqlalchemy import select
 
 from search import queue
-from search.study import STEPS_PER_EPOCH, artifacts_of, checkpoint_of, definition_of
+from search.sampling import STEPS_PER_EPOCH
+from search.study import artifacts_of, checkpoint_of, definition_of
 from search.tables import TRIALS, VALUES, backend
 
 

@@ -24,10 +24,13 @@ from fmnist.training import Training
 from search import lease, queue
 from search.artifacts import ArtifactError
 from search.collect import drop_beaten
+from search.heartbeat import beating
 from search.lease import Holder, Lost, Ticket
 from search.objective import Objective, Outcome, run_trial
+from search.outage import persistently, reported
 from search.reaper import reap, release
-from search.storage import open_storage, persistently, reported
+from search.sampling import pruner, sampler, telling
+from search.storage import open_storage
 from search.study import (
     KEEP,
     artifacts_of,
@@ -36,10 +39,7 @@ from search.study import (
     check_artifacts,
     definition_of,
     load_study,
-    pruner,
-    sampler,
     stop_requests,
-    telling,
 )
 
 POLL = 0.5  # seconds between two looks at a queue whose last tickets others hold
@@ -166,7 +166,7 @@ def _run(
             return run_trial(_trial(study, objective, ticket), objective, asked, watched.append)
 
     try:
-        with lease.beating(study, ticket, lambda: sum(training.steps for training in watched)):
+        with beating(study, ticket, lambda: sum(training.steps for training in watched)):
             outcome = persistently(attempt)
     except Lost:
         raise

@@ -15,8 +15,9 @@ from fmnist import data
 from fmnist.data import DataSet, LabelledImages
 from search import queue
 from search.definition import StudyDefinition
-from search.storage import default_url, lock, open_storage
+from search.storage import lock, open_storage
 from search.study import Place, open_study
+from search.url import default_url
 from search.worker import WorkerSettings
 from tests.postgresql import Server, server
 

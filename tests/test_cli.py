@@ -20,9 +20,10 @@ from fmnist import checkpoint
 from fmnist.data import CLASSES
 from search import definition
 from search.cli import studies
-from search.storage import default_url, open_storage
+from search.storage import open_storage
 from search.study import load_study
 from search.summary import summarize
+from search.url import default_url
 from tests.conftest import STUDY, Command, worker_pids, worker_servers
 
 LONG = STUDY.replace("epochs = 2", "epochs = 400")

@@ -11,7 +11,8 @@ from pathlib import Path
 import optuna
 import pytest
 
-from search.storage import default_url, open_storage
+from search.storage import open_storage
+from search.url import default_url
 
 
 def free_port() -> int:

@@ -279,6 +279,17 @@ def test_postgresql_may_be_restarted_in_mid_run(
     assert all(len(attempts_of(trial)) == 1 for trial in trials_of(study))
 
 
+def test_two_runs_at_once_do_not_add_up(url: str, search: Callable[..., subprocess.Popen[str]]) -> None:
+    runs = [search(url, CHAOS, "--trials", trials, "--workers", "1") for trials in ("6", "9")]
+    for process in runs:
+        output, errors = process.communicate()
+        assert process.returncode == 0, errors
+        assert "Done: 9 trials" in output or "Done: 6 trials" in output
+    study = load_study(open_storage(url), "chaos")
+    assert_exact(study, 9)
+    assert len(trials_of(study)) == 9
+
+
 def instant(trial: optuna.Trial, objective: Objective, *_: object) -> Outcome:
     """In the place of a training."""
     value = space.suggest(trial, objective.definition).learning_rate

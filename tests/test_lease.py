@@ -1,19 +1,14 @@
-"""Holding a ticket: what others may not write, how an attempt ends, and when the heart stops."""
+"""Holding a ticket: what others may not write, and how an attempt ends."""
 
 import threading
-from datetime import datetime
 
 import optuna
 import pytest
 from optuna.trial import Trial, TrialState
-from sqlalchemy import select
 
 from search import lease, queue
 from search.lease import Holder, Lost, Ticket
 from search.storage import open_storage
-from search.tables import HEARTBEATS, backend
-
-LONG_AGO = datetime(2001, 1, 1)
 
 
 @pytest.fixture
@@ -139,41 +134,3 @@ def test_progress_and_a_polite_end_do_not_use_attempts_up(study: optuna.Study) -
     for attempt in ("x", "y"):
         lease.fail(study, claim(study, attempt), "killed")
     assert states(study) == [TrialState.FAIL, TrialState.WAITING]
-
-
-def heartbeat(study: optuna.Study, ticket: Ticket) -> object:
-    with backend(study).engine.connect() as connection:
-        return connection.scalar(select(HEARTBEATS.c.heartbeat).where(HEARTBEATS.c.trial_id == ticket.trial_id))
-
-
-def test_the_heart_beats_while_training_moves_and_stops_with_it(study: optuna.Study) -> None:
-    ticket = claim(study, "a", grace=0.3)
-    beats: list[int] = []
-    asked = threading.Semaphore(0)
-    steps = iter([1, 2, 3, 3, 3, 3])
-
-    def count() -> int:
-        asked.release()
-        return next(steps, 3)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lease, "beat", lambda *_: beats.append(1))
-        with lease.beating(study, ticket, count):
-            for _ in range(8):
-                assert asked.acquire(timeout=30)
-    assert len(beats) == 3
-
-
-def test_a_beat_renews_only_the_holders_heartbeat(study: optuna.Study) -> None:
-    ticket = claim(study, "a")
-    with backend(study).engine.begin() as connection:
-        connection.execute(HEARTBEATS.update().values(heartbeat=LONG_AGO))
-    lease.beat(study, ticket)
-    renewed = heartbeat(study, ticket)
-    assert renewed != LONG_AGO
-    lease.give_back(study, ticket)
-    claim(study, "b")
-    with backend(study).engine.begin() as connection:
-        connection.execute(HEARTBEATS.update().values(heartbeat=LONG_AGO))
-    lease.beat(study, ticket)
-    assert heartbeat(study, ticket) == LONG_AGO

@@ -12,7 +12,8 @@ from fmnist.data import DataSet, split
 from search.artifacts import Folder
 from search.definition import StudyDefinition
 from search.objective import Objective, Outcome, run_trial, weights_digest
-from search.study import CHECKPOINT, pruner
+from search.sampling import pruner
+from search.study import CHECKPOINT
 
 Run = Callable[..., Outcome]
 
@@ -177,7 +178,7 @@ def test_a_damaged_or_lost_checkpoint_costs_time_but_no_trial(
     study: optuna.Study, run: Run, artifacts: Folder, content: bytes | None
 ) -> None:
     trial = ask(study)
-    trial.set_user_attr(CHECKPOINT, {"name": "trial-00000-epoch-1.pt", "weights": "", "seconds": 1.0})
+    trial.set_user_attr(CHECKPOINT, {"name": "trial-00000-epoch-1.pt"})
     if content is not None:
         artifacts.write("trial-00000-epoch-1.pt", content)
     assert run(trial).state == TrialState.COMPLETE

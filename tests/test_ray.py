@@ -21,8 +21,10 @@ from search.engines.local import WorkersDied
 from search.engines.ray import ClusterError, _work, drain
 from search.lease import ATTEMPTS, GIVEN_BACK
 from search.reaper import alive, release
-from search.storage import default_url, open_storage
-from search.study import STEPS_PER_EPOCH, load_study, request_stop, stop_requests
+from search.sampling import STEPS_PER_EPOCH
+from search.storage import open_storage
+from search.study import load_study, request_stop, stop_requests
+from search.url import default_url
 from tests.conftest import LONG, STUDY, Command, Make, definition
 from tests.postgresql import Server
 

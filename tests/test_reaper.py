@@ -116,13 +116,13 @@ import optuna
 from search import lease, reaper
 from search.storage import open_storage
 study = optuna.load_study(study_name="s", storage=open_storage(sys.argv[1], "write"))
-end, ended = lease.end, []
+end, ended = lease._end, []
 def end_and_die(*arguments):
     end(*arguments)
     ended.append(arguments)
     if len(ended) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
-lease.end = end_and_die
+lease._end = end_and_die
 reaper.reap(study)
 """
 

@@ -17,8 +17,9 @@ from search.report import write
 from search.report.analysis import Analysis, _importances, analyse
 from search.report.figures import confusion, history, importances, intermediate_values
 from search.report.page import render
-from search.storage import default_url, open_storage
+from search.storage import open_storage
 from search.study import Place, checkpoint_of, open_study
+from search.url import default_url
 from search.worker import WorkerSettings, work
 
 EVIL = "<script>alert(1)</script>"

@@ -3,41 +3,20 @@ import sqlite3
 from pathlib import Path
 
 import optuna
-import psycopg
 import pytest
 from sqlalchemy import text
-from sqlalchemy.exc import OperationalError
 
 from search import storage
-from search.storage import StorageError
+from search.outage import persistently
+from search.url import StorageError, default_url, masked
 from tests.postgresql import Server
 
 SECRET = "hunter2"  # noqa: S105
 
 
-@pytest.mark.parametrize(
-    ("url", "message"),
-    [
-        ("nonsense", "malformed"),
-        (f"mysql://user:{SECRET}@host/db", "mysql: no such storage; use sqlite"),
-        ("sqlite://", "in memory"),
-        ("sqlite:///:memory:", "in memory"),
-        (f"postgresql://user:{SECRET}@host:port/db", "malformed"),
-    ],
-)
-def test_a_wrong_url_is_explained(url: str, message: str) -> None:
-    with pytest.raises(StorageError, match=message) as error:
-        storage.parse(url)
-    assert SECRET not in str(error.value)
-
-
-def test_postgresql_means_psycopg_3() -> None:
-    assert storage.parse("postgresql://me@host/db").drivername == "postgresql+psycopg"
-
-
 def test_a_password_is_never_shown(tmp_path: Path) -> None:
     url = f"postgresql://me:{SECRET}@127.0.0.1:9/db?connect_timeout=2"
-    assert SECRET not in storage.masked(url)
+    assert SECRET not in masked(url)
     with pytest.raises(StorageError, match="start the server, or correct the URL") as error:
         storage.open_storage(url, "create")
     assert SECRET not in str(error.value)
@@ -57,25 +36,17 @@ def test_a_password_among_the_options_is_not_shown_either(url: str) -> None:
     assert SECRET not in str(error.value)
 
 
-def test_an_unescaped_at_sign_is_not_taken_for_a_host() -> None:
-    with pytest.raises(StorageError, match=r"more than one @; write one .* as %40") as error:
-        storage.masked("postgresql://me:hun@ter2@host/db")
-    assert "ter2" not in str(error.value)
-    with pytest.raises(StorageError, match="more than one @"):
-        storage.masked("postgresql://me:hun@t/er2@host/db")
-
-
 def test_the_schema_of_another_optuna_is_one_line(tmp_path: Path) -> None:
-    made = storage.open_storage(storage.default_url(tmp_path), "create")
+    made = storage.open_storage(default_url(tmp_path), "create")
     with made.engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = 'v0.9.0.a'"))
     with pytest.raises(StorageError, match=r"studies\.db: ") as error:
-        storage.open_storage(storage.default_url(tmp_path))
+        storage.open_storage(default_url(tmp_path))
     assert "\n" not in str(error.value)
 
 
 def test_a_reader_does_not_wait_for_a_writer(tmp_path: Path) -> None:
-    url = storage.default_url(tmp_path)
+    url = default_url(tmp_path)
     writer = storage.open_storage(url, "create").engine
     reader = storage.open_storage(url).engine
     with writer.begin(), reader.connect() as connection:
@@ -84,25 +55,25 @@ def test_a_reader_does_not_wait_for_a_writer(tmp_path: Path) -> None:
 
 def test_an_absent_database_is_not_made_by_a_reader(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"no database .*studies\.db; start a search"):
-        storage.open_storage(storage.default_url(tmp_path))
+        storage.open_storage(default_url(tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_broken_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "studies.db").write_bytes(b"this is not a database" * 100)
     with pytest.raises(StorageError, match=r"not a database; .*move it away"):
-        storage.open_storage(storage.default_url(tmp_path), "create")
+        storage.open_storage(default_url(tmp_path), "create")
 
 
 def test_a_database_of_something_else_is_named(tmp_path: Path) -> None:
     sqlite3.connect(tmp_path / "studies.db").execute("CREATE TABLE cats (name)").connection.close()
     with pytest.raises(StorageError, match=r"studies.db: no study was made in this database yet; start one"):
-        storage.open_storage(storage.default_url(tmp_path))
+        storage.open_storage(default_url(tmp_path))
 
 
 def test_transactions_begin_as_writers_in_the_write_ahead_log(tmp_path: Path) -> None:
     """A second writer must wait at once, not fail when it first writes."""
-    engine = storage.open_storage(storage.default_url(tmp_path), "create").engine
+    engine = storage.open_storage(default_url(tmp_path), "create").engine
     with engine.begin() as connection:
         assert connection.scalar(text("PRAGMA journal_mode")) == "wal"
         connection.execute(text("SELECT 1"))
@@ -118,47 +89,12 @@ def create(url: str) -> None:
 
 def test_processes_that_make_the_same_database_together_all_succeed(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=create, args=(storage.default_url(tmp_path),)) for _ in range(6)]
+    processes = [context.Process(target=create, args=(default_url(tmp_path),)) for _ in range(6)]
     for process in processes:
         process.start()
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [0] * 6
-
-
-def trouble(invalidated: bool = False, words: str = "Connection refused") -> OperationalError:
-    return OperationalError("SELECT", {}, psycopg.OperationalError(words), connection_invalidated=invalidated)
-
-
-def test_an_outage_is_waited_for_after_however_long_the_work_had_gone_well(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = [0.0]
-    monkeypatch.setattr(storage.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(storage.time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
-    tries = []
-
-    def trains_for_an_hour_between_outages() -> str:
-        tries.append(clock[0])
-        if len(tries) == 9:
-            return "done"
-        clock[0] += 3600 if len(tries) % 4 == 1 else 1
-        raise trouble()
-
-    assert storage.persistently(trains_for_an_hour_between_outages) == "done"
-    tries.clear()
-
-    def never_again() -> None:
-        tries.append(clock[0])
-        raise trouble()
-
-    with pytest.raises(OperationalError):
-        storage.persistently(never_again)
-    assert storage.PATIENCE < tries[-1] - tries[0] < storage.PATIENCE + 2 * storage.LONGEST_PAUSE
-
-
-def test_what_will_not_pass_is_not_waited_for() -> None:
-    for error in (trouble(words="password authentication failed"), trouble(words='database "x" does not exist')):
-        with pytest.raises(OperationalError):
-            storage.persistently(lambda error=error: (_ for _ in ()).throw(error))
 
 
 def test_a_worker_frozen_within_a_transaction_loses_it_and_its_lock(
@@ -179,18 +115,5 @@ def test_a_worker_frozen_within_a_transaction_loses_it_and_its_lock(
                     other.execute(lock)  # waits until the server has ended the first
             connection.execute(text("SELECT 1"))
 
-    storage.persistently(freeze_once)
+    persistently(freeze_once)
     assert len(tries) == 2
-
-
-@pytest.mark.parametrize(("workers", "warned"), [(8, False), (9, True)])
-def test_many_workers_on_sqlite_are_warned_of(tmp_path: Path, workers: int, warned: bool) -> None:
-    said = storage.warnings_for(storage.default_url(tmp_path), workers)
-    assert any("more than 8 workers" in warning for warning in said) == warned
-    assert storage.warnings_for("postgresql://db/x", workers) == []
-
-
-def test_a_network_file_system_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "NETWORKED", (storage._file_system(tmp_path),))
-    assert any("network file system" in warning for warning in storage.warnings_for(storage.default_url(tmp_path), 1))
-    assert storage._file_system(Path("/proc/self")) == "proc"

@@ -104,7 +104,7 @@ study_argument = click.argument("study", default="cnn")
 
 def url_of(storage: str | None, output: Path | None) -> str:
     """The database that is meant: the given one, else that of the output folder."""
-    from search.storage import default_url
+    from search.url import default_url
 
     return storage or default_url(output or Path("studies"))
 
@@ -114,7 +114,8 @@ def opened_study(
     name: str, storage: str | None, output: Path | None, mode: Literal["read", "write"] = "read"
 ) -> "Iterator[tuple[optuna.Study, Path]]":
     """Open a study, and say where its files are: in --output, else where its last run put them."""
-    from search.storage import open_storage, reported
+    from search.outage import reported
+    from search.storage import open_storage
     from search.study import folder_of, load_study
 
     url = url_of(storage, output)

@@ -85,9 +85,9 @@ def run(
     from search import definition, presentation
     from search.artifacts import located
     from search.engines.local import cores
+    from search.outage import reported
     from search.report import write
     from search.run import RunSettings, run_search
-    from search.storage import reported
     from search.study import Place
 
     if engine == "ray" and workers is None:

@@ -20,9 +20,9 @@ from multiprocessing.process import BaseProcess
 import optuna
 
 from fmnist.errors import ExpectedError
+from search.outage import persistently
 from search.queue import TooManyFailures, check_failures
 from search.reaper import alive, release
-from search.storage import persistently
 from search.worker import FAILED, WorkerSettings, main
 
 TICK = 1.0  # seconds between two looks at the queue

@@ -22,10 +22,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from fmnist.errors import ExpectedError
 from search.engines.local import TICK, WorkersDied
+from search.outage import persistently, reported
 from search.queue import TooManyFailures, check_failures
 from search.reaper import release
-from search.storage import open_storage, parse, persistently, reported
+from search.storage import open_storage
 from search.study import load_study, request_stop, stop_requests
+from search.url import parse
 from search.worker import WorkerSettings, work
 
 CONNECT = 5.0  # seconds within which the head of the cluster must accept a connection

@@ -14,7 +14,8 @@ from fmnist.data import DataSet, split
 from fmnist.errors import DataError
 from fmnist.evaluation import classification_scores, confusion_matrix, evaluate
 from search.lease import REASON
-from search.study import DATA, STEPS_PER_EPOCH, artifacts_of, checkpoint_of, definition_of
+from search.sampling import STEPS_PER_EPOCH
+from search.study import DATA, artifacts_of, checkpoint_of, definition_of
 from search.summary import Summary, summarize
 
 FEWEST_FINISHED = 10  # trials below which importances are noise

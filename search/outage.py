@@ -1,0 +1,78 @@
+"""Trouble with the database: waited for where it may pass, and otherwise said in one line."""
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from optuna.exceptions import StorageInternalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+
+from search.url import StorageError, masked, without_password
+
+BUSY_TIMEOUT = 60  # seconds that a writer waits for another
+PATIENCE = 600  # seconds for which a database that is out of reach is tried again
+FIRST_PAUSE, LONGEST_PAUSE = 0.25, 10.0  # seconds between two tries
+
+T = TypeVar("T")
+
+
+@contextmanager
+def reported(url: str) -> Iterator[None]:
+    """Turn a database's own errors into one line that names the database, not its password."""
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError) as error:
+        cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+        reason = without_password(str(getattr(cause, "orig", None) or cause).strip().splitlines()[0], url)
+        raise StorageError(f"{masked(url)}: {reason}{_mend(reason)}") from error
+
+
+def persistently(action: Callable[[], T], giving_up: Callable[[], bool] = lambda: False) -> T:
+    """Do it again, later and later, for as long as the database is out of reach or busy.
+
+    Args:
+        action: may be done again though its first time was committed.
+        giving_up: asked before each new try; after PATIENCE the trouble is raised in any case.
+    """
+    troubled, pause = 0.0, FIRST_PAUSE
+    while True:
+        started = time.monotonic()
+        try:
+            return action()
+        except (SQLAlchemyError, StorageInternalError, StorageError) as error:
+            if not troubled or time.monotonic() - started > 2 * BUSY_TIMEOUT:  # it had worked meanwhile
+                troubled, pause = time.monotonic(), FIRST_PAUSE
+            if not _passing(error) or giving_up() or time.monotonic() - troubled > PATIENCE:
+                raise
+        time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  # so that workers do not all come back at once
+        pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def _passing(error: BaseException | None) -> bool:
+    """Whether the trouble may pass by itself: a server that restarts, a lock that another holds."""
+    cause = error
+    while isinstance(cause, StorageInternalError | StorageError):
+        cause = cause.__cause__
+    if isinstance(cause, DBAPIError) and cause.connection_invalidated:
+        return True
+    if not isinstance(cause, OperationalError | InterfaceError):
+        return False
+    reason = str(cause.orig)
+    if "sqlite" in type(cause.orig).__module__:
+        return "locked" in reason
+    return not any(mark in reason for mark in ("authentication failed", "does not exist", "pg_hba.conf"))
+
+
+def _mend(reason: str) -> str:
+    mends = {
+        "not a database": "; the file is broken or of another kind: move it away, or name another with --storage",
+        "malformed": "; the file is broken: move it away, or name another with --storage",
+        "no such table": "; it is no database of studies: name another with --storage",
+        "locked": f"; another program has kept it for over {BUSY_TIMEOUT} s: end that program and run again",
+        "readonly": "; make the file and its folder writable",
+        "disk": "; free some space and run again: what was stored is whole",
+        "connection": "; start the server, or correct the URL",
+    }
+    return next((mend for mark, mend in mends.items() if mark in reason), "")

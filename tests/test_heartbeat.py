@@ -1,0 +1,67 @@
+"""When the heart of a ticket's holder beats, and when it stops."""
+
+import threading
+from datetime import datetime
+
+import optuna
+import pytest
+from sqlalchemy import select
+
+from search import heartbeat, lease, queue
+from search.lease import Holder, Ticket
+from search.storage import open_storage
+from search.tables import HEARTBEATS, backend
+
+LONG_AGO = datetime(2001, 1, 1)
+
+
+@pytest.fixture
+def study(url: str) -> optuna.Study:
+    study = optuna.create_study(storage=open_storage(url, "create"), study_name="s", direction="maximize")
+    for _ in range(2):
+        study.enqueue_trial({"x": 0.5})
+    return study
+
+
+def claim(study: optuna.Study, token: str, **holder: object) -> Ticket:
+    ticket = queue.claim(study, Holder(**holder), token)  # type: ignore[arg-type]
+    assert ticket is not None
+    return ticket
+
+
+def last_beat(study: optuna.Study, ticket: Ticket) -> object:
+    with backend(study).engine.connect() as connection:
+        return connection.scalar(select(HEARTBEATS.c.heartbeat).where(HEARTBEATS.c.trial_id == ticket.trial_id))
+
+
+def test_the_heart_beats_while_training_moves_and_stops_with_it(study: optuna.Study) -> None:
+    ticket = claim(study, "a", grace=0.3)
+    beats: list[int] = []
+    asked = threading.Semaphore(0)
+    steps = iter([1, 2, 3, 3, 3, 3])
+
+    def count() -> int:
+        asked.release()
+        return next(steps, 3)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(heartbeat, "beat", lambda *_: beats.append(1))
+        with heartbeat.beating(study, ticket, count):
+            for _ in range(8):
+                assert asked.acquire(timeout=30)
+    assert len(beats) == 3
+
+
+def test_a_beat_renews_only_the_holders_heartbeat(study: optuna.Study) -> None:
+    ticket = claim(study, "a")
+    with backend(study).engine.begin() as connection:
+        connection.execute(HEARTBEATS.update().values(heartbeat=LONG_AGO))
+    heartbeat.beat(study, ticket)
+    renewed = last_beat(study, ticket)
+    assert renewed != LONG_AGO
+    lease.give_back(study, ticket)
+    claim(study, "b")
+    with backend(study).engine.begin() as connection:
+        connection.execute(HEARTBEATS.update().values(heartbeat=LONG_AGO))
+    heartbeat.beat(study, ticket)
+    assert last_beat(study, ticket) == LONG_AGO

@@ -1,0 +1,35 @@
+from dataclasses import replace
+
+import pytest
+from optuna.trial import TrialState
+
+from fmnist.data import DataSet
+from search.reproduce import Compared, NotReproducible, reproduce
+from search.study import CHECKPOINT
+from search.worker import work
+from tests.conftest import Make, definition
+
+
+def test_a_trial_is_reproduced_as_it_ran_whoever_ended_it(make: Make, tiny: DataSet) -> None:
+    """Threads change the sums: a trial that was begun with one goes on with one, and is reproduced so."""
+    study, settings = make(definition(), 1)
+    work(settings, lambda: bool(study.get_trials(deepcopy=False)[0].intermediate_values))
+    work(replace(settings, threads=2), lambda: False)
+    (trial,) = study.trials
+    assert [attempt["threads"] for attempt in trial.user_attrs["attempts"]] == [1, 2]
+    assert trial.user_attrs[CHECKPOINT]["threads"] == 1
+    compared: list[Compared] = []
+    again = reproduce(study, 0, tiny, compared.append)
+    assert again.same_metrics
+    assert again.same_weights
+    assert [each.epoch for each in compared] == [0.25, 0.5, 1, 2]
+
+
+def test_what_has_no_record_is_refused(make: Make, tiny: DataSet) -> None:
+    study, _ = make(definition(), 1)
+    for number, why in ((0, "trial 0 is WAITING, with no finished epoch"), (1, "has no trial 1; its last is 0")):
+        with pytest.raises(NotReproducible, match=why):
+            reproduce(study, number, tiny, lambda _: None)
+    study._storage.set_trial_state_values(study.trials[0]._trial_id, TrialState.FAIL)
+    with pytest.raises(NotReproducible, match="trial 0 is FAIL"):
+        reproduce(study, 0, tiny, lambda _: None)
