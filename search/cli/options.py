@@ -135,7 +135,7 @@ def worker_settings(
         storage=url,
         study=study,
         data_dir=data_dir,
-        device=device_of(device).type,
+        device=device,
         grace=grace,
         follow=follow,
         allow_mixed=allow_mixed,

@@ -8,6 +8,7 @@ import click
 from search.cli.options import (
     artifacts_option,
     data_dir_option,
+    device_of,
     opened_study,
     storage_options,
     study_argument,
@@ -47,7 +48,8 @@ def worker(
     from search.engines.local import cores
     from search.join import join
 
-    settings = worker_settings(study, url_of(storage, output), data_dir, device, grace, allow_mixed, follow)
+    here = device_of(device).type
+    settings = worker_settings(study, url_of(storage, output), data_dir, here, grace, allow_mixed, follow)
     if join(settings, workers or cores(), say=click.echo):
         raise SystemExit(130)
 
@@ -148,12 +150,13 @@ def gc(study: str, storage: str | None, output: Path | None, keep: int | None) -
     """
     from search import collect
     from search.study import KEEP, artifacts_of
+    from search.text import count
 
     with opened_study(study, storage, output, mode="write") as (opened, folder):
         artifacts = artifacts_of(opened, folder)
         beaten = collect.drop_beaten(opened, artifacts, keep or opened.user_attrs[KEEP])
         orphans = collect.drop_orphans(opened, artifacts)
-    click.echo(f"Removed {beaten} checkpoints of beaten trials and {orphans} that no trial names.")
+    click.echo(f"Removed {count(beaten, 'checkpoint')} of beaten trials and {orphans} that no trial names.")
 
 
 @click.command()

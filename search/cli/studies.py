@@ -9,6 +9,7 @@ import click
 from search.cli.options import (
     artifacts_option,
     data_dir_option,
+    device_of,
     json_option,
     opened_study,
     score_on_option,
@@ -78,8 +79,6 @@ def run(
       fmnist-search run my-study.toml --workers 4 --timeout 600
       fmnist-search run --engine ray --workers 16 --storage postgresql://me@db/studies
     """
-    from dataclasses import replace
-
     from rich.console import Console
 
     from search import definition, presentation
@@ -96,13 +95,13 @@ def run(
     wanted = definition.read(path, trials=trials, **overrides)
     folder = (output or Path("studies")) / (name or path.stem)
     url = url_of(storage, output)
-    asked = device if engine == "local" else "auto"  # whether a cluster has a device is not for this machine to say
-    worker = worker_settings(folder.name, url, data_dir, asked, grace, allow_mixed)
+    if engine == "local" or device == "auto":  # whether a cluster has a device is not for this machine to say
+        device = device_of(device).type
     settings = RunSettings(
         trials=wanted.trials,
         place=Place(folder, located(artifacts), keep),
         workers=workers or cores(),
-        worker=worker if asked == device else replace(worker, device=device),
+        worker=worker_settings(folder.name, url, data_dir, device, grace, allow_mixed),
         timeout=timeout,
         quiet=quiet,
         engine=engine,
