@@ -103,7 +103,7 @@ def run_trial(study: optuna.Study, common: Objective, epochs: tuple[float, ...])
             name, reported = checkpoint_of(stored), set(stored.intermediate_values)
             objective._saved(name, common, hyperparameters, seed=0)
         for epoch in epochs:
-            metrics = EpochMetrics(epoch, 0.0, 0.0, 0.0, 940, 1000, 1.0)  # so good that it is not pruned
+            metrics = EpochMetrics(epoch, 0.0, 0.0, 0.0, 940, 1000, 1.0, [])  # so good that it is not pruned
             with timed(spent["checkpoint"]):
                 name_checkpoint(trial, epoch)
             with timed(spent["report"]):

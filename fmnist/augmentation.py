@@ -1,6 +1,6 @@
 """Random changes of training images, drawn for each image, made on whole batches.
 
-Each function takes and returns (N, 1, 28, 28) float32 with 0 as background, and
+Each function takes and returns (N, 1, 28, 28) float32 in [0, 255] with 0 as background, and
 draws from torch's default generator of the images' device.
 """
 
@@ -8,23 +8,50 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-FLIP_PROBABILITY = 0.5  # at strength 1
-MAX_DEGREES = 15.0  # at strength 1
+from fmnist.hyperparameters import AugmentationKind
+
+# Each at strength 1.
+FLIP_PROBABILITY = 0.5
+MAX_DEGREES = 15.0
+MAX_SHIFT = 4  # pixels
+MAX_JITTER = 0.5  # relative change of brightness and of contrast
+ERASE_PROBABILITY = 0.5
+
+ERASED_AREA = (0.02, 0.33)  # share of the image, whatever the strength
+ERASED_RATIO = 3.3  # of a rectangle's longer side to its shorter one, at the most
 
 
-def augment(images: Tensor, strength: float) -> Tensor:
-    """Flip and rotate at random, the two augmentations of the write-up.
+def augment(images: Tensor, kind: AugmentationKind, strength: float) -> Tensor:
+    """Change images at random.
 
     Args:
         images: (N, 1, 28, 28) float32.
-        strength: in [0, 1]; scales the flip's probability (0.5 at 1) and the range of
-            the rotation's angle (uniform in ±15° at 1). 0 returns `images` itself.
+        kind: flip (mirror with probability 0.5 at strength 1), rotation (uniform in ±15°),
+            both (flip and rotation, the write-up's), crop (by up to 4 pixels), jitter
+            (brightness and contrast by up to a half), erasing (of a rectangle, with
+            probability 0.5).
+        strength: in [0, 1]; scales those probabilities and ranges. 0 returns `images` itself.
     """
     if strength == 0:
         return images
-    count, device = len(images), images.device
-    flipped = flip(images, torch.rand(count, device=device) < strength * FLIP_PROBABILITY)
-    return rotate(flipped, (2 * torch.rand(count, device=device) - 1) * strength * MAX_DEGREES)
+    if kind in ("flip", "both"):
+        images = flip(images, _uniform(images) < strength * FLIP_PROBABILITY)
+    if kind in ("rotation", "both"):
+        images = rotate(images, (2 * _uniform(images) - 1) * strength * MAX_DEGREES)
+    if kind == "crop":
+        down, right = (((2 * _uniform(images) - 1) * strength * MAX_SHIFT).round().long() for _ in range(2))
+        images = shift(images, down, right)
+    if kind == "jitter":
+        brightness, contrast = (1 + (2 * _uniform(images) - 1) * strength * MAX_JITTER for _ in range(2))
+        images = jitter(images, brightness, contrast)
+    if kind == "erasing":
+        images = _erase_at_random(images, _uniform(images) < strength * ERASE_PROBABILITY)
+    return images
+
+
+def _uniform(images: Tensor) -> Tensor:
+    """(N,) float32 in [0, 1): one number for each image."""
+    return torch.rand(len(images), device=images.device)
 
 
 def flip(images: Tensor, chosen: Tensor) -> Tensor:
@@ -51,3 +78,61 @@ def rotate(images: Tensor, degrees: Tensor) -> Tensor:
     matrices = torch.stack([cosine, -sine, zero, sine, cosine, zero], dim=1).reshape(-1, 2, 3)
     grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def shift(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
+    """Move each image by whole pixels: a crop of the image with a border of background around it.
+
+    The augmentation of He et al. (2016, section 4.2).
+
+    Args:
+        images: (N, 1, H, H) float32.
+        down, right: (N,) int64, in [-MAX_SHIFT, MAX_SHIFT].
+    """
+    padded = F.pad(images.squeeze(1), [MAX_SHIFT] * 4)
+    pixels = torch.arange(images.shape[-1], device=images.device)
+    rows, columns = (MAX_SHIFT + pixels - by[:, None] for by in (down, right))
+    number = torch.arange(len(images), device=images.device)
+    return padded[number[:, None, None], rows[:, :, None], columns[:, None, :]].unsqueeze(1)
+
+
+def jitter(images: Tensor, brightness: Tensor, contrast: Tensor) -> Tensor:
+    """Scale each image, then its distance from its own mean; equal to torchvision's image by image.
+
+    Args:
+        images: (N, 1, H, H) float32 in [0, 255].
+        brightness, contrast: (N,) float32; 1 changes nothing.
+    """
+    bright = (images * brightness[:, None, None, None]).clamp_(0, 255)
+    mean = bright.mean(dim=(1, 2, 3), keepdim=True)
+    return torch.lerp(mean, bright, contrast[:, None, None, None]).clamp_(0, 255)
+
+
+def erase(images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor) -> Tensor:
+    """Set a rectangle of each image to background; one of height or width 0 changes nothing.
+
+    Args:
+        images: (N, 1, H, H) float32.
+        top, left, height, width: (N,) int64, in pixels.
+    """
+    pixels = torch.arange(images.shape[-1], device=images.device)
+    rows, columns = (
+        (pixels >= start[:, None]) & (pixels < (start + length)[:, None])
+        for start, length in ((top, height), (left, width))
+    )
+    return images.masked_fill((rows[:, :, None] & columns[:, None, :]).unsqueeze(1), 0)
+
+
+def _erase_at_random(images: Tensor, chosen: Tensor) -> Tensor:
+    """Erase a rectangle of random area, ratio of sides and place from the chosen images (Zhong et al., 2020).
+
+    Args:
+        images: (N, 1, H, H) float32.
+        chosen: (N,) bool.
+    """
+    side = images.shape[-1]
+    area = (ERASED_AREA[0] + _uniform(images) * (ERASED_AREA[1] - ERASED_AREA[0])) * side**2
+    ratio = ERASED_RATIO ** (2 * _uniform(images) - 1)
+    height, width = ((area * factor).sqrt().round().long().clamp(1, side) for factor in (ratio, 1 / ratio))
+    top, left = ((_uniform(images) * (side - length + 1)).long() for length in (height, width))
+    return erase(images, top, left, height * chosen, width)

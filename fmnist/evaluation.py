@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -31,6 +30,12 @@ class Evaluation:
     def predictions(self) -> Tensor:
         """(N,) int64: the most likely class of each image."""
         return self.logits.argmax(dim=1)
+
+    @property
+    def confusion(self) -> Tensor:
+        """(10, 10) int64: images of class row that were taken for class column."""
+        classes = len(CLASSES)
+        return torch.bincount(self.labels * classes + self.predictions, minlength=classes**2).reshape(classes, classes)
 
 
 @torch.no_grad()
@@ -62,7 +67,7 @@ def confusion_table(evaluation: Evaluation) -> str:
     """The confusion matrix as text: a row for each true class, a column for each predicted one."""
     head = "true / predicted"
     rows = [head + "".join(f"{index:>6}" for index in range(len(CLASSES)))]
-    for index, (name, counts) in enumerate(zip(CLASSES, confusion_matrix(evaluation).tolist(), strict=True)):
+    for index, (name, counts) in enumerate(zip(CLASSES, evaluation.confusion.tolist(), strict=True)):
         rows.append(f"{name} ({index})".rjust(len(head)) + "".join(f"{count:>6}" for count in counts))
     return "\n".join(rows)
 
@@ -75,7 +80,7 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
         "correct": evaluation.correct,
         "total": evaluation.total,
         "classes": classification_scores(evaluation),
-        "confusion_matrix": confusion_matrix(evaluation).tolist(),
+        "confusion_matrix": evaluation.confusion.tolist(),
     }
 
 
@@ -91,13 +96,3 @@ def _report(evaluation: Evaluation, as_dict: bool) -> Any:
         digits=3,
         zero_division=0.0,
     )
-
-
-def confusion_matrix(evaluation: Evaluation) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
-    """(10, 10) int64: images of class row that were taken for class column."""
-    from sklearn.metrics import confusion_matrix
-
-    matrix: np.ndarray[tuple[int, int], np.dtype[np.int64]] = confusion_matrix(
-        evaluation.labels.numpy(), evaluation.predictions.numpy(), labels=range(len(CLASSES))
-    )
-    return matrix

@@ -9,7 +9,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Architecture = Literal["simple", "cnn"]
+Architecture = Literal["simple", "cnn", "resnet", "transformer"]
+AugmentationKind = Literal["flip", "rotation", "both", "crop", "jitter", "erasing"]
 ScoreOn = Literal["test", "validation"]  # the images that score a training; the latter are held out of it
 
 
@@ -27,6 +28,13 @@ class Hyperparameters(BaseModel):
     epochs: int = Field(6, ge=1, le=1000, description="passes over the training images")
     learning_rate: float = Field(2e-3, gt=0, le=1, description="Adam's step size after warm-up")
     batch_size: int = Field(64, ge=1, le=60_000, description="images a gradient step")
-    dropout: float = Field(0.05, ge=0, lt=1, description="share of features dropped before each fully connected layer")
-    filters: int = Field(20, ge=1, le=1024, description="filters of the first convolution")
-    augmentation: float = Field(0.05, ge=0, le=1, description="strength of flip and rotation")
+    filters: int = Field(
+        20, ge=1, le=1024, description="filters of the first convolution; transformer: features a head"
+    )
+    blocks: int = Field(3, ge=1, le=4, description="blocks of the network; `simple` has none")
+    dropout: float = Field(0.05, ge=0, lt=1, description="share of features dropped")
+    weight_decay: float = Field(0.0, ge=0, le=1, description="L2 penalty: this times the weights joins the gradient")
+    l1: float = Field(0.0, ge=0, le=1, description="L1 penalty: this times the weights' signs joins the gradient")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of each label spread over all classes")
+    augmentation: float = Field(0.05, ge=0, le=1, description="strength of augmentation; 0 is none")
+    augmentation_kind: AugmentationKind = Field("both", description="which augmentation; both: flip and rotation")

@@ -58,6 +58,7 @@ class EpochMetrics:
         dropout and augmentation.
     loss, correct, total: of the averaged weights on the scored images.
     seconds: wall time since the scores before, evaluation included.
+    confusion: (10, 10) scored images of class row that were taken for class column.
     """
 
     epoch: float
@@ -67,6 +68,7 @@ class EpochMetrics:
     correct: int
     total: int
     seconds: float
+    confusion: list[list[int]]
 
     @property
     def accuracy(self) -> float:
@@ -92,6 +94,7 @@ class Training:
         with _randomness(self.device, derive(seed, "weights")):
             network = build(hyperparameters)
         self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.weights = [parameter for parameter in self.network.parameters() if parameter.ndim > 1]
         self.averaged = AveragedModel(self.network, multi_avg_fn=self._average, use_buffers=True)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=hyperparameters.learning_rate, fused=True)
 
@@ -132,6 +135,7 @@ class Training:
                     correct=result.correct,
                     total=result.total,
                     seconds=time.perf_counter() - started,
+                    confusion=result.confusion.tolist(),
                 )
             )
             yield self.history[-1]
@@ -140,13 +144,14 @@ class Training:
         """Train on the next quarter of the batches; returns sum of losses, hits and images."""
         self.network.train()
         size = self.hyperparameters.batch_size
+        kind, strength = self.hyperparameters.augmentation_kind, self.hyperparameters.augmentation
         loss_sum = torch.zeros((), device=self.device)
         hits = torch.zeros((), dtype=torch.int64, device=self.device)
         chosen = self._next_quarter(len(train)).to(self.device)
         with _randomness(self.device, derive(self.seed, "quarter", self.quarters)):
             for start in range(0, len(chosen), CHUNK * size):
                 part = chosen[start : start + CHUNK * size]
-                images = augment(train.images[part].to(torch.float32), self.hyperparameters.augmentation)
+                images = augment(train.images[part].to(torch.float32), kind, strength)
                 images, labels = standardize(images), train.labels[part]
                 for batch, target in zip(images.split(size), labels.split(size), strict=True):
                     loss, correct = self._step(batch, target)
@@ -171,12 +176,22 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = self.hyperparameters.learning_rate * min(1.0, self.steps / WARMUP_STEPS)
         logits = self.network(images)
-        loss = F.cross_entropy(logits, labels)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.hyperparameters.label_smoothing)
         self.optimizer.zero_grad()
         loss.backward()
+        self._penalize()
         self.optimizer.step()
         self.averaged.update_parameters(self.network)
         return loss.detach(), (logits.argmax(dim=1) == labels).sum()
+
+    def _penalize(self) -> None:
+        """Add the gradients of the penalties on the weights, which biases and norms are free of, as is usual."""
+        gradients = [weight.grad for weight in self.weights if weight.grad is not None]
+        with torch.no_grad():
+            if self.hyperparameters.weight_decay:
+                torch._foreach_add_(gradients, self.weights, alpha=self.hyperparameters.weight_decay)
+            if self.hyperparameters.l1:
+                torch._foreach_add_(gradients, torch._foreach_sign(self.weights), alpha=self.hyperparameters.l1)
 
     def _average(self, averaged: Tensors, current: Tensors, updates: Tensor | int) -> None:
         """Move the average towards the current values; faster at first, to forget the start."""

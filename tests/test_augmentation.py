@@ -1,10 +1,13 @@
+from typing import get_args
+
 import pytest
 import torch
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as reference
 
-from fmnist.augmentation import augment, flip, rotate
+from fmnist.augmentation import augment, erase, flip, jitter, rotate, shift
 from fmnist.data import DataSet
+from fmnist.hyperparameters import AugmentationKind
 
 
 @pytest.fixture
@@ -30,13 +33,64 @@ def test_flip_equals_torchvisions_on_the_chosen_images_only(images: torch.Tensor
     assert torch.equal(flipped[~chosen], images[~chosen])
 
 
-def test_strength_zero_changes_nothing(images: torch.Tensor) -> None:
-    assert torch.equal(augment(images, 0.0), images)
+def test_shift_moves_each_image_and_brings_in_background(images: torch.Tensor) -> None:
+    down, right = torch.arange(64) % 9 - 4, torch.arange(64) // 9 % 9 - 4
+    for image, shifted, dy, dx in zip(images, shift(images, down, right), down.tolist(), right.tolist(), strict=True):
+        assert torch.equal(shifted, reference.affine(image, 0.0, [dx, dy], 1.0, [0.0, 0.0]))
 
 
-def test_each_image_has_a_draw_of_its_own() -> None:
-    same = torch.rand(1, 1, 28, 28).expand(200, 1, 28, 28)
-    assert len(augment(same, 1.0).flatten(1).unique(dim=0)) == 200
+def test_jitter_equals_torchvisions(images: torch.Tensor) -> None:
+    brightness, contrast = torch.linspace(0.5, 1.5, 64), torch.linspace(1.5, 0.5, 64)
+    for image, changed, b, c in zip(
+        images, jitter(images, brightness, contrast), brightness.tolist(), contrast.tolist(), strict=True
+    ):
+        expected = reference.adjust_contrast(reference.adjust_brightness(image / 255, b), c) * 255
+        torch.testing.assert_close(changed, expected, atol=0.05, rtol=0)
+
+
+def test_erase_clears_the_rectangle_alone(images: torch.Tensor) -> None:
+    whole = images + 1
+    top, left, height, width = (torch.full((64,), value) for value in (3, 20, 5, 8))
+    height[0] = 0
+    erased = erase(whole, top, left, height, width)
+    assert torch.equal(erased[0], whole[0])
+    assert (erased[1:, :, 3:8, 20:28] == 0).all()
+    assert ((erased == 0).sum(dim=(1, 2, 3))[1:] == 40).all()
+
+
+KINDS = get_args(AugmentationKind)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_strength_zero_changes_nothing(kind: AugmentationKind, images: torch.Tensor) -> None:
+    assert torch.equal(augment(images, kind, 0.0), images)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_image_has_a_draw_of_its_own_from_the_seed(kind: AugmentationKind) -> None:
+    image = torch.rand(1, 1, 28, 28) * 254 + 1
+    torch.manual_seed(1)
+    made = augment(image.expand(200, 1, 28, 28), kind, 1.0)
+    fewest = {"flip": 2, "erasing": 50, "crop": 50}.get(kind, 200)  # of 200 draws; half are not erased, 81 crops exist
+    assert len(made.flatten(1).unique(dim=0)) >= fewest
+    assert made.min() >= 0
+    assert made.max() <= 255.01
+    torch.manual_seed(1)
+    assert torch.equal(made, augment(image.expand(200, 1, 28, 28), kind, 1.0))
+
+
+def test_strength_scales_the_other_kinds() -> None:
+    torch.manual_seed(0)
+    white = torch.full((20_000, 1, 28, 28), 200.0)
+    for strength in (0.25, 1.0):
+        moved = (augment(white, "crop", strength) == 0).all(dim=3).sum(dim=(1, 2))
+        assert moved.max() == 4 * strength
+        darker = augment(white, "jitter", strength).amin(dim=(1, 2, 3)) / 200
+        assert abs(darker.min() - (1 - 0.5 * strength)) < 0.01
+        share = (augment(white, "erasing", strength) == 0).any(dim=(1, 2, 3)).float().mean()
+        assert abs(share - 0.5 * strength) < 0.02
+    areas = (augment(white, "erasing", 1.0) == 0).float().mean(dim=(1, 2, 3))
+    assert abs(areas[areas > 0].mean() - (0.02 + 0.33) / 2) < 0.01
 
 
 def test_strength_scales_the_share_of_flips_and_the_angle(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,7 +108,7 @@ def test_strength_scales_the_share_of_flips_and_the_angle(monkeypatch: pytest.Mo
     torch.manual_seed(0)
     images = torch.zeros(20_000, 1, 1, 1)
     for strength in (0.2, 1.0):
-        augment(images, strength)
+        augment(images, "both", strength)
         assert abs(seen["flip"].float().mean().item() - 0.5 * strength) < 0.02
         assert 0.95 * 15 * strength < seen["rotate"].abs().max().item() <= 15 * strength
         assert abs(seen["rotate"].mean().item()) < 0.5 * strength

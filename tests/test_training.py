@@ -150,3 +150,29 @@ def test_simple_reaches_the_write_ups_accuracy() -> None:
     first, _, third = Training(hyperparameters, seed=0).epochs(split(data.load(), "test"))
     assert first.accuracy >= 0.8378
     assert third.accuracy >= 0.8760
+
+
+def test_penalties_and_smoothing_train_as_torch_has_them(splits: Splits) -> None:
+    """Three steps against the loss with its penalties written out, differentiated by torch."""
+    hyperparameters = Hyperparameters(
+        architecture="cnn", filters=3, dropout=0.0, augmentation=0.0, weight_decay=0.01, l1=0.003, label_smoothing=0.1
+    )
+    training, twin = Training(hyperparameters, 3), Training(hyperparameters, 3)
+    twin.network.train()
+    for start in (0, 64, 128):
+        index = torch.arange(start, start + 64)
+        images, labels = standardize(splits.train.images[index]), splits.train.labels[index]
+        training.network.train()
+        training._step(images, labels)
+        weights = [p for name, p in twin.network.named_parameters() if name.endswith("weight") and p.ndim > 1]
+        log_likelihood = twin.network(images).log_softmax(dim=1)
+        smooth = 0.9 * F.one_hot(labels, 10) + 0.1 / 10
+        loss = -(smooth * log_likelihood).sum(dim=1).mean()
+        loss = loss + sum(0.01 / 2 * (w**2).sum() + 0.003 * w.abs().sum() for w in weights)
+        for group in twin.optimizer.param_groups:
+            group["lr"] = hyperparameters.learning_rate * (start // 64 + 1) / 100
+        twin.optimizer.zero_grad()
+        loss.backward()
+        twin.optimizer.step()
+    for ours, theirs in zip(training.network.parameters(), twin.network.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=2e-6, rtol=1e-4)

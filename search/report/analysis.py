@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, create_trial
 from fmnist.checkpoint import CheckpointError, parse
 from fmnist.data import DataSet, split
 from fmnist.errors import DataError
-from fmnist.evaluation import classification_scores, confusion_matrix, evaluate
+from fmnist.evaluation import classification_scores, evaluate
 from search.lease import REASON
 from search.sampling import STEPS_PER_EPOCH
 from search.study import DATA, artifacts_of, checkpoint_of, definition_of
@@ -140,7 +140,7 @@ def _network(
         accuracy=result.accuracy,
         images=result.total,
         classes=classification_scores(result),
-        confusion=confusion_matrix(result).tolist(),
+        confusion=result.confusion.tolist(),
         seed=checkpoint.seed,
         made_with=checkpoint.made_with,
     )
