@@ -8,7 +8,7 @@ import math
 import tomllib
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -17,6 +17,9 @@ from fmnist.hyperparameters import Hyperparameters, ScoreOn
 
 SamplerName = Literal["tpe", "gp", "random", "grid", "qmc"]
 PrunerName = Literal["halving", "hyperband", "median", "percentile", "none"]
+
+# What a study may be given anew: how far it goes, not what one of its trials is.
+MAY_CHANGE = {"description", "minutes", "trials", "seeds", "finalists", "reference", "grid"}
 
 SAMPLERS: tuple[str, ...] = get_args(SamplerName)
 PRUNERS: tuple[str, ...] = get_args(PrunerName)
@@ -63,56 +66,93 @@ class Parameter(_Strict):
         """The values whose validity shows that of all."""
         return self.choices if self.choices is not None else [self.low, self.high]  # type: ignore[list-item]
 
+    def has(self, value: object) -> bool:
+        """Whether it is one of the values."""
+        if self.choices is not None:
+            return value in self.choices
+        assert self.low is not None  # validated above
+        assert self.high is not None
+        if not isinstance(value, int | float) or not self.low <= value <= self.high:
+            return False
+        return self.step is None or _is_whole((value - self.low) / self.step)
+
     @property
     def continuous(self) -> bool:
         return self.choices is None and self.step is None
+
+
+Values = Annotated[list[int | float | str], Field(min_length=1)]
 
 
 class StudyDefinition(_Strict):
     """What a study searches, and how."""
 
     description: str = Field("", description="one line on the question that the study answers")
-    trials: int = Field(50, ge=1, description="finished trials that `run` aims at")
+    minutes: int | None = Field(None, ge=1, description="expected time on two cores")
+    trials: int | None = Field(None, ge=1, description="finished trials that `run` aims at: 50, or all of a grid")
     sampler: SamplerName = Field("tpe", description="how parameters are chosen")
     pruner: PrunerName = Field("halving", description="how hopeless trials are ended early")
+    audit: float = Field(0.0, ge=0, le=1, description="share of pruned trials that are trained to the end all the same")
     score_on: ScoreOn = Field("test", description="the images that score a trial")
     seed: int = Field(0, ge=0, description="decides every random choice of the study")
+    seeds: int = Field(1, ge=1, description="trainings of each configuration of a grid, each with its own seed")
+    finalists: int = Field(3, ge=0, description="best configurations that `run` trains again with fresh seeds")
+    reference: Literal["write-up"] | None = Field(None, description="published results that the report compares with")
     defaults: Hyperparameters = Field(
         default_factory=lambda: Hyperparameters(),
         description="trial 0, and what is not searched",
     )
-    space: dict[str, Parameter] = Field(min_length=1, description="the hyperparameters that are searched")
+    space: dict[str, Parameter] = Field(default_factory=dict, description="the hyperparameters that are searched")
+    grid: list[dict[str, Values]] = Field(
+        default_factory=list,
+        description="parts of a grid: values to combine, others as in defaults; if there are none, all of space",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _space_of_grid(cls, given: Any) -> Any:
+        """A grid that is given in parts needs no space beside it: it is their values, and the default's."""
+        parts = given.get("grid") if isinstance(given, dict) and "space" not in given else None
+        if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
+            return given
+        defaults = given.get("defaults", {})
+        choices: dict[str, list[Any]] = {}
+        for name, values in (item for part in parts for item in part.items()):
+            field = Hyperparameters.model_fields.get(name)
+            default = [defaults.get(name, field.default)] if field and isinstance(defaults, dict) else []
+            known = choices.setdefault(name, default)
+            known += [value for value in values if value not in known] if isinstance(values, list) else []
+        return {**given, "space": {name: {"choices": values} for name, values in choices.items()}}
 
     @model_validator(mode="after")
     def _space_fits(self) -> Self:
+        if not self.space:
+            raise ValueError("space: is missing; name at least one hyperparameter")
+        if self.sampler != "grid" and (self.grid or self.seeds > 1):
+            raise ValueError(f'{"grid" if self.grid else "seeds"}: needs sampler = "grid"; change either')
         for name, parameter in self.space.items():
-            field = Hyperparameters.model_fields.get(name)
-            if field is None:
-                raise ValueError(
-                    f"space.{name}: is no hyperparameter; {_did_you_mean(name, Hyperparameters.model_fields)}"
-                )
-            for value in parameter.ends():
-                try:
-                    Hyperparameters.model_validate({name: value})
-                except ValidationError as error:
-                    raise ValueError(f"space.{name}: {value!r} cannot be, {_sentence(error.errors()[0])}") from None
-            if field.annotation is int and isinstance(parameter.step, float):
-                raise ValueError(f"space.{name}.step: must be a whole number, not {parameter.step}")
-            if self.sampler == "grid" and parameter.continuous and field.annotation is not int:
-                raise ValueError(f"space.{name}: a grid needs step or choices here, or choose another sampler")
-            self._default_in_range(name, parameter)
+            self._parameter_fits(name, parameter)
+        for name, value in (item for part in self.grid for item in part.items()):
+            wrong = [one for one in value if name not in self.space or not self.space[name].has(one)]
+            if wrong:
+                raise ValueError(f"grid.{name}: {wrong[0]!r} is not in space.{name}; change either")
         return self
 
-    def _default_in_range(self, name: str, parameter: Parameter) -> None:
+    def _parameter_fits(self, name: str, parameter: Parameter) -> None:
+        field = Hyperparameters.model_fields.get(name)
+        if field is None:
+            raise ValueError(f"space.{name}: is no hyperparameter; {_did_you_mean(name, Hyperparameters.model_fields)}")
+        for value in parameter.ends():
+            try:
+                Hyperparameters.model_validate({name: value})
+            except ValidationError as error:
+                raise ValueError(f"space.{name}: {value!r} cannot be, {_sentence(error.errors()[0])}") from None
+        if field.annotation is int and isinstance(parameter.step, float):
+            raise ValueError(f"space.{name}.step: must be a whole number, not {parameter.step}")
+        if self.sampler == "grid" and not self.grid and parameter.continuous and field.annotation is not int:
+            raise ValueError(f"space.{name}: a grid needs step or choices here, or choose another sampler")
         default = getattr(self.defaults, name)
-        if parameter.choices is not None:
-            inside = default in parameter.choices
-        else:
-            low, high = parameter.low, parameter.high
-            assert low is not None
-            assert high is not None
-            inside = low <= default <= high and (parameter.step is None or _is_whole((default - low) / parameter.step))
-        if not inside and self.sampler != "grid":
+        if not parameter.has(default):
             raise ValueError(
                 f"defaults.{name}: {default!r}, the value of trial 0, is not one of space.{name}; change either"
             )
@@ -124,7 +164,7 @@ class StudyDefinition(_Strict):
 
     def identity(self) -> dict[str, Any]:
         """What must stay the same for as long as the study lives, as plain values."""
-        return self.model_dump(mode="json", exclude={"description", "trials"})
+        return self.model_dump(mode="json", exclude=MAY_CHANGE)
 
 
 def _is_whole(steps: float) -> bool:

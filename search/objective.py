@@ -1,6 +1,7 @@
 """One trial: suggest, train epoch by epoch, save, report, prune."""
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from search.artifacts import Artifacts, checkpoint_name
 from search.definition import StudyDefinition
 from search.lease import REASON
 from search.sampling import STEPS_PER_EPOCH
-from search.study import CHECKPOINT, checkpoint_of
+from search.study import AUDIT, CHECKPOINT, HISTORY, checkpoint_of
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def run_trial(
     if saved:
         for metrics in saved.history:
             _report(trial, metrics, reported)
-        if outcome := _verdict(trial, hyperparameters, saved.history[-1]):
+        if outcome := _verdict(trial, objective.definition, hyperparameters, saved.history[-1]):
             return outcome
     training = _training(trial, objective, hyperparameters, saved)
     watch(training)
@@ -78,7 +79,7 @@ def run_trial(
         for metrics in training.epochs(objective.splits, early=True):
             name = _save(trial, objective, training, name)
             _report(trial, metrics, reported)
-            if outcome := _verdict(trial, hyperparameters, metrics):
+            if outcome := _verdict(trial, objective.definition, hyperparameters, metrics):
                 return outcome
             if stopping():
                 return Outcome(TrialState.WAITING)
@@ -131,34 +132,65 @@ def _save(trial: Trial, objective: Objective, training: Training, former: str | 
     """Store the training as it stands and name it as the checkpoint in the place of the former; returns its name."""
     name = checkpoint_name(trial.number, training.history[-1].epoch)
     objective.artifacts.write(name, checkpoint.dump(training, objective.splits.score_on, objective.data))
-    seconds = sum(epoch.seconds for epoch in training.history)
-    weights = weights_digest(training.scored_network.state_dict())
-    ran_on = {"device": str(objective.device), "threads": torch.get_num_threads()}
-    trial.set_user_attr(CHECKPOINT, {"name": name, "weights": weights, "seconds": seconds, **ran_on})
+    history = [[getattr(metrics, column) for column in HISTORY] for metrics in training.history]
+    record = {
+        "name": name,
+        "weights": weights_digest(training.scored_network.state_dict()),
+        "device": str(objective.device),
+        "threads": torch.get_num_threads(),
+        "seconds": sum(metrics.seconds for metrics in training.history),
+        "confusion": training.history[-1].confusion,
+        "history": history,
+    }
+    trial.set_user_attr(CHECKPOINT, record)
     if former and former != name:
         objective.artifacts.remove(former)
     return name
 
 
 def _report(trial: Trial, metrics: EpochMetrics, reported: set[int]) -> None:
-    """Report an accuracy, unless an earlier attempt has."""
+    """Report an accuracy, unless an earlier attempt has. What an audit finds out is not reported."""
     step = round(metrics.epoch * STEPS_PER_EPOCH)
-    if step not in reported:
+    if step not in reported and metrics.epoch <= trial.user_attrs.get(AUDIT, {}).get("since", math.inf):
         trial.report(metrics.accuracy, step)
         reported.add(step)
 
 
-def _verdict(trial: Trial, hyperparameters: Hyperparameters, metrics: EpochMetrics) -> Outcome | None:
+def _verdict(
+    trial: Trial, definition: StudyDefinition, hyperparameters: Hyperparameters, metrics: EpochMetrics
+) -> Outcome | None:
     """Ask the pruner about the last report; None if the trial is to go on.
 
     The pruner is asked after the last epoch too: its rungs are what later trials are
     compared with. A trial at its end is complete whatever the answer. A verdict that an
     earlier attempt was given stands: halving would not give it twice.
     """
+    at_end = metrics.epoch == hyperparameters.epochs
+    if AUDIT in trial.user_attrs:
+        return _end_of_audit(trial, hyperparameters, metrics) if at_end else None
     reason = trial.user_attrs.get(REASON)
-    if reason is None and trial.should_prune() and metrics.epoch < hyperparameters.epochs:
-        reason = f"pruned after epoch {metrics.epoch:g} of {hyperparameters.epochs}"
+    if reason is None and trial.should_prune() and not at_end:
+        if _is_audited(definition, trial.number):
+            trial.set_user_attr(AUDIT, {"since": metrics.epoch})
+            return None
+        reason = _pruned(metrics.epoch, hyperparameters)
         trial.set_user_attr(REASON, reason)
-    if metrics.epoch == hyperparameters.epochs:
+    if at_end:
         return Outcome(TrialState.COMPLETE, value=metrics.accuracy)
     return Outcome(TrialState.PRUNED, reason=reason) if reason else None
+
+
+def _is_audited(definition: StudyDefinition, number: int) -> bool:
+    """Whether a trial that the pruner wants to stop is trained to its end, to see what it would have become."""
+    return derive(definition.seed, "audit", number) < definition.audit * 2**63
+
+
+def _end_of_audit(trial: Trial, hyperparameters: Hyperparameters, metrics: EpochMetrics) -> Outcome:
+    """Record what the pruned trial came to; sampler and pruner see it as pruned where it was."""
+    since = trial.user_attrs[AUDIT]["since"]
+    trial.set_user_attr(AUDIT, {"since": since, "accuracy": metrics.accuracy})
+    return Outcome(TrialState.PRUNED, reason=f"{_pruned(since, hyperparameters)}; for the audit it was trained on")
+
+
+def _pruned(epoch: float, hyperparameters: Hyperparameters) -> str:
+    return f"pruned after epoch {epoch:g} of {hyperparameters.epochs}"

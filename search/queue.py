@@ -20,7 +20,7 @@ from search import space
 from search.definition import StudyDefinition
 from search.lease import ATTEMPTS, REASON, Holder, Ticket, begin
 from search.storage import lock
-from search.study import attributes
+from search.study import attributes, definition_of
 from search.tables import (
     ATTRIBUTES,
     SYSTEM_ATTRIBUTES,
@@ -32,6 +32,7 @@ from search.tables import (
 )
 
 GOAL = "goal"  # the study's user attribute: trials to reach, and how many had failed when that was asked
+TRIALS_OF_A_SEARCH = 50  # where nobody says how many
 AHEAD = 100  # tickets that are made ahead of need: Optuna reads each waiting trial again for each that is sampled
 FAILURES = 3  # that a study may have beyond half of its finished trials
 
@@ -58,15 +59,20 @@ def goal(study: optuna.Study) -> dict[str, int]:
     return attributes(study).get(GOAL, {"trials": 0, "failed": 0})  # type: ignore[no-any-return]
 
 
-def top_up(study: optuna.Study, definition: StudyDefinition, trials: int) -> int:
+def top_up(study: optuna.Study, definition: StudyDefinition, trials: int | None) -> int:
     """Let the study come to that many finished trials; returns the new goal.
 
     A grid gets no more than its points, and what was asked for earlier stays. Call it
     under the storage's lock: then two callers with one aim do not add up.
+
+    Args:
+        trials: None for all of a grid, TRIALS_OF_A_SEARCH of another.
     """
-    trials = max(trials, goal(study)["trials"])
     if definition.sampler == "grid":
-        trials = min(trials, size(study) + sum(1 for _ in _points(study, definition)))
+        whole = size(study) + sum(1 for _ in _points(study, definition))
+        trials = min(max(trials or whole, goal(study)["trials"]), whole)
+    else:
+        trials = max(trials or TRIALS_OF_A_SEARCH, goal(study)["trials"])
     _insert(study, _next_points(study, definition, trials), trials)
     return trials
 
@@ -81,7 +87,7 @@ def enqueue(study: optuna.Study, definition: StudyDefinition, trials: int, fixed
     return len(added)
 
 
-def refill(study: optuna.Study, definition: StudyDefinition, url: str) -> int:
+def refill(study: optuna.Study, url: str) -> int:
     """Make the next tickets on the way to the goal, in the place of failed ones too; returns how many.
 
     Raises:
@@ -91,7 +97,7 @@ def refill(study: optuna.Study, definition: StudyDefinition, url: str) -> int:
     if size(study) >= goal(study)["trials"]:
         return 0
     with lock(url):
-        points = _next_points(study, definition, goal(study)["trials"])
+        points = _next_points(study, definition_of(study), goal(study)["trials"])
         _insert(study, points)
     return len(points)
 
@@ -123,24 +129,25 @@ def _insert(study: optuna.Study, points: list[space.Point], trials: int | None =
 
 def _points(study: optuna.Study, definition: StudyDefinition) -> Iterator[space.Point | None]:
     """The parameters of the tickets that come next; None leaves them to the sampler."""
-    ranges = space.distributions(definition)
-    defaults = {name: getattr(definition.defaults, name) for name in ranges}
     if definition.sampler == "grid":
-        made = [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.FAIL]
-        taken = {_key(trial.system_attrs.get("fixed_params", {})) for trial in made}
-        free = [point for point in space.grid(ranges) if _key(point) not in taken]
-        yield from sorted(free, key=lambda point: point != defaults)  # the default comes first
+        yield from _points_of_grid(study, definition)
         return
+    ranges = space.distributions(definition)
     make = {"random": space.random_point, "qmc": space.quasi_random_point}.get(definition.sampler)
     for number in itertools.count(sum(counts(study).values())):
         if number == 0:
-            yield defaults
+            yield {name: getattr(definition.defaults, name) for name in ranges}
         else:
             yield make(ranges, definition.seed, number - 1) if make else None
 
 
-def _key(point: space.Point) -> tuple[tuple[str, object], ...]:
-    return tuple(sorted(point.items()))
+def _points_of_grid(study: optuna.Study, definition: StudyDefinition) -> Iterator[space.Point]:
+    """What is missing of a grid: each configuration once before any of them again."""
+    made = [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.FAIL]
+    trainings = Counter(space.key(trial.system_attrs.get("fixed_params", {})) for trial in made)
+    points = space.grid(definition)
+    for repetition in range(definition.seeds):
+        yield from (point for point in points if trainings[space.key(point)] <= repetition)
 
 
 def check_failures(study: optuna.Study) -> None:

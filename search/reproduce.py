@@ -11,8 +11,7 @@ from fmnist.data import DataSet, split
 from fmnist.errors import UsageError
 from fmnist.training import Training
 from search.objective import training_seed, weights_digest
-from search.sampling import STEPS_PER_EPOCH
-from search.study import CHECKPOINT, definition_of
+from search.study import CHECKPOINT, HISTORY, definition_of
 
 
 class NotReproducible(UsageError):
@@ -59,6 +58,7 @@ def reproduce(study: optuna.Study, number: int, data: DataSet, on_epoch: Callabl
     """
     trial, definition = recorded_trial(study, number), definition_of(study)
     saved = trial.user_attrs[CHECKPOINT]
+    recorded = {row[HISTORY.index("epoch")]: row[HISTORY.index("accuracy")] for row in saved["history"]}
     device = torch.device(saved["device"])
     if device.type == "cuda" and not torch.cuda.is_available():
         raise NotReproducible(f"trial {number} was trained on {device}, and there is none on this machine")
@@ -67,10 +67,9 @@ def reproduce(study: optuna.Study, number: int, data: DataSet, on_epoch: Callabl
     training = Training(hyperparameters, training_seed(definition, number), device)
     same = True
     for metrics in training.epochs(split(data, definition.score_on), early=True):
-        recorded = trial.intermediate_values[round(metrics.epoch * STEPS_PER_EPOCH)]
-        on_epoch(Compared(metrics.epoch, recorded, metrics.accuracy))
-        same &= recorded == metrics.accuracy
-        if round(metrics.epoch * STEPS_PER_EPOCH) == trial.last_step:
+        on_epoch(Compared(metrics.epoch, recorded[metrics.epoch], metrics.accuracy))
+        same &= recorded[metrics.epoch] == metrics.accuracy
+        if metrics.epoch == max(recorded):
             break
     weights = weights_digest(training.scored_network.state_dict())
     return Reproduction(same, weights == saved["weights"])

@@ -28,11 +28,12 @@ from search.worker import WorkerSettings
 class RunSettings:
     """How a search runs here, as opposed to what it searches.
 
+    trials: None for all of a grid, or the usual number of another search.
     worker: what each worker gets, but for its share of cores and devices. timeout: seconds.
     address: of the Ray cluster, for the engine `ray`.
     """
 
-    trials: int
+    trials: int | None
     place: Place
     workers: int
     worker: WorkerSettings
@@ -105,7 +106,7 @@ def _announce(
     worker = settings.worker
     where = f" on the Ray cluster at {settings.address}" if settings.engine == "ray" else ""
     before = f" ({summary.trials.finished} are finished already)" if summary.trials.finished else ""
-    if goal > settings.trials:
+    if settings.trials and goal > settings.trials:
         before += f", as an earlier run asked for more than {settings.trials},"
     lines = [
         f"Study {worker.study}: {goal} trials{before} of {definition.defaults.architecture} on {data.name} "

@@ -49,9 +49,23 @@ def suggest(trial: Trial, definition: StudyDefinition) -> Hyperparameters:
     return definition.defaults.model_copy(update=chosen)
 
 
-def grid(space: Distributions) -> list[Point]:
-    """Every combination of the values of a space without continuous ranges, in order."""
-    return [dict(zip(space, values, strict=True)) for values in itertools.product(*map(values_of, space.values()))]
+def grid(definition: StudyDefinition) -> list[Point]:
+    """Every configuration of a grid once, the default first if it is one of them."""
+    space = distributions(definition)
+    defaults = {name: getattr(definition.defaults, name) for name in space}
+    parts = definition.grid or [{name: values_of(distribution) for name, distribution in space.items()}]
+    points = [
+        defaults | dict(zip(part, values, strict=True))
+        for part in parts
+        for values in itertools.product(*part.values())
+    ]
+    once = list({key(point): point for point in points}.values())
+    return sorted(once, key=lambda point: point != defaults)
+
+
+def key(point: Point) -> tuple[tuple[str, object], ...]:
+    """What tells two points apart, whatever the order of their parameters."""
+    return tuple(sorted(point.items()))
 
 
 def values_of(distribution: BaseDistribution) -> list[Any]:

@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 DEFINITION, DATA, VERSIONS, FOLDER, ARTIFACTS, KEY = "definition", "data", "versions", "folder", "artifacts", "key"
 STOP, KEEP = "stop", "keep"
 
-# A trial's: `name` of its newest checkpoint, SHA-256 of its `weights`, `seconds` of training, `device` and `threads`.
+# A trial's: `name` of its newest checkpoint, SHA-256 of its `weights`, `device` and `threads`, `seconds` of training,
+# the `confusion` of its predictions, and its `history`: rows of the columns of HISTORY.
 CHECKPOINT = "checkpoint"
+HISTORY = ("epoch", "train_loss", "train_accuracy", "loss", "accuracy", "seconds")
+AUDIT = "audit"  # a trial's, that goes on although it is pruned: the epoch `since`, and at its end the `accuracy`
 MARK = "study.id"  # a file among the artifacts that says whose they are
 
 
@@ -70,6 +73,7 @@ def open_study(
         study.set_user_attr(DATA, {"name": data.name, "fingerprint": data.fingerprint})
         study.set_user_attr(VERSIONS, versions())
         study.set_user_attr(ARTIFACTS, place.artifacts)
+        _settle(study, place)
         study.set_user_attr(DEFINITION, definition.model_dump(mode="json"))
     study = load_study(storage, name)
     if changed := differences(definition_of(study).identity(), definition.identity()):
@@ -84,10 +88,16 @@ def open_study(
             f"study {name!r} has its checkpoints in {stored or 'its own folder'}, not in {place.artifacts}; "
             "leave out --artifacts, or give the new study a name with --name"
         )
+    study.set_user_attr(DEFINITION, definition.model_dump(mode="json"))  # with what may change
+    _settle(study, place)
+    return study
+
+
+def _settle(study: optuna.Study, place: Place) -> None:
+    """Note where the study's files are, and mark its artifacts as its own."""
     study.set_user_attr(FOLDER, str(place.folder.resolve()))
     study.set_user_attr(KEEP, place.keep)
     artifacts_of(study).write(MARK, study.user_attrs[KEY].encode())
-    return study
 
 
 def check_alike(study: optuna.Study, data: "DataSet", *, allow_mixed: bool) -> None:
@@ -152,6 +162,18 @@ def attributes(study: optuna.Study) -> dict[str, Any]:
         return study.user_attrs
     except KeyError:
         raise StudyError(f"study {study.study_name!r} was deleted") from None
+
+
+def finalists_name(name: str) -> str:
+    """The study in which the best configurations of another are trained again."""
+    return f"{name}.finalists"
+
+
+def has_finalists(study: optuna.Study) -> bool:
+    """Whether the study's finalists are chosen."""
+    name = finalists_name(study.study_name)
+    names = optuna.get_all_study_names(study._storage)
+    return name in names and DEFINITION in optuna.load_study(storage=study._storage, study_name=name).user_attrs
 
 
 def folder_of(study: optuna.Study) -> Path:

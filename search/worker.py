@@ -38,6 +38,8 @@ from search.study import (
     check_alike,
     check_artifacts,
     definition_of,
+    finalists_name,
+    has_finalists,
     load_study,
     stop_requests,
 )
@@ -63,6 +65,15 @@ class WorkerSettings:
     grace: float = lease.GRACE
     follow: bool = False
     allow_mixed: bool = False
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A study that this process works on. request: the last request to stop that is not meant for it."""
+
+    study: optuna.Study
+    objective: Objective
+    request: str | None
 
 
 class Stop:
@@ -96,54 +107,66 @@ def main(settings: WorkerSettings, errors: Connection) -> None:
 
 
 def work(settings: WorkerSettings, stopping: Callable[[], bool]) -> None:
-    """Drain the queue in this process.
+    """Drain the study's queue in this process, then that of its finalists, if they are chosen by then.
 
     Raises:
         StudyError: the study is not there, or this process may not work on it.
         TooManyFailures: failing is the rule.
         DataError, StorageError, ArtifactError, OSError: what the trial needs cannot be had; its ticket is given back.
     """
-    study, objective = persistently(lambda: _join(settings), stopping)
+    search = persistently(lambda: _join(settings, settings.study), stopping)
+    finalists: Joined | None = None
+    while _drain(search, settings, stopping):
+        if finalists is None and persistently(lambda: has_finalists(search.study), stopping):
+            finalists = persistently(lambda: _join(settings, finalists_name(settings.study)), stopping)
+        if (finalists and not _drain(finalists, settings, stopping)) or not settings.follow:
+            return
+        time.sleep(FOLLOW_POLL)
+
+
+def _join(settings: WorkerSettings, name: str) -> Joined:
+    """Open a study, if this process may work on it."""
+    study = load_study(open_storage(settings.storage, "write"), name)
+    definition = definition_of(study)
+    data = fashion.load(settings.data_dir)
+    check_alike(study, data, allow_mixed=settings.allow_mixed)
+    check_artifacts(study)
+    splits = fashion.split(data, definition.score_on)
+    objective = Objective(definition, data, splits, torch.device(settings.device), artifacts_of(study))
+    return Joined(study, objective, stop_requests(study))
+
+
+def _drain(joined: Joined, settings: WorkerSettings, stopping: Callable[[], bool]) -> bool:
+    """Run tickets until the queue is empty; returns False if this worker was asked to stop before."""
+    study = joined.study
     holder = Holder(settings.device, settings.threads, settings.grace)
-    request = persistently(lambda: stop_requests(study), stopping)
 
     def asked() -> bool:
-        return stopping() or stop_requests(study) != request
+        return stopping() or stop_requests(study) != joined.request
 
     persistently(lambda: queue.check_failures(study), stopping)
     while not persistently(asked, stopping):
         token = uuid4().hex
         ticket = persistently(lambda: queue.claim(study, holder, token), stopping)  # noqa: B023
         if ticket is None:
-            if persistently(lambda: _is_over(study, objective, settings), stopping):
-                return
+            if persistently(lambda: _is_over(study, settings), stopping):
+                return True
             continue
         try:
-            _run(study, objective, ticket, settings, asked)
+            _run(study, joined.objective, ticket, settings, asked)
         except Lost:
             continue
-
-
-def _join(settings: WorkerSettings) -> tuple[optuna.Study, Objective]:
-    """Open the study, if this process may work on it, and what its trials have in common."""
-    study = load_study(open_storage(settings.storage, "write"), settings.study)
-    definition = definition_of(study)
-    data = fashion.load(settings.data_dir)
-    check_alike(study, data, allow_mixed=settings.allow_mixed)
-    check_artifacts(study)
-    splits = fashion.split(data, definition.score_on)
-    return study, Objective(definition, data, splits, torch.device(settings.device), artifacts_of(study))
-
-
-def _is_over(study: optuna.Study, objective: Objective, settings: WorkerSettings) -> bool:
-    """What a worker does that finds no ticket: see to it that none is lost; returns whether it may leave."""
-    empty = queue.is_empty(study)  # first: whoever lets a trial fail after it is still there to refill
-    if release(study) + reap(study) + queue.refill(study, objective.definition, settings.storage):
-        return False
-    if empty and not settings.follow:
-        return True
-    time.sleep(FOLLOW_POLL if empty else POLL)
     return False
+
+
+def _is_over(study: optuna.Study, settings: WorkerSettings) -> bool:
+    """What a worker does that finds no ticket: see to it that none is lost; returns whether the queue is empty."""
+    empty = queue.is_empty(study)  # first: whoever lets a trial fail after it is still there to refill
+    if release(study) + reap(study) + queue.refill(study, settings.storage):
+        return False
+    if not empty:
+        time.sleep(POLL)
+    return empty
 
 
 def _run(

@@ -52,7 +52,10 @@ def write(tmp_path: Path):  # type: ignore[no-untyped-def]
         ("filters = 4", "filters = 9", "defaults.filters: 9, the value of trial 0, is not one of space.filters"),
         ("dropout = 0.0", "dropout = 1.0", "defaults.dropout: should be less than 1, not 1.0"),
         ('"random"', '"grid"', "space.learning_rate: a grid needs step or choices here"),
-        ("[space]", "[spaces]", "space: is missing; add it"),
+        ("[space]", "[spaces]", "spaces: is an unknown key; did you mean 'space'?"),
+        (STUDY[STUDY.index("[space]") :], "", "space: is missing; name at least one hyperparameter"),
+        ("trials = 6", "seeds = 3", 'seeds: needs sampler = "grid"'),
+        ("[space]", "[[grid]]\nfilters = [4]\n[space]", 'grid: needs sampler = "grid"'),
     ],
 )
 def test_a_mistake_is_one_line_with_file_key_and_mend(write, before: str, after: str, message: str) -> None:  # type: ignore[no-untyped-def]
@@ -62,6 +65,47 @@ def test_a_mistake_is_one_line_with_file_key_and_mend(write, before: str, after:
         definition.read(file)
     assert str(error.value).startswith(f"{file}: {message}")
     assert "\n" not in str(error.value)
+
+
+GRID = """\
+sampler = "grid"
+pruner = "none"
+seeds = 3
+[[grid]]
+dropout = [0.0, 0.2]
+[[grid]]
+filters = [8, 16]
+architecture = ["simple"]
+"""
+
+
+def test_a_grid_in_parts_has_the_space_of_its_values_and_the_default(write) -> None:  # type: ignore[no-untyped-def]
+    read = definition.read(write(GRID))
+    assert {name: parameter.choices for name, parameter in read.space.items()} == {
+        "dropout": [0.05, 0.0, 0.2],
+        "filters": [20, 8, 16],
+        "architecture": ["cnn", "simple"],
+    }
+    assert read == definition.StudyDefinition.model_validate(read.model_dump(mode="json"))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("dropout", "dropuot", "space.dropuot: is no hyperparameter; did you mean 'dropout'?"),
+        ("[8, 16]", "[8, 0]", "space.filters: 0 cannot be, should be greater than or equal to 1"),
+        ("[8, 16]", "8", "grid.1.filters: should be a valid list, not 8"),
+        ("[8, 16]", "[]", "grid.1.filters: List should have at least 1 item"),
+        ("[[grid]]\nd", "[grid]\nd", "not TOML"),
+        ("[[grid]]\nf", "[space]\nfilters = { low = 8, high = 20 }\n[[grid]]\nf", "grid.dropout: 0.0 is not in space"),
+    ],
+)
+def test_a_mistake_in_a_grid_is_one_line_too(write, before: str, after: str, message: str) -> None:  # type: ignore[no-untyped-def]
+    assert before in GRID
+    file = write(GRID.replace(before, after, 1))
+    with pytest.raises(DefinitionError) as error:
+        definition.read(file)
+    assert str(error.value).startswith(f"{file}: {message}")
 
 
 def test_what_is_no_toml_is_named(write, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

@@ -9,11 +9,12 @@ from optuna.trial import Trial, TrialState
 
 from fmnist import checkpoint
 from fmnist.data import DataSet, split
+from fmnist.training import Training
 from search.artifacts import Folder
 from search.definition import StudyDefinition
-from search.objective import Objective, Outcome, run_trial, weights_digest
+from search.objective import Objective, Outcome, _is_audited, run_trial, training_seed, weights_digest
 from search.sampling import pruner
-from search.study import CHECKPOINT
+from search.study import AUDIT, CHECKPOINT
 
 Run = Callable[..., Outcome]
 
@@ -156,6 +157,32 @@ def test_a_verdict_stands_though_it_was_not_told(study: optuna.Study, run: Run) 
     assert run(hopeless) == first
 
 
+def test_an_audited_trial_goes_on_unseen_to_its_end(study: optuna.Study, objective: Objective, tiny: DataSet) -> None:
+    """Stopped twice on the way, it ends as the pruned trial that it is for all others, with its end on record."""
+    audited = replace(objective, definition=objective.definition.model_copy(update={"audit": 1.0}))
+    good = ask(study)
+    study.tell(good, run_trial(good, audited).value)
+    hopeless = ask(study, learning_rate=1e-9)
+    after = iter([False, True, False, True])
+    for _ in range(2):
+        assert run_trial(hopeless, audited, lambda: next(after)).state == TrialState.WAITING
+    outcome = run_trial(hopeless, audited)
+    (since,) = study.trials[1].intermediate_values
+    assert outcome == Outcome(
+        TrialState.PRUNED, reason=f"pruned after epoch {since / 100:g} of 3; for the audit it was trained on"
+    )
+    hyperparameters = audited.definition.defaults.model_copy(update={"learning_rate": 1e-9})
+    whole = [m.accuracy for m in Training(hyperparameters, training_seed(audited.definition, 1)).epochs(audited.splits)]
+    assert hopeless.user_attrs[AUDIT] == {"since": since / 100, "accuracy": whole[-1]}
+    assert [row[0] for row in hopeless.user_attrs[CHECKPOINT]["history"]] == [0.25, 0.5, 1, 2, 3]
+
+
+def test_the_audit_takes_its_share(objective: Objective) -> None:
+    drawn = [_is_audited(objective.definition.model_copy(update={"audit": 0.2}), number) for number in range(2000)]
+    assert abs(sum(drawn) / 2000 - 0.2) < 0.03
+    assert not any(_is_audited(objective.definition, number) for number in range(100))
+
+
 def test_a_checkpoint_that_was_scored_otherwise_is_not_taken_up(
     study: optuna.Study, objective: Objective, artifacts: Folder, tiny: DataSet
 ) -> None:
@@ -187,7 +214,7 @@ def test_a_damaged_or_lost_checkpoint_costs_time_but_no_trial(
 def test_a_diverged_trial_ends_pruned_with_its_reason(
     study: optuna.Study, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fmnist.training.F.cross_entropy", lambda logits, _: logits.sum() * float("nan"))
+    monkeypatch.setattr("fmnist.training.F.cross_entropy", lambda logits, *_, **__: logits.sum() * float("nan"))
     outcome = run(ask(study))
     assert outcome.state == TrialState.PRUNED
     assert outcome.reason == "diverged: the training loss is nan in epoch 1"

@@ -12,6 +12,7 @@ from search import lease, queue
 from search.definition import StudyDefinition
 from search.lease import Holder, Ticket
 from search.storage import lock, open_storage
+from search.study import DEFINITION
 
 SPACE = {"epochs": {"low": 1, "high": 3}, "filters": {"choices": [8, 16]}}
 
@@ -76,6 +77,25 @@ def test_a_grid_is_each_point_once_and_then_ends(study: optuna.Study) -> None:
     assert tickets(study)[-1] == tickets(study)[0]
 
 
+def test_a_grid_with_seeds_trains_each_point_once_before_any_again(study: optuna.Study) -> None:
+    defined = definition("grid").model_copy(update={"seeds": 3})
+    assert queue.top_up(study, defined, 8) == 8
+    assert queue.top_up(study, defined, None) == 18
+    rounds = [{str(ticket) for ticket in tickets(study)[start : start + 6]} for start in (0, 6, 12)]
+    assert [len(each) for each in rounds] == [6, 6, 6]
+    finish(study, TrialState.COMPLETE)
+    finish(study, TrialState.FAIL)
+    assert queue.top_up(study, defined, None) == 18
+    assert tickets(study)[-1] == tickets(study)[1]
+    more = defined.model_copy(update={"seeds": 4})
+    assert queue.top_up(study, more, None) == 24
+    assert len({str(ticket) for ticket in tickets(study)[19:]}) == 6
+
+
+def test_a_search_without_a_number_of_trials_has_fifty(study: optuna.Study) -> None:
+    assert queue.top_up(study, definition("random"), None) == 50
+
+
 def test_points_do_not_depend_on_how_the_queue_was_filled(study: optuna.Study) -> None:
     queue.top_up(study, definition("qmc"), 3)
     queue.top_up(study, definition("qmc"), 8)
@@ -128,25 +148,27 @@ def test_a_queue_is_empty_when_all_is_finished(study: optuna.Study) -> None:
 
 
 def test_failed_trials_are_replaced_up_to_the_goal(study: optuna.Study, url: str) -> None:
+    study.set_user_attr(DEFINITION, definition().model_dump(mode="json"))
     queue.top_up(study, definition(), 4)
     finish(study, TrialState.FAIL)
-    assert queue.refill(study, definition(), url) == 1
-    assert queue.refill(study, definition(), url) == 0
+    assert queue.refill(study, url) == 1
+    assert queue.refill(study, url) == 0
     assert queue.size(study) == 4 == len(study.trials) - 1
 
 
 def test_tickets_are_made_as_they_are_needed(study: optuna.Study, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queue, "AHEAD", 4)
     defined = definition("random")
+    study.set_user_attr(DEFINITION, defined.model_dump(mode="json"))
     assert queue.top_up(study, defined, 10) == 10
     assert queue.enqueue(study, defined, 3, {"epochs": 3}) == 3
     waiting = []
-    while not queue.is_empty(study) or queue.refill(study, defined, url):
+    while not queue.is_empty(study) or queue.refill(study, url):
         waiting.append(queue.counts(study)[TrialState.WAITING])
         finish(study, TrialState.PRUNED)
     assert waiting == [7, 6, 5, 4, 3, 2, 1, 4, 3, 2, 1, 2, 1]
     assert len({str(ticket) for ticket in tickets(study)}) > 4
-    assert queue.refill(study, defined, url) == 0
+    assert queue.refill(study, url) == 0
 
 
 def test_tickets_come_with_their_goal_or_not_at_all(study: optuna.Study, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +196,7 @@ def test_replacing_ends_when_failing_is_the_rule(study: optuna.Study, url: str) 
     queue.check_failures(study)  # one more is allowed, for two that finished
     finish(study, TrialState.FAIL)
     with pytest.raises(queue.TooManyFailures, match=r"5 trials failed, the last of them: out of memory \(attempt 3"):
-        queue.refill(study, definition(), url)
+        queue.refill(study, url)
     queue.top_up(study, definition(), 10)  # whoever asks again has mended it, or wants to see
     queue.check_failures(study)
 

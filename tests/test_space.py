@@ -37,12 +37,32 @@ def test_quasi_random_points_fill_the_space_evenly() -> None:
     assert np.histogram(share, bins=16, range=(0, 1))[0].tolist() == [4] * 16
 
 
-def test_the_grid_has_every_combination_once() -> None:
-    small = {name: SPACE[name] for name in ("c", "d", "e")}
-    points = space.grid(small)
-    assert len(points) == 4 * 2 * 4 == len({str(point) for point in points})
+def grid_of(**keys: object) -> list[space.Point]:
+    return space.grid(StudyDefinition.model_validate({"sampler": "grid", "pruner": "none", **keys}))
+
+
+def test_a_grid_has_every_combination_once_and_the_default_first() -> None:
+    points = grid_of(
+        space={"filters": {"low": 8, "high": 32, "step": 4}, "dropout": {"low": 0.0, "high": 0.3, "step": 0.05}}
+    )
+    assert len(points) == 7 * 7 == len({str(point) for point in points})
+    assert points[0] == {"filters": 20, "dropout": 0.05}
     with pytest.raises(ValueError, match="continuous"):
-        space.grid(SPACE)
+        space.values_of(SPACE["a"])
+
+
+def test_a_grid_in_parts_varies_each_part_alone_with_the_rest_as_in_defaults() -> None:
+    points = grid_of(
+        defaults={"dropout": 0.0, "l1": 0.0},
+        grid=[{"dropout": [0.0, 0.2]}, {"l1": [0.0, 1e-4]}, {"dropout": [0.5], "l1": [1e-5, 1e-4]}],
+    )
+    assert points == [
+        {"dropout": 0.0, "l1": 0.0},
+        {"dropout": 0.2, "l1": 0.0},
+        {"dropout": 0.0, "l1": 1e-4},
+        {"dropout": 0.5, "l1": 1e-5},
+        {"dropout": 0.5, "l1": 1e-4},
+    ]
 
 
 def test_suggest_takes_searched_values_from_the_trial_and_the_rest_from_the_defaults() -> None:

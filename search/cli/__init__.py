@@ -60,6 +60,8 @@ for command in (
     sharing.delete,
     networks.train,
     networks.evaluate,
+    networks.predict,
+    networks.export,
     networks.data,
 ):
     main.add_command(command)
