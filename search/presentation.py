@@ -12,24 +12,32 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from search import words
+from search.catalogue import Entry
+from search.finalists import Standings
+from search.ranking import Configuration, rank
+from search.study import definition_of
 from search.summary import Summary
 from search.text import percent, short
 from search.url import default_url, masked
 
 if TYPE_CHECKING:
-    from search.run import RunResult, RunSettings
+    from search.drain import RunSettings
+    from search.run import RunResult
 
 SHOWN = 5  # trials in the table of the best
+_WHY = {"interrupted": "Stopped", "timeout": "Time is up", "request": "Stopped by `fmnist-search stop`"}
 
 
 def show(console: Console, result: "RunResult", settings: "RunSettings", report: Path) -> None:
     """The end of a run: what was done, the best trials, where things lie, how to look further."""
     trials, name = result.summary.trials, result.summary.study
     say = _speaker(console)
-    if result.stopped and trials.finished < result.goal:
-        why = {"interrupted": "Stopped", "timeout": "Time is up", "request": "Stopped by `fmnist-search stop`"}
+    if result.stopped and trials.finished >= result.goal:
+        say(f"{_WHY[result.stopped]} among the finalists; the same command goes on from here.")
+    elif result.stopped:
         done = f"{trials.finished} of {result.goal} trials are finished"
-        say(f"{why[result.stopped]}: {done}; the same command goes on from here.")
+        say(f"{_WHY[result.stopped]}: {done}; the same command goes on from here.")
     elif not result.had_work:
         say(
             f"Nothing left to do: study {name} has {trials.finished} finished trials of {result.goal}; "
@@ -42,9 +50,15 @@ def show(console: Console, result: "RunResult", settings: "RunSettings", report:
     if best is None:
         say("No trial is complete yet, so there is no best one.")
         return
-    console.print(best_trials(result.study, result.summary.score_on))
-    say(_caution(result.summary))
-    say(f"Best checkpoint  {best.checkpoint or 'is gone'}")
+    if (definition := definition_of(result.study)).seeds > 1:
+        console.print(ranking(rank(definition, result.study.get_trials(deepcopy=False)), name, definition.score_on))
+    else:
+        console.print(best_trials(result.study, result.summary.score_on))
+    if result.standings:
+        show_finalists(console, name, result.standings)
+    else:
+        say(_caution(result.summary))
+        say(f"Best checkpoint  {best.checkpoint or 'is gone'}")
     say(f"Report           {report}")
     say(f"Look further     fmnist-search dashboard{_where(settings)}")
 
@@ -61,20 +75,64 @@ def best_trials(study: optuna.Study, score_on: str) -> Table:
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     ranked = sorted(complete, key=_accuracy, reverse=True)[:SHOWN]
     names = list(ranked[0].params)
-    table = Table(
-        "trial",
-        f"{score_on} accuracy",
-        *names,
-        title=f"Best trials of study {study.study_name}",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        show_edge=False,
-    )
+    table = _table(f"Best trials of study {study.study_name}", "trial", f"{score_on} accuracy", *names)
     for trial in ranked:
         values = [trial.params[name] for name in names]
         table.add_row(str(trial.number), percent(_accuracy(trial)), *(short(value) for value in values))
     return table
+
+
+def ranking(configurations: list[Configuration], study: str, score_on: str) -> Table:
+    """Configurations of several trainings each, the best first."""
+    columns = (f"{score_on} accuracy", "95 % interval", "seeds", "seconds", "")
+    table = _table(f"Configurations of study {study}", "configuration", *columns)
+    for configuration in configurations:
+        table.add_row(
+            configuration.label,
+            percent(configuration.accuracy.mean),
+            words.interval(configuration.accuracy),
+            str(configuration.accuracy.n),
+            f"{configuration.seconds:.1f}",
+            words.standing(configuration, "best"),
+        )
+    return table
+
+
+def show_finalists(console: Console, study: str, standings: Standings | None) -> None:
+    """The finalists' table, and the winner in words."""
+    say = _speaker(console)
+    if standings is None:
+        say(f"Study {study} has no finalists yet: no trial is complete, or none is trained again.")
+        return
+    table = _table(
+        f"Finalists of study {study}", "trial", "search", "re-trained", "95 % interval", "shrinkage", "seeds"
+    )
+    table.add_column("")
+    for finalist in standings.finalists:
+        table.add_row(
+            words.name(finalist),
+            "-" if finalist.search is None else percent(finalist.search),
+            percent(finalist.again.accuracy.mean),
+            words.interval(finalist.again.accuracy),
+            "-" if finalist.shrinkage is None else f"{100 * finalist.shrinkage:+.2f}",
+            str(finalist.again.accuracy.n),
+            words.standing(finalist.again, "winner"),
+        )
+    console.print(table)
+    say(words.winner(standings))
+    if standings.trained < standings.wanted:
+        say(f"{standings.trained} of {standings.wanted} trainings are finished; the same command goes on from here.")
+    say(words.checkpoint(standings))
+
+
+def show_catalogue(console: Console, entries: list[Entry]) -> None:
+    """The studies that can be run by name."""
+    table = _table(None, "study", "sampler", "trials", "minutes", "question")
+    for entry in entries:
+        minutes = "" if entry.minutes is None else str(entry.minutes)
+        table.add_row(entry.name, entry.sampler, str(entry.trials), minutes, entry.description)
+    console.print(table)
+    _speaker(console)("Minutes are of two cores. Start one with `fmnist-search run STUDY`.")
 
 
 def show_status(console: Console, summary: Summary) -> None:
@@ -112,6 +170,10 @@ def _caution(summary: Summary) -> str:
         f"This is one training (one seed), the best of {summary.trials.finished} chosen on the "
         f"{summary.score_on} images that scored it: a fresh training of it will on average score a little lower."
     )
+
+
+def _table(title: str | None, *columns: str) -> Table:
+    return Table(*columns, title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
 
 
 def _accuracy(trial: FrozenTrial) -> float:

@@ -1,9 +1,6 @@
-"""A whole search: make or resume the study, fill its queue, let workers drain it."""
+"""A whole search: make or resume the study, fill its queue, let workers drain it, then its finalists."""
 
-import time
 from dataclasses import dataclass
-from functools import partial
-from typing import Literal
 
 import optuna
 from rich.console import Console
@@ -11,61 +8,36 @@ from rich.console import Console
 from fmnist import data as fashion
 from search import queue
 from search.definition import StudyDefinition
-from search.engines import local, ray
-from search.interrupts import Interrupts
+from search.drain import RunSettings, Stopped, drain
+from search.finalists import SEEDS, Standings, standings_of
 from search.outage import persistently, reported
-from search.progress import FinishedTrials, Progress
 from search.reaper import held, release
+from search.retrain import retrain
 from search.storage import lock, open_storage
-from search.study import Place, load_study, open_study, stop_requests
+from search.study import load_study, open_study
 from search.summary import Summary, summarize
 from search.text import count
 from search.url import masked, warnings_for
-from search.worker import WorkerSettings
-
-
-@dataclass(frozen=True)
-class RunSettings:
-    """How a search runs here, as opposed to what it searches.
-
-    trials: None for all of a grid, or the usual number of another search.
-    worker: what each worker gets, but for its share of cores and devices. timeout: seconds.
-    address: of the Ray cluster, for the engine `ray`.
-    """
-
-    trials: int | None
-    place: Place
-    workers: int
-    worker: WorkerSettings
-    timeout: float | None
-    quiet: bool
-    engine: Literal["local", "ray"] = "local"
-    address: str = "auto"
-
-    def each(self) -> list[WorkerSettings]:
-        """The settings of each worker: this machine's cores and devices in shares; a cluster's are Ray's to give."""
-        if self.engine == "ray":
-            return [self.worker] * self.workers
-        return local.shared_out(self.worker, self.workers)
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """How a search ended. goal: trials it aimed at.
+    """How a search ended. goal: trials it aimed at. standings: of the finalists, if any are trained.
 
-    had_work: whether anything was left to do. stopped: by whom, before the goal; None if it was reached.
+    had_work: whether anything was left to do. stopped: by whom, before the end; None if it was reached.
     """
 
     study: optuna.Study
     data: fashion.DataSet
     summary: Summary
     goal: int
+    standings: Standings | None
     had_work: bool
-    stopped: Literal["interrupted", "timeout", "request"] | None
+    stopped: Stopped | None
 
 
 def run_search(definition: StudyDefinition, settings: RunSettings, console: Console) -> RunResult:
-    """Bring the study to `settings.trials` finished trials, or as far as time allows.
+    """Bring the study to `settings.trials` finished trials, or as far as time allows, then its finalists.
 
     Tickets that an earlier run left in the queue are run too, if they are more.
 
@@ -73,7 +45,7 @@ def run_search(definition: StudyDefinition, settings: RunSettings, console: Cons
         DataError, StorageError, StudyError, ArtifactError: nothing was started.
         WorkersDied, ClusterError, TooManyFailures: it cannot be brought there.
     """
-    worker, folder = settings.worker, settings.place.folder
+    worker, folder, deadline = settings.worker, settings.place.folder, settings.deadline()
     data = fashion.load(worker.data_dir)
     storage = open_storage(worker.storage, "create")
     with reported(worker.storage):
@@ -83,15 +55,18 @@ def run_search(definition: StudyDefinition, settings: RunSettings, console: Cons
             goal = queue.top_up(study, definition, settings.trials)  # more, if an earlier run asked for more
         view = load_study(open_storage(worker.storage), worker.study)
         summary = summarize(view, folder)
-        unfinished = summary.trials.finished < goal
-        stopped = None
-        if unfinished:
+        stopped, had_work = None, summary.trials.finished < goal
+        if had_work:
             if not settings.quiet:
                 _announce(console, study, definition, data, settings, summary, goal)
-            stopped = _drain(study, view, settings, goal, console)
+            stopped = drain(study, view, settings, goal, console, deadline)
+        if stopped is None and definition.finalists:
+            trained, stopped = retrain(study, definition.finalists, SEEDS, settings, data, console, deadline)
+            had_work |= trained
+        standings = persistently(lambda: standings_of(view, folder, data))
         summary = persistently(lambda: summarize(view, folder))
         goal = persistently(lambda: queue.goal(view)["trials"])
-    return RunResult(view, data, summary, goal, unfinished, stopped)
+    return RunResult(view, data, summary, goal, standings, had_work, stopped)
 
 
 def _announce(
@@ -119,42 +94,3 @@ def _announce(
     ]
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=not console.is_terminal)
-
-
-def _drain(
-    study: optuna.Study, view: optuna.Study, settings: RunSettings, goal: int, console: Console
-) -> Literal["interrupted", "timeout", "request"] | None:
-    """Run workers until the queue is empty; returns what stopped them before, if anything did.
-
-    view: the same study over an engine that only reads and so never waits.
-    """
-    deadline = None if settings.timeout is None else time.monotonic() + settings.timeout
-    before = summarize(view, settings.place.folder).trials
-    finished = FinishedTrials(view)
-    request, requested = stop_requests(view), False
-
-    with Progress(console, goal, before.finished, settings.quiet) as progress:
-        interrupts = Interrupts(lambda: progress.say("Stopping after the running epochs; Ctrl-C again stops at once."))
-
-        def out_of_time() -> bool:
-            return deadline is not None and time.monotonic() > deadline
-
-        def tick() -> None:
-            nonlocal requested
-            requested = stop_requests(view) != request
-            progress.goal = queue.goal(view)["trials"]  # another may have raised it
-            progress.show(summarize(view, settings.place.folder), finished.new())
-
-        with interrupts.installed():
-            drain = partial(ray.drain, address=settings.address) if settings.engine == "ray" else local.drain
-            drain(
-                study,
-                settings.each(),
-                stopping=lambda: interrupts.asked or requested or out_of_time(),
-                on_tick=tick,
-            )
-    if interrupts.asked:
-        return "interrupted"
-    if out_of_time():
-        return "timeout"
-    return "request" if requested or persistently(lambda: stop_requests(view)) != request else None

@@ -104,7 +104,7 @@ def test_a_study_in_which_everything_fails_stops_after_a_bounded_number(
 
 def test_a_diverged_trial_is_pruned_and_the_sampler_learns_from_it(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     study, settings = make(definition(), 2)
-    monkeypatch.setattr("fmnist.training.F.cross_entropy", lambda logits, _: logits.sum() * float("nan"))
+    monkeypatch.setattr("fmnist.training.F.cross_entropy", lambda logits, *_, **__: logits.sum() * float("nan"))
     work(settings, never)
     assert states(study) == [TrialState.PRUNED] * 2
     assert study.trials[0].user_attrs[lease.REASON] == "diverged: the training loss is nan in epoch 1"

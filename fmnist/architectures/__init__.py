@@ -3,11 +3,14 @@
 from torch import nn
 
 from fmnist.architectures.cnn import cnn
+from fmnist.architectures.resnet import resnet
 from fmnist.architectures.simple import simple
+from fmnist.architectures.transformer import transformer
 from fmnist.hyperparameters import Hyperparameters
+
+ARCHITECTURES = {"simple": simple, "cnn": cnn, "resnet": resnet, "transformer": transformer}
 
 
 def build(hyperparameters: Hyperparameters) -> nn.Module:
     """Make the network that the hyperparameters name, with fresh random weights."""
-    architecture = {"simple": simple, "cnn": cnn}[hyperparameters.architecture]
-    return architecture(hyperparameters.filters, hyperparameters.dropout)
+    return ARCHITECTURES[hyperparameters.architecture](hyperparameters)

@@ -5,8 +5,8 @@ from itertools import pairwise
 from torch import nn
 
 from fmnist.data import CLASSES, SIDE
+from fmnist.hyperparameters import Hyperparameters
 
-BLOCKS = 3
 HIDDEN = 128  # features between the two fully connected layers
 
 
@@ -24,22 +24,22 @@ def block(inputs: int, outputs: int) -> list[nn.Module]:
     ]
 
 
-def cnn(filters: int, dropout: float) -> nn.Sequential:
-    """Three blocks of `filters`, 2 `filters` and 4 `filters`, and two fully connected layers.
+def cnn(hyperparameters: Hyperparameters) -> nn.Sequential:
+    """Blocks that halve the image (28, 14, 7, 3, 1) and double in width, and two fully connected layers.
 
     Args:
-        filters: of the first block.
-        dropout: share of features dropped before each fully connected layer.
+        hyperparameters: `filters` of the first block; how many `blocks`; `dropout` before
+            each fully connected layer.
     """
-    widths = [1, *(filters * 2**i for i in range(BLOCKS))]
+    widths = [1, *(hyperparameters.filters * 2**i for i in range(hyperparameters.blocks))]
     blocks = [layer for inputs, outputs in pairwise(widths) for layer in block(inputs, outputs)]
-    features = widths[-1] * (SIDE // 2**BLOCKS) ** 2
+    features = widths[-1] * (SIDE // 2**hyperparameters.blocks) ** 2
     return nn.Sequential(
         *blocks,
         nn.Flatten(),
-        nn.Dropout(dropout),
+        nn.Dropout(hyperparameters.dropout),
         nn.Linear(features, HIDDEN),
         nn.ReLU(),
-        nn.Dropout(dropout),
+        nn.Dropout(hyperparameters.dropout),
         nn.Linear(HIDDEN, len(CLASSES)),
     )

@@ -3,9 +3,10 @@
 from torch import nn
 
 from fmnist.data import CLASSES, SIDE
+from fmnist.hyperparameters import Hyperparameters
 
 
-def simple(filters: int, dropout: float) -> nn.Sequential:
+def simple(hyperparameters: Hyperparameters) -> nn.Sequential:
     """Convolution of kernel 5, max-pool, ReLU, and three fully connected layers.
 
     The write-up gives the convolution (kernel 5, 8 filters), ReLU, and "several fully
@@ -13,9 +14,10 @@ def simple(filters: int, dropout: float) -> nn.Sequential:
     the same result as after it, on a quarter of the elements.
 
     Args:
-        filters: of the convolution; the write-up's is 8.
-        dropout: share of features dropped before each fully connected layer but the first.
+        hyperparameters: `filters` of the convolution, the write-up's is 8; `dropout` before
+            each fully connected layer but the first. `blocks` is ignored: there are none.
     """
+    filters, dropout = hyperparameters.filters, hyperparameters.dropout
     pooled = (SIDE - 4) // 2
     return nn.Sequential(
         nn.Conv2d(1, filters, kernel_size=5),

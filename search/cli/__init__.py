@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from fmnist.errors import ExpectedError
-from search.cli import networks, sharing, studies
+from search.cli import networks, results, sharing, studies
 
 
 class ExpectedFailure(click.ClickException):
@@ -48,10 +48,12 @@ def main() -> None:
 
 for command in (
     studies.run,
-    studies.status,
-    studies.best,
-    studies.report,
-    studies.dashboard,
+    studies.studies,
+    studies.finalists,
+    results.status,
+    results.best,
+    results.report,
+    results.dashboard,
     sharing.worker,
     sharing.enqueue,
     sharing.stop,

@@ -1,4 +1,4 @@
-"""The commands on studies: run, status, best, report, dashboard."""
+"""The commands that start work on a study: run, finalists; and studies, which lists what there is."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,6 @@ import click
 
 from search.cli.options import (
     artifacts_option,
-    data_dir_option,
     device_of,
     json_option,
     opened_study,
@@ -39,6 +38,16 @@ PRUNERS = ("halving", "hyperband", "median", "percentile", "none")
 @click.option("--sampler", type=click.Choice(SAMPLERS), help="How parameters are chosen.  [default: as the study says]")
 @click.option("--pruner", type=click.Choice(PRUNERS), help="How trials are pruned.  [default: as the study says]")
 @score_on_option("as the study says")
+@click.option(
+    "--finalists",
+    type=click.IntRange(0),
+    help="Best configurations to train again at the end, with 3 fresh seeds each.  [default: as the study says, or 3]",
+)
+@click.option(
+    "--audit",
+    type=click.FloatRange(0, 1),
+    help="Share of pruned trials to train to the end all the same, to see what pruning misses.  [default: 0]",
+)
 @worker_options
 @click.option(
     "--engine",
@@ -68,7 +77,7 @@ def run(
     quiet: bool,
     **overrides: Any,
 ) -> None:
-    """Search: bring STUDY (a name or a .toml file) to a number of finished trials.
+    """Search: bring STUDY (a name or a .toml file) to a number of finished trials, then train the best again.
 
     Run it again to go on where it was: the same number of trials finishes what was
     begun, a larger one adds the difference.
@@ -83,10 +92,11 @@ def run(
 
     from search import definition, presentation
     from search.artifacts import located
+    from search.drain import RunSettings
     from search.engines.local import cores
     from search.outage import reported
     from search.report import write
-    from search.run import RunSettings, run_search
+    from search.run import run_search
     from search.study import Place
 
     if engine == "ray" and workers is None:
@@ -120,87 +130,73 @@ def run(
 
 @click.command()
 @study_argument
+@click.option("--top", type=click.IntRange(0), default=3, show_default=True, help="Best configurations to train again.")
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Trainings of each.")
 @storage_options
+@worker_options
+@click.option("--quiet", is_flag=True, help="Print only the result.")
 @json_option
-def status(study: str, storage: str | None, output: Path | None, as_json: bool) -> None:
-    """Show how far a study is: trials by state, the best so far.
+def finalists(
+    study: str,
+    top: int,
+    seeds: int,
+    storage: str | None,
+    output: Path | None,
+    workers: int | None,
+    data_dir: Path | None,
+    device: str,
+    grace: float,
+    allow_mixed: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Train the best configurations of STUDY, and its default, again with fresh seeds.
+
+    What is trained already counts: a larger --top or --seeds adds the difference.
 
     \b
     Example:
-      fmnist-search status cnn --json
+      fmnist-search finalists cnn --top 5 --seeds 5
     """
     from rich.console import Console
 
     from search import presentation
-    from search.summary import summarize
+    from search.drain import RunSettings
+    from search.engines.local import cores
+    from search.retrain import run_finalists
+    from search.study import Place
 
-    with opened_study(study, storage, output) as (opened, folder):
-        summary = summarize(opened, folder)
+    with opened_study(study, storage, output) as (_, folder):
+        place = Place(folder)
+    here = device_of(device).type
+    settings = RunSettings(
+        trials=None,
+        place=place,
+        workers=workers or cores(),
+        worker=worker_settings(study, url_of(storage, output), data_dir, here, grace, allow_mixed),
+        timeout=None,
+        quiet=quiet or as_json,
+    )
+    console = Console()
+    standings, stopped = run_finalists(settings, top, seeds, console)
     if as_json:
-        click.echo(json.dumps(summary.as_json()))
+        click.echo(json.dumps(standings.as_json() if standings else None))
     else:
-        presentation.show_status(Console(), summary)
+        presentation.show_finalists(console, study, standings)
+    if stopped == "interrupted":
+        raise SystemExit(130)
 
 
 @click.command()
-@study_argument
-@storage_options
-@json_option
-def best(study: str, storage: str | None, output: Path | None, as_json: bool) -> None:
-    """Show a study's best complete trial and where its checkpoint is.
+def studies() -> None:
+    """List the studies that can be run by name: those of this package and those in ./studies.
 
     \b
     Example:
-      fmnist-search best cnn
+      fmnist-search studies
     """
-    from dataclasses import asdict
-
     from rich.console import Console
 
-    from search import presentation
-    from search.summary import summarize
+    from search import catalogue, presentation
 
-    with opened_study(study, storage, output) as (opened, folder):
-        summary = summarize(opened, folder)
-    if as_json:
-        click.echo(json.dumps(asdict(summary.best) if summary.best else None))
-    else:
-        presentation.show_best(Console(), summary)
-
-
-@click.command()
-@study_argument
-@storage_options
-@data_dir_option
-@click.option(
-    "--to",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="File to write.  [default: report.html in the study's folder]",
-)
-def report(study: str, storage: str | None, output: Path | None, data_dir: Path | None, to: Path | None) -> None:
-    """Write a study's report: one HTML file that needs no network.
-
-    \b
-    Example:
-      fmnist-search report cnn --to report.html
-    """
-    from fmnist.data import load
-    from search.report import write
-
-    with opened_study(study, storage, output) as (opened, folder):
-        click.echo(write(opened, folder, to or folder / "report.html", lambda: load(data_dir)))
-
-
-@click.command()
-@storage_options
-@click.option("--port", type=click.IntRange(1, 65535), default=8080, show_default=True, help="Port on 127.0.0.1.")
-def dashboard(storage: str | None, output: Path | None, port: int) -> None:
-    """Serve optuna-dashboard for the database, to this machine only.
-
-    \b
-    Example:
-      fmnist-search dashboard --port 8080
-    """
-    from search.dashboard import serve
-
-    serve(url_of(storage, output), port, lambda address: click.echo(f"{address}  (Ctrl-C ends it)"))
+    presentation.show_catalogue(Console(), catalogue.entries())

@@ -1,0 +1,103 @@
+"""The commands that look at a study: status, best, report, dashboard."""
+
+import json
+from pathlib import Path
+
+import click
+
+from search.cli.options import (
+    data_dir_option,
+    json_option,
+    opened_study,
+    storage_options,
+    study_argument,
+    url_of,
+)
+
+
+@click.command()
+@study_argument
+@storage_options
+@json_option
+def status(study: str, storage: str | None, output: Path | None, as_json: bool) -> None:
+    """Show how far a study is: trials by state, the best so far.
+
+    \b
+    Example:
+      fmnist-search status cnn --json
+    """
+    from rich.console import Console
+
+    from search import presentation
+    from search.summary import summarize
+
+    with opened_study(study, storage, output) as (opened, folder):
+        summary = summarize(opened, folder)
+    if as_json:
+        click.echo(json.dumps(summary.as_json()))
+    else:
+        presentation.show_status(Console(), summary)
+
+
+@click.command()
+@study_argument
+@storage_options
+@json_option
+def best(study: str, storage: str | None, output: Path | None, as_json: bool) -> None:
+    """Show a study's best complete trial and where its checkpoint is.
+
+    \b
+    Example:
+      fmnist-search best cnn
+    """
+    from dataclasses import asdict
+
+    from rich.console import Console
+
+    from search import presentation
+    from search.summary import summarize
+
+    with opened_study(study, storage, output) as (opened, folder):
+        summary = summarize(opened, folder)
+    if as_json:
+        click.echo(json.dumps(asdict(summary.best) if summary.best else None))
+    else:
+        presentation.show_best(Console(), summary)
+
+
+@click.command()
+@study_argument
+@storage_options
+@data_dir_option
+@click.option(
+    "--to",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File to write.  [default: report.html in the study's folder]",
+)
+def report(study: str, storage: str | None, output: Path | None, data_dir: Path | None, to: Path | None) -> None:
+    """Write a study's report: one HTML file that needs no network.
+
+    \b
+    Example:
+      fmnist-search report cnn --to report.html
+    """
+    from fmnist.data import load
+    from search.report import write
+
+    with opened_study(study, storage, output) as (opened, folder):
+        click.echo(write(opened, folder, to or folder / "report.html", lambda: load(data_dir)))
+
+
+@click.command()
+@storage_options
+@click.option("--port", type=click.IntRange(1, 65535), default=8080, show_default=True, help="Port on 127.0.0.1.")
+def dashboard(storage: str | None, output: Path | None, port: int) -> None:
+    """Serve optuna-dashboard for the database, to this machine only.
+
+    \b
+    Example:
+      fmnist-search dashboard --port 8080
+    """
+    from search.dashboard import serve
+
+    serve(url_of(storage, output), port, lambda address: click.echo(f"{address}  (Ctrl-C ends it)"))

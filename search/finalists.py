@@ -1,0 +1,187 @@
+"""The finalists: a study's best configurations and its default, trained again with fresh seeds.
+
+The best of many noisy results is partly luck, so it scores lower when it is trained again.
+The finalists are a study of their own, a grid of chosen points with several seeds, in the
+same database: their tickets are drained, interrupted and resumed like any others.
+"""
+
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import optuna
+
+from fmnist import checkpoint
+from fmnist.data import DataSet
+from fmnist.evaluation import evaluate
+from fmnist.files import write_whole
+from fmnist.seeds import derive
+from search import space
+from search.definition import StudyDefinition
+from search.ranking import Configuration, accuracies_of, by_configuration, rank
+from search.statistics import Estimate, estimate
+from search.study import (
+    ARTIFACTS,
+    Place,
+    artifacts_of,
+    checkpoint_of,
+    definition_of,
+    finalists_name,
+    has_finalists,
+    load_study,
+)
+
+SEEDS = 3  # trainings of each finalist
+BEST = "best.pt"  # in the study's folder: a training of the winner
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """One configuration, trained again.
+
+    trial: its (first) number in the search. search: its accuracy there, a mean over its complete trials;
+    None if it has none. again: its trials among the finalists.
+    """
+
+    trial: int | None
+    search: float | None
+    again: Configuration
+
+    @property
+    def shrinkage(self) -> float | None:
+        """By how much the search's accuracy was too good."""
+        return None if self.search is None else self.search - self.again.accuracy.mean
+
+
+@dataclass(frozen=True)
+class Standings:
+    """The finalists that have been trained again, the winner first.
+
+    trained, wanted: trainings that are finished, and that there are to be. test: of the winner, if
+    another split chose it. checkpoint: one of its trainings, with the accuracy of that one.
+    """
+
+    study: str
+    score_on: str
+    trained: int
+    wanted: int
+    finalists: list[Finalist]
+    checkpoint: Path | None
+    checkpoint_accuracy: float
+    test: Estimate | None
+
+    @property
+    def winner(self) -> Finalist:
+        return self.finalists[0]
+
+    def as_json(self) -> dict[str, Any]:
+        """The record that `finalists --json` prints."""
+        finalists = [asdict(each) | {"shrinkage": each.shrinkage} for each in self.finalists]
+        checkpoint = str(self.checkpoint) if self.checkpoint else None
+        return asdict(self) | {"finalists": finalists, "checkpoint": checkpoint}
+
+
+def define(study: optuna.Study, top: int, seeds: int) -> StudyDefinition | None:
+    """The study of the finalists: the best `top` configurations and the default; None if nothing is complete.
+
+    It is the one that there is, if that has all of them with as many seeds.
+    """
+    definition = definition_of(study)
+    ranked = rank(definition, study.get_trials(deepcopy=False))
+    if not ranked:
+        return None
+    default = {name: getattr(definition.defaults, name) for name in definition.space}
+    points = {space.key(point): point for point in [*(best.params for best in ranked[:top]), default]}
+    if has_finalists(study):
+        known = definition_of(load_study(study._storage, finalists_name(study.study_name)))
+        if known.seeds >= seeds and points.keys() <= set(map(space.key, space.grid(known))):
+            return known
+    given = definition.model_dump(mode="json") | {
+        "description": f"The finalists of study {study.study_name}, trained again with fresh seeds",
+        "sampler": "grid",
+        "pruner": "none",
+        "audit": 0.0,
+        "trials": None,
+        "seed": derive(definition.seed, "finalists"),
+        "seeds": seeds,
+        "finalists": 0,
+        "reference": None,
+        "grid": [{name: [value] for name, value in point.items()} for point in points.values()],
+    }
+    return StudyDefinition.model_validate(given)
+
+
+def place_of(study: optuna.Study, folder: Path) -> Place:
+    """Where the finalists' files go: beside the study's, and every checkpoint is kept."""
+    stored = study.user_attrs[ARTIFACTS]
+    name = finalists_name(study.study_name)
+    return Place(folder.parent / name, f"{stored}/finalists" if stored else None, keep=sys.maxsize)
+
+
+def standings_of(study: optuna.Study, folder: Path, data: DataSet | None = None) -> Standings | None:
+    """How the finalists of a study stand; None before the first of them is trained.
+
+    Args:
+        folder: the study's, where BEST is.
+        data: to score the winner on its test images, if they did not choose it.
+    """
+    if not has_finalists(study):
+        return None
+    again = load_study(study._storage, finalists_name(study.study_name))
+    definition = definition_of(again)
+    finalists = _finalists(study, definition, again)
+    if not finalists:
+        return None
+    winner = finalists[0]
+    return Standings(
+        study=study.study_name,
+        score_on=definition.score_on,
+        trained=sum(len(finalist.again.trials) for finalist in finalists),
+        wanted=len(space.grid(definition)) * definition.seeds,
+        finalists=finalists,
+        checkpoint=folder / BEST if (folder / BEST).is_file() else None,
+        checkpoint_accuracy=winner.again.accuracies[0],
+        test=_tested(again, winner, data) if data and definition.score_on != "test" else None,
+    )
+
+
+def save_best(study: optuna.Study, winner: Finalist, folder: Path) -> None:
+    """Copy a training of the winner to BEST in the study's folder: its first one, whatever that scored.
+
+    Raises:
+        OSError, ArtifactError: it cannot be.
+    """
+    again = load_study(study._storage, finalists_name(study.study_name))
+    if content := _checkpoints(again, winner)[0]:
+        write_whole(folder / BEST, content)
+
+
+def _finalists(study: optuna.Study, definition: StudyDefinition, again: optuna.Study) -> list[Finalist]:
+    """Those of which a training is finished, the best first."""
+    chosen = set(map(space.key, space.grid(definition)))
+    trials = [trial for trial in again.get_trials(deepcopy=False) if space.key(trial.params) in chosen]
+    searched = by_configuration(study.get_trials(deepcopy=False))
+    finalists = []
+    for configuration in rank(definition, trials):
+        before = searched.get(space.key(configuration.params), [])
+        number, accuracy = (before[0].number, fmean(accuracies_of(before))) if before else (None, None)
+        finalists.append(Finalist(number, accuracy, configuration))
+    return finalists
+
+
+def _tested(again: optuna.Study, winner: Finalist, data: DataSet) -> Estimate | None:
+    """The winner's test accuracy; None if a checkpoint is gone."""
+    contents = _checkpoints(again, winner)
+    networks = [checkpoint.parse(content, BEST).network() for content in contents if content]
+    if len(networks) < len(contents):
+        return None
+    return estimate([evaluate(network, data.test).accuracy for network in networks])
+
+
+def _checkpoints(again: optuna.Study, finalist: Finalist) -> list[bytes | None]:
+    """The checkpoints of its trainings; None for one that is gone."""
+    artifacts, trials = artifacts_of(again), again.get_trials(deepcopy=False)
+    names = [checkpoint_of(trials[number]) for number in finalist.again.trials]
+    return [artifacts.read(name) if name else None for name in names]

@@ -1,0 +1,82 @@
+"""Configurations in order of their accuracy over several trainings, and which of them are told apart."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import fmean
+
+from optuna.trial import FrozenTrial, TrialState
+
+from search import space
+from search.definition import StudyDefinition
+from search.space import Point
+from search.statistics import Difference, Estimate, difference, estimate
+from search.study import CHECKPOINT
+from search.text import assignments
+
+Key = tuple[tuple[str, object], ...]
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One configuration and its complete trials.
+
+    changes: what of `params` differs from the default. trials, accuracies: their numbers and what they came
+    to. seconds: that a training took, on average. behind: how far it is behind the best, None for that
+    itself. gain: what it gains on the default, None for that itself. Both have intervals that are corrected
+    for comparing all of them, and are None where one of the two has a single training.
+    """
+
+    params: Point
+    changes: Point
+    trials: list[int]
+    accuracies: list[float]
+    accuracy: Estimate
+    seconds: float
+    behind: Difference | None
+    gain: Difference | None
+
+    @property
+    def is_default(self) -> bool:
+        return not self.changes
+
+    @property
+    def label(self) -> str:
+        """The configuration in few words."""
+        return assignments(self.changes) or "default"
+
+
+def by_configuration(trials: Iterable[FrozenTrial]) -> dict[Key, list[FrozenTrial]]:
+    """The complete trials of each configuration, in order."""
+    found: dict[Key, list[FrozenTrial]] = {}
+    for trial in trials:
+        if trial.state == TrialState.COMPLETE:
+            found.setdefault(space.key(trial.params), []).append(trial)
+    return found
+
+
+def accuracies_of(trials: list[FrozenTrial]) -> list[float]:
+    """The values of complete trials."""
+    return [trial.value for trial in trials if trial.value is not None]
+
+
+def rank(definition: StudyDefinition, trials: Iterable[FrozenTrial]) -> list[Configuration]:
+    """The configurations of complete trials, the best mean first."""
+    found = by_configuration(trials)
+    values = {key: accuracies_of(of_one) for key, of_one in found.items()}
+    ranked = sorted(found, key=lambda key: fmean(values[key]), reverse=True)
+    defaults = {name: getattr(definition.defaults, name) for name in definition.space}
+    default = space.key(defaults)
+    others = max(1, len(ranked) - 1)
+    return [
+        Configuration(
+            params=found[key][0].params,
+            changes={name: value for name, value in key if value != defaults[name]},
+            trials=[trial.number for trial in found[key]],
+            accuracies=values[key],
+            accuracy=estimate(values[key]),
+            seconds=fmean(trial.user_attrs.get(CHECKPOINT, {}).get("seconds", 0.0) for trial in found[key]),
+            behind=None if key == ranked[0] else difference(values[ranked[0]], values[key], others),
+            gain=None if key == default else difference(values[key], values.get(default, []), others),
+        )
+        for key in ranked
+    ]

@@ -1,0 +1,60 @@
+"""What the numbers of finalists say, in words that the terminal and the report share."""
+
+from search.finalists import Finalist, Standings
+from search.ranking import Configuration
+from search.statistics import Estimate
+from search.text import assignments, count, percent
+
+
+def name(finalist: Finalist) -> str:
+    """A configuration by its trial in the search."""
+    if finalist.again.is_default:
+        return "default" if finalist.trial is None else f"{finalist.trial} (default)"
+    return str(finalist.trial)
+
+
+def interval(estimate: Estimate) -> str:
+    """92.31–92.60 %."""
+    if estimate.low is None or estimate.high is None:
+        return "none of one"
+    return f"{100 * estimate.low:.2f}–{percent(estimate.high)}"
+
+
+def standing(configuration: Configuration, best: str) -> str:
+    """Whether a configuration is the best (in a word for that), ties with it, or by how much it is worse."""
+    if configuration.behind is None:
+        return best if configuration.accuracy.n > 1 else ""
+    return "tie" if configuration.behind.is_noise else f"{100 * configuration.behind.mean:.2f} behind"
+
+
+def winner(standings: Standings) -> str:
+    """The answer of a search in a sentence or two."""
+    best, score_on = standings.winner, standings.score_on
+    ties = [other for other in standings.finalists[1:] if other.again.behind is None or other.again.behind.is_noise]
+    sentences = [
+        f"Winner: trial {name(best)}, {percent(best.again.accuracy.mean)} {score_on} accuracy, "
+        f"mean of {count(best.again.accuracy.n, 'fresh seed')} (95 % interval {interval(best.again.accuracy)}): "
+        f"{assignments(best.again.params)}."
+    ]
+    if ties:
+        sentences.append(f"Too close to call between it and {_listed([name(other) for other in ties])}.")
+    if standings.test:
+        sentences.append(
+            f"On the test images, which nothing was chosen by: {percent(standings.test.mean)} "
+            f"({interval(standings.test)})."
+        )
+    elif len(standings.finalists) > 1:
+        sentences.append(f"It was chosen among {len(standings.finalists)} on the same {score_on} images.")
+    return " ".join(sentences)
+
+
+def checkpoint(standings: Standings) -> str:
+    """Where a training of the winner is."""
+    if standings.checkpoint is None:
+        return "Best checkpoint  is gone"
+    accuracy = percent(standings.checkpoint_accuracy)
+    return f"Best checkpoint  {standings.checkpoint}  ({accuracy}, one of {standings.winner.again.accuracy.n})"
+
+
+def _listed(names: list[str]) -> str:
+    return f"trial {names[0]}" if len(names) == 1 else f"trials {', '.join(names[:-1])} and {names[-1]}"

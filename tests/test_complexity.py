@@ -1,0 +1,58 @@
+import pytest
+import torch
+
+from fmnist.architectures import ARCHITECTURES, build
+from fmnist.complexity import Complexity, complexity
+from fmnist.hyperparameters import Hyperparameters
+
+
+def of(architecture: str, filters: int, blocks: int) -> Complexity:
+    values = {"architecture": architecture, "filters": filters, "blocks": blocks}
+    return complexity(Hyperparameters.model_validate(values))
+
+
+@pytest.mark.parametrize("filters", [1, 8, 20])
+def test_simple_by_hand(filters: int) -> None:
+    convolution = 24 * 24 * 25 * filters
+    linear = filters * 12 * 12 * 128 + 128 * 64 + 64 * 10
+    assert of("simple", filters, 3).multiply_adds == convolution + linear
+
+
+def test_cnn_by_hand() -> None:
+    convolutions = 28 * 28 * 9 * 16 + 14 * 14 * 9 * 16 * 32 + 7 * 7 * 9 * 32 * 64
+    assert of("cnn", 16, 3).multiply_adds == convolutions + 64 * 3 * 3 * 128 + 128 * 10
+    fourth = 3 * 3 * 9 * 64 * 128
+    assert of("cnn", 16, 4).multiply_adds == convolutions + fourth + 128 * 128 + 128 * 10
+
+
+def test_resnet_by_hand() -> None:
+    stem = 28 * 28 * 9 * 8
+    first = 14 * 14 * 2 * 9 * 8 * 8
+    second = 7 * 7 * (9 * 8 * 16 + 9 * 16 * 16 + 8 * 16)
+    third = 4 * 4 * (9 * 16 * 32 + 9 * 32 * 32 + 16 * 32)
+    assert of("resnet", 8, 3).multiply_adds == stem + first + second + third + 32 * 10
+    assert of("resnet", 8, 1).multiply_adds == stem + first + 8 * 10
+
+
+@pytest.mark.parametrize(("filters", "blocks"), [(1, 1), (8, 2), (16, 4)])
+def test_transformer_by_hand(filters: int, blocks: int) -> None:
+    tokens, features = 50, 4 * filters
+    linear = tokens * (3 + 1 + 2 + 2) * features**2
+    products = 2 * 4 * tokens * tokens * filters  # scores, and the weighted sum of values, in 4 heads
+    patches = 49 * 16 * features
+    assert of("transformer", filters, blocks).multiply_adds == patches + blocks * (linear + products) + features * 10
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_parameters_are_those_of_the_network_that_is_trained(architecture: str) -> None:
+    network = build(Hyperparameters.model_validate({"architecture": architecture, "filters": 3, "blocks": 2}))
+    assert of(architecture, 3, 2).parameters == sum(parameter.numel() for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_to_count_draws_nothing_and_leaves_torch_as_it_was(architecture: str) -> None:
+    before = torch.get_rng_state()
+    of(architecture, 1024, 4)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.is_grad_enabled()
+    assert torch.empty(1).device.type == "cpu"
