@@ -20,7 +20,7 @@ from search.artifacts import Artifacts, checkpoint_name
 from search.definition import StudyDefinition
 from search.lease import REASON
 from search.sampling import STEPS_PER_EPOCH
-from search.study import AUDIT, CHECKPOINT, HISTORY, checkpoint_of
+from search.study import AUDIT, CHECKPOINT, Epoch, checkpoint_of
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def _save(trial: Trial, objective: Objective, training: Training, former: str | 
     """Store the training as it stands and name it as the checkpoint in the place of the former; returns its name."""
     name = checkpoint_name(trial.number, training.history[-1].epoch)
     objective.artifacts.write(name, checkpoint.dump(training, objective.splits.score_on, objective.data))
-    history = [[getattr(metrics, column) for column in HISTORY] for metrics in training.history]
+    history = [[getattr(metrics, column) for column in Epoch._fields] for metrics in training.history]
     record = {
         "name": name,
         "weights": weights_digest(training.scored_network.state_dict()),

@@ -50,14 +50,16 @@ def show(console: Console, result: "RunResult", settings: "RunSettings", report:
     if best is None:
         say("No trial is complete yet, so there is no best one.")
         return
-    if (definition := definition_of(result.study)).seeds > 1:
-        console.print(ranking(rank(definition, result.study.get_trials(deepcopy=False)), name, definition.score_on))
-    else:
-        console.print(best_trials(result.study, result.summary.score_on))
+    ranked = rank(definition_of(result.study), result.study.get_trials(deepcopy=False))
+    repeated = words.ranked(ranked)
+    console.print(ranking(ranked, name) if repeated else best_trials(result.study, result.summary.score_on))
+    if repeated:
+        say(repeated)
     if result.standings:
         show_finalists(console, name, result.standings)
     else:
-        say(_caution(result.summary))
+        if not repeated:
+            say(_caution(result.summary))
         say(f"Best checkpoint  {best.checkpoint or 'is gone'}")
     say(f"Report           {report}")
     say(f"Look further     fmnist-search dashboard{_where(settings)}")
@@ -82,9 +84,9 @@ def best_trials(study: optuna.Study, score_on: str) -> Table:
     return table
 
 
-def ranking(configurations: list[Configuration], study: str, score_on: str) -> Table:
+def ranking(configurations: list[Configuration], study: str) -> Table:
     """Configurations of several trainings each, the best first."""
-    columns = (f"{score_on} accuracy", "95 % interval", "seeds", "seconds", "")
+    columns = ("accuracy", "95 % interval", "seeds", "seconds", "")
     table = _table(f"Configurations of study {study}", "configuration", *columns)
     for configuration in configurations:
         table.add_row(

@@ -13,6 +13,8 @@ from search.statistics import Difference, Estimate, difference, estimate
 from search.study import CHECKPOINT
 from search.text import assignments
 
+FEW = 2  # parameters that are all named
+
 Key = tuple[tuple[str, object], ...]
 
 
@@ -41,8 +43,9 @@ class Configuration:
 
     @property
     def label(self) -> str:
-        """The configuration in few words."""
-        return assignments(self.changes) or "default"
+        """The configuration in few words: of many parameters only those that differ from the default."""
+        shown = self.params if len(self.params) <= FEW or self.is_default else self.changes
+        return assignments(shown) + (" (default)" if self.is_default else "")
 
 
 def by_configuration(trials: Iterable[FrozenTrial]) -> dict[Key, list[FrozenTrial]]:

@@ -11,7 +11,7 @@ from fmnist.data import DataSet, split
 from fmnist.errors import UsageError
 from fmnist.training import Training
 from search.objective import training_seed, weights_digest
-from search.study import CHECKPOINT, HISTORY, definition_of
+from search.study import CHECKPOINT, definition_of, history_of
 
 
 class NotReproducible(UsageError):
@@ -58,7 +58,7 @@ def reproduce(study: optuna.Study, number: int, data: DataSet, on_epoch: Callabl
     """
     trial, definition = recorded_trial(study, number), definition_of(study)
     saved = trial.user_attrs[CHECKPOINT]
-    recorded = {row[HISTORY.index("epoch")]: row[HISTORY.index("accuracy")] for row in saved["history"]}
+    recorded = {epoch.epoch: epoch.accuracy for epoch in history_of(trial)}
     device = torch.device(saved["device"])
     if device.type == "cuda" and not torch.cuda.is_available():
         raise NotReproducible(f"trial {number} was trained on {device}, and there is none on this machine")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
 import optuna
@@ -23,15 +23,25 @@ DEFINITION, DATA, VERSIONS, FOLDER, ARTIFACTS, KEY = "definition", "data", "vers
 STOP, KEEP = "stop", "keep"
 
 # A trial's: `name` of its newest checkpoint, SHA-256 of its `weights`, `device` and `threads`, `seconds` of training,
-# the `confusion` of its predictions, and its `history`: rows of the columns of HISTORY.
+# the `confusion` of its predictions, and its `history` as rows of what `Epoch` has.
 CHECKPOINT = "checkpoint"
-HISTORY = ("epoch", "train_loss", "train_accuracy", "loss", "accuracy", "seconds")
 AUDIT = "audit"  # a trial's, that goes on although it is pruned: the epoch `since`, and at its end the `accuracy`
 MARK = "study.id"  # a file among the artifacts that says whose they are
 
 
 class StudyError(UsageError):
     """A study is absent or not the one that was meant; the message says what to do."""
+
+
+class Epoch(NamedTuple):
+    """A trial's scores after an epoch, as `fmnist.training.EpochMetrics` explains them."""
+
+    epoch: float
+    train_loss: float
+    train_accuracy: float
+    loss: float
+    accuracy: float
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -190,6 +200,11 @@ def checkpoint_of(trial: FrozenTrial) -> str | None:
     """The name of a trial's checkpoint among the artifacts; None if none is kept."""
     name: str | None = trial.user_attrs.get(CHECKPOINT, {}).get("name")
     return name
+
+
+def history_of(trial: FrozenTrial) -> list[Epoch]:
+    """What a trial went through, also beyond where it was pruned if it was audited."""
+    return [Epoch(*row) for row in trial.user_attrs.get(CHECKPOINT, {}).get("history", [])]
 
 
 def check_artifacts(study: optuna.Study) -> None:

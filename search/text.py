@@ -9,6 +9,11 @@ def percent(accuracy: float) -> str:
     return f"{100 * accuracy:.2f} %"
 
 
+def points(difference: float) -> str:
+    """A difference of accuracies in percentage points: 0.21."""
+    return f"{100 * difference:.2f}"
+
+
 def duration(seconds: float) -> str:
     """Seconds: 59 s, 1 min 01 s, 1 h 01 min."""
     minutes, rest = divmod(round(seconds), 60)

@@ -27,6 +27,21 @@ def standing(configuration: Configuration, best: str) -> str:
     return "tie" if configuration.behind.is_noise else f"{100 * configuration.behind.mean:.2f} behind"
 
 
+def ranked(ranking: list[Configuration]) -> str | None:
+    """The best of configurations that were trained several times each, and how many tie with it."""
+    repeated = [one for one in ranking if one.accuracy.n > 1]
+    if len(repeated) < 2:
+        return None
+    best, *others = repeated
+    ties = [other for other in others if other.behind is None or other.behind.is_noise]
+    first = f"Best: {best.label}, {percent(best.accuracy.mean)} (95 % interval {interval(best.accuracy)})."
+    if len(ties) == len(others):
+        return f"{first} None of the other {len(others)} can be told from it."
+    if ties:
+        return f"{first} {len(ties)} of the other {len(others)} cannot be told from it."
+    return f"{first} Each of the other {len(others)} is worse by more than noise."
+
+
 def winner(standings: Standings) -> str:
     """The answer of a search in a sentence or two."""
     best, score_on = standings.winner, standings.score_on

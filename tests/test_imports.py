@@ -5,7 +5,18 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-ALLOWED = {"fmnist", "numpy", "platformdirs", "pydantic", "sklearn", "torch", "torchvision"}
+ALLOWED = {
+    "PIL",
+    "fmnist",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "platformdirs",
+    "pydantic",
+    "sklearn",
+    "torch",
+    "torchvision",
+}
 
 
 def imported(file: Path) -> set[str]:

@@ -6,48 +6,51 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
-from optuna.trial import FrozenTrial, create_trial
+from optuna.trial import FrozenTrial
 
-from fmnist.checkpoint import CheckpointError, parse
+from fmnist.checkpoint import CheckpointError, load, parse
 from fmnist.data import DataSet, split
 from fmnist.errors import DataError
 from fmnist.evaluation import classification_scores, evaluate
+from search.finalists import Standings, standings_of
 from search.lease import REASON
+from search.ranking import Configuration, rank
+from search.report.cost import Cost, costs
+from search.report.findings import Evidence, Finding, findings
+from search.report.importance import Importances, importances
+from search.report.pruning import audit, pruning
+from search.report.writeup import Comparison, compare
 from search.sampling import STEPS_PER_EPOCH
-from search.study import DATA, artifacts_of, checkpoint_of, definition_of
+from search.study import DATA, Epoch, artifacts_of, checkpoint_of, definition_of, history_of
 from search.summary import Summary, summarize
-
-FEWEST_FINISHED = 10  # trials below which importances are noise
-FEWEST_BEST = 5  # trials that PED-ANOVA sets against all; its documentation advises so
-BEST_SHARE = 0.2  # of the finished trials
 
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One finished trial. curve: (epoch, accuracy) pairs; accuracy: its last, None if it had none."""
+    """One finished trial.
+
+    accuracy: its last, None if it had none. curve: (epoch, accuracy) pairs. history: the same with the
+    training's own, and beyond a pruning where it was audited.
+    """
 
     number: int
     state: str
     accuracy: float | None
     params: dict[str, Any]
     curve: list[tuple[float, float]]
+    history: list[Epoch]
     reason: str | None
 
 
 @dataclass(frozen=True)
-class Importances:
-    """How much each hyperparameter decides whether a trial is among the `best` ones of `trials`."""
-
-    shares: dict[str, float]
-    best: int
-    trials: int
-
-
-@dataclass(frozen=True)
 class BestNetwork:
-    """What the best checkpoint does on the images that score the study."""
+    """What the best checkpoint does: the winner's if there are finalists, on test images, else the best trial's.
 
+    path: its file or URL. scored_on: the images.
+    """
+
+    path: str
+    scored_on: str
     accuracy: float
     images: int
     classes: dict[str, dict[str, float]]
@@ -58,32 +61,60 @@ class BestNetwork:
 
 @dataclass(frozen=True)
 class Analysis:
-    """All numbers of a report. Where a part is None, `missing` says why, under its name."""
+    """All numbers of a report. Where `network` is None, `missing` says why."""
 
     summary: Summary
     description: str
     data: str
     definition: dict[str, Any]
     trials: list[TrialRecord]
-    importances: Importances | None
+    findings: list[Finding]
+    standings: Standings | None
+    ranking: list[Configuration]
+    comparison: Comparison | None
+    importances: Importances
+    costs: list[Cost]
     network: BestNetwork | None
-    missing: dict[str, str]
+    missing: str | None
+
+    @property
+    def repeated(self) -> bool:
+        """Whether the study's question is about configurations that are trained several times each."""
+        return bool(self.definition["seeds"] > 1)
 
 
 def analyse(study: optuna.Study, folder: Path, data: Callable[[], DataSet]) -> Analysis:
     """Gather a study's numbers as they are now."""
-    definition = definition_of(study)
-    summary = summarize(study, folder)
-    finished = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
-    missing: dict[str, str] = {}
+    definition, summary = definition_of(study), summarize(study, folder)
+    trials = study.get_trials(deepcopy=False)
+    loaded, missing = _load(study, data)
+    standings = standings_of(study, folder, loaded)
+    network = None
+    if loaded:
+        network, missing = _network(study, folder, summary, standings, loaded)
+    evidence = Evidence(
+        definition=definition,
+        trials=trials,
+        importances=importances(trials),
+        ranking=rank(definition, trials),
+        standings=standings,
+        pruning=pruning(definition, trials),
+        audit=audit(definition, trials),
+        comparison=compare(definition, trials) if definition.reference else None,
+    )
     return Analysis(
         summary=summary,
         description=definition.description,
         data=study.user_attrs[DATA]["name"],
         definition=definition.model_dump(mode="json"),
-        trials=[_record(trial) for trial in finished],
-        importances=_importances(finished, summary, missing),
-        network=_network(study, folder, summary, data, missing),
+        trials=[_record(trial) for trial in trials if trial.state.is_finished()],
+        findings=findings(evidence),
+        standings=standings,
+        ranking=evidence.ranking,
+        comparison=evidence.comparison,
+        importances=evidence.importances,
+        costs=costs(definition, evidence.ranking),
+        network=network,
         missing=missing,
     )
 
@@ -96,47 +127,44 @@ def _record(trial: FrozenTrial) -> TrialRecord:
         accuracy=trial.value if trial.value is not None else (curve[-1][1] if curve else None),
         params=trial.params,
         curve=curve,
+        history=history_of(trial),
         reason=trial.user_attrs.get(REASON),
     )
 
 
-def _importances(finished: list[FrozenTrial], summary: Summary, missing: dict[str, str]) -> Importances | None:
-    """PED-ANOVA (Watanabe et al., 2023): what sets the best trials apart from all others.
-
-    Pruned trials take part, with the value they had when they were pruned: it is below
-    those of the best, and more is not asked of it.
-    """
-    valued = [trial for trial in finished if trial.value is not None]
-    if len(valued) < FEWEST_FINISHED or summary.trials.complete < FEWEST_BEST:
-        missing["importances"] = (
-            f"{len(valued)} trials are finished and {summary.trials.complete} of them complete; "
-            f"below {FEWEST_FINISHED} and {FEWEST_BEST} the numbers would be noise."
-        )
-        return None
-    best = min(max(FEWEST_BEST, round(BEST_SHARE * len(valued))), summary.trials.complete)
-    scratch = optuna.create_study(direction="maximize")
-    scratch.add_trials([create_trial(value=t.value, params=t.params, distributions=t.distributions) for t in valued])
-    shares = get_param_importances(scratch, evaluator=PedAnovaImportanceEvaluator(target_quantile=best / len(valued)))
-    return Importances(dict(shares), best, len(valued))
+def _load(study: optuna.Study, data: Callable[[], DataSet]) -> tuple[DataSet | None, str | None]:
+    """The study's data set; None and the reason if it cannot be had here."""
+    try:
+        loaded = data()
+    except DataError as error:
+        return None, str(error)
+    if loaded.fingerprint != study.user_attrs[DATA]["fingerprint"]:
+        where = f"{loaded.name} in {loaded.folder}"
+        return None, f"{where} is not what the study was trained on; name that with --data-dir."
+    return loaded, None
 
 
 def _network(
-    study: optuna.Study, folder: Path, summary: Summary, data: Callable[[], DataSet], missing: dict[str, str]
-) -> BestNetwork | None:
-    if summary.best is None or summary.best.checkpoint is None:
-        missing["network"] = "No trial is complete yet." if summary.best is None else "Its checkpoint is gone."
-        return None
+    study: optuna.Study, folder: Path, summary: Summary, standings: Standings | None, data: DataSet
+) -> tuple[BestNetwork | None, str | None]:
+    """What the best checkpoint does; None and the reason if it cannot be told."""
     try:
-        name = checkpoint_of(study.trials[summary.best.number]) or ""
-        checkpoint = parse(artifacts_of(study, folder).read(name) or b"", summary.best.checkpoint)
-        loaded = data()
-        if loaded.fingerprint != study.user_attrs[DATA]["fingerprint"]:
-            raise DataError(f"{loaded.name} in {loaded.folder} is not what the study was trained on; use --data-dir")
-    except (CheckpointError, DataError) as error:
-        missing["network"] = str(error)
-        return None
-    result = evaluate(checkpoint.network(), split(loaded, checkpoint.score_on).scored)
-    return BestNetwork(
+        if standings and standings.checkpoint:
+            path, checkpoint = str(standings.checkpoint), load(standings.checkpoint)
+            splits = split(data, "test")
+        elif summary.best and summary.best.checkpoint:
+            name = checkpoint_of(study.trials[summary.best.number]) or ""
+            path = summary.best.checkpoint
+            checkpoint = parse(artifacts_of(study, folder).read(name) or b"", path)
+            splits = split(data, checkpoint.score_on)
+        else:
+            return None, "Its checkpoint is gone." if summary.best else "No trial is complete yet."
+    except CheckpointError as error:
+        return None, str(error)
+    result = evaluate(checkpoint.network(), splits.scored)
+    network = BestNetwork(
+        path=path,
+        scored_on=splits.score_on,
         accuracy=result.accuracy,
         images=result.total,
         classes=classification_scores(result),
@@ -144,3 +172,4 @@ def _network(
         seed=checkpoint.seed,
         made_with=checkpoint.made_with,
     )
+    return network, None

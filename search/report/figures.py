@@ -3,14 +3,22 @@
 from typing import Any
 
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 from fmnist.data import CLASSES
+from search import words
 from search.report.analysis import Analysis, TrialRecord
-from search.text import assignments
+from search.report.cost import varied
+from search.report.writeup import ACCURACY
+from search.statistics import Estimate
+from search.text import assignments, percent
 
 # Okabe and Ito's colours, told apart with any kind of colour vision.
 COLOURS = {"complete": "#0072B2", "pruned": "#E69F00", "fail": "#000000"}
 BEST = "#D55E00"
+THREE = ("#0072B2", "#009E73", "#CC79A7")
+ROW = 26  # pixels of a row in a figure that has one for each configuration
+CURVES = 5  # trials whose training curves are drawn
 
 
 def _figure(x: str, y: str, **layout: Any) -> go.Figure:
@@ -75,18 +83,147 @@ def intermediate_values(analysis: Analysis) -> go.Figure:
 
 
 def importances(analysis: Analysis) -> go.Figure:
-    """How much each hyperparameter matters, as shares of 1."""
-    assert analysis.importances is not None  # the page asks only then
-    values = dict(sorted(analysis.importances.shares.items(), key=lambda item: item[1]))
-    figure = _figure("importance (share of 1)", "", yaxis_automargin=True)
-    figure.add_bar(
-        x=list(values.values()),
-        y=list(values),
-        orientation="h",
-        text=[f"{value:.2f}" for value in values.values()],
-        marker_color=COLOURS["complete"],
-    )
+    """How much each hyperparameter matters by each method, as shares of 1."""
+    figure = _figure("importance (share of 1)", "", yaxis_automargin=True, barmode="group")
+    methods = {"PED-ANOVA": analysis.importances.ped_anova, "fANOVA": analysis.importances.fanova}
+    for (method, shares), colour in zip(methods.items(), THREE, strict=False):
+        ranked = sorted((shares or {}).items(), key=lambda item: item[1].share)
+        figure.add_bar(
+            x=[importance.share for _, importance in ranked],
+            y=[name for name, _ in ranked],
+            error_x={
+                "type": "data",
+                "array": [importance.high - importance.share for _, importance in ranked],
+                "arrayminus": [importance.share - importance.low for _, importance in ranked],
+            },
+            orientation="h",
+            name=method,
+            marker_color=colour,
+            visible=shares is not None,
+        )
     return figure
+
+
+def finalists(analysis: Analysis) -> go.Figure:
+    """Each finalist's accuracy in the search and over its fresh seeds."""
+    assert analysis.standings is not None  # the page asks only then
+    rows = analysis.standings.finalists[::-1]
+    names = [f"trial {words.name(finalist)}" for finalist in rows]
+    figure = _figure(f"{analysis.summary.score_on} accuracy", "", xaxis_tickformat=".1%", yaxis_automargin=True)
+    searched = [(finalist.search, name) for finalist, name in zip(rows, names, strict=True) if finalist.search]
+    figure.add_scatter(
+        x=[accuracy for accuracy, _ in searched],
+        y=[name for _, name in searched],
+        mode="markers",
+        name="in the search",
+        marker={"color": COLOURS["pruned"], "symbol": "circle-open", "size": 11, "line": {"width": 2}},
+    )
+    _dots(figure, [finalist.again.accuracy for finalist in rows], names, "re-trained, 95 % interval")
+    return figure.update_layout(height=180 + 2 * ROW * len(rows))
+
+
+def ranking(analysis: Analysis) -> go.Figure:
+    """The mean accuracy of each configuration and its interval."""
+    rows = analysis.ranking[::-1]
+    figure = _figure(f"{analysis.summary.score_on} accuracy", "", xaxis_tickformat=".1%", yaxis_automargin=True)
+    _dots(figure, [row.accuracy for row in rows], [row.label for row in rows], "mean, 95 % interval")
+    return figure.update_layout(height=160 + ROW * len(rows))
+
+
+def _dots(figure: go.Figure, estimates: list[Estimate], names: list[str], legend: str) -> None:
+    figure.add_scatter(
+        x=[each.mean for each in estimates],
+        y=names,
+        error_x={
+            "type": "data",
+            "array": [0 if each.high is None else each.high - each.mean for each in estimates],
+        },
+        text=[f"{percent(each.mean)} ({words.interval(each)}), n = {each.n}" for each in estimates],
+        hoverinfo="text",
+        mode="markers",
+        name=legend,
+        marker={"color": COLOURS["complete"], "size": 9},
+    )
+
+
+def writeup(analysis: Analysis) -> go.Figure:
+    """Accuracy by epoch: the write-up's three trainings, and ours with intervals."""
+    assert analysis.comparison is not None  # the page asks only then
+    figure = _figure("epoch", "test accuracy", yaxis_tickformat=".1%", xaxis_dtick=1)
+    for epochs, colour in zip(ACCURACY, THREE, strict=True):
+        rows = [row for row in analysis.comparison.by_epoch if row.epochs == epochs]
+        x = [int(row.name) for row in rows]
+        theirs = {"color": colour, "dash": "dot"}
+        figure.add_scatter(
+            x=x, y=[row.theirs for row in rows], mode="lines+markers", name=f"write-up, {epochs} epochs", line=theirs
+        )
+        figure.add_scatter(
+            x=x,
+            y=[row.ours.mean for row in rows],
+            error_y={"type": "data", "array": [(row.ours.high or 0) - row.ours.mean for row in rows]},
+            mode="lines+markers",
+            name=f"ours, {epochs} epochs",
+            line={"color": colour},
+        )
+    return figure
+
+
+def training_curves(analysis: Analysis) -> go.Figure:
+    """The best trials' accuracy on the images they learn from and on those that score them."""
+    figure = _figure("epoch", "accuracy", yaxis_tickformat=".1%")
+    complete = [trial for trial in analysis.trials if trial.state == "complete" and trial.history]
+    best = sorted(complete, key=lambda trial: trial.accuracy or 0.0, reverse=True)[:CURVES]
+    for first, trial in enumerate(best):
+        x = [epoch.epoch for epoch in trial.history]
+        for name, values, colour, dash in (
+            (analysis.summary.score_on, [epoch.accuracy for epoch in trial.history], BEST, "solid"),
+            ("training", [epoch.train_accuracy for epoch in trial.history], COLOURS["complete"], "dot"),
+        ):
+            figure.add_scatter(
+                x=x,
+                y=values,
+                text=_hover(trial),
+                mode="lines",
+                name=name,
+                legendgroup=name,
+                showlegend=first == 0,
+                line={"color": colour, "dash": dash, "width": 1.5},
+            )
+    return figure
+
+
+def costs(analysis: Analysis) -> go.Figure:
+    """Accuracy against each cost, with the front of those that no other matches for less."""
+    shown = varied(analysis.costs)
+    figure = make_subplots(rows=1, cols=len(shown), shared_yaxes=True, horizontal_spacing=0.03)
+    for column, (name, title) in enumerate(shown.items(), start=1):
+        front = sorted((cost for cost in analysis.costs if name in cost.fronts), key=lambda cost: getattr(cost, name))
+        for label, rows, mode, colour in (
+            ("configuration", analysis.costs, "markers", COLOURS["complete"]),
+            ("Pareto front", front, "lines+markers", BEST),
+        ):
+            figure.add_scatter(
+                x=[getattr(cost, name) for cost in rows],
+                y=[cost.accuracy for cost in rows],
+                text=[cost.label for cost in rows],
+                mode=mode,
+                name=label,
+                legendgroup=label,
+                showlegend=column == 1,
+                marker={"color": colour},
+                line={"shape": "hv"},
+                row=1,
+                col=column,
+            )
+        figure.update_xaxes(title_text=title, type="log", row=1, col=column)
+    figure.update_yaxes(tickformat=".1%")
+    figure.update_yaxes(title_text=f"{analysis.summary.score_on} accuracy", col=1)
+    return figure.update_layout(
+        template="plotly_white",
+        height=420,
+        margin={"l": 60, "r": 20, "t": 20, "b": 50},
+        legend={"orientation": "h", "y": 1.1},
+    )
 
 
 def confusion(analysis: Analysis) -> go.Figure:

@@ -1,0 +1,131 @@
+"""A trained network as an ONNX file, which needs neither torch nor this package.
+
+Its graph takes `images` (batch, 1, 28, 28) float32, raw pixels in [0, 255] with 0 for the
+background, standardizes them itself, and gives `logits` (batch, 10) float32, for a batch
+of any size. The file's metadata say what made it. It is written only after onnxruntime
+has computed the same logits from it as torch.
+"""
+
+import json
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from fmnist.checkpoint import Checkpoint
+from fmnist.data import CLASSES, SIDE, standardize
+from fmnist.errors import ExpectedError
+from fmnist.files import write_whole
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+BATCHES = (1, 5, 250)  # images; sizes of the batches that check a graph
+SEED = 20170825  # of those images
+TOLERANCE = 1e-3  # of logits up to 10; a ten-thousandth of larger ones, which float32 rounds more coarsely
+
+UPGRADE = "pip install --upgrade onnx onnxscript onnxruntime"
+
+
+class ExportError(ExpectedError):
+    """The network cannot be exported, or the file cannot be written."""
+
+
+class _OfRawPixels(nn.Module):
+    """The network after standardization, which so becomes a part of the graph."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images: (N, 1, 28, 28) float32 in [0, 255]; (N, 10) float32 logits."""
+        logits: Tensor = self.network(standardize(images.clone()))  # a copy: it works in place on float32
+        return logits
+
+
+def write_onnx(checkpoint: Checkpoint, path: Path) -> float:
+    """Write the checkpoint's network to an ONNX file, once onnxruntime has reproduced it.
+
+    Returns:
+        The largest difference between onnxruntime's logits and torch's on random images.
+
+    Raises:
+        ExportError: the extra `onnx` is not installed, onnxruntime fails or differs from
+            torch, or the file cannot be written; a former file stays as it was.
+    """
+    _require_extra()
+    network = _OfRawPixels(checkpoint.network()).eval()
+    model = _graph(network)
+    _describe(model, checkpoint)
+    content = model.SerializeToString()
+    difference, largest = _compare(content, network)
+    if not difference <= TOLERANCE * max(1, largest / 10):  # so that NaN fails
+        raise ExportError(f"onnxruntime's logits differ from torch's by {difference:.2g}: nothing written; {UPGRADE}")
+    try:
+        write_whole(path, content)
+    except OSError as error:
+        raise ExportError(f"{path}: {error.strerror or error}; name another file with --to") from error
+    return difference
+
+
+def _require_extra() -> None:
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        try:
+            import_module(name)
+        except ImportError as error:
+            raise ExportError("export needs the extra `onnx`: pip install 'fmnist-search[onnx]'") from error
+
+
+def _graph(network: _OfRawPixels) -> "ModelProto":
+    """The network as torch's exporter sees it, without the paths and lines of this machine's source."""
+    program = torch.onnx.export(
+        network,
+        (torch.zeros(2, 1, SIDE, SIDE),),
+        input_names=["images"],
+        output_names=["logits"],
+        dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None
+    model = program.model_proto
+    for node in model.graph.node:
+        node.ClearField("metadata_props")
+    return model
+
+
+def _describe(model: "ModelProto", checkpoint: Checkpoint) -> None:
+    """Put what made the network into the file's metadata, each value as JSON."""
+    from onnx.helper import set_model_props
+
+    facts = {
+        "classes": CLASSES,
+        "hyperparameters": checkpoint.hyperparameters.model_dump(),
+        "seed": checkpoint.seed,
+        "data_set": checkpoint.data_set,
+        "score_on": checkpoint.score_on,
+        "accuracy": checkpoint.history[-1].accuracy,
+        "made_with": checkpoint.made_with,
+    }
+    set_model_props(model, {name: json.dumps(value) for name, value in facts.items()})
+
+
+@torch.no_grad()
+def _compare(content: bytes, network: _OfRawPixels) -> tuple[float, float]:
+    """The largest difference between the logits of both, and torch's largest logit."""
+    from onnxruntime import InferenceSession
+
+    generator = torch.Generator().manual_seed(SEED)
+    images = torch.randint(256, (sum(BATCHES), 1, SIDE, SIDE), generator=generator).to(torch.float32)
+    batches = images.split(BATCHES)
+    expected = torch.cat([network(batch) for batch in batches])
+    try:
+        session = InferenceSession(content, providers=["CPUExecutionProvider"])
+        answers = [session.run(["logits"], {"images": batch.numpy()})[0] for batch in batches]
+    except Exception as error:  # its errors have no other class in common
+        raise ExportError(f"onnxruntime cannot run the network: nothing written; {UPGRADE} ({error})") from error
+    found = torch.cat([torch.from_numpy(logits) for logits in answers])
+    return (found - expected).abs().max().item(), expected.abs().max().item()

@@ -1,0 +1,65 @@
+"""What an accuracy costs: seconds, parameters, multiply-adds; and who is as good as any for that much."""
+
+from dataclasses import asdict, dataclass
+from functools import cache
+
+from fmnist.complexity import complexity
+from fmnist.hyperparameters import Hyperparameters
+from search.definition import StudyDefinition
+from search.ranking import Configuration
+
+COSTS = {
+    "seconds": "seconds a training",
+    "epoch_seconds": "seconds an epoch",
+    "parameters": "parameters",
+    "multiply_adds": "multiply-adds an image",
+}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A configuration's accuracy, and what it takes. fronts: the COSTS in which no other is as good for less."""
+
+    label: str
+    accuracy: float
+    low: float | None
+    high: float | None
+    seconds: float
+    epoch_seconds: float
+    parameters: int
+    multiply_adds: int
+    fronts: frozenset[str]
+
+
+def costs(definition: StudyDefinition, ranking: list[Configuration]) -> list[Cost]:
+    """The cost of each configuration, in the order of the ranking."""
+    count = cache(complexity)
+    values: list[dict[str, float]] = []
+    for configuration in ranking:
+        hyperparameters = definition.defaults.model_copy(update=configuration.params)
+        shape = hyperparameters.model_dump(include={"architecture", "filters", "blocks"})
+        per_epoch = configuration.seconds / hyperparameters.epochs
+        found = asdict(count(Hyperparameters(**shape)))
+        values.append({"seconds": configuration.seconds, "epoch_seconds": per_epoch, **found})
+    fronts = {name: _front([value[name] for value in values]) for name in COSTS}
+    return [
+        Cost(
+            label=configuration.label,
+            accuracy=configuration.accuracy.mean,
+            low=configuration.accuracy.low,
+            high=configuration.accuracy.high,
+            fronts=frozenset(name for name in COSTS if place in fronts[name]),
+            **values[place],  # type: ignore[arg-type]
+        )
+        for place, configuration in enumerate(ranking)
+    ]
+
+
+def varied(costs: list[Cost]) -> dict[str, str]:
+    """The COSTS in which the configurations differ."""
+    return {name: title for name, title in COSTS.items() if len({getattr(cost, name) for cost in costs}) > 1}
+
+
+def _front(costs: list[float]) -> set[int]:
+    """Places on the Pareto front, where accuracy falls with the place: those cheaper than all before them."""
+    return {place for place, cost in enumerate(costs) if all(cost < earlier for earlier in costs[:place])}

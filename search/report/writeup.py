@@ -1,0 +1,122 @@
+"""The write-up that this project started from, and our trainings of its network beside it.
+
+A student's "Fashion-MNIST classification using convolutional neural networks": one convolution
+of kernel 5, 8 filters, flips and rotations, trained once for 3, 5 and for 7 epochs.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import stdev
+
+from optuna.trial import FrozenTrial, TrialState
+
+from fmnist.data import CLASSES
+from search.definition import StudyDefinition
+from search.sampling import STEPS_PER_EPOCH
+from search.statistics import Difference, Estimate, difference, estimate
+from search.study import CHECKPOINT
+from search.text import percent, points
+
+# Test accuracy after each epoch, and F1 of each class at the end, by the number of epochs.
+ACCURACY = {
+    3: (0.8378, 0.8594, 0.8760),
+    5: (0.8116, 0.8319, 0.8404, 0.8504, 0.8487),
+    7: (0.8065, 0.8144, 0.8403, 0.8425, 0.8543, 0.8581, 0.8603),
+}
+F1 = {
+    3: (0.82, 0.98, 0.81, 0.89, 0.80, 0.97, 0.61, 0.94, 0.97, 0.95),
+    5: (0.79, 0.98, 0.75, 0.88, 0.73, 0.95, 0.49, 0.94, 0.96, 0.95),
+    7: (0.79, 0.98, 0.77, 0.88, 0.78, 0.94, 0.60, 0.93, 0.96, 0.95),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number of the write-up and ours: what it is of, by its epoch or class."""
+
+    epochs: int
+    name: str
+    theirs: float
+    ours: Estimate
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The write-up's numbers and ours. differences: of our final accuracies, by pairs of epochs, corrected."""
+
+    by_epoch: list[Row]
+    by_class: list[Row]
+    differences: dict[tuple[int, int], Difference]
+
+    def final(self, epochs: int) -> Row:
+        """The accuracy after the last of so many epochs."""
+        return next(row for row in self.by_epoch if row.epochs == epochs and row.name == str(epochs))
+
+
+def compare(definition: StudyDefinition, trials: Iterable[FrozenTrial]) -> Comparison | None:
+    """Set our complete trials beside the write-up's; None until each number of epochs was trained twice."""
+    groups: dict[int, list[FrozenTrial]] = {epochs: [] for epochs in ACCURACY}
+    for trial in trials:
+        epochs = trial.params.get("epochs", definition.defaults.epochs)
+        if trial.state == TrialState.COMPLETE and epochs in groups:
+            groups[epochs].append(trial)
+    if any(len(group) < 2 for group in groups.values()):
+        return None
+    finals = {epochs: [trial.value or 0.0 for trial in group] for epochs, group in groups.items()}
+    pairs = [(3, 7), (7, 5), (3, 5)]
+    differences = {(a, b): difference(finals[a], finals[b], len(pairs)) for a, b in pairs}
+    return Comparison(
+        by_epoch=[
+            Row(epochs, str(epoch), theirs, estimate([_accuracy(trial, epoch) for trial in group]))
+            for epochs, group in groups.items()
+            for epoch, theirs in enumerate(ACCURACY[epochs], start=1)
+        ],
+        by_class=[
+            Row(epochs, name, F1[epochs][index], estimate([_f1(trial, index) for trial in group]))
+            for epochs, group in groups.items()
+            for index, name in enumerate(CLASSES)
+        ],
+        differences={pair: found for pair, found in differences.items() if found},
+    )
+
+
+def verdict(comparison: Comparison) -> str:
+    """Whether the write-up's order, 3 before 7 before 5 epochs, is more than noise."""
+    ours = {epochs: comparison.final(epochs).ours for epochs in ACCURACY}
+    held = [pair for pair in ((3, 7), (7, 5)) if comparison.differences[pair].low > 0]
+    reversed_ = [pair for pair in ((3, 7), (7, 5), (3, 5)) if comparison.differences[pair].high < 0]
+    means = ", ".join(f"{epochs} epochs {percent(ours[epochs].mean)}" for epochs in ACCURACY)
+    first = [accuracies[0] for accuracies in ACCURACY.values()]
+    theirs = (
+        "The write-up's own three trainings, alike in their first epoch, stand "
+        f"{points(max(first) - min(first))} points apart after it (standard deviation {points(stdev(first))}): "
+        "its final differences, "
+        f"{points(ACCURACY[3][-1] - ACCURACY[7][-1])} and {points(ACCURACY[7][-1] - ACCURACY[5][-1])} points, "
+        "are of the size of its chance."
+    )
+    if len(held) == 2:
+        return f"The write-up's order, 3 before 7 before 5 epochs, holds in our trainings too: {means}. {theirs}"
+    if reversed_:
+        found = "; ".join(_contrary(pair, comparison.differences[pair]) for pair in reversed_)
+        return f"The write-up's order, 3 before 7 before 5 epochs, is noise: with several seeds {found}. {theirs}"
+    return f"The write-up's order, 3 before 7 before 5 epochs, is no more than noise: we see {means}. {theirs}"
+
+
+def _contrary(pair: tuple[int, int], found: Difference) -> str:
+    before, after = pair
+    return (
+        f"{after} epochs are {points(-found.mean)} points better than {before} "
+        f"({points(-found.high)} to {points(-found.low)})"
+    )
+
+
+def _accuracy(trial: FrozenTrial, epoch: int) -> float:
+    return trial.intermediate_values[epoch * STEPS_PER_EPOCH]
+
+
+def _f1(trial: FrozenTrial, index: int) -> float:
+    """F1 of a class from the trial's confusion matrix."""
+    confusion = trial.user_attrs[CHECKPOINT]["confusion"]
+    predicted = sum(row[index] for row in confusion)
+    both = predicted + sum(confusion[index])
+    return 2 * confusion[index][index] / both if both else 0.0

@@ -1,0 +1,210 @@
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import torch
+from onnxruntime import InferenceSession
+
+from fmnist import checkpoint, export
+from fmnist.architectures import build
+from fmnist.checkpoint import Checkpoint
+from fmnist.data import CLASSES, DataSet, LabelledImages, split
+from fmnist.evaluation import evaluate
+from fmnist.export import ExportError, write_onnx
+from fmnist.hyperparameters import Architecture, Hyperparameters
+from fmnist.training import Training
+from tests.conftest import Command
+
+NEARLY = 1e-4  # of logits
+
+
+def trained(architecture: Architecture, data: DataSet) -> bytes:
+    """The checkpoint of a short training, whose batch norms have met images and whose logits are apart."""
+    hyperparameters = Hyperparameters(architecture=architecture, filters=4, epochs=2, learning_rate=0.005)
+    training = Training(hyperparameters, seed=4)
+    for _ in training.epochs(split(data, "test")):
+        pass
+    return checkpoint.dump(training, "test", data)
+
+
+@pytest.fixture(scope="module")
+def content(tiny: DataSet) -> bytes:
+    torch.set_num_threads(1)
+    return trained("simple", tiny)
+
+
+@pytest.fixture
+def simple(content: bytes) -> Checkpoint:
+    return checkpoint.parse(content, "simple")
+
+
+@pytest.fixture
+def saved(content: bytes, tmp_path: Path) -> Path:
+    path = tmp_path / "net.pth"
+    path.write_bytes(content)
+    return path
+
+
+def session(path: Path) -> InferenceSession:
+    return InferenceSession(path, providers=["CPUExecutionProvider"])
+
+
+def logits_of(path: Path, images: LabelledImages, batch: int) -> torch.Tensor:
+    """What onnxruntime computes from raw pixels, in batches of that many images."""
+    runtime = session(path)
+    parts = [part.to(torch.float32).numpy() for part in images.images.split(batch)]
+    return torch.cat([torch.from_numpy(runtime.run(["logits"], {"images": part})[0]) for part in parts])
+
+
+@pytest.mark.parametrize("architecture", get_args(Architecture))
+def test_onnxruntime_computes_from_raw_pixels_what_torch_does(
+    architecture: Architecture, tiny: DataSet, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Of every architecture, on real images, in batches of one, of all, and of a size with a rest."""
+    path = tmp_path / "folder" / "net.onnx"
+    of_it = checkpoint.parse(trained(architecture, tiny), architecture)
+    difference = write_onnx(of_it, path)
+    assert capfd.readouterr() == ("", "")
+    assert 0 <= difference < NEARLY
+    expected = evaluate(of_it.network(), tiny.test).logits
+    assert expected.std(dim=0).min() > 20 * NEARLY  # each image has logits of its own
+    for batch in (1, 64, len(tiny.test)):
+        assert (logits_of(path, tiny.test, batch) - expected).abs().max() < NEARLY
+    assert [file.name for file in path.parent.iterdir()] == ["net.onnx"]
+
+
+def test_the_file_says_what_it_takes_and_what_made_it(simple: Checkpoint, tmp_path: Path) -> None:
+    write_onnx(simple, tmp_path / "net.onnx")
+    runtime = session(tmp_path / "net.onnx")
+    (images,), (logits,) = runtime.get_inputs(), runtime.get_outputs()
+    assert (images.name, images.shape, images.type) == ("images", ["batch", 1, 28, 28], "tensor(float)")
+    assert (logits.name, logits.shape, logits.type) == ("logits", ["batch", 10], "tensor(float)")
+    facts = {name: json.loads(value) for name, value in runtime.get_modelmeta().custom_metadata_map.items()}
+    assert facts == {
+        "classes": list(CLASSES),
+        "hyperparameters": simple.hyperparameters.model_dump(),
+        "seed": 4,
+        "data_set": "data set 'digits'",
+        "score_on": "test",
+        "accuracy": simple.history[-1].accuracy,
+        "made_with": simple.made_with,
+    }
+
+
+def test_the_file_is_the_same_each_time_and_tells_nothing_of_the_machines_folders(
+    simple: Checkpoint, tmp_path: Path
+) -> None:
+    for name in ("a.onnx", "b.onnx"):
+        write_onnx(simple, tmp_path / name)
+    content = (tmp_path / "a.onnx").read_bytes()
+    assert content == (tmp_path / "b.onnx").read_bytes()
+    assert str(Path(export.__file__).parent).encode() not in content
+    assert str(Path(torch.__file__).parent).encode() not in content
+
+
+@pytest.mark.parametrize("factor", [1.001, float("nan")])
+def test_a_graph_that_differs_is_not_written(
+    simple: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float
+) -> None:
+    """As when an exporter gets a layer wrong; the former file stays."""
+    path = tmp_path / "net.onnx"
+    path.write_text("former")
+    right = export._graph
+
+    def wrong(network: export._OfRawPixels) -> object:
+        changed = build(simple.hyperparameters)
+        changed.load_state_dict({name: factor * value for name, value in simple.weights.items()})
+        return right(export._OfRawPixels(changed).eval())
+
+    monkeypatch.setattr(export, "_graph", wrong)
+    with pytest.raises(ExportError, match=r"onnxruntime's logits differ from torch's by .*: nothing written; pip"):
+        write_onnx(simple, path)
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("net.onnx", "former")]
+
+
+def test_a_graph_that_onnxruntime_cannot_run_is_not_written(
+    simple: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when onnxruntime is older than the file format."""
+    right = export._graph
+
+    def of_the_future(network: export._OfRawPixels) -> object:
+        model = right(network)
+        model.ir_version = 99
+        return model
+
+    monkeypatch.setattr(export, "_graph", of_the_future)
+    with pytest.raises(ExportError, match="onnxruntime cannot run the network: nothing written; pip install --upgrade"):
+        write_onnx(simple, tmp_path / "net.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_large_logits_may_differ_by_as_much_as_float32_rounds_them(simple: Checkpoint, tmp_path: Path) -> None:
+    """Logits of a hundred million, as of a network that all but diverged: float32 tells them apart by 8."""
+    weights = dict(simple.weights)
+    last = list(weights)[-2]
+    weights[last] = weights[last] * 1e7
+    difference = write_onnx(replace(simple, weights=weights), tmp_path / "net.onnx")
+    assert difference > export.TOLERANCE
+
+
+@pytest.mark.parametrize("missing", ["onnx", "onnxscript", "onnxruntime"])
+def test_without_the_extra_it_says_how_to_get_it(
+    simple: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ExportError, match=r"^export needs the extra `onnx`: pip install 'fmnist-search\[onnx\]'$"):
+        write_onnx(simple, tmp_path / "net.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_writes_beside_the_checkpoint_or_where_it_is_told(
+    command: Command, saved: Path, tiny: DataSet, tmp_path: Path
+) -> None:
+    result = command("export", "net.pth")
+    assert (result.returncode, result.stderr) == (0, "")
+    first, second = result.stdout.splitlines()
+    assert first == "Saved net.onnx"
+    assert re.fullmatch(
+        r"Largest difference of logits between onnxruntime and torch: \d\.\de-\d\d "
+        r"\(256 random images, in batches of 1, 5, 250\)",
+        second,
+    )
+    expected = evaluate(checkpoint.load(saved).network(), tiny.test).predictions
+    assert torch.equal(logits_of(tmp_path / "net.onnx", tiny.test, 100).argmax(dim=1), expected)
+    told = command("export", "net.pth", "--format", "onnx", "--to", "there/boots.onnx")
+    assert told.stdout.startswith("Saved there/boots.onnx\n")
+    assert (tmp_path / "there" / "boots.onnx").read_bytes() == (tmp_path / "net.onnx").read_bytes()
+
+
+def test_the_command_says_in_a_line_what_it_cannot_do(command: Command, saved: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    saved.with_name("odd.onnx").write_bytes(saved.read_bytes())
+    for arguments, exit_code, message in (
+        (["absent.pth"], 1, "Error: absent.pth: No such file or directory; name a checkpoint"),
+        (["net.pth", "--to", "file/net.onnx"], 1, "Error: file/net.onnx: File exists; name another file with --to"),
+        (["odd.onnx"], 2, "Error: odd.onnx is the checkpoint itself; name another file with --to"),
+        (["net.pth", "--format", "tflite"], 2, "Error: Invalid value for '--format': 'tflite' is not 'onnx'."),
+    ):
+        result = command("export", *arguments)
+        assert result.returncode == exit_code, result.stderr
+        assert result.stderr.splitlines()[-1].startswith(message)
+        assert "Traceback" not in result.stderr
+    assert saved.with_name("odd.onnx").read_bytes() == saved.read_bytes()
+
+
+def test_without_the_extra_the_command_says_so_in_a_line(saved: Path) -> None:
+    program = (
+        "import sys; sys.modules['onnxruntime'] = None; from search.cli import main; main(prog_name='fmnist-search')"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program, "export", str(saved)], capture_output=True, text=True, check=False
+    )
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == "Error: export needs the extra `onnx`: pip install 'fmnist-search[onnx]'\n"
+    assert not saved.with_suffix(".onnx").exists()
