@@ -9,7 +9,8 @@ from optuna.trial import TrialState
 from sqlalchemy import select, update
 
 from search.artifacts import Artifacts
-from search.study import CHECKPOINT, MARK, artifacts_of
+from search.finalists import BEST
+from search.study import CHECKPOINT, MARK, artifacts_of, finalists_of
 from search.tables import ATTRIBUTES, TRIALS, VALUES, backend
 
 DROPPED = '"name": null'  # in the attribute of a trial whose checkpoint was removed
@@ -59,18 +60,21 @@ def drop_orphans(study: optuna.Study, artifacts: Artifacts) -> int:
 
 
 def delete(study: optuna.Study, folder: Path) -> None:
-    """Delete a study, its checkpoints and its report. Workers that are at it find their tickets lost and end.
+    """Delete a study, its finalists, checkpoints and report. Workers that are at it find their tickets lost and end.
 
     Args:
         folder: the study's, where its report is.
     """
+    if finalists := finalists_of(study):
+        delete(finalists, folder.parent / finalists.study_name)
     artifacts = artifacts_of(study, folder)
     files = artifacts.names()
     optuna.delete_study(study_name=study.study_name, storage=study._storage)
     for name in files:
         if FILE.fullmatch(name) or name == MARK:
             artifacts.remove(name)
-    (folder / "report.html").unlink(missing_ok=True)
+    for written in ("report.html", BEST):
+        (folder / written).unlink(missing_ok=True)
     for left in (folder / "checkpoints", folder):
         if left.is_dir() and not any(left.iterdir()):
             left.rmdir()

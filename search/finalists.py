@@ -29,8 +29,7 @@ from search.study import (
     checkpoint_of,
     definition_of,
     finalists_name,
-    has_finalists,
-    load_study,
+    finalists_of,
 )
 
 SEEDS = 3  # trainings of each finalist
@@ -94,8 +93,8 @@ def define(study: optuna.Study, top: int, seeds: int) -> StudyDefinition | None:
         return None
     default = {name: getattr(definition.defaults, name) for name in definition.space}
     points = {space.key(point): point for point in [*(best.params for best in ranked[:top]), default]}
-    if has_finalists(study):
-        known = definition_of(load_study(study._storage, finalists_name(study.study_name)))
+    if former := finalists_of(study):
+        known = definition_of(former)
         if known.seeds >= seeds and points.keys() <= set(map(space.key, space.grid(known))):
             return known
     given = definition.model_dump(mode="json") | {
@@ -127,9 +126,9 @@ def standings_of(study: optuna.Study, folder: Path, data: DataSet | None = None)
         folder: the study's, where BEST is.
         data: to score the winner on its test images, if they did not choose it.
     """
-    if not has_finalists(study):
+    again = finalists_of(study)
+    if again is None:
         return None
-    again = load_study(study._storage, finalists_name(study.study_name))
     definition = definition_of(again)
     finalists = _finalists(study, definition, again)
     if not finalists:
@@ -147,13 +146,15 @@ def standings_of(study: optuna.Study, folder: Path, data: DataSet | None = None)
     )
 
 
-def save_best(study: optuna.Study, winner: Finalist, folder: Path) -> None:
+def save_best(again: optuna.Study, winner: Finalist, folder: Path) -> None:
     """Copy a training of the winner to BEST in the study's folder: its first one, whatever that scored.
+
+    Args:
+        again: the study of the finalists.
 
     Raises:
         OSError, ArtifactError: it cannot be.
     """
-    again = load_study(study._storage, finalists_name(study.study_name))
     if content := _checkpoints(again, winner)[0]:
         write_whole(folder / BEST, content)
 

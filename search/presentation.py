@@ -137,7 +137,7 @@ def show_catalogue(console: Console, entries: list[Entry]) -> None:
     _speaker(console)("Minutes are of two cores. Start one with `fmnist-search run STUDY`.")
 
 
-def show_status(console: Console, summary: Summary) -> None:
+def show_status(console: Console, summary: Summary, standings: Standings | None) -> None:
     """A study at this moment."""
     trials, say = summary.trials, _speaker(console)
     say(
@@ -150,11 +150,17 @@ def show_status(console: Console, summary: Summary) -> None:
         say(f"  trial {running.number}: epoch {running.epoch:g} of {running.epochs}{accuracy}")
     if summary.best:
         say(f"Best so far: trial {summary.best.number}, {percent(summary.best.value)} on {summary.score_on}.")
+    if standings:
+        say(f"Finalists: {standings.trained} of {standings.wanted} trainings finished. {words.winner(standings)}")
 
 
-def show_best(console: Console, summary: Summary) -> None:
-    """The best trial, its parameters and checkpoint."""
+def show_best(console: Console, summary: Summary, standings: Standings | None) -> None:
+    """The winner of the finalists, or else the best trial, its parameters and checkpoint."""
     say = _speaker(console)
+    if standings:
+        say(words.winner(standings))
+        say(words.checkpoint(standings))
+        return
     if summary.best is None:
         say(f"Study {summary.study} has no complete trial yet.")
         return

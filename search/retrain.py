@@ -70,7 +70,7 @@ def retrain(
             console.print(_announcement(len(definition.grid), top, seeds), highlight=False, soft_wrap=True)
         stopped = drain(again, view, replace(settings, worker=worker, place=place), goal, console, deadline)
     if standings := persistently(lambda: finalists.standings_of(study, settings.place.folder)):
-        finalists.save_best(study, standings.winner, settings.place.folder)
+        finalists.save_best(again, standings.winner, settings.place.folder)
     return had_work, stopped
 
 

@@ -179,11 +179,13 @@ def finalists_name(name: str) -> str:
     return f"{name}.finalists"
 
 
-def has_finalists(study: optuna.Study) -> bool:
-    """Whether the study's finalists are chosen."""
+def finalists_of(study: optuna.Study) -> optuna.Study | None:
+    """The study's finalists, once they are chosen."""
     name = finalists_name(study.study_name)
-    names = optuna.get_all_study_names(study._storage)
-    return name in names and DEFINITION in optuna.load_study(storage=study._storage, study_name=name).user_attrs
+    if name not in optuna.get_all_study_names(study._storage):
+        return None
+    finalists = optuna.load_study(storage=study._storage, study_name=name)
+    return finalists if DEFINITION in finalists.user_attrs else None
 
 
 def folder_of(study: optuna.Study) -> Path:
@@ -223,8 +225,10 @@ def check_artifacts(study: optuna.Study) -> None:
 
 
 def request_stop(study: optuna.Study) -> None:
-    """Ask all processes that work on the study to wind down. Those that start later are not meant."""
-    study.set_user_attr(STOP, uuid4().hex)
+    """Ask all processes that work on the study and its finalists to wind down. Those that start later are not meant."""
+    for each in (study, finalists_of(study)):
+        if each:
+            each.set_user_attr(STOP, uuid4().hex)
 
 
 def stop_requests(study: optuna.Study) -> str | None:

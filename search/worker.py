@@ -39,7 +39,7 @@ from search.study import (
     check_artifacts,
     definition_of,
     finalists_name,
-    has_finalists,
+    finalists_of,
     load_study,
     stop_requests,
 )
@@ -117,7 +117,7 @@ def work(settings: WorkerSettings, stopping: Callable[[], bool]) -> None:
     search = persistently(lambda: _join(settings, settings.study), stopping)
     finalists: Joined | None = None
     while _drain(search, settings, stopping):
-        if finalists is None and persistently(lambda: has_finalists(search.study), stopping):
+        if finalists is None and persistently(lambda: finalists_of(search.study), stopping):
             finalists = persistently(lambda: _join(settings, finalists_name(settings.study)), stopping)
         if (finalists and not _drain(finalists, settings, stopping)) or not settings.follow:
             return

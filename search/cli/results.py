@@ -1,6 +1,7 @@
 """The commands that look at a study: status, best, report, dashboard."""
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
@@ -29,14 +30,15 @@ def status(study: str, storage: str | None, output: Path | None, as_json: bool) 
     from rich.console import Console
 
     from search import presentation
+    from search.finalists import standings_of
     from search.summary import summarize
 
     with opened_study(study, storage, output) as (opened, folder):
-        summary = summarize(opened, folder)
+        summary, standings = summarize(opened, folder), standings_of(opened, folder)
     if as_json:
-        click.echo(json.dumps(summary.as_json()))
+        click.echo(json.dumps(summary.as_json() | {"finalists": standings.as_json() if standings else None}))
     else:
-        presentation.show_status(Console(), summary)
+        presentation.show_status(Console(), summary, standings)
 
 
 @click.command()
@@ -44,7 +46,7 @@ def status(study: str, storage: str | None, output: Path | None, as_json: bool) 
 @storage_options
 @json_option
 def best(study: str, storage: str | None, output: Path | None, as_json: bool) -> None:
-    """Show a study's best complete trial and where its checkpoint is.
+    """Show a study's answer: the winner of its finalists, or before that its best trial, and the checkpoint.
 
     \b
     Example:
@@ -55,37 +57,47 @@ def best(study: str, storage: str | None, output: Path | None, as_json: bool) ->
     from rich.console import Console
 
     from search import presentation
+    from search.finalists import standings_of
     from search.summary import summarize
 
     with opened_study(study, storage, output) as (opened, folder):
-        summary = summarize(opened, folder)
+        summary, standings = summarize(opened, folder), standings_of(opened, folder)
     if as_json:
-        click.echo(json.dumps(asdict(summary.best) if summary.best else None))
+        winner = standings.as_json()["finalists"][0] if standings else None
+        click.echo(json.dumps(asdict(summary.best) | {"winner": winner} if summary.best else None))
     else:
-        presentation.show_best(Console(), summary)
+        presentation.show_best(Console(), summary, standings)
 
 
 @click.command()
-@study_argument
+@click.argument("studies", nargs=-1, metavar="[STUDY]...")
 @storage_options
 @data_dir_option
 @click.option(
     "--to",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="File to write.  [default: report.html in the study's folder]",
+    help="File to write.  [default: report.html in the study's folder, or comparison.html beside several]",
 )
-def report(study: str, storage: str | None, output: Path | None, data_dir: Path | None, to: Path | None) -> None:
-    """Write a study's report: one HTML file that needs no network.
+def report(
+    studies: tuple[str, ...], storage: str | None, output: Path | None, data_dir: Path | None, to: Path | None
+) -> None:
+    """Write a report on a STUDY, or one that compares several: an HTML file that needs no network.
 
     \b
-    Example:
+    Examples:
       fmnist-search report cnn --to report.html
+      fmnist-search report grid random
     """
     from fmnist.data import load
-    from search.report import write
+    from search.report import write, write_comparison
 
-    with opened_study(study, storage, output) as (opened, folder):
-        click.echo(write(opened, folder, to or folder / "report.html", lambda: load(data_dir)))
+    with ExitStack() as stack:
+        opened = [stack.enter_context(opened_study(name, storage, output)) for name in studies or ("cnn",)]
+        if len(opened) == 1:
+            study, folder = opened[0]
+            click.echo(write(study, folder, to or folder / "report.html", lambda: load(data_dir)))
+        else:
+            click.echo(write_comparison(opened, to or (output or Path("studies")) / "comparison.html"))
 
 
 @click.command()

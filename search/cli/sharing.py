@@ -98,10 +98,11 @@ def stop(study: str, storage: str | None, output: Path | None) -> None:
       fmnist-search stop cnn
     """
     from search.reaper import held
-    from search.study import request_stop
+    from search.study import finalists_of, request_stop
 
     with opened_study(study, storage, output, mode="write") as (opened, _):
-        holders = held(opened)
+        finalists = finalists_of(opened)
+        holders = [*held(opened), *(held(finalists) if finalists else [])]
         request_stop(opened)
     for holder in holders:
         click.echo(f"asked: {holder}")
@@ -113,7 +114,7 @@ def stop(study: str, storage: str | None, output: Path | None) -> None:
 @storage_options
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def delete(study: str, storage: str | None, output: Path | None, yes: bool) -> None:
-    """Delete STUDY: its trials, checkpoints and report.
+    """Delete STUDY: its trials, finalists, checkpoints and report.
 
     \b
     Example:
@@ -129,7 +130,7 @@ def delete(study: str, storage: str | None, output: Path | None, yes: bool) -> N
         if not yes:
             click.confirm(
                 f"Delete study {study} with {trials.finished} finished and {trials.running} running trials, "
-                f"its checkpoints, and its report in {folder}?",
+                f"its finalists and checkpoints, and its report in {folder}?",
                 abort=True,
             )
         with lock(url):

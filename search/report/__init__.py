@@ -6,8 +6,10 @@ from pathlib import Path
 import optuna
 
 from fmnist.data import DataSet
+from fmnist.files import write_whole
 from search.report.analysis import analyse
-from search.report.page import render
+from search.report.comparison import compare
+from search.report.page import render, render_comparison
 
 
 def write(study: optuna.Study, folder: Path, to: Path, data: Callable[[], DataSet]) -> Path:
@@ -20,7 +22,19 @@ def write(study: optuna.Study, folder: Path, to: Path, data: Callable[[], DataSe
     Raises:
         OSError: the file cannot be written.
     """
-    page = render(analyse(study, folder, data))
-    to.parent.mkdir(parents=True, exist_ok=True)
-    to.write_text(page, encoding="utf-8")
+    return _written(to, render(analyse(study, folder, data)))
+
+
+def write_comparison(studies: list[tuple[optuna.Study, Path]], to: Path) -> Path:
+    """Write a report on several studies, given with their folders; returns its path.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    names = [study.study_name for study, _ in studies]
+    return _written(to, render_comparison(compare(studies), names))
+
+
+def _written(to: Path, page: str) -> Path:
+    write_whole(to, page.encode())
     return to

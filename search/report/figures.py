@@ -8,6 +8,7 @@ from plotly.subplots import make_subplots
 from fmnist.data import CLASSES
 from search import words
 from search.report.analysis import Analysis, TrialRecord
+from search.report.comparison import Comparison
 from search.report.cost import varied
 from search.report.writeup import ACCURACY
 from search.statistics import Estimate
@@ -224,6 +225,25 @@ def costs(analysis: Analysis) -> go.Figure:
         margin={"l": 60, "r": 20, "t": 20, "b": 50},
         legend={"orientation": "h", "y": 1.1},
     )
+
+
+def answers(comparison: Comparison) -> go.Figure:
+    """The accuracy of each study's answer, and its interval."""
+    rows = comparison.answers[::-1]
+    figure = _figure("accuracy", "", xaxis_tickformat=".1%", yaxis_automargin=True)
+    _dots(figure, [row.accuracy for row in rows], [row.study for row in rows], "mean, 95 % interval")
+    return figure.update_layout(height=180 + 2 * ROW * len(rows))
+
+
+def best_so_far(comparison: Comparison, by: str) -> go.Figure:
+    """The best complete trial so far of each study, by `epochs` or by `seconds`."""
+    title = "epochs trained" if by == "epochs" else "minutes since the first trial began"
+    figure = _figure(title, "accuracy", yaxis_tickformat=".1%")
+    for answer in comparison.answers:
+        progress = answer.progress
+        x = progress.epochs if by == "epochs" else [seconds / 60 for seconds in progress.seconds]
+        figure.add_scatter(x=x, y=progress.best, mode="lines+markers", line={"shape": "hv"}, name=answer.study)
+    return figure.update_layout(colorway=[*THREE, *COLOURS.values(), BEST])
 
 
 def confusion(analysis: Analysis) -> go.Figure:

@@ -1,32 +1,55 @@
-"""The report's page: an `Analysis` and its figures, laid out by page.html."""
+"""The reports' pages: numbers and their figures, laid out by the templates beside this."""
 
-from importlib.resources import files
+from typing import Any
 
 import plotly.graph_objects as go
-from jinja2 import Environment
+from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from search import words
 from search.report import figures
 from search.report.analysis import Analysis
+from search.report.comparison import Comparison
 from search.report.cost import COSTS, varied
 from search.text import percent, points, short
 
 
 def render(analysis: Analysis) -> str:
-    """The page as HTML in which everything is inlined, plotly.js once."""
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
-    environment.filters |= {"percent": percent, "short": short, "points": points, "interval": words.interval}
-    template = environment.from_string(files("search.report").joinpath("page.html").read_text(encoding="utf-8"))
-    return template.render(
+    """The page of a study."""
+    return _page(
+        "page.html",
+        _drawn(analysis),
         analysis=analysis,
         summary=analysis.summary,
         standings=analysis.standings,
         words=words,
         cost_titles=COSTS,
-        figures={name: _html(figure, name) for name, figure in _drawn(analysis).items()},
+    )
+
+
+def render_comparison(comparison: Comparison, names: list[str]) -> str:
+    """The page of several studies."""
+    drawn = {}
+    if comparison.answers:
+        drawn = {
+            "answers": figures.answers(comparison),
+            "by_epochs": figures.best_so_far(comparison, "epochs"),
+            "by_seconds": figures.best_so_far(comparison, "seconds"),
+        }
+    return _page("comparison.html", drawn, comparison=comparison, title=f"Studies {', '.join(names)}")
+
+
+def _page(template: str, drawn: dict[str, go.Figure], **values: Any) -> str:
+    """HTML in which everything is inlined, plotly.js once."""
+    environment = Environment(
+        loader=PackageLoader("search", "report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"percent": percent, "short": short, "points": points, "interval": words.interval}
+    return environment.get_template(template).render(
+        figures={name: _html(figure, name) for name, figure in drawn.items()},
         plotly_js=Markup(get_plotlyjs()),  # noqa: S704  plotly's own code, not a user's text
+        **values,
     )
 
 
