@@ -34,6 +34,7 @@ from search.study import (
 
 SEEDS = 3  # trainings of each finalist
 BEST = "best.pt"  # in the study's folder: a training of the winner
+TEST = "test"  # a user attribute: the winner's `trials` and their `accuracies` on the test images
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,11 @@ class Standings:
     @property
     def winner(self) -> Finalist:
         return self.finalists[0]
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether `settle` is still to be done."""
+        return self.checkpoint is None or (self.test is None and self.score_on != "test")
 
     def as_json(self) -> dict[str, Any]:
         """The record that `finalists --json` prints."""
@@ -119,12 +125,11 @@ def place_of(study: optuna.Study, folder: Path) -> Place:
     return Place(folder.parent / name, f"{stored}/finalists" if stored else None, keep=sys.maxsize)
 
 
-def standings_of(study: optuna.Study, folder: Path, data: DataSet | None = None) -> Standings | None:
+def standings_of(study: optuna.Study, folder: Path) -> Standings | None:
     """How the finalists of a study stand; None before the first of them is trained.
 
     Args:
         folder: the study's, where BEST is.
-        data: to score the winner on its test images, if they did not choose it.
     """
     again = finalists_of(study)
     if again is None:
@@ -142,21 +147,37 @@ def standings_of(study: optuna.Study, folder: Path, data: DataSet | None = None)
         finalists=finalists,
         checkpoint=folder / BEST if (folder / BEST).is_file() else None,
         checkpoint_accuracy=winner.again.accuracies[0],
-        test=_tested(again, winner, data) if data and definition.score_on != "test" else None,
+        test=_tested(again, winner),
     )
 
 
-def save_best(again: optuna.Study, winner: Finalist, folder: Path) -> None:
-    """Copy a training of the winner to BEST in the study's folder: its first one, whatever that scored.
+def settle(again: optuna.Study, winner: Finalist, folder: Path, data: DataSet) -> None:
+    """Do what is to be done once the winner is known.
+
+    Its first training, whatever that scored, is copied to BEST in the study's folder. If other images chose
+    it, the test images are looked at now, and the scores of all its trainings put on record.
 
     Args:
         again: the study of the finalists.
 
     Raises:
-        OSError, ArtifactError: it cannot be.
+        OSError, ArtifactError: a file cannot be written or read.
     """
-    if content := _checkpoints(again, winner)[0]:
-        write_whole(folder / BEST, content)
+    artifacts, trials = artifacts_of(again), again.get_trials(deepcopy=False)
+    names = [checkpoint_of(trials[number]) for number in winner.again.trials]
+    contents = [artifacts.read(name) if name else None for name in names]
+    if contents[0]:
+        write_whole(folder / BEST, contents[0])
+    networks = [checkpoint.parse(content, BEST).network() for content in contents if content]
+    if definition_of(again).score_on != "test" and len(networks) == len(contents):
+        accuracies = [evaluate(network, data.test).accuracy for network in networks]
+        again.set_user_attr(TEST, {"trials": winner.again.trials, "accuracies": accuracies})
+
+
+def _tested(again: optuna.Study, winner: Finalist) -> Estimate | None:
+    """The winner's test accuracy, if that is on record."""
+    stored = again.user_attrs.get(TEST)
+    return estimate(stored["accuracies"]) if stored and stored["trials"] == winner.again.trials else None
 
 
 def _finalists(study: optuna.Study, definition: StudyDefinition, again: optuna.Study) -> list[Finalist]:
@@ -170,19 +191,3 @@ def _finalists(study: optuna.Study, definition: StudyDefinition, again: optuna.S
         number, accuracy = (before[0].number, fmean(accuracies_of(before))) if before else (None, None)
         finalists.append(Finalist(number, accuracy, configuration))
     return finalists
-
-
-def _tested(again: optuna.Study, winner: Finalist, data: DataSet) -> Estimate | None:
-    """The winner's test accuracy; None if a checkpoint is gone."""
-    contents = _checkpoints(again, winner)
-    networks = [checkpoint.parse(content, BEST).network() for content in contents if content]
-    if len(networks) < len(contents):
-        return None
-    return estimate([evaluate(network, data.test).accuracy for network in networks])
-
-
-def _checkpoints(again: optuna.Study, finalist: Finalist) -> list[bytes | None]:
-    """The checkpoints of its trainings; None for one that is gone."""
-    artifacts, trials = artifacts_of(again), again.get_trials(deepcopy=False)
-    names = [checkpoint_of(trials[number]) for number in finalist.again.trials]
-    return [artifacts.read(name) if name else None for name in names]

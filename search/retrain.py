@@ -35,7 +35,7 @@ def run_finalists(
         study = load_study(open_storage(worker.storage), worker.study)
         check_alike(study, data, allow_mixed=worker.allow_mixed)
         _, stopped = retrain(study, top, seeds, settings, data, console, settings.deadline())
-        return persistently(lambda: finalists.standings_of(study, settings.place.folder, data)), stopped
+        return persistently(lambda: finalists.standings_of(study, settings.place.folder)), stopped
 
 
 def retrain(
@@ -69,8 +69,9 @@ def retrain(
         if not settings.quiet:
             console.print(_announcement(len(definition.grid), top, seeds), highlight=False, soft_wrap=True)
         stopped = drain(again, view, replace(settings, worker=worker, place=place), goal, console, deadline)
-    if standings := persistently(lambda: finalists.standings_of(study, settings.place.folder)):
-        finalists.save_best(again, standings.winner, settings.place.folder)
+    standings = persistently(lambda: finalists.standings_of(study, settings.place.folder))
+    if standings and (had_work or standings.unsettled):
+        persistently(lambda: finalists.settle(again, standings.winner, settings.place.folder, data))
     return had_work, stopped
 
 

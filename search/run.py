@@ -63,7 +63,7 @@ def run_search(definition: StudyDefinition, settings: RunSettings, console: Cons
         if stopped is None and definition.finalists:
             trained, stopped = retrain(study, definition.finalists, SEEDS, settings, data, console, deadline)
             had_work |= trained
-        standings = persistently(lambda: standings_of(view, folder, data))
+        standings = persistently(lambda: standings_of(view, folder))
         summary = persistently(lambda: summarize(view, folder))
         goal = persistently(lambda: queue.goal(view)["trials"])
     return RunResult(view, data, summary, goal, standings, had_work, stopped)

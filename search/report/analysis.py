@@ -88,7 +88,7 @@ def analyse(study: optuna.Study, folder: Path, data: Callable[[], DataSet]) -> A
     definition, summary = definition_of(study), summarize(study, folder)
     trials = study.get_trials(deepcopy=False)
     loaded, missing = _load(study, data)
-    standings = standings_of(study, folder, loaded)
+    standings = standings_of(study, folder)
     network = None
     if loaded:
         network, missing = _network(study, folder, summary, standings, loaded)
