@@ -28,13 +28,18 @@ def standing(configuration: Configuration, best: str) -> str:
 
 
 def ranked(ranking: list[Configuration]) -> str | None:
-    """The best of configurations that were trained several times each, and how many tie with it."""
+    """The best of configurations that were trained several times each, and how many tie with it.
+
+    None while one that was trained only once is ahead.
+    """
     repeated = [one for one in ranking if one.accuracy.n > 1]
-    if len(repeated) < 2:
+    if len(repeated) < 2 or repeated[0] is not ranking[0]:
         return None
     best, *others = repeated
     ties = [other for other in others if other.behind is None or other.behind.is_noise]
     first = f"Best: {best.label}, {percent(best.accuracy.mean)} (95 % interval {interval(best.accuracy)})."
+    if len(others) == 1:
+        return f"{first} The other {'cannot be told from it' if ties else 'is worse by more than noise'}."
     if len(ties) == len(others):
         return f"{first} None of the other {len(others)} can be told from it."
     if ties:

@@ -36,7 +36,7 @@ def status(study: str, storage: str | None, output: Path | None, as_json: bool) 
     with opened_study(study, storage, output) as (opened, folder):
         summary, standings = summarize(opened, folder), standings_of(opened, folder)
     if as_json:
-        click.echo(json.dumps(summary.as_json() | {"finalists": standings.as_json() if standings else None}))
+        click.echo(json.dumps(summary.as_json()))
     else:
         presentation.show_status(Console(), summary, standings)
 
@@ -47,6 +47,8 @@ def status(study: str, storage: str | None, output: Path | None, as_json: bool) 
 @json_option
 def best(study: str, storage: str | None, output: Path | None, as_json: bool) -> None:
     """Show a study's answer: the winner of its finalists, or before that its best trial, and the checkpoint.
+
+    With --json it is the best trial in any case; `finalists --json` prints the others.
 
     \b
     Example:
@@ -63,8 +65,7 @@ def best(study: str, storage: str | None, output: Path | None, as_json: bool) ->
     with opened_study(study, storage, output) as (opened, folder):
         summary, standings = summarize(opened, folder), standings_of(opened, folder)
     if as_json:
-        winner = standings.as_json()["finalists"][0] if standings else None
-        click.echo(json.dumps(asdict(summary.best) | {"winner": winner} if summary.best else None))
+        click.echo(json.dumps(asdict(summary.best) if summary.best else None))
     else:
         presentation.show_best(Console(), summary, standings)
 

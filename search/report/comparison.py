@@ -1,5 +1,6 @@
 """Several studies side by side: how fast each got how far, and how good its answer is."""
 
+import math
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -31,13 +32,14 @@ class Progress:
 class Answer:
     """What a study came to.
 
-    answer: the configuration in words. accuracies: of its trainings. again: whether they are fresh ones;
+    fingerprint: of the data. answer: the configuration in words. accuracies: of its trainings. again: whether they are fresh ones;
     if not, it was chosen for these very numbers.
     """
 
     study: str
     score_on: str
     data: str
+    fingerprint: str
     finished: int
     progress: Progress
     answer: str
@@ -45,13 +47,22 @@ class Answer:
     accuracy: Estimate
     again: bool
 
+    def comparable(self, other: "Answer") -> bool:
+        """Whether the same images scored both."""
+        return (self.fingerprint, self.score_on) == (other.fingerprint, other.score_on)
+
 
 @dataclass(frozen=True)
 class Comparison:
-    """Studies side by side. differences: of each but the first from the first, corrected; None without two seeds."""
+    """Studies side by side.
+
+    differences: of each but the first from the first, corrected; None without two seeds each or the same
+    images. left_out: studies without a complete trial.
+    """
 
     answers: list[Answer]
     differences: list[Difference | None]
+    left_out: list[str]
 
     @property
     def words(self) -> str:
@@ -62,9 +73,13 @@ class Comparison:
 
 def compare(studies: list[tuple[optuna.Study, Path]]) -> Comparison:
     """Gather the numbers of studies and their folders; those without a complete trial are left out."""
-    answers = [answer for study, folder in studies if (answer := _answer(study, folder))]
-    differences = [difference(each.accuracies, answers[0].accuracies, len(answers) - 1) for each in answers[1:]]
-    return Comparison(answers, differences)
+    found = {study.study_name: _answer(study, folder) for study, folder in studies}
+    answers = [answer for answer in found.values() if answer]
+    differences = [
+        difference(each.accuracies, answers[0].accuracies, len(answers) - 1) if each.comparable(answers[0]) else None
+        for each in answers[1:]
+    ]
+    return Comparison(answers, differences, [name for name, answer in found.items() if answer is None])
 
 
 def _answer(study: optuna.Study, folder: Path) -> Answer | None:
@@ -79,6 +94,7 @@ def _answer(study: optuna.Study, folder: Path) -> Answer | None:
         study=study.study_name,
         score_on=definition.score_on,
         data=study.user_attrs[DATA]["name"],
+        fingerprint=study.user_attrs[DATA]["fingerprint"],
         finished=len(ended),
         progress=_progress(ended),
         answer=best.label,
@@ -92,14 +108,14 @@ def _progress(trials: list[FrozenTrial]) -> Progress:
     """Of trials in the order in which they ended; it goes on to the last of them."""
     ordered = sorted(trials, key=_end)
     began = min(trial.datetime_start for trial in ordered if trial.datetime_start)
-    epochs, best, rows = 0.0, 0.0, []
+    epochs, best, rows = 0.0, -math.inf, []
     for trial in ordered:
         epochs += last(trial) if history_of(trial) else 0.0
         seconds = (_end(trial) - began).total_seconds()
-        better = trial.state == TrialState.COMPLETE and (trial.value or 0.0) > best
+        better = trial.state == TrialState.COMPLETE and trial.value is not None and trial.value > best
         if better:
-            best = trial.value or 0.0
-        if best and (better or trial is ordered[-1]):
+            best = trial.value
+        if best > -math.inf and (better or trial is ordered[-1]):
             rows.append((epochs, seconds, best))
     return Progress(*map(list, zip(*rows, strict=True)))
 
@@ -110,11 +126,13 @@ def _end(trial: FrozenTrial) -> datetime:
 
 
 def _sentence(first: Answer, other: Answer, found: Difference | None) -> str:
-    if (first.data, first.score_on) != (other.data, other.score_on):
+    if not first.comparable(other):
         return f"{other.study} was scored on other images than {first.study}: their accuracies are not comparable."
     if found is None:
         return f"{other.study} and {first.study} cannot be told apart without two trainings of each answer."
-    by = f"{points(found.mean)} points ({points(found.low)} to {points(found.high)})"
+    better, worse = (other, first) if found.mean > 0 else (first, other)
+    ends = (found.low, found.high) if found.mean > 0 else (-found.high, -found.low)
+    by = f"{points(abs(found.mean))} points ({points(ends[0])} to {points(ends[1])})"
     if found.is_noise:
-        return f"Too close to call between {first.study} and {other.study}: they differ by {by}."
-    return f"{other.study} {'is better' if found.mean > 0 else 'is worse'} than {first.study} by {by}."
+        return f"Too close to call between {first.study} and {other.study}: {better.study} is ahead by {by}."
+    return f"{better.study} is better than {worse.study} by {by}."

@@ -18,7 +18,10 @@ COSTS = {
 
 @dataclass(frozen=True)
 class Cost:
-    """A configuration's accuracy, and what it takes. fronts: the COSTS in which no other is as good for less."""
+    """A configuration's accuracy, and what it takes.
+
+    fronts: the COSTS in which no other is as good for less, or better for no more.
+    """
 
     label: str
     accuracy: float
@@ -41,7 +44,8 @@ def costs(definition: StudyDefinition, ranking: list[Configuration]) -> list[Cos
         per_epoch = configuration.seconds / hyperparameters.epochs
         found = asdict(count(Hyperparameters(**shape)))
         values.append({"seconds": configuration.seconds, "epoch_seconds": per_epoch, **found})
-    fronts = {name: _front([value[name] for value in values]) for name in COSTS}
+    accuracies = [configuration.accuracy.mean for configuration in ranking]
+    fronts = {name: _front(accuracies, [value[name] for value in values]) for name in COSTS}
     return [
         Cost(
             label=configuration.label,
@@ -60,6 +64,11 @@ def varied(costs: list[Cost]) -> dict[str, str]:
     return {name: title for name, title in COSTS.items() if len({getattr(cost, name) for cost in costs}) > 1}
 
 
-def _front(costs: list[float]) -> set[int]:
-    """Places on the Pareto front, where accuracy falls with the place: those cheaper than all before them."""
-    return {place for place, cost in enumerate(costs) if all(cost < earlier for earlier in costs[:place])}
+def _front(accuracies: list[float], costs: list[float]) -> set[int]:
+    """Places on the Pareto front. Accuracies count images, so they often tie."""
+    pairs = list(zip(accuracies, costs, strict=True))
+    return {
+        place
+        for place, (accuracy, cost) in enumerate(pairs)
+        if not any((a >= accuracy and c < cost) or (a > accuracy and c <= cost) for a, c in pairs)
+    }

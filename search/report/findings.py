@@ -1,5 +1,6 @@
 """What a study's numbers say, in sentences: none where the numbers do not carry it."""
 
+import math
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -10,11 +11,10 @@ from fmnist.hyperparameters import Hyperparameters
 from search import words
 from search.definition import Parameter, StudyDefinition
 from search.finalists import Standings
-from search.lease import REASON
 from search.ranking import Configuration
 from search.report import writeup
 from search.report.importance import Importance, Importances
-from search.report.pruning import FEWEST_AUDITED, Audit, Pruning
+from search.report.pruning import FEWEST_AUDITED, Audit, Pruning, diverged
 from search.report.writeup import Comparison
 from search.statistics import estimate
 from search.study import history_of
@@ -77,7 +77,7 @@ def _noise(evidence: Evidence) -> str | None:
     )
     best = again[0]
     if best.is_default:
-        return f"{floor} Nothing that was trained as often beats it."
+        return f"{floor} Nothing that was trained as often beats it." if len(again) > 1 else floor
     if best.gain is None:
         return floor
     gain = f"The best one gains {points(best.gain.mean)} points on it ({_range(best.gain.low, best.gain.high)})"
@@ -88,7 +88,7 @@ def _importance(found: Importances) -> str | None:
     """Which hyperparameters matter by each method: those whose interval lies above an equal share."""
     said = list(found.missing)
     for method, shares in (("PED-ANOVA", found.ped_anova), ("fANOVA", found.fanova)):
-        if shares:
+        if shares and len(shares) > 1:
             said.append(_by_method(method, shares))
     return " ".join(said)
 
@@ -98,7 +98,10 @@ def _by_method(method: str, shares: dict[str, Importance]) -> str:
     ranked = sorted(shares.items(), key=lambda item: item[1].share, reverse=True)
     clear = [f"{name} {importance.as_words()}" for name, importance in ranked if importance.low > even]
     if clear:
-        return f"By {method} {', '.join(clear)} matters more than an equal share ({even:.2f})."
+        return (
+            f"By {method} {', '.join(clear)} {'matters' if len(clear) == 1 else 'matter'} "
+            f"more than an equal share ({even:.2f})."
+        )
     name, importance = ranked[0]
     return (
         f"By {method} no hyperparameter stands out: the first, {name}, has {importance.as_words()}, "
@@ -123,13 +126,13 @@ def _beyond(name: str, parameter: Parameter, value: float) -> str | None:
     """In which direction a range should be widened: "above 20"."""
     if parameter.low is None or parameter.high is None:
         return None
-    width = parameter.high - parameter.low
-    step = parameter.step or (1 if Hyperparameters.model_fields[name].annotation is int else EDGE * width)
-    slack = 0 if parameter.step or isinstance(step, int) else EDGE * width
     low, high = parameter.low, parameter.high
+    whole = Hyperparameters.model_fields[name].annotation is int
+    step = parameter.step or (1 if whole else EDGE * (high - low))
+    slack = step / 2 if whole or parameter.step else step
     near_low = value <= low * (high / low) ** EDGE if parameter.log else value <= low + slack
     near_high = value >= high / (high / low) ** EDGE if parameter.log else value >= high - slack
-    beyond_low = low / 2 if parameter.log else low - step
+    beyond_low = low - step if not parameter.log else low // 2 if whole else low / 2
     if near_high and _may_be(name, high + step):
         return f"above {short(high)}"
     if near_low and _may_be(name, beyond_low):
@@ -147,12 +150,16 @@ def _may_be(name: str, value: float) -> bool:
 
 def _diverged(trials: list[FrozenTrial]) -> str | None:
     finished = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-    diverged = [trial for trial in finished if trial.user_attrs.get(REASON, "").startswith("diverged")]
-    if not diverged:
+    those = [trial for trial in finished if diverged(trial)]
+    if not those:
         return None
-    share = f"{count(len(diverged), 'trial')} of {len(finished)} ({len(diverged) / len(finished):.0%}) diverged"
-    rates = [trial.params["learning_rate"] for trial in diverged if "learning_rate" in trial.params]
-    return f"{share}, at learning rates from {short(min(rates))} to {short(max(rates))}." if rates else f"{share}."
+    share = f"{count(len(those), 'trial')} of {len(finished)} ({len(those) / len(finished):.1%}) diverged"
+    rates = [trial.params["learning_rate"] for trial in those if "learning_rate" in trial.params]
+    if not rates:
+        return f"{share}."
+    if min(rates) == max(rates):
+        return f"{share}, at a learning rate of {short(rates[0])}."
+    return f"{share}, at learning rates from {short(min(rates))} to {short(max(rates))}."
 
 
 def _best_trials(evidence: Evidence) -> list[FrozenTrial]:
@@ -167,22 +174,25 @@ def _overfitting(evidence: Evidence) -> str | None:
     for trial in best:
         history = history_of(trial)
         lowest, end = min(history, key=lambda epoch: epoch.loss), history[-1]
-        if end.loss > RISE * lowest.loss and end.train_loss < lowest.train_loss:
+        if 0 < RISE * lowest.loss < end.loss < math.inf and end.train_loss < lowest.train_loss:
             rises.append(end.loss / lowest.loss - 1)
     if not rises:
         return None
     gap = fmean(history_of(trial)[-1].train_accuracy - history_of(trial)[-1].accuracy for trial in best)
+    one = len(best) == 1
+    subject = "The best trial" if one else f"{len(rises)} of the best {len(best)} trials"
     return (
-        f"{len(rises)} of the best {len(best)} trials overfit: their {score_on} loss ends {fmean(rises):.0%} above its "
-        f"lowest while the training loss still falls. The training accuracy (with dropout and augmentation) of the "
-        f"best {len(best)} ends {points(gap)} points {'above' if gap > 0 else 'from'} their {score_on} accuracy."
+        f"{subject} {'overfits: its' if len(rises) == 1 else 'overfit: their'} {score_on} loss ends {fmean(rises):.0%} "
+        f"above its lowest while the training loss still falls. At the end the training accuracy (with dropout and "
+        f"augmentation) is {points(abs(gap))} points {'above' if gap > 0 else 'below'} the {score_on} accuracy"
+        f"{'' if one else f', on average over the best {len(best)}'}."
     )
 
 
 def _improving(evidence: Evidence) -> str | None:
     """Whether the best trials still gained in their last epoch, by more than noise."""
-    gains = []
-    for trial in _best_trials(evidence):
+    gains, best = [], _best_trials(evidence)
+    for trial in best:
         whole = [epoch.accuracy for epoch in history_of(trial) if epoch.epoch == int(epoch.epoch)]
         if len(whole) >= 2:
             gains.append(whole[-1] - whole[-2])
@@ -191,8 +201,9 @@ def _improving(evidence: Evidence) -> str | None:
     gain = estimate(gains)
     if gain.low is None or gain.high is None or gain.low <= 0:
         return None
+    those = f"The best {len(gains)}" if len(gains) == len(best) else f"{len(gains)} of the best {len(best)}"
     return (
-        f"The best {len(gains)} trials still improve in their last epoch, by {points(gain.mean)} points "
+        f"{those} trials still improve in their last epoch, by {points(gain.mean)} points on average "
         f"({_range(gain.low, gain.high)}): more epochs may help."
     )
 

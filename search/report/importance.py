@@ -10,6 +10,7 @@ from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvalu
 from optuna.importance._base import BaseImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from search import space
 from search.statistics import CONFIDENCE
 
 FEWEST_FINISHED = 10  # trials below which PED-ANOVA is noise
@@ -19,13 +20,14 @@ BEST_SHARE = 0.2  # of the finished trials
 RESAMPLES = 60  # of the bootstrap (Efron, 1979); fANOVA takes 0.1 s for each
 TREES = 16  # of each of fANOVA's forests; a forest of 64 ranks no better and takes four times as long
 NEWEST = 500  # trials that are looked at
+ALIKE = "has nothing to tell apart: its trials are alike in their hyperparameters or in their accuracy"
 
 Trials = Sequence[FrozenTrial]
 
 
 @dataclass(frozen=True)
 class Importance:
-    """A share of 1, and its bootstrap interval."""
+    """A share of 1, and its bootstrap interval, which is widened to hold the share where it does not."""
 
     share: float
     low: float
@@ -37,7 +39,8 @@ class Importance:
 
 @dataclass(frozen=True)
 class Importances:
-    """How much each hyperparameter matters; a method is None, and `missing` says why, where trials are too few.
+    """How much each hyperparameter matters; a method is None, and `missing` says why, where trials are too few
+    or all alike.
 
     ped_anova: for being among the `best` of `finished` trials (pruned ones count with what they had
     reached). fanova: for the accuracy of the `complete` ones.
@@ -60,24 +63,32 @@ def importances(trials: Trials) -> Importances:
     valued = [trial for trial in trials if trial.state.is_finished() and trial.value is not None][-NEWEST:]
     complete = [trial for trial in valued if trial.state == TrialState.COMPLETE]
     best = min(max(FEWEST_BEST, round(BEST_SHARE * len(valued))), len(complete))
-    varied = len({tuple(sorted(trial.params.items())) for trial in valued}) > 1
     missing = []
     ped_anova = fanova = None
-    if len(valued) >= FEWEST_FINISHED and len(complete) >= FEWEST_BEST and varied:
-        evaluator = PedAnovaImportanceEvaluator(target_quantile=best / len(valued))
-        ped_anova = _with_intervals(valued, lambda _: evaluator)
-    else:
+    if len(valued) < FEWEST_FINISHED or len(complete) < FEWEST_BEST:
         missing.append(
             f"Too little data for PED-ANOVA: it needs {FEWEST_FINISHED} finished trials and {FEWEST_BEST} completed "
             f"ones; there are {len(valued)} and {len(complete)}."
         )
-    if len(complete) >= FEWEST_COMPLETE and varied:
-        fanova = _with_intervals(complete, lambda seed: FanovaImportanceEvaluator(n_trees=TREES, seed=seed))
+    elif not _varied(valued):
+        missing.append(f"PED-ANOVA {ALIKE}.")
     else:
+        evaluator = PedAnovaImportanceEvaluator(target_quantile=best / len(valued))
+        ped_anova = _with_intervals(valued, lambda _: evaluator)
+    if len(complete) < FEWEST_COMPLETE:
         missing.append(
             f"Too little data for fANOVA: it needs {FEWEST_COMPLETE} completed trials; there are {len(complete)}."
         )
+    elif not _varied(complete):
+        missing.append(f"fANOVA {ALIKE}.")
+    else:
+        fanova = _with_intervals(complete, lambda seed: FanovaImportanceEvaluator(n_trees=TREES, seed=seed))
     return Importances(ped_anova, fanova, best, len(valued), len(complete), missing)
+
+
+def _varied(trials: Trials) -> bool:
+    """Whether they differ both in their parameters and in their accuracy."""
+    return len({space.key(trial.params) for trial in trials}) > 1 and len({trial.value for trial in trials}) > 1
 
 
 def _with_intervals(trials: Trials, evaluator: Callable[[int], BaseImportanceEvaluator]) -> dict[str, Importance]:
@@ -90,11 +101,16 @@ def _with_intervals(trials: Trials, evaluator: Callable[[int], BaseImportanceEva
     ]
     tail = (1 - CONFIDENCE) / 2
     intervals = {name: np.quantile([each[name] for each in drawn], [tail, 1 - tail]).tolist() for name in shares}
-    return {name: Importance(share, *intervals[name]) for name, share in shares.items()}
+    return {
+        name: Importance(share, min(share, intervals[name][0]), max(share, intervals[name][1]))
+        for name, share in shares.items()
+    }
 
 
 def _shares(trials: Trials, evaluator: BaseImportanceEvaluator) -> dict[str, float]:
     """Each parameter's share of 1; nothing to tell apart means equal shares."""
+    if not _varied(trials):  # a draw may be so; fANOVA raises
+        return {name: 1 / len(trials[0].params) for name in trials[0].params}
     study = optuna.create_study(direction="maximize")
     study.add_trials([create_trial(value=t.value, params=t.params, distributions=t.distributions) for t in trials])
     with warnings.catch_warnings(action="ignore", category=UserWarning):  # of a draw with one value only

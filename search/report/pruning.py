@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from optuna.trial import FrozenTrial, TrialState
 
 from search.definition import StudyDefinition
+from search.lease import REASON
 from search.statistics import Share, share
 from search.study import AUDIT, history_of
 
@@ -14,7 +15,10 @@ CONTENDERS = 3  # best completed trials that a pruned one would have had to be a
 
 @dataclass(frozen=True)
 class Pruning:
-    """Epochs trained, and those that all trials would have taken to their ends, audits not counted."""
+    """Epochs trained, and those that all trials would have taken to their ends.
+
+    What an audit trained on is not counted, nor are trials that ended because they diverged.
+    """
 
     trained: float
     whole: int
@@ -40,7 +44,8 @@ class Audit:
 
 def pruning(definition: StudyDefinition, trials: list[FrozenTrial]) -> Pruning | None:
     """What was saved by ending trials early; None if none was."""
-    ended = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and history_of(trial)]
+    finished = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    ended = [trial for trial in finished if history_of(trial) and (AUDIT in trial.user_attrs or not diverged(trial))]
     if all(trial.state == TrialState.COMPLETE for trial in ended):
         return None
     trained = sum(min(trial.user_attrs.get(AUDIT, {}).get("since", last(trial)), last(trial)) for trial in ended)
@@ -58,6 +63,11 @@ def audit(definition: StudyDefinition, trials: list[FrozenTrial]) -> Audit | Non
     ]
     false = sum(each.get("accuracy", 0.0) >= bar for each in audited)  # one that diverged has none
     return Audit(len(audited), bar, share(false, len(audited)) if len(audited) >= FEWEST_AUDITED else None)
+
+
+def diverged(trial: FrozenTrial) -> bool:
+    """Whether a trial ended because its loss was no longer a number."""
+    return bool(trial.user_attrs.get(REASON, "").startswith("diverged"))
 
 
 def last(trial: FrozenTrial) -> float:

@@ -1,0 +1,60 @@
+from pathlib import Path
+
+import pytest
+
+from fmnist.architectures import ARCHITECTURES
+from search import catalogue, definition, space
+from search.definition import DefinitionError
+from tests.conftest import STUDY, Command
+
+
+def test_every_study_of_the_package_is_listed_with_its_question_and_time() -> None:
+    listed = {entry.name: entry for entry in catalogue.entries()}
+    assert listed.keys() == {path.stem for path in definition.bundled()}
+    assert listed.keys() == {"architectures", "augmentation", "cnn", "epochs", "grid", "random", "regularization"}
+    for entry in listed.values():
+        assert entry.description
+        assert entry.minutes
+
+
+def test_a_grid_says_how_many_trials_it_has() -> None:
+    trials = {entry.name: entry.trials for entry in catalogue.entries()}
+    assert trials["epochs"] == 3 * 5
+    assert trials["augmentation"] == (1 + 6 * 3) * 4
+    assert trials["regularization"] == (4 + 3 + 3 + 3) * 4
+    assert trials["grid"] == 3 * 3 * 2 * 2
+    assert (trials["random"], trials["cnn"]) == (36, 50)
+
+
+def test_the_write_ups_questions_are_asked_as_it_asked_them() -> None:
+    epochs = definition.read(definition.locate("epochs"))
+    assert [point["epochs"] for point in space.grid(epochs)] == [3, 5, 7]
+    network = epochs.defaults
+    assert (network.architecture, network.filters, network.augmentation_kind) == ("simple", 8, "both")
+    assert epochs.reference == "write-up"
+    architectures = space.grid(definition.read(definition.locate("architectures")))
+    assert {point["architecture"] for point in architectures} == ARCHITECTURES.keys()
+    assert {point["blocks"] for point in architectures if point["architecture"] == "cnn"} == {1, 2, 3, 4}
+    augmentation = definition.read(definition.locate("augmentation"))
+    kinds = {point["augmentation_kind"] for point in space.grid(augmentation) if point["augmentation"]}
+    assert kinds == {"flip", "rotation", "both", "crop", "jitter", "erasing"}
+
+
+def test_ones_own_studies_are_listed_too_and_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "studies").mkdir()
+    for name in ("mine", "cnn"):
+        (tmp_path / "studies" / f"{name}.toml").write_text(STUDY)
+    listed = {entry.name: entry for entry in catalogue.entries()}
+    assert listed["mine"].description == listed["cnn"].description == "two quick parameters on tiny data"
+    assert listed["mine"].minutes is None
+    (tmp_path / "studies" / "mine.toml").write_text("trials = 0")
+    with pytest.raises(DefinitionError, match=r"mine\.toml: trials"):
+        catalogue.entries()
+
+
+def test_studies_prints_them(command: Command) -> None:
+    result = command("studies")
+    assert result.returncode == 0
+    for entry in catalogue.entries():
+        assert entry.name in result.stdout

@@ -1,0 +1,237 @@
+"""The finalists: who they are, how they are trained again, and what is said of them."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import Trial, TrialState
+from rich.console import Console
+
+from fmnist import checkpoint
+from fmnist.data import DataSet
+from fmnist.evaluation import evaluate
+from search import finalists, queue, words
+from search.definition import StudyDefinition
+from search.drain import RunSettings
+from search.finalists import define, settle, standings_of
+from search.lease import Holder, finish
+from search.objective import training_seed
+from search.ranking import Configuration
+from search.retrain import run_finalists
+from search.space import distributions
+from search.statistics import Difference, estimate
+from search.storage import open_storage
+from search.study import Place, definition_of, finalists_of, load_study, open_study, request_stop, stop_requests
+from search.worker import WorkerSettings, work
+from tests.conftest import Command, Make, definition
+
+QUICK = {"architecture": "simple", "epochs": 1, "filters": 4, "learning_rate": 0.002}
+
+
+def grid_of(filters: list[int], **changes: object) -> StudyDefinition:
+    return definition(sampler="grid", defaults=QUICK, space={"filters": {"choices": filters}}, **changes)
+
+
+def ended(study: optuna.Study, *values: float | None) -> None:
+    """End waiting trials with these accuracies, None for one that is pruned."""
+    for place, value in enumerate(values):
+        ticket = queue.claim(study, Holder(), str(place))
+        assert ticket is not None
+        study.get_trials(deepcopy=False)  # or the cache does not know the trial
+        trial = Trial(load_study(study._storage, study.study_name), ticket.trial_id)
+        for name, distribution in distributions(definition_of(study)).items():
+            trial._suggest(name, distribution)
+        finish(study, ticket, TrialState.COMPLETE if value else TrialState.PRUNED, value)
+
+
+def filters_of(defined: StudyDefinition | None) -> list[object]:
+    assert defined is not None
+    return [part["filters"][0] for part in defined.grid]
+
+
+def test_they_are_the_best_configurations_and_the_default(make: Make) -> None:
+    study, _ = make(grid_of([2, 3, 4, 5, 6]), 5)  # the default, 4, is trial 0
+    ended(study, 0.80, 0.95, None, 0.90, 0.85)
+    chosen = define(study, 2, 3)
+    assert filters_of(chosen) == [2, 5, 4]
+    assert chosen is not None
+    assert (chosen.seeds, chosen.pruner, chosen.sampler, chosen.audit) == (3, "none", "grid", 0.0)
+    assert filters_of(define(study, 4, 3)) == [2, 5, 6, 4]  # the pruned one is none of them
+    assert filters_of(define(study, 0, 3)) == [4]
+
+
+def test_with_several_seeds_the_mean_counts(make: Make) -> None:
+    study, _ = make(grid_of([4, 5], seeds=2), 4)
+    ended(study, 0.90, 0.99, 0.92, 0.80)
+    assert filters_of(define(study, 1, 3)) == [4]
+
+
+def test_there_are_none_before_a_trial_is_complete(make: Make) -> None:
+    study, _ = make(grid_of([4, 5]), 2)
+    ended(study, None)
+    assert define(study, 3, 3) is None
+    assert standings_of(study, Path()) is None
+
+
+def test_their_seeds_are_fresh(make: Make) -> None:
+    study, _ = make(grid_of([4, 5]), 2)
+    ended(study, 0.9, 0.8)
+    again = define(study, 2, 3)
+    assert again is not None
+    searched = {training_seed(definition_of(study), number) for number in range(100)}
+    assert searched.isdisjoint(training_seed(again, number) for number in range(100))
+
+
+Retrain = Callable[[WorkerSettings, int, int], None]
+Searched = tuple[optuna.Study, WorkerSettings]
+
+
+@pytest.fixture
+def retrain(tmp_path: Path) -> Retrain:
+    def retrained(settings: WorkerSettings, top: int, seeds: int) -> None:
+        run = RunSettings(None, Place(tmp_path / settings.study), 1, settings, None, quiet=True)
+        run_finalists(run, top, seeds, Console(quiet=True))
+
+    return retrained
+
+
+@pytest.fixture
+def searched(make: Make) -> Searched:
+    """A study with two real trials."""
+    study, settings = make(grid_of([2, 4]), 2)
+    work(settings, lambda: False)
+    return study, settings
+
+
+def test_they_are_trained_again_and_the_winner_is_the_best_mean(
+    searched: Searched, retrain: Retrain, tmp_path: Path, tiny: DataSet
+) -> None:
+    study, settings = searched
+    retrain(settings, 2, 3)
+    standings, again = standings_of(study, tmp_path / "s"), finalists_of(study)
+    assert standings is not None
+    assert again is not None
+    assert (standings.trained, standings.wanted, standings.test) == (6, 6, None)
+    first, second = standings.finalists
+    assert first.again.accuracy.mean >= second.again.accuracy.mean
+    for finalist in (first, second):
+        assert finalist.again.accuracies == [again.trials[number].value for number in finalist.again.trials]
+        assert finalist.trial is not None
+        assert finalist.search == study.trials[finalist.trial].value
+        assert finalist.shrinkage == pytest.approx(finalist.search - finalist.again.accuracy.mean)
+    best = checkpoint.load(tmp_path / "s" / "best.pt")
+    assert best.hyperparameters.filters == first.again.params["filters"]
+    assert evaluate(best.network(), tiny.test).accuracy == standings.checkpoint_accuracy == first.again.accuracies[0]
+    assert standings.checkpoint == tmp_path / "s" / "best.pt"
+
+
+def test_more_of_them_or_more_seeds_train_the_difference_and_fewer_change_nothing(
+    searched: Searched, retrain: Retrain, tmp_path: Path
+) -> None:
+    study, settings = searched
+    retrain(settings, 1, 2)
+    again = finalists_of(study)
+    assert again is not None
+    assert len(again.trials) in (2, 4)  # the default may be the best
+    retrain(settings, 2, 3)
+    assert len(again.trials) == 6
+    ends = [trial.datetime_complete for trial in again.trials]
+    retrain(settings, 1, 1)
+    assert [trial.datetime_complete for trial in again.trials] == ends
+    standings = standings_of(study, tmp_path / "s")
+    assert standings is not None
+    assert [finalist.again.accuracy.n for finalist in standings.finalists] == [3, 3]
+
+
+def test_of_a_validated_study_the_test_images_are_looked_at_once_the_winner_is_known(
+    make: Make, tmp_path: Path, tiny: DataSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, settings = make(grid_of([2, 4], score_on="validation"), 2)
+    with monkeypatch.context() as patch:
+        patch.setattr("search.worker.fashion.load", lambda _: replace(tiny, test=None))  # whoever looks fails
+        work(settings, lambda: False)
+        chosen = define(study, 2, 2)
+        assert chosen is not None
+        place = finalists.place_of(study, tmp_path / "s")
+        again = open_study(open_storage(settings.storage, "create"), "s.finalists", chosen, tiny, place)
+        queue.top_up(again, chosen, None)
+        work(settings, lambda: False)  # a worker of the study goes on with its finalists
+    assert [trial.state for trial in again.trials] == [TrialState.COMPLETE] * 4
+    before = standings_of(study, tmp_path / "s")
+    assert before is not None
+    assert before.test is None
+    assert before.unsettled
+    settle(again, before.winner, tmp_path / "s", tiny)
+    after = standings_of(study, tmp_path / "s")
+    assert after is not None
+    assert not after.unsettled
+    networks = [
+        checkpoint.load(tmp_path / "s.finalists" / "checkpoints" / f"trial-{number:05d}-epoch-1.pt").network()
+        for number in after.winner.again.trials
+    ]
+    assert after.test == estimate([evaluate(network, tiny.test).accuracy for network in networks])
+    assert "On the test images, which nothing was chosen by" in words.winner(after)
+
+
+def test_a_request_to_stop_is_for_the_finalists_too(searched: Searched, retrain: Retrain) -> None:
+    study, settings = searched
+    retrain(settings, 1, 1)
+    again = finalists_of(study)
+    assert again is not None
+    before = [stop_requests(each) for each in (study, again)]
+    request_stop(study)
+    assert all(stop_requests(each) != former for each, former in zip((study, again), before, strict=True))
+
+
+def configuration(accuracies: list[float], behind: Difference | None) -> Configuration:
+    return Configuration({"filters": 8}, {}, [0], accuracies, estimate(accuracies), 1.0, behind, None)
+
+
+def test_words_tell_ties_from_differences() -> None:
+    tie, worse = Difference(0.01, -0.01, 0.03), Difference(0.02, 0.01, 0.03)
+    assert words.standing(configuration([0.9, 0.91], None), "winner") == "winner"
+    assert words.standing(configuration([0.9, 0.91], tie), "winner") == "tie"
+    assert words.standing(configuration([0.9, 0.91], worse), "winner") == "2.00 behind"
+    assert words.standing(configuration([0.9], None), "winner") == ""
+
+
+def test_run_ends_with_the_finalists_and_goes_on_with_them(command: Command, study_file: Path, tmp_path: Path) -> None:
+    stopped = command("run", "tiny.toml", "--timeout", "0.001", "--workers", "1")
+    assert "Finalists" not in stopped.stdout
+    first = command("run", "tiny.toml", "--workers", "2")
+    assert first.returncode == 0, first.stderr
+    assert "trained again with 3 fresh seeds each" in first.stdout
+    assert "Winner: trial" in first.stdout
+    assert "one of 3)" in first.stdout
+    assert (tmp_path / "studies" / "tiny" / "best.pt").is_file()
+    again = command("run", "tiny.toml")
+    assert "Nothing left to do" in again.stdout
+    assert again.stdout[again.stdout.index("Winner") :] == first.stdout[first.stdout.index("Winner") :]
+    assert "Winner: trial" in command("best", "tiny").stdout
+    assert "trainings finished. Winner: trial" in command("status", "tiny").stdout
+
+    more = command("finalists", "tiny", "--top", "4", "--seeds", "4", "--json")
+    assert more.returncode == 0, more.stderr
+    record = json.loads(more.stdout)
+    assert record["trained"] == record["wanted"] == 4 * len(record["finalists"])
+    assert {finalist["again"]["accuracy"]["n"] for finalist in record["finalists"]} == {4}
+
+    deleted = command("delete", "tiny", "--yes")
+    assert deleted.returncode == 0, deleted.stderr
+    assert not (tmp_path / "studies" / "tiny").exists()
+    assert not (tmp_path / "studies" / "tiny.finalists").exists()
+    assert "there are none yet" in command("status", "tiny.finalists").stderr
+
+
+def test_finalists_0_turns_them_off(command: Command, study_file: Path, tmp_path: Path) -> None:
+    result = command("run", "tiny.toml", "--trials", "2", "--finalists", "0")
+    assert result.returncode == 0, result.stderr
+    assert "Finalists" not in result.stdout
+    assert "This is one training (one seed)" in result.stdout
+    assert not (tmp_path / "studies" / "tiny.finalists").exists()
+    absent = command("finalists", "nothing")
+    assert absent.returncode == 2
+    assert "no study named 'nothing'" in absent.stderr

@@ -1,0 +1,77 @@
+from typing import Any
+
+import pytest
+from optuna.distributions import CategoricalDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from search.definition import StudyDefinition
+from search.ranking import rank
+from search.statistics import difference, estimate
+from search.study import CHECKPOINT
+
+RANGES = {"epochs": IntDistribution(1, 9), "architecture": CategoricalDistribution(["cnn", "simple"])}
+
+
+def trial(value: float, seconds: float = 1.0, state: TrialState = TrialState.COMPLETE, **params: Any) -> FrozenTrial:
+    params = {"epochs": 6, "architecture": "cnn"} | params
+    attributes = {CHECKPOINT: {"seconds": seconds}}
+    return create_trial(state=state, value=value, params=params, distributions=RANGES, user_attrs=attributes)
+
+
+def definition(**space: object) -> StudyDefinition:
+    ranges = {"epochs": {"low": 1, "high": 9}, "architecture": {"choices": ["cnn", "simple"]}, **space}
+    return StudyDefinition.model_validate({"space": ranges})
+
+
+TRIALS = [
+    trial(0.90, 2.0),
+    trial(0.92, 4.0, epochs=9),
+    trial(0.80, architecture="simple"),
+    trial(0.91, 3.0),
+    trial(0.93, 5.0, epochs=9),
+    trial(0.99, state=TrialState.PRUNED),
+    trial(0.95, state=TrialState.PRUNED, epochs=9),
+]
+
+
+def test_configurations_are_ranked_by_the_mean_of_their_complete_trials() -> None:
+    best, default, simple = rank(definition(), TRIALS)
+    assert (best.params, best.changes) == ({"epochs": 9, "architecture": "cnn"}, {"epochs": 9})
+    assert best.accuracies == [0.92, 0.93]
+    assert best.accuracy == estimate([0.92, 0.93])
+    assert best.seconds == 4.5
+    assert (default.is_default, default.accuracies, default.seconds) == (True, [0.90, 0.91], 2.5)
+    assert simple.accuracies == [0.80]
+
+
+def test_differences_from_the_best_and_the_default_are_corrected_for_all_comparisons() -> None:
+    best, default, simple = rank(definition(), TRIALS)
+    expected = difference([0.92, 0.93], [0.90, 0.91], 2)
+    assert (best.behind, best.gain) == (None, expected)
+    assert (default.behind, default.gain) == (expected, None)
+    assert (simple.behind, simple.gain) == (None, None)  # a single training
+
+
+def test_a_label_names_both_of_two_parameters_and_of_more_what_differs() -> None:
+    assert [row.label for row in rank(definition(), TRIALS)][:2] == [
+        "epochs=9 architecture=cnn",
+        "epochs=6 architecture=cnn (default)",
+    ]
+    many = definition(filters={"low": 8, "high": 20})
+    ranges = {**RANGES, "filters": IntDistribution(8, 20)}
+    made = [
+        create_trial(value=0.9, params={"epochs": epochs, "architecture": "cnn", "filters": 20}, distributions=ranges)
+        for epochs in (9, 6)
+    ]
+    assert {row.label for row in rank(many, made)} == {"epochs=9", "epochs=6 architecture=cnn filters=20 (default)"}
+
+
+def test_nothing_complete_is_no_ranking() -> None:
+    assert rank(definition(), TRIALS[-2:]) == []
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_order_of_parameters_does_not_tell_configurations_apart(order: int) -> None:
+    params = dict([("epochs", 6), ("architecture", "cnn")][::order])
+    made = create_trial(value=0.94, params=params, distributions=RANGES)
+    assert len(rank(definition(), [TRIALS[0], made])) == 1
