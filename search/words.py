@@ -13,6 +13,11 @@ def name(finalist: Finalist) -> str:
     return str(finalist.trial)
 
 
+def called(finalist: Finalist) -> str:
+    """The same in a sentence."""
+    return "the default" if finalist.trial is None else f"trial {name(finalist)}"
+
+
 def interval(estimate: Estimate) -> str:
     """92.31–92.60 %."""
     if estimate.low is None or estimate.high is None:
@@ -51,13 +56,15 @@ def winner(standings: Standings) -> str:
     """The answer of a search in a sentence or two."""
     best, score_on = standings.winner, standings.score_on
     ties = [other for other in standings.finalists[1:] if other.again.behind is None or other.again.behind.is_noise]
+    accuracy = best.again.accuracy
+    span = f" (95 % interval {interval(accuracy)})" if accuracy.n > 1 else ""
     sentences = [
-        f"Winner: trial {name(best)}, {percent(best.again.accuracy.mean)} {score_on} accuracy, "
-        f"mean of {count(best.again.accuracy.n, 'fresh seed')} (95 % interval {interval(best.again.accuracy)}): "
+        f"{'Winner' if standings.trained >= standings.wanted else 'Ahead so far'}: {called(best)}, "
+        f"{percent(accuracy.mean)} {score_on} accuracy, mean of {count(accuracy.n, 'fresh seed')}{span}: "
         f"{assignments(best.again.params)}."
     ]
     if ties:
-        sentences.append(f"Too close to call between it and {_listed([name(other) for other in ties])}.")
+        sentences.append(f"Too close to call between it and {_listed([called(other) for other in ties])}.")
     if standings.test:
         sentences.append(
             f"On the test images, which nothing was chosen by: {percent(standings.test.mean)} "
@@ -71,10 +78,10 @@ def winner(standings: Standings) -> str:
 def checkpoint(standings: Standings) -> str:
     """Where a training of the winner is."""
     if standings.checkpoint is None:
-        return "Best checkpoint  is gone"
+        return f"Best checkpoint  {'is gone' if standings.trained >= standings.wanted else 'is not chosen yet'}"
     accuracy = percent(standings.checkpoint_accuracy)
     return f"Best checkpoint  {standings.checkpoint}  ({accuracy}, one of {standings.winner.again.accuracy.n})"
 
 
 def _listed(names: list[str]) -> str:
-    return f"trial {names[0]}" if len(names) == 1 else f"trials {', '.join(names[:-1])} and {names[-1]}"
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))

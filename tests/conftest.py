@@ -143,6 +143,7 @@ description = "two quick parameters on tiny data"
 trials = 6
 sampler = "random"
 pruner = "none"
+finalists = 0
 
 [defaults]
 architecture = "simple"

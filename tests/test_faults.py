@@ -31,7 +31,7 @@ from search.objective import Objective, Outcome
 from search.reaper import alive, release
 from search.reproduce import reproduce
 from search.storage import lock, open_storage
-from search.study import Place, checkpoint_of, load_study, open_study
+from search.study import Place, checkpoint_of, definition_of, finalists_of, load_study, open_study
 from search.worker import WorkerSettings, work
 from tests.conftest import Make, definition, worker_pids
 from tests.postgresql import Server
@@ -41,6 +41,7 @@ FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 CHAOS = """\
 sampler = "random"
 pruner = "none"
+finalists = 0
 
 [defaults]
 architecture = "simple"
@@ -259,6 +260,26 @@ def test_a_parent_killed_hard_leaves_no_orphan(url: str, search: Callable[..., s
     held = states(study)[TrialState.RUNNING]
     assert release(load_study(open_storage(url, "write"), "chaos")) == held
     assert states(study)[TrialState.RUNNING] == 0
+
+
+def test_finalists_go_on_after_their_parent_was_killed_hard(
+    url: str, search: Callable[..., subprocess.Popen[str]]
+) -> None:
+    arguments = ("--trials", "3", "--workers", "2", "--finalists", "2")
+    process = search(url, CHAOS, *arguments)
+    wait_for(lambda: finalists_of(the_study(url, process)) is not None, process)
+    again = load_study(open_storage(url), "chaos.finalists")
+    wait_for(lambda: reports(again) > 7, process)
+    process.kill()
+    process.wait()
+    output, errors = search(url, CHAOS, *arguments).communicate()
+    assert errors == ""
+    assert "Winner: trial" in output
+    assert_exact(load_study(open_storage(url), "chaos"), 3)
+    wanted = 3 * len(definition_of(again).grid)
+    assert_exact(again, wanted)
+    assert len(trials_of(again)) == wanted
+    assert max(len(attempts_of(trial)) for trial in trials_of(again)) == 2
 
 
 def test_postgresql_may_be_restarted_in_mid_run(

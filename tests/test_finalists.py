@@ -199,15 +199,15 @@ def test_words_tell_ties_from_differences() -> None:
 
 
 def test_run_ends_with_the_finalists_and_goes_on_with_them(command: Command, study_file: Path, tmp_path: Path) -> None:
-    stopped = command("run", "tiny.toml", "--timeout", "0.001", "--workers", "1")
+    stopped = command("run", "tiny.toml", "--finalists", "3", "--timeout", "0.001", "--workers", "1")
     assert "Finalists" not in stopped.stdout
-    first = command("run", "tiny.toml", "--workers", "2")
+    first = command("run", "tiny.toml", "--workers", "2", "--finalists", "3")
     assert first.returncode == 0, first.stderr
     assert "trained again with 3 fresh seeds each" in first.stdout
     assert "Winner: trial" in first.stdout
     assert "one of 3)" in first.stdout
     assert (tmp_path / "studies" / "tiny" / "best.pt").is_file()
-    again = command("run", "tiny.toml")
+    again = command("run", "tiny.toml", "--finalists", "3")
     assert "Nothing left to do" in again.stdout
     assert again.stdout[again.stdout.index("Winner") :] == first.stdout[first.stdout.index("Winner") :]
     assert "Winner: trial" in command("best", "tiny").stdout
@@ -227,6 +227,7 @@ def test_run_ends_with_the_finalists_and_goes_on_with_them(command: Command, stu
 
 
 def test_finalists_0_turns_them_off(command: Command, study_file: Path, tmp_path: Path) -> None:
+    study_file.write_text(study_file.read_text().replace("finalists = 0", "finalists = 3"))
     result = command("run", "tiny.toml", "--trials", "2", "--finalists", "0")
     assert result.returncode == 0, result.stderr
     assert "Finalists" not in result.stdout

@@ -32,8 +32,8 @@ class Progress:
 class Answer:
     """What a study came to.
 
-    fingerprint: of the data. answer: the configuration in words. accuracies: of its trainings. again: whether they are fresh ones;
-    if not, it was chosen for these very numbers.
+    fingerprint: of the data. answer: the configuration in words. accuracies: of its trainings. again:
+    whether they are fresh ones; if not, it was chosen for these very numbers.
     """
 
     study: str
@@ -112,9 +112,9 @@ def _progress(trials: list[FrozenTrial]) -> Progress:
     for trial in ordered:
         epochs += last(trial) if history_of(trial) else 0.0
         seconds = (_end(trial) - began).total_seconds()
-        better = trial.state == TrialState.COMPLETE and trial.value is not None and trial.value > best
-        if better:
-            best = trial.value
+        reached = trial.value if trial.state == TrialState.COMPLETE and trial.value is not None else -math.inf
+        better = reached > best
+        best = max(best, reached)
         if best > -math.inf and (better or trial is ordered[-1]):
             rows.append((epochs, seconds, best))
     return Progress(*map(list, zip(*rows, strict=True)))

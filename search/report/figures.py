@@ -109,7 +109,7 @@ def finalists(analysis: Analysis) -> go.Figure:
     """Each finalist's accuracy in the search and over its fresh seeds."""
     assert analysis.standings is not None  # the page asks only then
     rows = analysis.standings.finalists[::-1]
-    names = [f"trial {words.name(finalist)}" for finalist in rows]
+    names = [words.called(finalist) for finalist in rows]
     figure = _figure(f"{analysis.summary.score_on} accuracy", "", xaxis_tickformat=".1%", yaxis_automargin=True)
     searched = [(finalist.search, name) for finalist, name in zip(rows, names, strict=True) if finalist.search]
     figure.add_scatter(

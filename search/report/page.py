@@ -12,7 +12,7 @@ from search.report import figures
 from search.report.analysis import Analysis
 from search.report.comparison import Comparison
 from search.report.cost import COSTS, varied
-from search.text import assignments, percent, points, short
+from search.text import assignments, count, percent, points, short
 
 
 def render(analysis: Analysis) -> str:
@@ -45,7 +45,8 @@ def _page(template: str, drawn: dict[str, go.Figure], **values: Any) -> str:
     environment = Environment(
         loader=PackageLoader("search", "report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {each.__name__: each for each in (assignments, percent, points, short, words.interval)}
+    filters = (assignments, count, percent, points, short, words.interval)
+    environment.filters |= {each.__name__: each for each in filters}
     return environment.get_template(template).render(
         figures={name: _html(figure, name) for name, figure in drawn.items()},
         plotly_js=Markup(get_plotlyjs()),  # noqa: S704  plotly's own code, not a user's text
