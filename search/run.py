@@ -6,7 +6,7 @@ import optuna
 from rich.console import Console
 
 from fmnist import data as fashion
-from search import queue
+from search import queue, space
 from search.definition import StudyDefinition
 from search.drain import RunSettings, Stopped, drain
 from search.finalists import SEEDS, Standings, standings_of
@@ -86,7 +86,7 @@ def _announce(
     lines = [
         f"Study {worker.study}: {goal} trials{before} of {definition.defaults.architecture} on {data.name} "
         f"({len(data.train):,} + {len(data.test):,} images), scored on {definition.score_on}.",
-        f"{definition.sampler} sampler, {definition.pruner} pruner, seed {definition.seed}; "
+        f"{_sampler(definition)}, {definition.pruner} pruner, seed {definition.seed}; "
         f"{count(settings.workers, 'worker')}{where}, torch threads each: {settings.each()[0].threads}, "
         f"device: {worker.device}; {masked(worker.storage)}",
         *(f"Held already: {holder}." for holder in held(study)),
@@ -94,3 +94,11 @@ def _announce(
     ]
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=not console.is_terminal)
+
+
+def _sampler(definition: StudyDefinition) -> str:
+    """The sampler, or the whole of a grid."""
+    if definition.sampler != "grid":
+        return f"{definition.sampler} sampler"
+    seeds = f", {definition.seeds} seeds each" if definition.seeds > 1 else ""
+    return f"grid of {count(len(space.grid(definition)), 'configuration')}{seeds}"

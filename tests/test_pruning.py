@@ -1,0 +1,116 @@
+"""What pruning saved, and what an audit of the pruner finds."""
+
+import math
+
+import pytest
+from optuna.trial import FrozenTrial, TrialState
+
+from search.definition import StudyDefinition
+from search.lease import REASON
+from search.report.pruning import audit, pruning
+from search.study import AUDIT
+from tests.conftest import definition
+from tests.test_findings import ended
+
+DEFINED = definition(audit=0.2)  # of two epochs
+LONGER = definition(space={"epochs": {"low": 1, "high": 8}})
+DIVERGED = {REASON: "diverged: the loss is nan"}
+
+
+def pruned(last: float, **attributes: object) -> FrozenTrial:
+    """A trial that was trained to that epoch and then pruned."""
+    return ended(DEFINED, 0.1, curve={last: 0.1}, state=TrialState.PRUNED, attributes=attributes)
+
+
+def audited(accuracy: float | None, since: float = 0.5) -> FrozenTrial:
+    """A trial that was pruned and trained to its end, or diverged on the way."""
+    if accuracy is None:
+        return pruned(1, **{AUDIT: {"since": since}, **DIVERGED})
+    return pruned(2, **{AUDIT: {"since": since, "accuracy": accuracy}})
+
+
+def test_what_was_saved_is_the_share_of_epochs_that_were_not_trained() -> None:
+    found = pruning(DEFINED, [ended(DEFINED, 0.9), pruned(0.25), pruned(0.5), pruned(1)])
+    assert found is not None
+    assert (found.trained, found.whole) == (2 + 0.25 + 0.5 + 1, 4 * 2)
+    assert found.saved == pytest.approx(1 - 3.75 / 8)
+
+
+def test_each_trial_has_its_own_number_of_epochs() -> None:
+    short = ended(LONGER, 0.9, epochs=3)
+    stopped = ended(LONGER, 0.1, curve={1.0: 0.1}, state=TrialState.PRUNED, epochs=8)
+    found = pruning(LONGER, [short, stopped])
+    assert found is not None
+    assert (found.trained, found.whole) == (3 + 1, 3 + 8)
+
+
+def test_what_the_audit_trained_on_is_not_counted_as_work() -> None:
+    found = pruning(DEFINED, [audited(0.9, since=0.25), audited(None, since=0.5)])
+    assert found is not None
+    assert (found.trained, found.whole) == (0.25 + 0.5, 4)
+
+
+@pytest.mark.parametrize(
+    "trials",
+    [
+        [],
+        [ended(DEFINED, 0.9)],
+        [ended(DEFINED, 0.9), pruned(1, **DIVERGED)],  # not the pruner's doing
+        [ended(DEFINED, 0.9), ended(DEFINED, 0.1, curve={0.5: 0.1}, state=TrialState.FAIL)],
+        [ended(DEFINED, 0.9), ended(DEFINED, 0.1, curve={0.5: 0.1}, state=TrialState.RUNNING)],
+        [ended(DEFINED, 0.9), ended(DEFINED, None, curve={}, state=TrialState.PRUNED)],
+    ],
+)
+def test_where_the_pruner_ended_none_nothing_was_saved(trials: list[FrozenTrial]) -> None:
+    assert pruning(DEFINED, trials) is None
+
+
+def wilson(hits: int, n: int) -> tuple[float, float]:
+    """Wilson's interval as his paper has it, z for 95 %."""
+    z, p = 1.959963984540054, hits / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return centre - half, centre + half
+
+
+COMPLETE = [ended(DEFINED, value) for value in (0.8, 0.95, 0.7, 0.9, 0.85)]  # the third best has 0.85
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "hits"),
+    [
+        ([0.5] * 10, 0),
+        ([0.85] * 10, 10),  # as good as the third counts
+        ([0.849] * 9 + [0.86], 1),
+        ([0.9, 0.99, 0.86, *[0.2] * 9], 3),
+        ([0.9, *[None] * 11], 1),  # diverged
+    ],
+)
+def test_false_prunes_are_those_that_reach_the_third_best(accuracies: list[float | None], hits: int) -> None:
+    found = audit(DEFINED, COMPLETE + [audited(accuracy) for accuracy in accuracies])
+    assert found is not None
+    assert (found.audited, found.bar) == (len(accuracies), 0.85)
+    assert found.false is not None
+    assert (found.false.hits, found.false.n) == (hits, len(accuracies))
+    low, high = wilson(hits, len(accuracies))
+    assert (found.false.low, found.false.high) == (pytest.approx(low, abs=1e-9), pytest.approx(high, abs=1e-9))
+
+
+def test_pruned_trials_without_audit_and_unfinished_audits_do_not_count() -> None:
+    running = ended(DEFINED, 0.1, state=TrialState.RUNNING, attributes={AUDIT: {"since": 0.5}})
+    found = audit(DEFINED, [*COMPLETE, pruned(1), running, *[audited(0.1)] * 10])
+    assert found is not None
+    assert found.audited == 10
+
+
+def test_of_nine_no_rate_is_given() -> None:
+    found = audit(DEFINED, COMPLETE + [audited(0.9)] * 9)
+    assert found is not None
+    assert (found.audited, found.false) == (9, None)
+
+
+@pytest.mark.parametrize(("defined", "complete"), [(definition(), COMPLETE), (DEFINED, [])])
+def test_without_an_audit_or_anything_to_hold_it_against_there_is_none(
+    defined: StudyDefinition, complete: list[FrozenTrial]
+) -> None:
+    assert audit(defined, [*complete, *[audited(0.9)] * 12]) is None
