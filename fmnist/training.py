@@ -179,7 +179,8 @@ class Training:
         loss = F.cross_entropy(logits, labels, label_smoothing=self.hyperparameters.label_smoothing)
         self.optimizer.zero_grad()
         loss.backward()
-        self._penalize()
+        if self.hyperparameters.weight_decay or self.hyperparameters.l1:
+            self._penalize()
         self.optimizer.step()
         self.averaged.update_parameters(self.network)
         return loss.detach(), (logits.argmax(dim=1) == labels).sum()

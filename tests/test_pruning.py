@@ -56,8 +56,8 @@ def test_what_the_audit_trained_on_is_not_counted_as_work() -> None:
         [],
         [ended(DEFINED, 0.9)],
         [ended(DEFINED, 0.9), pruned(1, **DIVERGED)],  # not the pruner's doing
-        [ended(DEFINED, 0.9), ended(DEFINED, 0.1, curve={0.5: 0.1}, state=TrialState.FAIL)],
-        [ended(DEFINED, 0.9), ended(DEFINED, 0.1, curve={0.5: 0.1}, state=TrialState.RUNNING)],
+        [ended(DEFINED, 0.9), ended(DEFINED, None, curve={0.5: 0.1}, state=TrialState.FAIL)],
+        [ended(DEFINED, 0.9), ended(DEFINED, None, curve={0.5: 0.1}, state=TrialState.RUNNING)],
         [ended(DEFINED, 0.9), ended(DEFINED, None, curve={}, state=TrialState.PRUNED)],
     ],
 )
@@ -97,7 +97,7 @@ def test_false_prunes_are_those_that_reach_the_third_best(accuracies: list[float
 
 
 def test_pruned_trials_without_audit_and_unfinished_audits_do_not_count() -> None:
-    running = ended(DEFINED, 0.1, state=TrialState.RUNNING, attributes={AUDIT: {"since": 0.5}})
+    running = ended(DEFINED, None, state=TrialState.RUNNING, attributes={AUDIT: {"since": 0.5}})
     found = audit(DEFINED, [*COMPLETE, pruned(1), running, *[audited(0.1)] * 10])
     assert found is not None
     assert found.audited == 10

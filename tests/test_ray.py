@@ -23,7 +23,7 @@ from search.lease import ATTEMPTS, GIVEN_BACK
 from search.reaper import alive, release
 from search.sampling import STEPS_PER_EPOCH
 from search.storage import open_storage
-from search.study import load_study, request_stop, stop_requests
+from search.study import finalists_of, load_study, request_stop, stop_requests
 from search.url import default_url
 from tests.conftest import LONG, STUDY, Command, Make, definition
 from tests.postgresql import Server
@@ -101,15 +101,20 @@ def at_work(cluster: Cluster, study: optuna.Study, before: float) -> tuple[Any, 
 def test_the_command_drains_its_study_there_exactly_and_ray_is_not_heard(
     cluster: Cluster, command: Command, study_file: Path, tmp_path: Path
 ) -> None:
-    done = command("run", study_file, "--trials", 10, "--engine", "ray", "--address", cluster.address, "--workers", 2)
+    ray = ("--engine", "ray", "--address", cluster.address, "--workers", 2)
+    done = command("run", study_file, "--trials", 10, "--finalists", 1, *ray)
     assert (done.returncode, done.stderr) == (0, "")
     assert f"2 workers on the Ray cluster at {cluster.address}, torch threads each: 1" in done.stdout
     assert "Warning: SQLite serves workers of this machine only" in done.stdout
     assert "ray" not in done.stdout.replace("Ray cluster at", "")
     study = load_study(open_storage(default_url(tmp_path / "studies")), "tiny")
+    finalists = finalists_of(study)
+    assert finalists is not None
     assert states(study) == [TrialState.COMPLETE] * 10
-    assert all(len(attempts(trial)) == 1 for trial in study.trials)
-    wait_until(lambda: not any(map(alive, pids(study))))
+    assert set(states(finalists)) == {TrialState.COMPLETE}
+    assert all(len(attempts(trial)) == 1 for trial in (*study.trials, *finalists.trials))
+    assert "Winner: trial" in done.stdout
+    wait_until(lambda: not any(map(alive, pids(study) | pids(finalists))))
 
 
 def test_the_budget_is_exact_though_a_node_dies_with_a_trial(
