@@ -4,16 +4,16 @@ Every mistake in a file ends in one line that names the file, the key and the me
 """
 
 import difflib
-import math
 import tomllib
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from fmnist.errors import UsageError
 from fmnist.hyperparameters import Hyperparameters, ScoreOn
+from search.parameter import Parameter, Strict
 
 SamplerName = Literal["tpe", "gp", "random", "grid", "qmc"]
 PrunerName = Literal["halving", "hyperband", "median", "percentile", "none"]
@@ -29,62 +29,10 @@ class DefinitionError(UsageError):
     """A study definition is absent or wrong; the message is one line: file, key, mend."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class Parameter(_Strict):
-    """The values that one hyperparameter may take: a range from low to high, or choices."""
-
-    low: int | float | None = Field(None, description="smallest value")
-    high: int | float | None = Field(None, description="largest value")
-    log: bool = Field(False, description="sample evenly in the logarithm")
-    step: int | float | None = Field(None, gt=0, description="distance between values")
-    choices: list[int | float | str] | None = Field(None, min_length=1, description="the values, in place of a range")
-
-    @model_validator(mode="after")
-    def _is_a_range_or_choices(self) -> Self:
-        if self.choices is not None:
-            if self.low is not None or self.high is not None or self.step is not None or self.log:
-                raise ValueError("has choices and a range; keep one of them")
-            if len(set(self.choices)) < len(self.choices):
-                raise ValueError("names a choice twice; remove one")
-            return self
-        if self.low is None or self.high is None:
-            raise ValueError("needs low and high, or choices")
-        if self.low >= self.high:
-            raise ValueError(f"is empty, as low {self.low} is not below high {self.high}; exchange or change them")
-        if self.log and self.low <= 0:
-            raise ValueError(f"is logarithmic, so low must be above 0, not {self.low}")
-        if self.log and self.step is not None:
-            raise ValueError("has both log and step; keep one of them")
-        if self.step is not None and not _is_whole((self.high - self.low) / self.step):
-            raise ValueError(f"does not reach high {self.high} from low {self.low} in steps of {self.step}; change one")
-        return self
-
-    def ends(self) -> list[int | float | str]:
-        """The values whose validity shows that of all."""
-        return self.choices if self.choices is not None else [self.low, self.high]  # type: ignore[list-item]
-
-    def has(self, value: object) -> bool:
-        """Whether it is one of the values."""
-        if self.choices is not None:
-            return value in self.choices
-        assert self.low is not None  # validated above
-        assert self.high is not None
-        if not isinstance(value, int | float) or not self.low <= value <= self.high:
-            return False
-        return self.step is None or _is_whole((value - self.low) / self.step)
-
-    @property
-    def continuous(self) -> bool:
-        return self.choices is None and self.step is None
-
-
 Values = Annotated[list[int | float | str], Field(min_length=1)]
 
 
-class StudyDefinition(_Strict):
+class StudyDefinition(Strict):
     """What a study searches, and how."""
 
     description: str = Field("", description="one line on the question that the study answers")
@@ -165,10 +113,6 @@ class StudyDefinition(_Strict):
     def identity(self) -> dict[str, Any]:
         """What must stay the same for as long as the study lives, as plain values."""
         return self.model_dump(mode="json", exclude=MAY_CHANGE)
-
-
-def _is_whole(steps: float) -> bool:
-    return math.isfinite(steps) and abs(steps - round(steps)) < 1e-9
 
 
 def differences(stored: dict[str, Any], given: dict[str, Any]) -> list[str]:

@@ -20,7 +20,8 @@ from optuna.distributions import (
 from optuna.trial import Trial
 
 from fmnist.hyperparameters import Hyperparameters
-from search.definition import DefinitionError, Parameter, StudyDefinition
+from search.definition import DefinitionError, StudyDefinition
+from search.parameter import Parameter
 
 Distributions = Mapping[str, BaseDistribution]
 Point = dict[str, Any]

@@ -9,8 +9,9 @@ from pydantic import ValidationError
 
 from fmnist.hyperparameters import Hyperparameters
 from search import words
-from search.definition import Parameter, StudyDefinition
+from search.definition import StudyDefinition
 from search.finalists import Standings
+from search.parameter import Parameter
 from search.ranking import Configuration
 from search.report import writeup
 from search.report.importance import Importance, Importances
