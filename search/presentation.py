@@ -88,6 +88,7 @@ def ranking(configurations: list[Configuration], study: str) -> Table:
     """Configurations of several trainings each, the best first."""
     columns = ("accuracy", "95 % interval", "seeds", "seconds", "")
     table = _table(f"Configurations of study {study}", "configuration", *columns)
+    table.columns[0].overflow = "fold"
     for configuration in configurations:
         table.add_row(
             configuration.label,

@@ -310,7 +310,7 @@ def test_the_best_still_improve_if_their_last_gains_are_more_than_noise() -> Non
     "trials",
     [
         [],
-        [rising(0.5, 0.80, 0.82), rising(0.5, 0.80, 0.83)],  # two are too few
+        [rising(0.5, 0.80, 0.82), rising(0.5, 0.80, 0.82)],  # two are too few
         [rising(0.5, 0.80, 0.82), rising(0.5, 0.84, 0.83), rising(0.5, 0.80, 0.84)],  # noise
         [rising(0.5, 0.83, 0.82), rising(0.5, 0.84, 0.82), rising(0.5, 0.85, 0.82)],
         [ended(TWO, 0.8, curve={0.25: 0.2, 0.5: 0.5, 1.0: 0.8})] * 5,  # within their first epoch

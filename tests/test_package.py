@@ -53,6 +53,8 @@ def test_it_searches_outside_the_checkout(installed: Path, tmp_path: Path, tiny_
             "cnn",
             "--trials",
             "2",
+            "--finalists",
+            "0",
             "--workers",
             "1",
             "--quiet",

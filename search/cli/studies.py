@@ -160,9 +160,11 @@ def finalists(
     """
     from rich.console import Console
 
+    from fmnist.data import load
     from search import presentation
     from search.drain import RunSettings
     from search.engines.local import cores
+    from search.report import write
     from search.retrain import run_finalists
     from search.study import Place
 
@@ -179,10 +181,13 @@ def finalists(
     )
     console = Console()
     standings, stopped = run_finalists(settings, top, seeds, console)
+    with opened_study(study, storage, output) as (opened, folder):
+        written = write(opened, folder, folder / "report.html", lambda: load(data_dir))
     if as_json:
         click.echo(json.dumps(standings.as_json() if standings else None))
     else:
         presentation.show_finalists(console, study, standings)
+        click.echo(f"Report           {written}")
     if stopped == "interrupted":
         raise SystemExit(130)
 
