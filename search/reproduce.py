@@ -11,6 +11,7 @@ from fmnist.data import DataSet, split
 from fmnist.errors import UsageError
 from fmnist.training import Training
 from search.objective import training_seed, weights_digest
+from search.sampling import STEPS_PER_EPOCH
 from search.study import CHECKPOINT, definition_of, history_of
 
 
@@ -58,7 +59,10 @@ def reproduce(study: optuna.Study, number: int, data: DataSet, on_epoch: Callabl
     """
     trial, definition = recorded_trial(study, number), definition_of(study)
     saved = trial.user_attrs[CHECKPOINT]
-    recorded = {epoch.epoch: epoch.accuracy for epoch in history_of(trial)}
+    recorded = {
+        epoch.epoch: trial.intermediate_values.get(round(epoch.epoch * STEPS_PER_EPOCH), epoch.accuracy)
+        for epoch in history_of(trial)  # of an audited trial it goes on beyond the reports
+    }
     device = torch.device(saved["device"])
     if device.type == "cuda" and not torch.cuda.is_available():
         raise NotReproducible(f"trial {number} was trained on {device}, and there is none on this machine")
