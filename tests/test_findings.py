@@ -371,6 +371,8 @@ def test_a_ranking_says_how_many_cannot_be_told_from_the_best() -> None:
     worse = repeated(0.50, 0.51, 0.52, filters=3)
     first = "Best: filters=4 (default), 91.00 % (95 % interval 88.52–93.48 %)."
     assert said("ranking", GRID, best + tie + worse) == f"{first} 1 of the other 2 cannot be told from it."
+    tie_too = repeated(0.88, 0.91, 0.90, filters=3)
+    assert said("ranking", GRID, best + tie + tie_too) == f"{first} None of the other 2 can be told from it."
     assert said("ranking", GRID, best + tie) == f"{first} The other cannot be told from it."
     assert said("ranking", GRID, best + worse) == f"{first} The other is worse by more than noise."
     assert said("ranking", GRID, best) is None

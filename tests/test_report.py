@@ -168,7 +168,7 @@ def test_importances_are_drawn_with_their_intervals(analysis: Analysis) -> None:
 
 def test_costs_are_drawn_with_their_fronts(analysis: Analysis) -> None:
     sizes = definition(space={"filters": {"low": 1, "high": 30}})
-    trials = [ended(sizes, 0.9 - n % 4 / 10, seconds=5.0 + n, filters=n + 1) for n in range(8)]
+    trials = [ended(sizes, 0.9 - n % 4 / 10, seconds=20.0 - n, filters=n + 1) for n in range(8)]
     found = costs(sizes, rank(sizes, trials))
     drawn = figures.costs(replace(analysis, costs=found)).data
     assert len(drawn) == 2 * 4  # all the costs differ

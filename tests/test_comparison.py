@@ -1,0 +1,204 @@
+"""Several studies side by side."""
+
+import re
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import FrozenTrial, TrialState
+
+from search.definition import StudyDefinition
+from search.report.comparison import Comparison, compare
+from search.report.figures import answers, best_so_far
+from search.report.page import render_comparison
+from search.statistics import difference, estimate
+from search.study import ARTIFACTS, DATA, DEFINITION, finalists_name
+from tests.conftest import definition
+from tests.test_findings import ended
+
+GRID = definition(sampler="grid", seeds=3, space={"filters": {"choices": [2, 3, 4]}})
+BEGIN = datetime(2026, 1, 1)
+EVIL = "<script>alert(1)</script>"
+
+
+def timed(trial: FrozenTrial, start: float, end: float) -> FrozenTrial:
+    """The same with its times, in seconds since the study began."""
+    trial.datetime_start, trial.datetime_complete = (BEGIN + timedelta(seconds=each) for each in (start, end))
+    return trial
+
+
+@pytest.fixture
+def storage() -> optuna.storages.BaseStorage:
+    return optuna.storages.InMemoryStorage()
+
+
+def study_of(
+    storage: optuna.storages.BaseStorage,
+    name: str,
+    trials: Sequence[FrozenTrial],
+    defined: StudyDefinition = GRID,
+    fingerprint: str = "one",
+) -> tuple[optuna.Study, Path]:
+    study = optuna.create_study(storage=storage, study_name=name, direction="maximize")
+    study.set_user_attr(DEFINITION, defined.model_dump(mode="json"))
+    study.set_user_attr(DATA, {"name": "Fashion-MNIST", "fingerprint": fingerprint})
+    study.set_user_attr(ARTIFACTS, None)
+    study.add_trials(trials)
+    return study, Path()
+
+
+def repeated(*accuracies: float, filters: int = 4) -> list[FrozenTrial]:
+    return [ended(GRID, accuracy, filters=filters) for accuracy in accuracies]
+
+
+LOW, HIGH = [0.80, 0.81, 0.82], [0.90, 0.91, 0.92]
+WIDE = [0.70, 0.82, 0.95]
+
+
+@pytest.fixture
+def three(storage: optuna.storages.BaseStorage) -> Comparison:
+    return compare(
+        [study_of(storage, name, repeated(*values)) for name, values in zip("abc", (LOW, HIGH, WIDE), strict=True)]
+    )
+
+
+def test_progress_is_the_best_so_far_by_epochs_of_all_trials_and_by_time(storage: optuna.storages.BaseStorage) -> None:
+    stopped = ended(GRID, 0.95, curve={0.5: 0.95}, state=TrialState.PRUNED)
+    trials = [  # not in the order in which they end
+        timed(ended(GRID, 0.9), 5, 60),
+        timed(ended(GRID, 0.7), 10, 40),
+        timed(stopped, 0, 20),
+        timed(ended(GRID, 0.8), 60, 90),
+        timed(ended(GRID, 0.85), 90, 100),
+    ]
+    (answer,) = compare([study_of(storage, "a", trials)]).answers
+    assert answer.progress.best == [0.7, 0.9, 0.9]  # it goes on to the last trial
+    assert answer.progress.epochs == [0.5 + 2, 0.5 + 4, 0.5 + 8]
+    assert answer.progress.seconds == [40, 60, 100]
+    assert answer.finished == 5
+
+
+def test_trials_that_failed_or_run_are_no_progress(storage: optuna.storages.BaseStorage) -> None:
+    failed = timed(ended(GRID, None, curve={1.0: 0.5}, state=TrialState.FAIL), 0, 10)
+    running = ended(GRID, None, curve={1.0: 0.99}, state=TrialState.RUNNING)
+    (answer,) = compare([study_of(storage, "a", [failed, running, timed(ended(GRID, 0.0), 20, 50)])]).answers
+    assert (answer.progress.epochs, answer.progress.seconds, answer.progress.best) == ([2], [30], [0.0])
+
+
+def test_an_answer_is_the_best_configuration_with_all_its_trainings(storage: optuna.storages.BaseStorage) -> None:
+    (answer,) = compare([study_of(storage, "a", repeated(*LOW) + repeated(*HIGH, filters=2))]).answers
+    assert (answer.answer, answer.accuracies, answer.accuracy, answer.again) == (
+        "filters=2",
+        HIGH,
+        estimate(HIGH),
+        False,
+    )
+
+
+def test_finalists_trained_again_are_the_answer_where_there_are_some(storage: optuna.storages.BaseStorage) -> None:
+    searched = study_of(storage, "a", repeated(0.99, filters=3) + repeated(0.9, filters=2))
+    study_of(storage, finalists_name("a"), repeated(*LOW, filters=3) + repeated(*HIGH, filters=2))
+    (answer,) = compare([searched]).answers
+    assert (answer.answer, answer.accuracies, answer.again) == ("filters=2", HIGH, True)
+    assert answer.progress.best[0] == 0.99  # the search alone
+
+
+def test_differences_are_from_the_first_and_corrected_for_all_of_them(three: Comparison) -> None:
+    assert three.differences == [difference(HIGH, LOW, 2), difference(WIDE, LOW, 2)]
+    assert three.differences[0] is not None
+    assert three.differences[0].mean == pytest.approx(0.1)
+
+
+def test_words_name_the_better_one_or_say_that_it_is_too_close_to_call(storage: optuna.storages.BaseStorage) -> None:
+    low, high, wide = (
+        study_of(storage, name, repeated(*values)) for name, values in (("low", LOW), ("high", HIGH), ("wide", WIDE))
+    )
+    found = difference(HIGH, LOW)
+    assert found is not None
+    by = f"10.00 points ({100 * found.low:.2f} to {100 * found.high:.2f})"
+    assert compare([low, high]).words == f"high is better than low by {by}."
+    assert compare([high, low]).words == f"high is better than low by {by}."
+    for pair in ([low, wide], [wide, low]):
+        words = compare(pair).words
+        assert words.startswith(f"Too close to call between {pair[0][0].study_name} and {pair[1][0].study_name}: ")
+        assert "wide is ahead by 1.33 points (-" in words
+
+
+def test_a_single_training_tells_nothing_apart(storage: optuna.storages.BaseStorage) -> None:
+    found = compare([study_of(storage, "a", repeated(*LOW)), study_of(storage, "b", repeated(0.99))])
+    assert found.differences == [None]
+    assert found.words == "b and a cannot be told apart without two trainings of each answer."
+
+
+@pytest.mark.parametrize(
+    ("defined", "fingerprint"), [(GRID, "two"), (GRID.model_copy(update={"score_on": "validation"}), "one")]
+)
+def test_scores_on_other_images_are_not_compared(
+    storage: optuna.storages.BaseStorage, defined: StudyDefinition, fingerprint: str
+) -> None:
+    other = study_of(storage, "b", repeated(*HIGH), defined, fingerprint)
+    found = compare([study_of(storage, "a", repeated(*LOW)), other])
+    assert found.differences == [None]
+    assert found.words == "b was scored on other images than a: their accuracies are not comparable."
+    assert "10.00" not in re.sub(r"<script>.*?</script>", "", render_comparison(found, ["a", "b"]), flags=re.DOTALL)
+
+
+def test_a_study_without_a_complete_trial_is_left_out_and_named(storage: optuna.storages.BaseStorage) -> None:
+    stopped = ended(GRID, 0.95, curve={0.5: 0.95}, state=TrialState.PRUNED)
+    found = compare(
+        [
+            study_of(storage, "empty", []),
+            study_of(storage, "a", repeated(*LOW)),
+            study_of(storage, "stopped", [stopped]),
+            study_of(storage, "b", repeated(*HIGH)),
+        ]
+    )
+    assert [answer.study for answer in found.answers] == ["a", "b"]
+    assert found.left_out == ["empty", "stopped"]
+    assert found.differences == [difference(HIGH, LOW)]  # one comparison
+    page = render_comparison(found, ["empty", "a", "stopped", "b"])
+    assert "no trial of theirs is complete yet: empty, stopped." in page
+
+
+def test_the_page_of_studies_without_a_complete_trial_says_so(storage: optuna.storages.BaseStorage) -> None:
+    found = compare([study_of(storage, name, []) for name in "ab"])
+    assert (found.answers, found.differences) == ([], [])
+    assert "No trial is complete yet in any of these studies." in render_comparison(found, ["a", "b"])
+
+
+def test_figures_draw_the_numbers(three: Comparison) -> None:
+    (dots,) = answers(three).data
+    drawn = {name: (mean, more) for name, mean, more in zip(dots.y, dots.x, dots.error_x.array, strict=True)}
+    for answer in three.answers:
+        assert answer.accuracy.high is not None
+        expected = (answer.accuracy.mean, answer.accuracy.high - answer.accuracy.mean)
+        assert drawn[answer.study] == pytest.approx(expected)
+    for by, x in (
+        ("epochs", [answer.progress.epochs for answer in three.answers]),
+        ("seconds", [[one / 60 for one in answer.progress.seconds] for answer in three.answers]),
+    ):
+        lines = best_so_far(three, by).data
+        assert [line.name for line in lines] == ["a", "b", "c"]
+        assert [list(line.x) for line in lines] == x
+        assert [list(line.y) for line in lines] == [answer.progress.best for answer in three.answers]
+
+
+def test_the_page_is_whole_offline_and_escapes_what_users_wrote(storage: optuna.storages.BaseStorage) -> None:
+    names = [EVIL, "b", f"</script>{EVIL}"]
+    found = compare(
+        [study_of(storage, name, repeated(*values)) for name, values in zip(names[:2], (LOW, HIGH), strict=True)]
+        + [study_of(storage, names[2], [])]
+    )
+    page = render_comparison(found, names)
+    assert EVIL not in page
+    assert "&lt;script&gt;alert(1)" in page
+    assert page.count("<script>/**") == 1
+    without_plotly = re.sub(r"<script>/\*\*.*?</script>", "", page, flags=re.DOTALL)
+    assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", without_plotly)
+    assert "b is better than &lt;script&gt;" in page
+    assert "10.00 (" in without_plotly  # in the table
+    for name in ("answers", "by_epochs", "by_seconds"):
+        assert f'id="{name}"' in page
+    assert len(page.encode()) < 6e6

@@ -1,0 +1,123 @@
+"""What an accuracy costs, and who is on a Pareto front."""
+
+import random
+from typing import Any
+
+import pytest
+
+from fmnist.complexity import complexity
+from search.definition import StudyDefinition
+from search.ranking import rank
+from search.report.cost import COSTS, Cost, costs, varied
+from tests.conftest import definition
+from tests.test_findings import ended
+
+ARCHITECTURES = definition(
+    defaults={"architecture": "cnn", "epochs": 4, "filters": 8},
+    space={
+        "architecture": {"choices": ["simple", "cnn", "resnet", "transformer"]},
+        "filters": {"low": 4, "high": 16},
+        "blocks": {"low": 1, "high": 4},
+        "epochs": {"low": 1, "high": 8},
+    },
+)
+MADE: list[dict[str, Any]] = [
+    {"architecture": "simple", "filters": 4},
+    {"architecture": "cnn", "filters": 16, "blocks": 2},
+    {"architecture": "resnet", "filters": 8, "epochs": 2},
+    {"architecture": "transformer", "filters": 8, "blocks": 1},
+]
+
+
+def costs_of(defined: StudyDefinition, *trials: tuple[float, float, dict[str, Any]]) -> list[Cost]:
+    """Of trials as (accuracy, seconds, parameters)."""
+    made = [ended(defined, accuracy, seconds=seconds, **params) for accuracy, seconds, params in trials]
+    return costs(defined, rank(defined, made))
+
+
+def test_a_configurations_cost_is_that_of_its_network_and_its_seconds() -> None:
+    found = costs_of(ARCHITECTURES, *((0.9 - place / 10, 12.0, params) for place, params in enumerate(MADE)))
+    for cost, params in zip(found, MADE, strict=True):
+        network = ARCHITECTURES.defaults.model_copy(update=params)
+        counted = complexity(network)
+        assert (cost.parameters, cost.multiply_adds) == (counted.parameters, counted.multiply_adds)
+        assert (cost.seconds, cost.epoch_seconds) == (12.0, 12.0 / network.epochs)
+    assert len({cost.parameters for cost in found}) == len(MADE)
+
+
+def test_seconds_and_accuracy_are_means_over_the_trainings() -> None:
+    grid = definition(sampler="grid", seeds=2)
+    (found,) = costs_of(grid, (0.8, 10.0, {}), (0.9, 14.0, {}))
+    assert (found.seconds, found.accuracy) == (12.0, pytest.approx(0.85))
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low < 0.8 < 0.9 < found.high
+
+
+def staircase(costs: list[Cost], name: str) -> set[str]:
+    """The front by going up the costs: of those of one cost the most accurate, if none cheaper is as good."""
+    front: set[str] = set()
+    reached = -1.0
+    for price in sorted({getattr(cost, name) for cost in costs}):
+        rows = [cost for cost in costs if getattr(cost, name) == price]
+        best = max(row.accuracy for row in rows)
+        if best > reached:
+            front |= {row.label for row in rows if row.accuracy == best}
+            reached = best
+    return front
+
+
+SIZES = definition(
+    defaults={"architecture": "simple", "epochs": 3, "filters": 4},
+    space={"filters": {"low": 1, "high": 30}, "epochs": {"low": 1, "high": 20}},
+)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_fronts_are_those_of_their_definition_where_accuracies_and_costs_tie(seed: int) -> None:
+    draw = random.Random(seed)
+    points = draw.sample([(filters, epochs) for filters in range(1, 5) for epochs in range(1, 9)], 24)
+    found = costs_of(
+        SIZES,
+        *(
+            (draw.randint(80, 88) / 100, float(draw.randint(1, 6)), {"filters": filters, "epochs": epochs})
+            for filters, epochs in points
+        ),
+    )
+    assert len({cost.accuracy for cost in found}) < len(found) == 24
+    for name in COSTS:
+        assert {cost.label for cost in found if name in cost.fronts} == staircase(found, name)
+
+
+def test_as_good_for_less_takes_the_others_place_and_two_alike_share_it() -> None:
+    labels = [
+        (cost.label, "seconds" in cost.fronts)
+        for cost in costs_of(
+            SIZES,
+            (0.9, 20.0, {"filters": 1}),
+            (0.9, 10.0, {"filters": 2}),
+            (0.9, 10.0, {"filters": 3}),
+            (0.8, 10.0, {"filters": 5}),
+            (0.7, 5.0, {"filters": 6}),
+        )
+    ]
+    assert labels == [(f"filters={filters} epochs=3", filters in (2, 3, 6)) for filters in (1, 2, 3, 5, 6)]
+
+
+def test_the_cheapest_and_the_best_are_always_on_the_front() -> None:
+    found = costs_of(SIZES, *((0.5 + n / 100, float(n % 7 + 1), {"filters": n + 1}) for n in range(20)))
+    for name in COSTS:
+        assert name in found[0].fronts
+        assert name in min(found, key=lambda cost: (getattr(cost, name), -cost.accuracy)).fronts
+
+
+def test_only_costs_that_differ_are_shown() -> None:
+    rates = definition()
+    alike = costs_of(rates, (0.9, 3.0, {"learning_rate": 0.001}), (0.8, 3.0, {"learning_rate": 0.002}))
+    assert varied(alike) == {}
+    slower = costs_of(rates, (0.9, 3.0, {"learning_rate": 0.001}), (0.8, 5.0, {"learning_rate": 0.002}))
+    assert varied(slower).keys() == {"seconds", "epoch_seconds"}
+    larger = costs_of(rates, (0.9, 3.0, {"filters": 2}), (0.8, 3.0, {"filters": 4}))
+    assert varied(larger) == {name: COSTS[name] for name in ("parameters", "multiply_adds")}
+    assert varied([]) == {}
+    assert costs(rates, []) == []

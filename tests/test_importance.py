@@ -1,0 +1,176 @@
+"""Which hyperparameters matter: both methods against accuracies whose cause is known."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pytest
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from search.report import importance
+from search.report.importance import Importance, importances
+
+CUBE = {name: FloatDistribution(0, 1) for name in ("a", "b", "c")}
+
+
+def trials_of(
+    n: int,
+    accuracy: Callable[[Mapping[str, float]], float],
+    space: Mapping[str, BaseDistribution] = CUBE,
+    pruned: Callable[[int], bool] = lambda _: False,
+) -> list[FrozenTrial]:
+    """Trials at random points of the cube."""
+    draw = np.random.default_rng(0)
+    points = [{name: float(draw.random()) for name in space} for _ in range(n)]
+    return [
+        create_trial(
+            state=TrialState.PRUNED if pruned(number) else TrialState.COMPLETE,
+            value=accuracy(point),
+            params=point,
+            distributions=dict(space),
+        )
+        for number, point in enumerate(points)
+    ]
+
+
+@pytest.fixture
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importance, "RESAMPLES", 15)
+    monkeypatch.setattr(importance, "TREES", 4)
+
+
+def width(found: Importance) -> float:
+    return found.high - found.low
+
+
+@pytest.mark.usefixtures("_quick")
+@pytest.mark.parametrize("cause", ["a", "c"])
+def test_both_methods_find_importance_where_it_is(cause: str) -> None:
+    found = importances(trials_of(60, lambda point: point[cause]))
+    assert found.missing == []
+    for shares in (found.ped_anova, found.fanova):
+        assert shares is not None
+        assert shares.keys() == CUBE.keys()
+        assert sum(one.share for one in shares.values()) == pytest.approx(1)
+        assert shares[cause].share > 0.8
+        assert shares[cause].low > 1 / 3
+        for other in CUBE.keys() - {cause}:
+            assert shares[other].share < 0.15
+            assert shares[other].low < 0.05
+
+
+@pytest.mark.usefixtures("_quick")
+def test_two_causes_share_it_and_the_stronger_has_more() -> None:
+    found = importances(trials_of(80, lambda point: 2 * point["a"] + point["b"]))
+    for shares in (found.ped_anova, found.fanova):
+        assert shares is not None
+        assert shares["a"].share > shares["b"].share > shares["c"].share
+
+
+@pytest.mark.usefixtures("_quick")
+def test_ped_anova_asks_what_the_best_have_in_common_and_not_the_worst() -> None:
+    found = importances(trials_of(60, lambda point: 2 + point["a"] if point["a"] > 0.75 else point["b"]))
+    assert found.ped_anova is not None
+    assert found.ped_anova["a"].share > 0.8
+    assert found.ped_anova["b"].share < 0.1
+
+
+@pytest.mark.usefixtures("_quick")
+def test_choices_of_words_can_matter() -> None:
+    words = {"kind": CategoricalDistribution(["flip", "crop"]), "b": FloatDistribution(0, 1)}
+    draw = np.random.default_rng(0)
+    trials = []
+    for number in range(40):
+        kind = ("flip", "crop")[number % 2]
+        value = (0.9 if kind == "crop" else 0.5) + draw.random() / 1000
+        trials.append(create_trial(value=value, params={"kind": kind, "b": draw.random()}, distributions=words))
+    found = importances(trials)
+    for shares in (found.ped_anova, found.fanova):
+        assert shares is not None
+        assert shares["kind"].share > 0.6
+
+
+@pytest.mark.usefixtures("_quick")
+def test_more_trials_narrow_the_intervals() -> None:
+    few, many = (importances(trials_of(n, lambda point: point["a"])) for n in (20, 100))
+    for less, more in ((few.ped_anova, many.ped_anova), (few.fanova, many.fanova)):
+        assert less is not None
+        assert more is not None
+        assert 0 < width(more["a"]) < 0.6 * width(less["a"])
+
+
+@pytest.mark.usefixtures("_quick")
+def test_noise_stands_out_by_neither_method() -> None:
+    draw = np.random.default_rng(1)
+    found = importances(trials_of(40, lambda _: float(draw.normal())))
+    for shares in (found.ped_anova, found.fanova):
+        assert shares is not None
+        assert all(one.low < 1 / 3 for one in shares.values())
+        assert all(0 <= one.low <= one.share <= one.high <= 1 for one in shares.values())
+
+
+@pytest.mark.usefixtures("_quick")
+def test_the_same_trials_come_to_the_same_numbers() -> None:
+    trials = trials_of(25, lambda point: point["a"])
+    assert importances(trials) == importances(trials)
+
+
+@pytest.mark.usefixtures("_quick")
+def test_pruned_trials_count_for_ped_anova_and_not_for_fanova() -> None:
+    trials = trials_of(60, lambda point: point["b"], pruned=lambda number: number % 2 == 0)
+    found = importances(trials)
+    assert (found.finished, found.complete, found.best) == (60, 30, 12)
+    assert found.ped_anova is not None
+    assert found.ped_anova["b"].share > 0.8
+    assert found.fanova == importances([trial for trial in trials if trial.state == TrialState.COMPLETE]).fanova
+
+
+def test_too_few_trials_are_said_by_the_method_that_needs_more() -> None:
+    nine = importances(trials_of(9, lambda point: point["a"]))
+    assert (nine.ped_anova, nine.fanova) == (None, None)
+    assert nine.missing == [
+        "Too little data for PED-ANOVA: it needs 10 finished trials and 5 completed ones; there are 9 and 9.",
+        "Too little data for fANOVA: it needs 20 completed trials; there are 9.",
+    ]
+    nineteen = importances(trials_of(19, lambda point: point["a"]))
+    assert nineteen.ped_anova is not None
+    assert nineteen.fanova is None
+    assert nineteen.missing == ["Too little data for fANOVA: it needs 20 completed trials; there are 19."]
+    four = importances(trials_of(30, lambda point: point["a"], pruned=lambda number: number >= 4))
+    assert four.ped_anova is None
+    assert "there are 30 and 4." in four.missing[0]
+    assert len(importances([]).missing) == 2
+
+
+def test_trials_without_a_value_and_unfinished_ones_are_no_data() -> None:
+    lost = create_trial(state=TrialState.PRUNED, params={}, distributions={})
+    running = create_trial(state=TrialState.RUNNING, params={}, distributions={})
+    found = importances([*trials_of(9, lambda point: point["a"]), lost, running])
+    assert (found.finished, found.complete, found.ped_anova) == (9, 9, None)
+
+
+def test_where_all_trials_are_alike_no_method_says_anything() -> None:
+    one = create_trial(value=0.9, params={"a": 0.5}, distributions={"a": CUBE["a"]})
+    other = create_trial(value=0.8, params={"a": 0.5}, distributions={"a": CUBE["a"]})
+    for trials in ([one, other] * 15, trials_of(30, lambda _: 0.9)):
+        found = importances(trials)
+        assert (found.ped_anova, found.fanova) == (None, None)
+        assert [reason.split()[0] for reason in found.missing] == ["PED-ANOVA", "fANOVA"]
+        assert all("nothing to tell apart" in reason for reason in found.missing)
+
+
+@pytest.mark.usefixtures("_quick")
+def test_one_trial_that_differs_among_many_alike_is_no_failure() -> None:
+    """Many of the bootstrap's draws are without it, and all of one accuracy."""
+    trials = trials_of(30, lambda _: 0.9)
+    different = create_trial(value=0.5, params=trials[0].params, distributions=dict(CUBE))
+    found = importances([different, *trials[1:]])
+    assert found.ped_anova is not None
+    assert found.fanova is not None
+
+
+@pytest.mark.usefixtures("_quick")
+def test_only_the_newest_trials_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importance, "NEWEST", 25)
+    old, new = trials_of(30, lambda point: point["a"]), trials_of(25, lambda point: point["b"])
+    assert importances(old + new) == importances(new)

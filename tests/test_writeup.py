@@ -1,0 +1,189 @@
+"""The write-up's figures, and ours beside them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from optuna.trial import FrozenTrial, TrialState
+from sklearn.metrics import f1_score
+
+from fmnist.data import CLASSES
+from search import definition as definitions
+from search.report.writeup import ACCURACY, F1, Comparison, compare, verdict
+from search.statistics import difference, estimate
+from search.study import CHECKPOINT
+from tests.test_findings import ended
+
+EPOCHS = definitions.read(definitions.locate("epochs"))
+
+
+def confusion(seed: int) -> list[list[int]]:
+    """Counts of a network that is mostly right.
+
+    One class is never predicted, one has no images, and one neither.
+    """
+    draw = np.random.default_rng(seed)
+    counts = draw.integers(0, 20, (10, 10)) + 100 * np.eye(10, dtype=int)
+    counts[:, [2, 5]] = 0
+    counts[[5, 7]] = 0
+    return [[int(count) for count in row] for row in counts]
+
+
+def trial(
+    epochs: int,
+    last: float,
+    matrix: list[list[int]] | None = None,
+    state: TrialState = TrialState.COMPLETE,
+    **params: Any,
+) -> FrozenTrial:
+    """A training whose accuracy rises by a hundredth an epoch to its last."""
+    curve = {float(epoch): last - (epochs - epoch) / 100 for epoch in range(1, epochs + 1)}
+    made = ended(EPOCHS, last, curve={0.25: 0.1, **curve}, state=state, epochs=epochs, **params)
+    made.user_attrs[CHECKPOINT]["confusion"] = matrix or confusion(0)
+    return made
+
+
+def trials(finals: Mapping[int, Sequence[float]]) -> list[FrozenTrial]:
+    return [trial(epochs, final) for epochs, values in finals.items() for final in values]
+
+
+def comparison(finals: Mapping[int, Sequence[float]]) -> Comparison:
+    found = compare(EPOCHS, trials(finals))
+    assert found is not None
+    return found
+
+
+def around(mean: float) -> list[float]:
+    return [mean - 0.001, mean, mean + 0.001]
+
+
+SOME = {3: around(0.86), 5: around(0.87), 7: around(0.88)}
+
+
+def test_the_write_ups_figures_are_its_own() -> None:
+    assert {epochs: [round(10_000 * value) for value in values] for epochs, values in ACCURACY.items()} == {
+        3: [8378, 8594, 8760],
+        5: [8116, 8319, 8404, 8504, 8487],
+        7: [8065, 8144, 8403, 8425, 8543, 8581, 8603],
+    }
+    by_class = {name: tuple(F1[epochs][place] for epochs in (3, 5, 7)) for place, name in enumerate(CLASSES)}
+    assert by_class == {
+        "T-shirt/top": (0.82, 0.79, 0.79),
+        "Trouser": (0.98, 0.98, 0.98),
+        "Pullover": (0.81, 0.75, 0.77),
+        "Dress": (0.89, 0.88, 0.88),
+        "Coat": (0.80, 0.73, 0.78),
+        "Sandal": (0.97, 0.95, 0.94),
+        "Shirt": (0.61, 0.49, 0.60),
+        "Sneaker": (0.94, 0.94, 0.93),
+        "Bag": (0.97, 0.96, 0.96),
+        "Ankle boot": (0.95, 0.95, 0.95),
+    }
+
+
+def test_each_epoch_of_theirs_stands_beside_our_mean_and_interval() -> None:
+    found = comparison(SOME)
+    assert [(row.epochs, row.name, row.theirs) for row in found.by_epoch] == [
+        (epochs, str(epoch), theirs) for epochs in (3, 5, 7) for epoch, theirs in enumerate(ACCURACY[epochs], start=1)
+    ]
+    for row in found.by_epoch:
+        ours = [final - (row.epochs - int(row.name)) / 100 for final in SOME[row.epochs]]
+        expected = estimate(ours)
+        assert (row.ours.n, row.ours.mean) == (3, pytest.approx(expected.mean))
+        assert (row.ours.low, row.ours.high) == (pytest.approx(expected.low), pytest.approx(expected.high))
+    assert found.final(7).ours.mean == pytest.approx(0.88)
+    assert found.final(3).theirs == 0.876
+
+
+def test_f1_is_scikit_learns() -> None:
+    matrices = [confusion(seed) for seed in range(6)]
+    made = [trial(epochs, 0.85, matrices[place]) for place, epochs in enumerate((3, 3, 5, 5, 7, 7))]
+    found = compare(EPOCHS, made)
+    assert found is not None
+
+    def expected(matrix: list[list[int]]) -> list[float]:
+        pairs = [(a, b) for a, row in enumerate(matrix) for b, count in enumerate(row) for _ in range(count)]
+        true, predicted = zip(*pairs, strict=True)
+        return list(f1_score(true, predicted, labels=range(10), average=None, zero_division=0.0))
+
+    for place, epochs in enumerate((3, 5, 7)):
+        rows = [row for row in found.by_class if row.epochs == epochs]
+        assert [row.name for row in rows] == list(CLASSES)
+        assert [row.theirs for row in rows] == list(F1[epochs])
+        pair = [expected(matrix) for matrix in matrices[2 * place : 2 * place + 2]]
+        assert [row.ours.mean for row in rows] == pytest.approx([(a + b) / 2 for a, b in zip(*pair, strict=True)])
+        assert [row.ours.n for row in rows] == [2] * 10
+
+
+def test_differences_are_corrected_for_the_three_of_them() -> None:
+    found = comparison(SOME)
+    assert found.differences == {(a, b): difference(SOME[a], SOME[b], 3) for a, b in ((3, 7), (7, 5), (3, 5))}
+
+
+def test_nothing_is_compared_until_each_number_of_epochs_was_trained_twice() -> None:
+    made = trials({3: around(0.86), 5: around(0.87), 7: [0.88]})
+    assert compare(EPOCHS, made) is None
+    assert compare(EPOCHS, [*made, trial(7, 0.88, state=TrialState.PRUNED)]) is None
+    assert compare(EPOCHS, [*made, trial(7, 0.88)]) is not None
+    assert compare(EPOCHS, []) is None
+
+
+def test_other_networks_and_other_images_are_not_compared() -> None:
+    wider = definitions.StudyDefinition.model_validate(
+        EPOCHS.model_dump(mode="json") | {"grid": [], "space": EPOCHS.space | {"filters": {"choices": [8, 16]}}}
+    )
+    made = trials(SOME)
+    same = [ended(wider, one.value, curve=dict.fromkeys(map(float, range(1, 8)), 0.5), **one.params) for one in made]
+    other = [ended(wider, 0.99, epochs=epochs, filters=16) for epochs in (3, 5, 7)]
+    for one in (*same, *other):
+        one.user_attrs[CHECKPOINT]["confusion"] = confusion(0)
+    with_others, without = compare(wider, [*other, *same]), compare(wider, same)
+    assert with_others == without is not None
+    assert compare(wider, other * 3) is None
+    assert compare(EPOCHS.model_copy(update={"score_on": "validation"}), made) is None
+
+
+HOLDS = {3: around(0.88), 7: around(0.86), 5: around(0.84)}
+REVERSED = {3: around(0.84), 7: around(0.88), 5: around(0.86)}
+NOISE = {3: [0.80, 0.90, 0.85], 7: [0.81, 0.89, 0.86], 5: [0.79, 0.88, 0.87]}
+PART = {3: around(0.88), 7: around(0.86), 5: around(0.8601)}
+
+
+def test_the_verdict_says_whether_the_order_holds() -> None:
+    assert verdict(comparison(HOLDS)).startswith(
+        "The write-up's order, 3 before 7 before 5 epochs, holds in our trainings too: "
+        "3 epochs 88.00 %, 5 epochs 84.00 %, 7 epochs 86.00 %. "
+    )
+
+
+def test_the_verdict_says_what_is_the_other_way_round() -> None:
+    text = verdict(comparison(REVERSED))
+    assert "is noise: with several seeds 7 epochs are 4.00 points better than 3 (" in text
+    assert "; 5 epochs are 2.00 points better than 3 (" in text
+    assert "better than 5" not in text  # which is as in the write-up
+    found = difference(REVERSED[7], REVERSED[3], 3)
+    assert found is not None
+    assert f"({100 * found.low:.2f} to {100 * found.high:.2f})" in text
+
+
+def test_the_verdict_says_that_an_order_is_no_more_than_noise() -> None:
+    text = verdict(comparison(NOISE))
+    assert "is no more than noise: we see 3 epochs 85.00 %, 5 epochs 84.67 %, 7 epochs 85.33 %." in text
+    assert "better than" not in text
+
+
+def test_the_verdict_says_which_part_of_the_order_is_more_than_noise() -> None:
+    text = verdict(comparison(PART))
+    assert "is in part no more than noise: we see" in text
+    assert "and only that 3 epochs are 2.00 points better than 7 (" in text
+    assert "; 3 epochs are 1.99 points better than 5 (" in text
+    assert "7 epochs are" not in text
+
+
+@pytest.mark.parametrize("finals", [HOLDS, REVERSED, NOISE, PART])
+def test_the_write_ups_own_spread_stands_beside_each_verdict(finals: Mapping[int, Sequence[float]]) -> None:
+    """After one epoch: 83.78, 81.16 and 80.65; at the end 87.60, 86.03 and 84.87."""
+    text = verdict(comparison(finals))
+    assert "stand 3.13 points apart after it (standard deviation 1.68)" in text
+    assert "its final differences, 1.57 and 1.16 points, are of the size of its chance." in text
