@@ -89,14 +89,14 @@ def ranking(configurations: list[Configuration], study: str) -> Table:
     columns = ("accuracy", "95 % interval", "seeds", "seconds", "")
     table = _table(f"Configurations of study {study}", "configuration", *columns)
     table.columns[0].overflow = "fold"
-    for configuration in configurations:
+    for place, configuration in enumerate(configurations):
         table.add_row(
             configuration.label,
             percent(configuration.accuracy.mean),
             words.interval(configuration.accuracy),
             str(configuration.accuracy.n),
             f"{configuration.seconds:.1f}",
-            words.standing(configuration, "best"),
+            words.standing(configuration, "" if place else "best"),
         )
     return table
 
@@ -111,7 +111,7 @@ def show_finalists(console: Console, study: str, standings: Standings | None) ->
         f"Finalists of study {study}", "trial", "search", "re-trained", "95 % interval", "shrinkage", "seeds"
     )
     table.add_column("")
-    for finalist in standings.finalists:
+    for place, finalist in enumerate(standings.finalists):
         table.add_row(
             words.name(finalist),
             "-" if finalist.search is None else percent(finalist.search),
@@ -119,7 +119,7 @@ def show_finalists(console: Console, study: str, standings: Standings | None) ->
             words.interval(finalist.again.accuracy),
             "-" if finalist.shrinkage is None else f"{100 * finalist.shrinkage:+.2f}",
             str(finalist.again.accuracy.n),
-            words.standing(finalist.again, "winner"),
+            words.standing(finalist.again, "" if place else "winner"),
         )
     console.print(table)
     say(words.winner(standings))

@@ -11,7 +11,7 @@ def percent(accuracy: float) -> str:
 
 def points(difference: float) -> str:
     """A difference of accuracies in percentage points: 0.21."""
-    return f"{100 * difference:.2f}"
+    return f"{round(100 * difference, 2) + 0.0:.2f}"  # and no -0.00
 
 
 def duration(seconds: float) -> str:

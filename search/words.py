@@ -2,8 +2,8 @@
 
 from search.finalists import Finalist, Standings
 from search.ranking import Configuration
-from search.statistics import Estimate
-from search.text import assignments, count, percent
+from search.statistics import Difference, Estimate
+from search.text import assignments, count, percent, points
 
 
 def name(finalist: Finalist) -> str:
@@ -23,6 +23,18 @@ def interval(estimate: Estimate) -> str:
     if estimate.low is None or estimate.high is None:
         return "none of one"
     return f"{100 * estimate.low:.2f}–{percent(estimate.high)}"
+
+
+def span(difference: Difference) -> str:
+    """95 % interval -0.10 to 0.31."""
+    return f"95 % interval {points(difference.low)} to {points(difference.high)}"
+
+
+def gain(configuration: Configuration) -> str:
+    """What it gains on the default: +0.21, noise."""
+    if configuration.gain is None:
+        return ""
+    return f"{100 * configuration.gain.mean:+.2f}{', noise' if configuration.gain.is_noise else ''}"
 
 
 def standing(configuration: Configuration, best: str) -> str:

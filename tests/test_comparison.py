@@ -11,7 +11,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.definition import StudyDefinition
 from search.report.comparison import Comparison, compare
-from search.report.figures import answers, best_so_far
+from search.report.estimates import answers
+from search.report.figures import best_so_far
 from search.report.page import render_comparison
 from search.statistics import difference, estimate
 from search.study import ARTIFACTS, DATA, DEFINITION, finalists_name

@@ -14,7 +14,7 @@ from search import queue
 from search.definition import StudyDefinition
 from search.finalists import Finalist, Standings
 from search.ranking import Configuration, rank
-from search.report import figures, write, write_comparison
+from search.report import estimates, figures, write, write_comparison
 from search.report.analysis import Analysis, analyse
 from search.report.cost import costs
 from search.report.findings import findings
@@ -82,7 +82,8 @@ TIE = ranking_of((2, [0.90, 0.91, 0.92]), (4, [0.89, 0.91, 0.90]))
 
 def repeated(analysis: Analysis, ranking: list[Configuration]) -> Analysis:
     """The same for a grid with seeds."""
-    return replace(analysis, definition=analysis.definition | {"seeds": 3}, ranking=ranking, standings=None)
+    definition = analysis.definition | {"seeds": 3}
+    return replace(analysis, definition=definition, ranking=ranking, standings=None, importances=None)
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +183,7 @@ def test_costs_are_drawn_with_their_fronts(analysis: Analysis) -> None:
 
 
 def test_finalists_are_drawn_where_they_were_and_where_they_are(analysis: Analysis) -> None:
-    before, again = figures.finalists(replace(analysis, standings=standings_of(BETTER))).data
+    before, again = estimates.finalists(replace(analysis, standings=standings_of(BETTER))).data
     assert dict(zip(before.y, before.x, strict=True)) == {"trial 7": 0.95}  # the default had nothing to show
     assert dict(zip(again.y, again.x, strict=True)) == pytest.approx({"trial 7": 0.91, "the default": 0.81})
     assert list(again.error_x.array) == pytest.approx(
@@ -191,14 +192,14 @@ def test_finalists_are_drawn_where_they_were_and_where_they_are(analysis: Analys
 
 
 def test_a_ranking_is_drawn_the_best_on_top(analysis: Analysis) -> None:
-    (dots,) = figures.ranking(repeated(analysis, BETTER)).data
+    (dots,) = estimates.ranking(repeated(analysis, BETTER)).data
     assert list(dots.y) == ["filters=4 (default)", "filters=2"]
     assert list(dots.x) == pytest.approx([0.81, 0.91])
 
 
 def test_the_write_up_is_drawn_beside_ours(beside: Analysis) -> None:
     assert beside.comparison is not None
-    drawn = {line.name: line for line in figures.writeup(beside).data}
+    drawn = {line.name: line for line in estimates.writeup(beside).data}
     assert len(drawn) == 6
     for epochs in (3, 5, 7):
         rows = [row for row in beside.comparison.by_epoch if row.epochs == epochs]
@@ -256,7 +257,7 @@ def test_a_search_with_finalists_says_who_won_and_what_shrank(analysis: Analysis
         "It was chosen among 2 on the same test images."
     ) in text
     assert "corrected for 1 comparison)" in text
-    assert "7 95.00 % 91.00 % 88.52–93.48 % 4.00 3 winner filters=2" in text
+    assert "7 95.00 % 91.00 % 88.52–93.48 % 4.00 3 winner +10.00 filters=2" in text
     assert "default - 81.00 % 78.52–83.48 % - 3 10.00 behind filters=4" in text
     assert "Which hyperparameters matter" in text
     assert "trainings are finished" not in text
@@ -283,10 +284,10 @@ def test_a_grid_with_seeds_is_ranked(analysis: Analysis) -> None:
     assert "Which hyperparameters matter" not in text
     assert "is the mean test accuracy of filters=2 on data set" in text
     assert "over 3 seeds (95 % interval 88.52–93.48 %)." in text
-    assert re.search(r"filters=2 91.00 % 88.52–93.48 % 3 1.0 best 10.00 filters=4 \(default\) 81.00 %", text)
+    assert re.search(r"filters=2 91.00 % 88.52–93.48 % 3 1.0 best \+10.00 filters=4 \(default\) 81.00 %", text)
     assert "10.00 behind" in text
     tie = text_of(render(repeated(analysis, TIE)))
-    assert re.search(r"3 1.0 best 1.00, noise filters=4 \(default\) 90.00 % 87.52–92.48 % 3 1.0 tie", tie)
+    assert re.search(r"3 1.0 best \+1.00, noise filters=4 \(default\) 90.00 % 87.52–92.48 % 3 1.0 tie", tie)
     once = text_of(render(repeated(analysis, ranking_of((2, [0.95]), (4, [0.8, 0.81])))))
     assert "over 1 seed." in once
     assert not re.search(r"\d best\b", once)

@@ -72,7 +72,7 @@ class Analysis:
     standings: Standings | None
     ranking: list[Configuration]
     comparison: Comparison | None
-    importances: Importances
+    importances: Importances | None
     costs: list[Cost]
     network: BestNetwork | None
     missing: str | None
@@ -95,7 +95,7 @@ def analyse(study: optuna.Study, folder: Path, data: Callable[[], DataSet]) -> A
     evidence = Evidence(
         definition=definition,
         trials=trials,
-        importances=importances(trials),
+        importances=importances(trials) if definition.seeds == 1 else None,
         ranking=rank(definition, trials),
         standings=standings,
         pruning=pruning(definition, trials),

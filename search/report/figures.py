@@ -1,44 +1,21 @@
 """The pictures of a report: plotly figures from an `Analysis`. Nothing here computes."""
 
-from typing import Any
-
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from fmnist.data import CLASSES
-from search import words
 from search.report.analysis import Analysis, TrialRecord
 from search.report.comparison import Comparison
 from search.report.cost import varied
-from search.report.writeup import ACCURACY
-from search.statistics import Estimate
-from search.text import assignments, percent
+from search.report.style import BEST, COLOURS, THREE, figure_of
+from search.text import assignments
 
-# Okabe and Ito's colours, told apart with any kind of colour vision.
-COLOURS = {"complete": "#0072B2", "pruned": "#E69F00", "fail": "#000000"}
-BEST = "#D55E00"
-THREE = ("#0072B2", "#009E73", "#CC79A7")
-ROW = 26  # pixels of a row in a figure that has one for each configuration
 CURVES = 5  # trials whose training curves are drawn
-
-
-def _figure(x: str, y: str, **layout: Any) -> go.Figure:
-    figure = go.Figure()
-    figure.update_layout(
-        template="plotly_white",
-        xaxis_title=x,
-        yaxis_title=y,
-        margin={"l": 60, "r": 20, "t": 20, "b": 50},
-        height=420,
-        legend={"orientation": "h", "y": 1.08},
-        **layout,
-    )
-    return figure
 
 
 def history(analysis: Analysis) -> go.Figure:
     """The accuracy of each trial, and the best complete one so far."""
-    figure = _figure("trial", f"{analysis.summary.score_on} accuracy", yaxis_tickformat=".1%")
+    figure = figure_of("trial", f"{analysis.summary.score_on} accuracy", yaxis_tickformat=".1%")
     for state in ("complete", "pruned"):
         trials = [trial for trial in analysis.trials if trial.state == state and trial.accuracy is not None]
         figure.add_scatter(
@@ -61,7 +38,7 @@ def history(analysis: Analysis) -> go.Figure:
 
 def intermediate_values(analysis: Analysis) -> go.Figure:
     """Each trial's accuracy by epoch."""
-    figure = _figure("epoch", f"{analysis.summary.score_on} accuracy", yaxis_tickformat=".1%")
+    figure = figure_of("epoch", f"{analysis.summary.score_on} accuracy", yaxis_tickformat=".1%")
     best = analysis.summary.best.number if analysis.summary.best else None
     shown: set[str] = set()
     for trial in analysis.trials:
@@ -85,7 +62,8 @@ def intermediate_values(analysis: Analysis) -> go.Figure:
 
 def importances(analysis: Analysis) -> go.Figure:
     """How much each hyperparameter matters by each method, as shares of 1."""
-    figure = _figure("importance (share of 1)", "", yaxis_automargin=True, barmode="group")
+    assert analysis.importances is not None  # the page asks only then
+    figure = figure_of("importance (share of 1)", "", yaxis_automargin=True, barmode="group")
     methods = {"PED-ANOVA": analysis.importances.ped_anova, "fANOVA": analysis.importances.fanova}
     for (method, shares), colour in zip(methods.items(), THREE, strict=False):
         ranked = sorted((shares or {}).items(), key=lambda item: item[1].share)
@@ -105,73 +83,9 @@ def importances(analysis: Analysis) -> go.Figure:
     return figure
 
 
-def finalists(analysis: Analysis) -> go.Figure:
-    """Each finalist's accuracy in the search and over its fresh seeds."""
-    assert analysis.standings is not None  # the page asks only then
-    rows = analysis.standings.finalists[::-1]
-    names = [words.called(finalist) for finalist in rows]
-    figure = _figure(f"{analysis.summary.score_on} accuracy", "", xaxis_tickformat=".1%", yaxis_automargin=True)
-    searched = [(finalist.search, name) for finalist, name in zip(rows, names, strict=True) if finalist.search]
-    figure.add_scatter(
-        x=[accuracy for accuracy, _ in searched],
-        y=[name for _, name in searched],
-        mode="markers",
-        name="in the search",
-        marker={"color": COLOURS["pruned"], "symbol": "circle-open", "size": 11, "line": {"width": 2}},
-    )
-    _dots(figure, [finalist.again.accuracy for finalist in rows], names, "re-trained, 95 % interval")
-    return figure.update_layout(height=180 + 2 * ROW * len(rows))
-
-
-def ranking(analysis: Analysis) -> go.Figure:
-    """The mean accuracy of each configuration and its interval."""
-    rows = analysis.ranking[::-1]
-    figure = _figure(f"{analysis.summary.score_on} accuracy", "", xaxis_tickformat=".1%", yaxis_automargin=True)
-    _dots(figure, [row.accuracy for row in rows], [row.label for row in rows], "mean, 95 % interval")
-    return figure.update_layout(height=160 + ROW * len(rows))
-
-
-def _dots(figure: go.Figure, estimates: list[Estimate], names: list[str], legend: str) -> None:
-    figure.add_scatter(
-        x=[each.mean for each in estimates],
-        y=names,
-        error_x={
-            "type": "data",
-            "array": [0 if each.high is None else each.high - each.mean for each in estimates],
-        },
-        text=[f"{percent(each.mean)} ({words.interval(each)}), n = {each.n}" for each in estimates],
-        hoverinfo="text",
-        mode="markers",
-        name=legend,
-        marker={"color": COLOURS["complete"], "size": 9},
-    )
-
-
-def writeup(analysis: Analysis) -> go.Figure:
-    """Accuracy by epoch: the write-up's three trainings, and ours with intervals."""
-    assert analysis.comparison is not None  # the page asks only then
-    figure = _figure("epoch", "test accuracy", yaxis_tickformat=".1%", xaxis_dtick=1)
-    for epochs, colour in zip(ACCURACY, THREE, strict=True):
-        rows = [row for row in analysis.comparison.by_epoch if row.epochs == epochs]
-        x = [int(row.name) for row in rows]
-        theirs = {"color": colour, "dash": "dot"}
-        figure.add_scatter(
-            x=x, y=[row.theirs for row in rows], mode="lines+markers", name=f"write-up, {epochs} epochs", line=theirs
-        )
-        figure.add_scatter(
-            x=x,
-            y=[row.ours.mean for row in rows],
-            error_y={"type": "data", "array": [(row.ours.high or 0) - row.ours.mean for row in rows]},
-            mode="lines+markers",
-            name=f"ours, {epochs} epochs",
-            line={"color": colour},
-        )
-    return figure
-
-
 def training_curves(analysis: Analysis) -> go.Figure:
     """The best trials' accuracy on the images they learn from and on those that score them."""
-    figure = _figure("epoch", "accuracy", yaxis_tickformat=".1%")
+    figure = figure_of("epoch", "accuracy", yaxis_tickformat=".1%")
     complete = [trial for trial in analysis.trials if trial.state == "complete" and trial.history]
     best = sorted(complete, key=lambda trial: trial.accuracy or 0.0, reverse=True)[:CURVES]
     for first, trial in enumerate(best):
@@ -227,18 +141,10 @@ def costs(analysis: Analysis) -> go.Figure:
     )
 
 
-def answers(comparison: Comparison) -> go.Figure:
-    """The accuracy of each study's answer, and its interval."""
-    rows = comparison.answers[::-1]
-    figure = _figure("accuracy", "", xaxis_tickformat=".1%", yaxis_automargin=True)
-    _dots(figure, [row.accuracy for row in rows], [row.study for row in rows], "mean, 95 % interval")
-    return figure.update_layout(height=180 + 2 * ROW * len(rows))
-
-
 def best_so_far(comparison: Comparison, by: str) -> go.Figure:
     """The best complete trial so far of each study, by `epochs` or by `seconds`."""
     title = "epochs trained" if by == "epochs" else "minutes since the first trial began"
-    figure = _figure(title, "accuracy", yaxis_tickformat=".1%")
+    figure = figure_of(title, "accuracy", yaxis_tickformat=".1%")
     for answer in comparison.answers:
         progress = answer.progress
         x = progress.epochs if by == "epochs" else [seconds / 60 for seconds in progress.seconds]
@@ -249,7 +155,7 @@ def best_so_far(comparison: Comparison, by: str) -> go.Figure:
 def confusion(analysis: Analysis) -> go.Figure:
     """Images of each class by the class that the best network takes them for."""
     assert analysis.network is not None  # the page asks only then
-    figure = _figure("predicted", "true", yaxis_autorange="reversed", xaxis_automargin=True, yaxis_automargin=True)
+    figure = figure_of("predicted", "true", yaxis_autorange="reversed", xaxis_automargin=True, yaxis_automargin=True)
     figure.add_heatmap(
         z=analysis.network.confusion,
         x=CLASSES,

@@ -8,7 +8,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from search import words
-from search.report import figures
+from search.report import estimates, figures
 from search.report.analysis import Analysis
 from search.report.comparison import Comparison
 from search.report.cost import COSTS, varied
@@ -33,7 +33,7 @@ def render_comparison(comparison: Comparison, names: list[str]) -> str:
     drawn = {}
     if comparison.answers:
         drawn = {
-            "answers": figures.answers(comparison),
+            "answers": estimates.answers(comparison),
             "by_epochs": figures.best_so_far(comparison, "epochs"),
             "by_seconds": figures.best_so_far(comparison, "seconds"),
         }
@@ -57,11 +57,12 @@ def _page(template: str, drawn: dict[str, go.Figure], **values: Any) -> str:
 def _drawn(analysis: Analysis) -> dict[str, go.Figure]:
     """The figures that there are numbers for."""
     drawn = {"history": figures.history(analysis), "intermediate_values": figures.intermediate_values(analysis)}
+    found = analysis.importances
     wanted = {
-        "finalists": (figures.finalists, analysis.standings),
-        "ranking": (figures.ranking, analysis.repeated and analysis.ranking),
-        "writeup": (figures.writeup, analysis.comparison),
-        "importances": (figures.importances, analysis.importances.ped_anova or analysis.importances.fanova),
+        "finalists": (estimates.finalists, analysis.standings),
+        "ranking": (estimates.ranking, analysis.repeated and analysis.ranking),
+        "writeup": (estimates.writeup, analysis.comparison),
+        "importances": (figures.importances, found and (found.ped_anova or found.fanova)),
         "training_curves": (figures.training_curves, analysis.ranking),
         "costs": (figures.costs, varied(analysis.costs)),
         "confusion": (figures.confusion, analysis.network),
