@@ -10,7 +10,8 @@ from sqlalchemy import select, update
 
 from search.artifacts import Artifacts
 from search.finalists import BEST
-from search.study import CHECKPOINT, MARK, artifacts_of, finalists_of
+from search.record import CHECKPOINT
+from search.study import MARK, artifacts_of, finalists_of
 from search.tables import ATTRIBUTES, TRIALS, VALUES, backend
 
 DROPPED = '"name": null'  # in the attribute of a trial whose checkpoint was removed

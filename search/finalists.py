@@ -21,16 +21,9 @@ from fmnist.seeds import derive
 from search import space
 from search.definition import StudyDefinition
 from search.ranking import Configuration, accuracies_of, by_configuration, rank
+from search.record import checkpoint_of
 from search.statistics import Estimate, estimate
-from search.study import (
-    ARTIFACTS,
-    Place,
-    artifacts_of,
-    checkpoint_of,
-    definition_of,
-    finalists_name,
-    finalists_of,
-)
+from search.study import ARTIFACTS, Place, artifacts_of, definition_of, finalists_name, finalists_of
 
 SEEDS = 3  # trainings of each finalist
 BEST = "best.pt"  # in the study's folder: a training of the winner

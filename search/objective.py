@@ -19,8 +19,8 @@ from search import space
 from search.artifacts import Artifacts, checkpoint_name
 from search.definition import StudyDefinition
 from search.lease import REASON
+from search.record import AUDIT, CHECKPOINT, Epoch, checkpoint_of
 from search.sampling import STEPS_PER_EPOCH
-from search.study import AUDIT, CHECKPOINT, Epoch, checkpoint_of
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from fmnist.data import DataSet, split
 from fmnist.errors import UsageError
 from fmnist.training import Training
 from search.objective import training_seed, weights_digest
+from search.record import CHECKPOINT, history_of
 from search.sampling import STEPS_PER_EPOCH
-from search.study import CHECKPOINT, definition_of, history_of
+from search.study import definition_of
 
 
 class NotReproducible(UsageError):

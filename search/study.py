@@ -3,13 +3,12 @@
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import optuna
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial
 
 from fmnist.errors import UsageError
 from search.artifacts import Artifacts, open_artifacts
@@ -22,26 +21,11 @@ if TYPE_CHECKING:
 DEFINITION, DATA, VERSIONS, FOLDER, ARTIFACTS, KEY = "definition", "data", "versions", "folder", "artifacts", "key"
 STOP, KEEP = "stop", "keep"
 
-# A trial's: `name` of its newest checkpoint, SHA-256 of its `weights`, `device` and `threads`, `seconds` of training,
-# the `confusion` of its predictions, and its `history` as rows of what `Epoch` has.
-CHECKPOINT = "checkpoint"
-AUDIT = "audit"  # a trial's, that goes on although it is pruned: the epoch `since`, and at its end the `accuracy`
 MARK = "study.id"  # a file among the artifacts that says whose they are
 
 
 class StudyError(UsageError):
     """A study is absent or not the one that was meant; the message says what to do."""
-
-
-class Epoch(NamedTuple):
-    """A trial's scores after an epoch, as `fmnist.training.EpochMetrics` explains them."""
-
-    epoch: float
-    train_loss: float
-    train_accuracy: float
-    loss: float
-    accuracy: float
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -196,17 +180,6 @@ def folder_of(study: optuna.Study) -> Path:
 def artifacts_of(study: optuna.Study, folder: Path | None = None) -> Artifacts:
     """The study's artifact store; `folder` is the study's, if that is not where the last `run` had it."""
     return open_artifacts(study.user_attrs[ARTIFACTS] or str((folder or folder_of(study)) / "checkpoints"))
-
-
-def checkpoint_of(trial: FrozenTrial) -> str | None:
-    """The name of a trial's checkpoint among the artifacts; None if none is kept."""
-    name: str | None = trial.user_attrs.get(CHECKPOINT, {}).get("name")
-    return name
-
-
-def history_of(trial: FrozenTrial) -> list[Epoch]:
-    """What a trial went through, also beyond where it was pruned if it was audited."""
-    return [Epoch(*row) for row in trial.user_attrs.get(CHECKPOINT, {}).get("history", [])]
 
 
 def check_artifacts(study: optuna.Study) -> None:

@@ -15,8 +15,9 @@ from fmnist import checkpoint
 from fmnist.checkpoint import Checkpoint
 from search import collect
 from search.artifacts import ArtifactError, Artifacts, Bucket, checkpoint_name, located, open_artifacts
+from search.record import checkpoint_of
 from search.storage import open_storage
-from search.study import MARK, artifacts_of, checkpoint_of, load_study
+from search.study import MARK, artifacts_of, load_study
 from search.worker import work
 from tests.conftest import Make, definition
 

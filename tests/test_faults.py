@@ -29,9 +29,10 @@ from search.engines import local
 from search.lease import Holder
 from search.objective import Objective, Outcome
 from search.reaper import alive, release
+from search.record import checkpoint_of
 from search.reproduce import reproduce
 from search.storage import lock, open_storage
-from search.study import Place, checkpoint_of, definition_of, finalists_of, load_study, open_study
+from search.study import Place, definition_of, finalists_of, load_study, open_study
 from search.worker import WorkerSettings, work
 from tests.conftest import Make, definition, worker_pids
 from tests.postgresql import Server

@@ -13,8 +13,8 @@ from fmnist.training import Training
 from search.artifacts import Folder
 from search.definition import StudyDefinition
 from search.objective import Objective, Outcome, _is_audited, run_trial, training_seed, weights_digest
+from search.record import AUDIT, CHECKPOINT
 from search.sampling import pruner
-from search.study import AUDIT, CHECKPOINT
 
 Run = Callable[..., Outcome]
 

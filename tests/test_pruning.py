@@ -7,8 +7,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.definition import StudyDefinition
 from search.lease import REASON
+from search.record import AUDIT
 from search.report.pruning import audit, pruning
-from search.study import AUDIT
 from tests.conftest import definition
 from tests.test_findings import ended
 

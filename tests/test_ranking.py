@@ -6,8 +6,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.definition import StudyDefinition
 from search.ranking import rank
+from search.record import CHECKPOINT
 from search.statistics import difference, estimate
-from search.study import CHECKPOINT
 
 RANGES = {"epochs": IntDistribution(1, 9), "architecture": CategoricalDistribution(["cnn", "simple"])}
 

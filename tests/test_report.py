@@ -14,6 +14,7 @@ from search import queue
 from search.definition import StudyDefinition
 from search.finalists import Finalist, Standings
 from search.ranking import Configuration, rank
+from search.record import checkpoint_of, history_of
 from search.report import estimates, figures, write, write_comparison
 from search.report.analysis import Analysis, analyse
 from search.report.cost import costs
@@ -23,7 +24,7 @@ from search.report.page import render
 from search.report.writeup import compare
 from search.statistics import estimate
 from search.storage import open_storage
-from search.study import Place, checkpoint_of, history_of, open_study
+from search.study import Place, open_study
 from search.url import default_url
 from search.worker import WorkerSettings, work
 from tests import test_writeup

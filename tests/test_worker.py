@@ -18,8 +18,9 @@ from search import lease, queue
 from search.definition import PRUNERS, SAMPLERS
 from search.engines import local
 from search.reaper import alive, reap
+from search.record import CHECKPOINT
 from search.storage import lock
-from search.study import CHECKPOINT, StudyError, request_stop
+from search.study import StudyError, request_stop
 from search.worker import WorkerSettings, work
 from tests.conftest import LONG, Make, definition, worker_servers
 from tests.postgresql import Server

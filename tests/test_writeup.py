@@ -10,9 +10,9 @@ from sklearn.metrics import f1_score
 
 from fmnist.data import CLASSES
 from search import definition as definitions
+from search.record import CHECKPOINT
 from search.report.writeup import ACCURACY, F1, Comparison, compare, verdict
 from search.statistics import difference, estimate
-from search.study import CHECKPOINT
 from tests.test_findings import ended
 
 EPOCHS = definitions.read(definitions.locate("epochs"))

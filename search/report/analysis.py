@@ -15,13 +15,14 @@ from fmnist.evaluation import classification_scores, evaluate
 from search.finalists import Standings, standings_of
 from search.lease import REASON
 from search.ranking import Configuration, rank
+from search.record import Epoch, checkpoint_of, history_of
 from search.report.cost import Cost, costs
 from search.report.findings import Evidence, Finding, findings
 from search.report.importance import Importances, importances
 from search.report.pruning import audit, pruning
 from search.report.writeup import Comparison, compare
 from search.sampling import STEPS_PER_EPOCH
-from search.study import DATA, Epoch, artifacts_of, checkpoint_of, definition_of, history_of
+from search.study import DATA, artifacts_of, definition_of
 from search.summary import Summary, summarize
 
 

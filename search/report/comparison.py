@@ -10,9 +10,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.finalists import standings_of
 from search.ranking import rank
+from search.record import history_of
 from search.report.pruning import last
 from search.statistics import Difference, Estimate, difference, estimate
-from search.study import DATA, definition_of, history_of
+from search.study import DATA, definition_of
 from search.text import points
 
 

@@ -6,8 +6,8 @@ from statistics import fmean
 from optuna.trial import FrozenTrial, TrialState
 
 from fmnist.hyperparameters import ScoreOn
+from search.record import history_of
 from search.statistics import estimate
-from search.study import history_of
 from search.text import points
 
 BEST = 5  # trials whose curves are looked at

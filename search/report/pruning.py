@@ -6,8 +6,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.definition import StudyDefinition
 from search.lease import REASON
+from search.record import AUDIT, history_of
 from search.statistics import Share, share
-from search.study import AUDIT, history_of
 
 FEWEST_AUDITED = 10  # trials below which a rate of false prunes is not given
 CONTENDERS = 3  # best completed trials that a pruned one would have had to be among
