@@ -78,6 +78,8 @@ class StudyDefinition(Strict):
             raise ValueError("space: is missing; name at least one hyperparameter")
         if self.sampler != "grid" and (self.grid or self.seeds > 1):
             raise ValueError(f'{"grid" if self.grid else "seeds"}: needs sampler = "grid"; change either')
+        if self.audit and self.pruner == "none":
+            raise ValueError("audit: needs a pruner to look at; change either")
         for name, parameter in self.space.items():
             self._parameter_fits(name, parameter)
         for name, value in (item for part in self.grid for item in part.items()):
@@ -87,14 +89,16 @@ class StudyDefinition(Strict):
         return self
 
     def _parameter_fits(self, name: str, parameter: Parameter) -> None:
-        field = Hyperparameters.model_fields.get(name)
+        field, where = Hyperparameters.model_fields.get(name), "grid" if self.grid else "space"
         if field is None:
-            raise ValueError(f"space.{name}: is no hyperparameter; {_did_you_mean(name, Hyperparameters.model_fields)}")
+            raise ValueError(
+                f"{where}.{name}: is no hyperparameter; {_did_you_mean(name, Hyperparameters.model_fields)}"
+            )
         for value in parameter.ends():
             try:
                 Hyperparameters.model_validate({name: value})
             except ValidationError as error:
-                raise ValueError(f"space.{name}: {value!r} cannot be, {_sentence(error.errors()[0])}") from None
+                raise ValueError(f"{where}.{name}: {value!r} cannot be, {_sentence(error.errors()[0])}") from None
         if field.annotation is int and isinstance(parameter.step, float):
             raise ValueError(f"space.{name}.step: must be a whole number, not {parameter.step}")
         if self.sampler == "grid" and not self.grid and parameter.continuous and field.annotation is not int:

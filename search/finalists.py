@@ -6,12 +6,14 @@ same database: their tickets are drained, interrupted and resumed like any other
 """
 
 import sys
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import optuna
+from optuna.trial import TrialState
 
 from fmnist import checkpoint
 from fmnist.data import DataSet
@@ -27,7 +29,8 @@ from search.study import ARTIFACTS, Place, artifacts_of, definition_of, finalist
 
 SEEDS = 3  # trainings of each finalist
 BEST = "best.pt"  # in the study's folder: a training of the winner
-TEST = "test"  # a user attribute: the winner's `trials` and their `accuracies` on the test images
+SETTLED = "settled"  # a user attribute: the winner's `trials`, and their `test` accuracies if other images chose it
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 @dataclass(frozen=True)
@@ -52,14 +55,17 @@ class Finalist:
 class Standings:
     """The finalists that have been trained again, the winner first.
 
-    trained, wanted: trainings that are finished, and that there are to be. test: of the winner, if
-    another split chose it. checkpoint: one of its trainings, with the accuracy of that one.
+    trained, wanted: trainings that are finished, and that there are to be. diverged: those of them that came
+    to nothing. outdated: whether the search has found a better configuration since. checkpoint: the winner's
+    first training, with the accuracy of that one. test: of the winner, if another split chose it.
     """
 
     study: str
     score_on: str
     trained: int
     wanted: int
+    diverged: int
+    outdated: bool
     finalists: list[Finalist]
     checkpoint: Path | None
     checkpoint_accuracy: float
@@ -70,9 +76,19 @@ class Standings:
         return self.finalists[0]
 
     @property
+    def decided(self) -> bool:
+        """Whether all of them are trained, so that the first is the winner."""
+        return self.trained == self.wanted
+
+    @property
+    def title(self) -> str:
+        """What the first of them is."""
+        return "winner" if self.decided and not self.outdated else "ahead so far"
+
+    @property
     def unsettled(self) -> bool:
         """Whether `settle` is still to be done."""
-        return self.checkpoint is None or (self.test is None and self.score_on != "test")
+        return self.decided and (self.checkpoint is None or (self.test is None and self.score_on != "test"))
 
     def as_json(self) -> dict[str, Any]:
         """The record that `finalists --json` prints."""
@@ -84,7 +100,7 @@ class Standings:
 def define(study: optuna.Study, top: int, seeds: int) -> StudyDefinition | None:
     """The study of the finalists: the best `top` configurations and the default; None if nothing is complete.
 
-    It is the one that there is, if that has all of them with as many seeds.
+    It is the one that there is, if that has all of them with as many seeds. A new one has no fewer seeds.
     """
     definition = definition_of(study)
     ranked = rank(definition, study.get_trials(deepcopy=False))
@@ -94,7 +110,8 @@ def define(study: optuna.Study, top: int, seeds: int) -> StudyDefinition | None:
     points = {space.key(point): point for point in [*(best.params for best in ranked[:top]), default]}
     if former := finalists_of(study):
         known = definition_of(former)
-        if known.seeds >= seeds and points.keys() <= set(map(space.key, space.grid(known))):
+        seeds = max(seeds, known.seeds)
+        if known.seeds == seeds and points.keys() <= set(map(space.key, space.grid(known))):
             return known
     given = definition.model_dump(mode="json") | {
         "description": f"The finalists of study {study.study_name}, trained again with fresh seeds",
@@ -131,24 +148,30 @@ def standings_of(study: optuna.Study, folder: Path) -> Standings | None:
     finalists = _finalists(study, definition, again)
     if not finalists:
         return None
-    winner = finalists[0]
+    winner, points = finalists[0], set(map(space.key, space.grid(definition)))
+    finished = Counter(space.key(trial.params) for trial in again.get_trials(deepcopy=False, states=FINISHED))
+    trained = sum(min(finished[point], definition.seeds) for point in points)
+    best, *_ = rank(definition_of(study), study.get_trials(deepcopy=False))
+    settled = again.user_attrs.get(SETTLED, {}).get("trials") == winner.again.trials
     return Standings(
         study=study.study_name,
         score_on=definition.score_on,
-        trained=sum(len(finalist.again.trials) for finalist in finalists),
-        wanted=len(space.grid(definition)) * definition.seeds,
+        trained=trained,
+        wanted=len(points) * definition.seeds,
+        diverged=sum(finished[point] for point in points) - sum(len(finalist.again.trials) for finalist in finalists),
+        outdated=space.key(best.params) not in points,
         finalists=finalists,
-        checkpoint=folder / BEST if (folder / BEST).is_file() else None,
+        checkpoint=folder / BEST if settled and (folder / BEST).is_file() else None,
         checkpoint_accuracy=winner.again.accuracies[0],
-        test=_tested(again, winner),
+        test=estimate(again.user_attrs[SETTLED]["test"]) if settled and again.user_attrs[SETTLED]["test"] else None,
     )
 
 
 def settle(again: optuna.Study, winner: Finalist, folder: Path, data: DataSet) -> None:
-    """Do what is to be done once the winner is known.
+    """Do what is to be done once the winner is known: all finalists are trained.
 
     Its first training, whatever that scored, is copied to BEST in the study's folder. If other images chose
-    it, the test images are looked at now, and the scores of all its trainings put on record.
+    it, the test images are looked at now. That it is done is put on record.
 
     Args:
         again: the study of the finalists.
@@ -159,18 +182,14 @@ def settle(again: optuna.Study, winner: Finalist, folder: Path, data: DataSet) -
     artifacts, trials = artifacts_of(again), again.get_trials(deepcopy=False)
     names = [checkpoint_of(trials[number]) for number in winner.again.trials]
     contents = [artifacts.read(name) if name else None for name in names]
-    if contents[0]:
-        write_whole(folder / BEST, contents[0])
+    if contents[0] is None:
+        return  # it was removed
+    write_whole(folder / BEST, contents[0])
     networks = [checkpoint.parse(content, BEST).network() for content in contents if content]
+    test = []
     if definition_of(again).score_on != "test" and len(networks) == len(contents):
-        accuracies = [evaluate(network, data.test).accuracy for network in networks]
-        again.set_user_attr(TEST, {"trials": winner.again.trials, "accuracies": accuracies})
-
-
-def _tested(again: optuna.Study, winner: Finalist) -> Estimate | None:
-    """The winner's test accuracy, if that is on record."""
-    stored = again.user_attrs.get(TEST)
-    return estimate(stored["accuracies"]) if stored and stored["trials"] == winner.again.trials else None
+        test = [evaluate(network, data.test).accuracy for network in networks]
+    again.set_user_attr(SETTLED, {"trials": winner.again.trials, "test": test})
 
 
 def _finalists(study: optuna.Study, definition: StudyDefinition, again: optuna.Study) -> list[Finalist]:

@@ -34,7 +34,7 @@ def show(console: Console, result: "RunResult", settings: "RunSettings", report:
     trials, name = result.summary.trials, result.summary.study
     say = _speaker(console)
     if result.stopped and trials.finished >= result.goal:
-        say(f"{_WHY[result.stopped]} among the finalists; the same command goes on from here.")
+        say(f"{_WHY[result.stopped]} before the finalists were trained; the same command goes on from here.")
     elif result.stopped:
         done = f"{trials.finished} of {result.goal} trials are finished"
         say(f"{_WHY[result.stopped]}: {done}; the same command goes on from here.")
@@ -50,8 +50,9 @@ def show(console: Console, result: "RunResult", settings: "RunSettings", report:
     if best is None:
         say("No trial is complete yet, so there is no best one.")
         return
-    ranked = rank(definition_of(result.study), result.study.get_trials(deepcopy=False))
-    repeated = words.ranked(ranked)
+    definition = definition_of(result.study)
+    ranked = rank(definition, result.study.get_trials(deepcopy=False))
+    repeated = words.ranked(ranked) if definition.seeds > 1 else None
     console.print(ranking(ranked, name) if repeated else best_trials(result.study, result.summary.score_on))
     if repeated:
         say(repeated)
@@ -119,7 +120,7 @@ def show_finalists(console: Console, study: str, standings: Standings | None) ->
             words.interval(finalist.again.accuracy),
             "-" if finalist.shrinkage is None else f"{100 * finalist.shrinkage:+.2f}",
             str(finalist.again.accuracy.n),
-            words.standing(finalist.again, "" if place else "winner"),
+            words.standing(finalist.again, "" if place else standings.title),
         )
     console.print(table)
     say(words.winner(standings))

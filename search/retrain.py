@@ -7,6 +7,7 @@ from rich.console import Console
 
 from fmnist.data import DataSet, load
 from search import finalists, queue
+from search.definition import StudyDefinition
 from search.drain import RunSettings, Stopped, drain
 from search.finalists import Standings
 from search.outage import persistently, reported
@@ -53,12 +54,12 @@ def retrain(
         settings: the search's own.
         deadline: as `RunSettings.deadline` has it.
     """
-    definition = persistently(lambda: finalists.define(study, top, seeds))
-    if definition is None:
-        return False, None
     worker = replace(settings.worker, study=finalists_name(study.study_name))
     place = finalists.place_of(study, settings.place.folder)
     with lock(worker.storage):
+        definition = finalists.define(study, top, seeds)
+        if definition is None:
+            return False, None
         storage = open_storage(worker.storage, "write")
         again = open_study(storage, worker.study, definition, data, place, allow_mixed=worker.allow_mixed)
         release(again)
@@ -67,16 +68,17 @@ def retrain(
     stopped = None
     if had_work := summarize(view, place.folder).trials.finished < goal:
         if not settings.quiet:
-            console.print(_announcement(len(definition.grid), top, seeds), highlight=False, soft_wrap=True)
+            console.print(_announcement(definition), highlight=False, soft_wrap=True)
         stopped = drain(again, view, replace(settings, worker=worker, place=place), goal, console, deadline)
     standings = persistently(lambda: finalists.standings_of(study, settings.place.folder))
-    if standings and (had_work or standings.unsettled):
+    if standings and standings.unsettled:
         persistently(lambda: finalists.settle(again, standings.winner, settings.place.folder, data))
+        had_work = True
     return had_work, stopped
 
 
-def _announcement(configurations: int, top: int, seeds: int) -> str:
+def _announcement(definition: StudyDefinition) -> str:
     return (
-        f"Finalists: {count(configurations, 'configuration')}, the best {top} and the default, "
-        f"trained again with {count(seeds, 'fresh seed')} each."
+        f"Finalists: {count(len(definition.grid), 'configuration')}, the best and the default, "
+        f"trained again with {count(definition.seeds, 'fresh seed')} each."
     )

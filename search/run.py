@@ -1,11 +1,12 @@
 """A whole search: make or resume the study, fill its queue, let workers drain it, then its finalists."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import optuna
 from rich.console import Console
 
 from fmnist import data as fashion
+from fmnist.errors import ExpectedError
 from search import queue, space
 from search.definition import StudyDefinition
 from search.drain import RunSettings, Stopped, drain
@@ -25,6 +26,7 @@ class RunResult:
     """How a search ended. goal: trials it aimed at. standings: of the finalists, if any are trained.
 
     had_work: whether anything was left to do. stopped: by whom, before the end; None if it was reached.
+    error: what the finalists failed of, though the search is done.
     """
 
     study: optuna.Study
@@ -34,6 +36,7 @@ class RunResult:
     standings: Standings | None
     had_work: bool
     stopped: Stopped | None
+    error: ExpectedError | None
 
 
 def run_search(definition: StudyDefinition, settings: RunSettings, console: Console) -> RunResult:
@@ -46,6 +49,7 @@ def run_search(definition: StudyDefinition, settings: RunSettings, console: Cons
         WorkersDied, ClusterError, TooManyFailures: it cannot be brought there.
     """
     worker, folder, deadline = settings.worker, settings.place.folder, settings.deadline()
+    searching = replace(settings, worker=replace(worker, finalists=False))  # those of an earlier run come later
     data = fashion.load(worker.data_dir)
     storage = open_storage(worker.storage, "create")
     with reported(worker.storage):
@@ -59,14 +63,20 @@ def run_search(definition: StudyDefinition, settings: RunSettings, console: Cons
         if had_work:
             if not settings.quiet:
                 _announce(console, study, definition, data, settings, summary, goal)
-            stopped = drain(study, view, settings, goal, console, deadline)
+            stopped = drain(study, view, searching, goal, console, deadline)
+        if stopped and not definition.finalists and summarize(view, folder).trials.finished >= goal:
+            stopped = None  # it was asked to just as it came to its end
+        error = None
         if stopped is None and definition.finalists:
-            trained, stopped = retrain(study, definition.finalists, SEEDS, settings, data, console, deadline)
-            had_work |= trained
+            try:
+                trained, stopped = retrain(study, definition.finalists, SEEDS, settings, data, console, deadline)
+                had_work |= trained
+            except ExpectedError as failure:
+                error, had_work = failure, True
         standings = persistently(lambda: standings_of(view, folder))
         summary = persistently(lambda: summarize(view, folder))
         goal = persistently(lambda: queue.goal(view)["trials"])
-    return RunResult(view, data, summary, goal, standings, had_work, stopped)
+    return RunResult(view, data, summary, goal, standings, had_work, stopped, error)
 
 
 def _announce(

@@ -21,8 +21,8 @@ def called(finalist: Finalist) -> str:
 def interval(estimate: Estimate) -> str:
     """92.31–92.60 %."""
     if estimate.low is None or estimate.high is None:
-        return "none of one"
-    return f"{100 * estimate.low:.2f}–{percent(estimate.high)}"
+        return "-"
+    return f"{100 * max(estimate.low, 0):.2f}–{percent(min(estimate.high, 1))}"
 
 
 def span(difference: Difference) -> str:
@@ -71,17 +71,22 @@ def winner(standings: Standings) -> str:
     accuracy = best.again.accuracy
     span = f" (95 % interval {interval(accuracy)})" if accuracy.n > 1 else ""
     sentences = [
-        f"{'Winner' if standings.trained >= standings.wanted else 'Ahead so far'}: {called(best)}, "
+        f"{standings.title.capitalize()}: {called(best)}, "
         f"{percent(accuracy.mean)} {score_on} accuracy, mean of {count(accuracy.n, 'fresh seed')}{span}: "
         f"{assignments(best.again.params)}."
     ]
     if ties:
         sentences.append(f"Too close to call between it and {_listed([called(other) for other in ties])}.")
-    if standings.test:
+    if standings.diverged:
+        sentences.append(f"{count(standings.diverged, 'training')} diverged.")
+    if standings.outdated:
         sentences.append(
-            f"On the test images, which nothing was chosen by: {percent(standings.test.mean)} "
-            f"({interval(standings.test)})."
+            f"The search has gone on since, and its best trial is not among them: `fmnist-search finalists "
+            f"{standings.study}` trains that again too."
         )
+    if standings.test:
+        span = f" (95 % interval {interval(standings.test)})" if standings.test.n > 1 else ""
+        sentences.append(f"On the test images, which nothing was chosen by: {percent(standings.test.mean)}{span}.")
     elif len(standings.finalists) > 1:
         sentences.append(f"It was chosen among {len(standings.finalists)} on the same {score_on} images.")
     return " ".join(sentences)
@@ -90,7 +95,9 @@ def winner(standings: Standings) -> str:
 def checkpoint(standings: Standings) -> str:
     """Where a training of the winner is."""
     if standings.checkpoint is None:
-        return f"Best checkpoint  {'is gone' if standings.trained >= standings.wanted else 'is not chosen yet'}"
+        if not standings.decided:
+            return "Best checkpoint  is not chosen yet"
+        return f"Best checkpoint  is not here; `fmnist-search finalists {standings.study}` puts it here"
     accuracy = percent(standings.checkpoint_accuracy)
     return f"Best checkpoint  {standings.checkpoint}  ({accuracy}, one of {standings.winner.again.accuracy.n})"
 

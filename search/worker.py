@@ -55,6 +55,7 @@ class WorkerSettings:
 
     threads: of torch, in this process. grace: seconds without progress after which
     others may take its trial. follow: wait for new tickets once the queue is empty.
+    finalists: go on with the study's finalists then.
     """
 
     storage: str = field(repr=False)  # it may hold a password
@@ -64,6 +65,7 @@ class WorkerSettings:
     threads: int = 1
     grace: float = lease.GRACE
     follow: bool = False
+    finalists: bool = True
     allow_mixed: bool = False
 
 
@@ -117,7 +119,7 @@ def work(settings: WorkerSettings, stopping: Callable[[], bool]) -> None:
     search = persistently(lambda: _join(settings, settings.study), stopping)
     finalists: Joined | None = None
     while _drain(search, settings, stopping):
-        if finalists is None and persistently(lambda: finalists_of(search.study), stopping):
+        if settings.finalists and finalists is None and persistently(lambda: finalists_of(search.study), stopping):
             finalists = persistently(lambda: _join(settings, finalists_name(settings.study)), stopping)
         if (finalists and not _drain(finalists, settings, stopping)) or not settings.follow:
             return

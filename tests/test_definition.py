@@ -92,8 +92,8 @@ def test_a_grid_in_parts_has_the_space_of_its_values_and_the_default(write) -> N
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
-        ("dropout", "dropuot", "space.dropuot: is no hyperparameter; did you mean 'dropout'?"),
-        ("[8, 16]", "[8, 0]", "space.filters: 0 cannot be, should be greater than or equal to 1"),
+        ("dropout", "dropuot", "grid.dropuot: is no hyperparameter; did you mean 'dropout'?"),
+        ("[8, 16]", "[8, 0]", "grid.filters: 0 cannot be, should be greater than or equal to 1"),
         ("[8, 16]", "8", "grid.1.filters: should be a valid list, not 8"),
         ("[8, 16]", "[]", "grid.1.filters: List should have at least 1 item"),
         ("[[grid]]\nd", "[grid]\nd", "not TOML"),

@@ -280,7 +280,7 @@ def test_finalists_go_on_after_their_parent_was_killed_hard(
     wanted = 3 * len(definition_of(again).grid)
     assert_exact(again, wanted)
     assert len(trials_of(again)) == wanted
-    assert max(len(attempts_of(trial)) for trial in trials_of(again)) == 2
+    assert max(len(attempts_of(trial)) for trial in trials_of(again)) <= 2
 
 
 def test_postgresql_may_be_restarted_in_mid_run(

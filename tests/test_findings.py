@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -82,7 +83,7 @@ def said(about: str, defined: StudyDefinition, trials: Sequence[FrozenTrial] = (
 
 def standings_of(again: list[Configuration]) -> Standings:
     finalists = [Finalist(number, 0.99, configuration) for number, configuration in enumerate(again)]
-    return Standings("s", "test", 6, 6, finalists, Path("best.pt"), 0.9, None)
+    return Standings("s", "test", 6, 6, 0, False, finalists, Path("best.pt"), 0.9, None)
 
 
 # Importance
@@ -162,7 +163,10 @@ def test_a_single_hyperparameter_has_no_importance() -> None:
         ("augmentation", {"low": 0.0, "high": 0.5}, 0.5, "above 0.5"),
         ("label_smoothing", {"low": 0.1, "high": 0.3, "step": 0.1}, 0.3 - 1e-16, "above 0.3"),  # as sums of steps are
         ("label_smoothing", {"low": 0.1, "high": 0.3, "step": 0.1}, 0.2, None),
-        ("epochs", {"choices": [3, 5, 7]}, 7, None),
+        ("epochs", {"choices": [3, 5, 7]}, 7, "above 7"),
+        ("epochs", {"choices": [7, 5, 3]}, 3, "below 3"),
+        ("epochs", {"choices": [3, 5, 7]}, 5, None),
+        ("epochs", {"choices": [1, 2, 3]}, 1, None),
         ("architecture", {"choices": ["cnn", "simple"]}, "simple", None),
     ],
 )
@@ -243,7 +247,7 @@ def test_a_loss_that_rises_while_the_training_loss_falls_is_overfitting() -> Non
     text = said("overfitting", TWO, [FITS, FITS, curves((0.6, 0.4, 0.5), FALLING), curves((0.6, 0.4, 0.46), FALLING)])
     assert text == (
         "2 of the best 4 trials overfit: their test loss ends 20% above its lowest while the training loss still "
-        "falls. At the end the training accuracy (with dropout and augmentation) is 5.00 points above the test "
+        "falls. At the end the training accuracy (with dropout and augmentation, if any) is 5.00 points above the test "
         "accuracy, on average over the best 4."
     )
 
@@ -293,13 +297,21 @@ def rising(*accuracies: float) -> FrozenTrial:
 def test_the_best_still_improve_if_their_last_gains_are_more_than_noise() -> None:
     trials = [rising(0.5, 0.80, 0.82), rising(0.5, 0.80, 0.83), rising(0.5, 0.80, 0.84)]
     assert said("improving", TWO, trials) == (
-        "The best 3 trials still improve in their last epoch, by 3.00 points on average "
+        "The 3 trials that stood best before their last epoch still improved in it, by 3.00 points on average "
         "(95 % interval 0.52 to 5.48): more epochs may help."
     )
     short = ended(TWO, 0.81, curve={0.25: 0.2, 0.5: 0.3, 1.0: 0.81})  # has no epoch before its last
-    text = said("improving", TWO, [*trials, short])
-    assert text is not None
-    assert text.startswith("3 of the best 4 trials still improve in their last epoch, by 3.00 points")
+    assert said("improving", TWO, [*trials, short]) == said("improving", TWO, trials)
+
+
+def test_a_plateau_is_not_said_to_improve_though_the_best_of_it_are_so_by_their_last_epoch() -> None:
+    """Fifty trials that no longer improve, and differ by the noise of each epoch alone."""
+    draw = np.random.default_rng(0)
+    spoken = 0
+    for _ in range(60):
+        trials = [rising(0.5, *(0.9 + 0.0015 * draw.standard_normal(2))) for _ in range(50)]
+        spoken += said("improving", TWO, trials) is not None
+    assert spoken <= 2
 
 
 @pytest.mark.parametrize(
@@ -393,12 +405,12 @@ def test_what_pruning_saved_is_said_with_its_epochs() -> None:
 
 
 def test_an_audit_gives_the_false_prune_rate_or_says_that_it_has_too_few() -> None:
-    assert said("audit", TWO, audit=Audit(12, 0.8765, share(3, 12))) == (
+    assert said("audit", TWO, audit=Audit(12, 5, 0.8765, share(3, 12))) == (
         "Audit of the pruner: of 12 pruned trials that were trained to the end all the same, 3 would have been among "
         "the study's best three (87.65 % or more): a false-prune rate of 25% (95 % interval 9% to 53%)."
     )
-    assert said("audit", TWO, audit=Audit(9, 0.9, None)) == (
-        "The audit of the pruner has too few trials for a rate: 9, and 10 are needed."
+    assert said("audit", TWO, audit=Audit(9, 2, 0.9, None)) == (
+        "The audit of the pruner has too few trials for a rate: 9 audited and 2 completed; 10 and 3 are needed."
     )
     assert said("audit", TWO) is None
 
@@ -427,7 +439,7 @@ TEXT = definition(
         (TWO, [ended(TWO, 0.0, filters=2 + number % 4) for number in range(12)]),
         (TEXT, [ended(TEXT, 0.9, architecture=one) for one in ("cnn", "simple") for _ in range(6)]),
         (TEXT, [ended(TEXT, 0.8, augmentation_kind=one) for one in ("both", "crop", "flip")] * 4),
-        (definition(reference="write-up", audit=0.5), [ended(definition(), 0.9), lost(definition())]),
+        (definition(reference="write-up", pruner="halving", audit=0.5), [ended(definition(), 0.9), lost(definition())]),
     ],
 )
 def test_odd_studies_raise_nothing_and_their_sentences_are_whole(

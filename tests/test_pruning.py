@@ -12,7 +12,7 @@ from search.report.pruning import audit, pruning
 from tests.conftest import definition
 from tests.test_findings import ended
 
-DEFINED = definition(audit=0.2)  # of two epochs
+DEFINED = definition(pruner="halving", audit=0.2)  # of two epochs
 LONGER = definition(space={"epochs": {"low": 1, "high": 8}})
 DIVERGED = {REASON: "diverged: the loss is nan"}
 

@@ -67,7 +67,9 @@ def standings_of(again: list[Configuration], trained: int = 6, *, tested: bool =
     """The first was trial 7 of the search and the default was pruned there."""
     finalists = [Finalist(None if one.is_default else 7, None if one.is_default else 0.95, one) for one in again]
     test = estimate([0.88, 0.89]) if tested else None
-    return Standings("s", "validation" if tested else "test", trained, 6, finalists, Path("best.pt"), 0.91, test)
+    return Standings(
+        "s", "validation" if tested else "test", trained, 6, 0, False, finalists, Path("best.pt"), 0.91, test
+    )
 
 
 GRID = definition(sampler="grid", seeds=3, space={"filters": {"choices": [2, 3, 4]}})  # the default has 4

@@ -77,6 +77,8 @@ def worker_options(command: Command) -> Command:
 
 def study_name(_context: click.Context, _parameter: click.Parameter, name: str | None) -> str | None:
     """A study's name is that of its folder too."""
+    if name is not None and name.endswith(".finalists"):
+        raise click.BadParameter(f"{name!r} would be the finalists of another study; choose another name")
     if name is not None and (not name.strip() or name.startswith(".") or {"/", "\\"} & set(name)):
         raise click.BadParameter(f"{name!r} cannot name a folder; leave out slashes and a leading dot")
     return name

@@ -124,6 +124,8 @@ def run(
         if result.had_work or not report.is_file():
             write(result.study, folder, report, lambda: result.data)
         presentation.show(console, result, settings, report)
+    if result.error:
+        raise result.error
     if result.stopped == "interrupted":
         raise SystemExit(130)
 

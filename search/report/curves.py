@@ -10,18 +10,19 @@ from search.record import history_of
 from search.statistics import estimate
 from search.text import points
 
-BEST = 5  # trials whose curves are looked at
+MOST = 5  # trials whose curves are looked at
 RISE = 1.02  # of a loss over its minimum: less is not called overfitting
 
 
-def _best_trials(trials: list[FrozenTrial]) -> list[FrozenTrial]:
+def best_trials(trials: list[FrozenTrial]) -> list[FrozenTrial]:
+    """The complete trials of the highest accuracy, the best first."""
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and history_of(trial)]
-    return sorted(complete, key=lambda trial: trial.value or 0.0, reverse=True)[:BEST]
+    return sorted(complete, key=lambda trial: trial.value or 0.0, reverse=True)[:MOST]
 
 
 def overfitting(score_on: ScoreOn, trials: list[FrozenTrial]) -> str | None:
     """Of the best trials, those whose scored loss had risen at the end while the training loss fell on."""
-    best, rises = _best_trials(trials), []
+    best, rises = best_trials(trials), []
     for trial in best:
         history = history_of(trial)
         lowest, end = min(history, key=lambda epoch: epoch.loss), history[-1]
@@ -35,25 +36,29 @@ def overfitting(score_on: ScoreOn, trials: list[FrozenTrial]) -> str | None:
     return (
         f"{subject} {'overfits: its' if len(rises) == 1 else 'overfit: their'} {score_on} loss ends {fmean(rises):.0%} "
         f"above its lowest while the training loss still falls. At the end the training accuracy (with dropout and "
-        f"augmentation) is {points(abs(gap))} points {'above' if gap > 0 else 'below'} the {score_on} accuracy"
+        f"augmentation, if any) is {points(abs(gap))} points {'above' if gap > 0 else 'below'} the {score_on} accuracy"
         f"{'' if one else f', on average over the best {len(best)}'}."
     )
 
 
 def improving(trials: list[FrozenTrial]) -> str | None:
-    """Whether the best trials still gained in their last epoch, by more than noise."""
-    best, gains = _best_trials(trials), []
-    for trial in best:
+    """Whether good trials still gained in their last epoch, by more than noise.
+
+    They are those that stood best before it: those that stand best after it are partly so by luck in it.
+    """
+    ends = []
+    for trial in trials:
         whole = [epoch.accuracy for epoch in history_of(trial) if epoch.epoch == int(epoch.epoch)]
-        if len(whole) >= 2:
-            gains.append(whole[-1] - whole[-2])
+        if trial.state == TrialState.COMPLETE and len(whole) >= 2:
+            ends.append((whole[-2], whole[-1]))
+    gains = [last - before for before, last in sorted(ends, reverse=True)[:MOST]]
     if len(gains) < 3:
         return None
     gain = estimate(gains)
     if gain.low is None or gain.high is None or gain.low <= 0:
         return None
-    those = f"The best {len(gains)}" if len(gains) == len(best) else f"{len(gains)} of the best {len(best)}"
     return (
-        f"{those} trials still improve in their last epoch, by {points(gain.mean)} points on average "
-        f"(95 % interval {points(gain.low)} to {points(gain.high)}): more epochs may help."
+        f"The {len(gains)} trials that stood best before their last epoch still improved in it, by "
+        f"{points(gain.mean)} points on average (95 % interval {points(gain.low)} to {points(gain.high)}): "
+        "more epochs may help."
     )

@@ -27,8 +27,10 @@ def sentence(definition: StudyDefinition, trials: list[FrozenTrial], best: Confi
 
 def _beyond(name: str, parameter: Parameter, value: float) -> str | None:
     """In which direction a range should be widened: "above 20"."""
-    if parameter.low is None or parameter.high is None:
-        return None
+    if parameter.choices is not None:
+        return _beyond_choices(name, parameter.choices, value)
+    assert parameter.low is not None  # it is a range
+    assert parameter.high is not None
     low, high = parameter.low, parameter.high
     whole = Hyperparameters.model_fields[name].annotation is int
     step = parameter.step or (1 if whole else EDGE * (high - low))
@@ -40,6 +42,18 @@ def _beyond(name: str, parameter: Parameter, value: float) -> str | None:
         return f"above {short(high)}"
     if near_low and _may_be(name, beyond_low):
         return f"below {short(low)}"
+    return None
+
+
+def _beyond_choices(name: str, choices: list[int | float | str], value: float) -> str | None:
+    """The same of choices that are numbers: they may go on as far as they are apart at that end."""
+    numbers = sorted(choice for choice in choices if isinstance(choice, int | float))
+    if len(numbers) < max(2, len(choices)):
+        return None
+    if value == numbers[-1] and _may_be(name, 2 * numbers[-1] - numbers[-2]):
+        return f"above {short(numbers[-1])}"
+    if value == numbers[0] and _may_be(name, 2 * numbers[0] - numbers[1]):
+        return f"below {short(numbers[0])}"
     return None
 
 

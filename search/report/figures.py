@@ -7,10 +7,9 @@ from fmnist.data import CLASSES
 from search.report.analysis import Analysis, TrialRecord
 from search.report.comparison import Comparison
 from search.report.cost import varied
+from search.report.curves import MOST
 from search.report.style import BEST, COLOURS, THREE, figure_of
 from search.text import assignments
-
-CURVES = 5  # trials whose training curves are drawn
 
 
 def history(analysis: Analysis) -> go.Figure:
@@ -87,7 +86,7 @@ def training_curves(analysis: Analysis) -> go.Figure:
     """The best trials' accuracy on the images they learn from and on those that score them."""
     figure = figure_of("epoch", "accuracy", yaxis_tickformat=".1%")
     complete = [trial for trial in analysis.trials if trial.state == "complete" and trial.history]
-    best = sorted(complete, key=lambda trial: trial.accuracy or 0.0, reverse=True)[:CURVES]
+    best = sorted(complete, key=lambda trial: trial.accuracy or 0.0, reverse=True)[:MOST]
     for first, trial in enumerate(best):
         x = [epoch.epoch for epoch in trial.history]
         for name, values, colour, dash in (

@@ -10,7 +10,7 @@ from search.finalists import Standings
 from search.ranking import Configuration
 from search.report import curves, edges, writeup
 from search.report.importance import Importance, Importances
-from search.report.pruning import FEWEST_AUDITED, Audit, Pruning, diverged
+from search.report.pruning import CONTENDERS, FEWEST_AUDITED, Audit, Pruning, diverged
 from search.report.writeup import Comparison
 from search.text import count, percent, points, short
 
@@ -132,7 +132,8 @@ def _audit(found: Audit | None) -> str | None:
         return None
     if found.false is None:
         return (
-            f"The audit of the pruner has too few trials for a rate: {found.audited}, and {FEWEST_AUDITED} are needed."
+            f"The audit of the pruner has too few trials for a rate: {found.audited} audited and {found.complete} "
+            f"completed; {FEWEST_AUDITED} and {CONTENDERS} are needed."
         )
     false = found.false
     return (

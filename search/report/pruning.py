@@ -10,7 +10,7 @@ from search.record import AUDIT, history_of
 from search.statistics import Share, share
 
 FEWEST_AUDITED = 10  # trials below which a rate of false prunes is not given
-CONTENDERS = 3  # best completed trials that a pruned one would have had to be among
+CONTENDERS = 3  # best completed trials that a pruned one would have had to be among; with fewer there is no rate
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,11 @@ class Audit:
     """Pruned trials that were trained to the end all the same.
 
     false: those that came to at least `bar`, the accuracy of the last of the best completed
-    trials; None where too few trials were audited.
+    trials; None where too few trials were audited, or completed.
     """
 
     audited: int
+    complete: int
     bar: float
     false: Share | None
 
@@ -62,7 +63,8 @@ def audit(definition: StudyDefinition, trials: list[FrozenTrial]) -> Audit | Non
         trial.user_attrs[AUDIT] for trial in trials if trial.state == TrialState.PRUNED and AUDIT in trial.user_attrs
     ]
     false = sum(each.get("accuracy", 0.0) >= bar for each in audited)  # one that diverged has none
-    return Audit(len(audited), bar, share(false, len(audited)) if len(audited) >= FEWEST_AUDITED else None)
+    enough = len(audited) >= FEWEST_AUDITED and len(complete) >= CONTENDERS
+    return Audit(len(audited), len(complete), bar, share(false, len(audited)) if enough else None)
 
 
 def diverged(trial: FrozenTrial) -> bool:
