@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from fmnist.errors import ExpectedError
-from search.cli import networks, results, sharing, studies
+from search.cli import deployment, networks, results, sharing, studies
 
 
 class ExpectedFailure(click.ClickException):
@@ -62,8 +62,8 @@ for command in (
     sharing.delete,
     networks.train,
     networks.evaluate,
-    networks.predict,
-    networks.export,
+    deployment.predict,
+    deployment.export,
     networks.data,
 ):
     main.add_command(command)

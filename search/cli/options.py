@@ -75,6 +75,26 @@ def worker_options(command: Command) -> Command:
     return command
 
 
+def cluster_options(command: Command) -> Command:
+    """Whether workers run on this machine."""
+    command = click.option(
+        "--address", default="auto", show_default=True, help="Ray cluster to use, as HOST:PORT of its head."
+    )(command)
+    return click.option(
+        "--engine",
+        type=click.Choice(["local", "ray"]),
+        default="local",
+        show_default=True,
+        help="Where workers run: on this machine, or on a Ray cluster, which needs --workers.",
+    )(command)
+
+
+def check_engine(engine: str, workers: int | None) -> None:
+    """Refuse a cluster without a number of workers."""
+    if engine == "ray" and workers is None:
+        raise click.UsageError("--engine ray needs --workers: a cluster may grow to the number that is asked for")
+
+
 def study_name(_context: click.Context, _parameter: click.Parameter, name: str | None) -> str | None:
     """A study's name is that of its folder too."""
     if name is not None and name.endswith(".finalists"):

@@ -8,6 +8,8 @@ import click
 
 from search.cli.options import (
     artifacts_option,
+    check_engine,
+    cluster_options,
     device_of,
     json_option,
     opened_study,
@@ -49,14 +51,7 @@ PRUNERS = ("halving", "hyperband", "median", "percentile", "none")
     help="Share of pruned trials to train to the end all the same, to see what pruning misses.  [default: 0]",
 )
 @worker_options
-@click.option(
-    "--engine",
-    type=click.Choice(["local", "ray"]),
-    default="local",
-    show_default=True,
-    help="Where workers run: on this machine, or on a Ray cluster, which needs --workers.",
-)
-@click.option("--address", default="auto", show_default=True, help="Ray cluster to use, as HOST:PORT of its head.")
+@cluster_options
 @click.option("--quiet", is_flag=True, help="Print only the result.")
 def run(
     study: str,
@@ -99,8 +94,7 @@ def run(
     from search.run import run_search
     from search.study import Place
 
-    if engine == "ray" and workers is None:
-        raise click.UsageError("--engine ray needs --workers: a cluster may grow to the number that is asked for")
+    check_engine(engine, workers)
     path = definition.locate(study)
     wanted = definition.read(path, trials=trials, **overrides)
     folder = (output or Path("studies")) / (name or path.stem)
@@ -136,6 +130,7 @@ def run(
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Trainings of each.")
 @storage_options
 @worker_options
+@cluster_options
 @click.option("--quiet", is_flag=True, help="Print only the result.")
 @json_option
 def finalists(
@@ -149,6 +144,8 @@ def finalists(
     device: str,
     grace: float,
     allow_mixed: bool,
+    engine: Literal["local", "ray"],
+    address: str,
     quiet: bool,
     as_json: bool,
 ) -> None:
@@ -170,16 +167,20 @@ def finalists(
     from search.retrain import run_finalists
     from search.study import Place
 
+    check_engine(engine, workers)
     with opened_study(study, storage, output) as (_, folder):
         place = Place(folder)
-    here = device_of(device).type
+    if engine == "local" or device == "auto":
+        device = device_of(device).type
     settings = RunSettings(
         trials=None,
         place=place,
         workers=workers or cores(),
-        worker=worker_settings(study, url_of(storage, output), data_dir, here, grace, allow_mixed),
+        worker=worker_settings(study, url_of(storage, output), data_dir, device, grace, allow_mixed),
         timeout=None,
         quiet=quiet or as_json,
+        engine=engine,
+        address=address,
     )
     console = Console()
     standings, stopped = run_finalists(settings, top, seeds, console)

@@ -1,0 +1,97 @@
+"""The commands that use a trained network: predict, export."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from search.cli.options import json_option
+
+if TYPE_CHECKING:
+    from fmnist.prediction import Prediction
+
+
+@click.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("images", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="IMAGE...")
+@click.option("--invert", is_flag=True, help="The images show dark clothes on white, as photographs of products do.")
+@json_option
+@click.pass_context
+def predict(context: click.Context, checkpoint: Path, images: tuple[Path, ...], invert: bool, as_json: bool) -> None:
+    """Say what clothes each IMAGE shows: its most likely class, and the probability.
+
+    An IMAGE is a PNG or JPEG file of any size, in grey or colour. Where one cannot be read,
+    the others are answered all the same, and the exit code is 1.
+
+    \b
+    Example:
+      fmnist-search predict fmnist_cnn_full.pth boot.png shirt.jpg --invert
+    """
+    import torch
+
+    from fmnist import prediction
+    from fmnist.checkpoint import load
+
+    network = load(checkpoint).network()
+    read, errors = prediction.read_images(images, invert)
+    answers = prediction.predict(network, torch.stack([image for _, image in read])) if read else []
+    named = [(path, answer) for (path, _), answer in zip(read, answers, strict=True)]
+    click.echo(
+        json.dumps([prediction_json(*pair) for pair in named]) if as_json else prediction_table(named), nl=as_json
+    )
+    for error in errors:
+        click.echo(f"Error: {error}", err=True)
+    context.exit(1 if errors else 0)
+
+
+@click.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--format", type=click.Choice(["onnx"]), default="onnx", show_default=True, expose_value=False)
+@click.option(
+    "--to",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File to write.  [default: the checkpoint's name with .onnx]",
+)
+def export(checkpoint: Path, to: Path | None) -> None:
+    """Write the network of a CHECKPOINT for other runtimes, and check that they agree with torch.
+
+    The ONNX graph takes raw pixels, 0 to 255, `images` (batch, 1, 28, 28) float32, and gives
+    `logits` (batch, 10). It needs the extra `onnx`.
+
+    \b
+    Example:
+      fmnist-search export fmnist_cnn_full.pth --format onnx --to boots.onnx
+    """
+    from fmnist.checkpoint import load
+    from fmnist.export import BATCHES, write_onnx
+
+    target = to or checkpoint.with_suffix(".onnx")
+    if target.resolve() == checkpoint.resolve():
+        raise click.UsageError(f"{target} is the checkpoint itself; name another file with --to")
+    difference = write_onnx(load(checkpoint), target)
+    click.echo(
+        f"Saved {target}\n"
+        f"Largest difference of logits between onnxruntime and torch: {difference:.1e} "
+        f"({sum(BATCHES)} random images, in batches of {', '.join(map(str, BATCHES))})"
+    )
+
+
+def prediction_table(named: "list[tuple[Path, Prediction]]") -> str:
+    """A line an image, in columns: its file, class and probability."""
+    rows = [
+        (click.format_filename(path), prediction.class_name, f"{100 * prediction.probability:.1f} %")
+        for path, prediction in named
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "".join(f"{file:<{widths[0]}}  {name:<{widths[1]}}  {share:>{widths[2]}}\n" for file, name, share in rows)
+
+
+def prediction_json(path: Path, prediction: "Prediction") -> dict[str, Any]:
+    """The same as plain values, with the probability of each class."""
+    return {
+        "image": str(path),
+        "class": prediction.class_name,
+        "probability": prediction.probability,
+        "probabilities": prediction.probabilities,
+    }
