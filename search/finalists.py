@@ -13,7 +13,6 @@ from statistics import fmean
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState
 
 from fmnist import checkpoint
 from fmnist.data import DataSet
@@ -23,14 +22,13 @@ from fmnist.seeds import derive
 from search import space
 from search.definition import StudyDefinition
 from search.ranking import Configuration, accuracies_of, by_configuration, rank
-from search.record import checkpoint_of
+from search.record import FINISHED, checkpoint_of
 from search.statistics import Estimate, estimate
 from search.study import ARTIFACTS, Place, artifacts_of, definition_of, finalists_name, finalists_of
 
 SEEDS = 3  # trainings of each finalist
 BEST = "best.pt"  # in the study's folder: a training of the winner
 SETTLED = "settled"  # a user attribute: the winner's `trials`, and their `test` accuracies if other images chose it
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 @dataclass(frozen=True)
@@ -106,8 +104,8 @@ def define(study: optuna.Study, top: int, seeds: int) -> StudyDefinition | None:
     ranked = rank(definition, study.get_trials(deepcopy=False))
     if not ranked:
         return None
-    default = {name: getattr(definition.defaults, name) for name in definition.space}
-    points = {space.key(point): point for point in [*(best.params for best in ranked[:top]), default]}
+    chosen = [*(best.params for best in ranked[:top]), space.default_point(definition)]
+    points = {space.key(point): point for point in chosen}
     if former := finalists_of(study):
         known = definition_of(former)
         seeds = max(seeds, known.seeds)

@@ -70,9 +70,9 @@ def top_up(study: optuna.Study, definition: StudyDefinition, trials: int | None)
     """
     if definition.sampler == "grid":
         whole = size(study) + sum(1 for _ in _points(study, definition))
-        trials = min(max(trials or whole, goal(study)["trials"]), whole)
+        trials = min(max(whole if trials is None else trials, goal(study)["trials"]), whole)
     else:
-        trials = max(trials or TRIALS_OF_A_SEARCH, goal(study)["trials"])
+        trials = max(TRIALS_OF_A_SEARCH if trials is None else trials, goal(study)["trials"])
     _insert(study, _next_points(study, definition, trials), trials)
     return trials
 
@@ -136,7 +136,7 @@ def _points(study: optuna.Study, definition: StudyDefinition) -> Iterator[space.
     make = {"random": space.random_point, "qmc": space.quasi_random_point}.get(definition.sampler)
     for number in itertools.count(sum(counts(study).values())):
         if number == 0:
-            yield {name: getattr(definition.defaults, name) for name in ranges}
+            yield space.default_point(definition)
         else:
             yield make(ranges, definition.seed, number - 1) if make else None
 

@@ -67,7 +67,7 @@ def rank(definition: StudyDefinition, trials: Iterable[FrozenTrial]) -> list[Con
     found = by_configuration(trials)
     values = {key: accuracies_of(of_one) for key, of_one in found.items()}
     ranked = sorted(found, key=lambda key: fmean(values[key]), reverse=True)
-    defaults = {name: getattr(definition.defaults, name) for name in definition.space}
+    defaults = space.default_point(definition)
     default = space.key(defaults)
     others = max(1, len(ranked) - 1)
     return [

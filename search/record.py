@@ -2,12 +2,15 @@
 
 from typing import NamedTuple
 
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 # The `name` of its newest checkpoint, SHA-256 of its `weights`, `device` and `threads`, `seconds` of training,
 # the `confusion` of its predictions, and its `history` as rows of what `Epoch` has.
 CHECKPOINT = "checkpoint"
 AUDIT = "audit"  # of one that goes on although it is pruned: the epoch `since`, and at its end the `accuracy`
+
+
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)  # what a budget counts
 
 
 class Epoch(NamedTuple):

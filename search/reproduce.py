@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 import optuna
 import torch
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from fmnist.data import DataSet, split
 from fmnist.errors import UsageError
 from fmnist.training import Training
 from search.objective import training_seed, weights_digest
-from search.record import CHECKPOINT, history_of
+from search.record import CHECKPOINT, FINISHED, history_of
 from search.sampling import STEPS_PER_EPOCH
 from search.study import definition_of
 
@@ -47,7 +47,7 @@ def recorded_trial(study: optuna.Study, number: int) -> FrozenTrial:
     if number >= len(trials):
         raise NotReproducible(f"study {study.study_name!r} has no trial {number}; its last is {len(trials) - 1}")
     trial = trials[number]
-    if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED) or CHECKPOINT not in trial.user_attrs:
+    if trial.state not in FINISHED or CHECKPOINT not in trial.user_attrs:
         raise NotReproducible(f"trial {number} is {trial.state.name}, with no finished epoch to train again")
     return trial
 

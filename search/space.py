@@ -50,10 +50,15 @@ def suggest(trial: Trial, definition: StudyDefinition) -> Hyperparameters:
     return definition.defaults.model_copy(update=chosen)
 
 
+def default_point(definition: StudyDefinition) -> Point:
+    """The searched values of the default configuration."""
+    return {name: getattr(definition.defaults, name) for name in definition.space}
+
+
 def grid(definition: StudyDefinition) -> list[Point]:
     """Every configuration of a grid once, the default first if it is one of them."""
     space = distributions(definition)
-    defaults = {name: getattr(definition.defaults, name) for name in space}
+    defaults = default_point(definition)
     parts = definition.grid or [{name: values_of(distribution) for name, distribution in space.items()}]
     points = [
         defaults | dict(zip(part, values, strict=True))

@@ -93,6 +93,7 @@ def test_a_grid_with_seeds_trains_each_point_once_before_any_again(study: optuna
 
 
 def test_a_search_without_a_number_of_trials_has_fifty(study: optuna.Study) -> None:
+    assert queue.top_up(study, definition("random"), 0) == 0 == len(study.trials)
     assert queue.top_up(study, definition("random"), None) == 50
 
 

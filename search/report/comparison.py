@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.finalists import standings_of
 from search.ranking import rank
-from search.record import history_of
+from search.record import FINISHED, history_of
 from search.report.pruning import last
 from search.statistics import Difference, Estimate, difference, estimate
 from search.study import DATA, definition_of
@@ -90,7 +90,7 @@ def _answer(study: optuna.Study, folder: Path) -> Answer | None:
         return None
     standings = standings_of(study, folder)
     best = standings.winner.again if standings else ranked[0]
-    ended = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    ended = [trial for trial in trials if trial.state in FINISHED]
     return Answer(
         study=study.study_name,
         score_on=definition.score_on,

@@ -1,12 +1,13 @@
 """A best value at the edge of its range: a better one may lie beyond."""
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 from pydantic import ValidationError
 
 from fmnist.hyperparameters import Hyperparameters
 from search.definition import StudyDefinition
 from search.parameter import Parameter
 from search.ranking import Configuration
+from search.record import FINISHED
 from search.text import short
 
 FEWEST = 10  # finished trials below which a best value at an edge tells nothing of the range
@@ -15,7 +16,7 @@ EDGE = 0.02  # of a range's width
 
 def sentence(definition: StudyDefinition, trials: list[FrozenTrial], best: Configuration | None) -> str | None:
     """Which ranges to widen, if the best configuration lies at an edge of them."""
-    finished = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    finished = [trial for trial in trials if trial.state in FINISHED]
     if len(finished) < FEWEST or best is None:
         return None
     said = []

@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from search import words
 from search.definition import StudyDefinition
 from search.finalists import Standings
 from search.ranking import Configuration
+from search.record import FINISHED
 from search.report import curves, edges, writeup
 from search.report.importance import Importance, Importances
 from search.report.pruning import CONTENDERS, FEWEST_AUDITED, Audit, Pruning, diverged
@@ -105,7 +106,7 @@ def _by_method(method: str, shares: dict[str, Importance]) -> str:
 
 
 def _diverged(trials: list[FrozenTrial]) -> str | None:
-    finished = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    finished = [trial for trial in trials if trial.state in FINISHED]
     those = [trial for trial in finished if diverged(trial)]
     if not those:
         return None

@@ -6,7 +6,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.definition import StudyDefinition
 from search.lease import REASON
-from search.record import AUDIT, history_of
+from search.record import AUDIT, FINISHED, history_of
 from search.statistics import Share, share
 
 FEWEST_AUDITED = 10  # trials below which a rate of false prunes is not given
@@ -45,7 +45,7 @@ class Audit:
 
 def pruning(definition: StudyDefinition, trials: list[FrozenTrial]) -> Pruning | None:
     """What was saved by ending trials early; None if none was."""
-    finished = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    finished = [trial for trial in trials if trial.state in FINISHED]
     ended = [trial for trial in finished if history_of(trial) and (AUDIT in trial.user_attrs or not diverged(trial))]
     if all(trial.state == TrialState.COMPLETE for trial in ended):
         return None
