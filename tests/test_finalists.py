@@ -25,7 +25,7 @@ from search.retrain import run_finalists
 from search.space import distributions
 from search.statistics import Difference, estimate
 from search.storage import open_storage
-from search.study import Place, definition_of, finalists_of, load_study, open_study, request_stop, stop_requests
+from search.study import FOLDER, Place, definition_of, finalists_of, load_study, open_study, request_stop, stop_requests
 from search.worker import WorkerSettings, work
 from tests.conftest import Command, Make, definition
 
@@ -46,6 +46,16 @@ def ended(study: optuna.Study, *values: float | None) -> None:
         for name, distribution in distributions(definition_of(study)).items():
             trial._suggest(name, distribution)
         finish(study, ticket, TrialState.COMPLETE if value else TrialState.PRUNED, value)
+
+
+def choose(study: optuna.Study, settings: WorkerSettings, data_set: DataSet, top: int, seeds: int) -> optuna.Study:
+    """Make the study of the finalists with its tickets, as a run does."""
+    chosen = define(study, top, seeds)
+    assert chosen is not None
+    place = finalists.place_of(study, Path(study.user_attrs[FOLDER]))
+    again = open_study(open_storage(settings.storage, "create"), "s.finalists", chosen, data_set, place)
+    queue.top_up(again, chosen, None)
+    return again
 
 
 def filters_of(defined: StudyDefinition | None) -> list[object]:
@@ -154,11 +164,7 @@ def test_of_a_validated_study_the_test_images_are_looked_at_once_the_winner_is_k
     with monkeypatch.context() as patch:
         patch.setattr("search.worker.fashion.load", lambda _: replace(tiny, test=None))  # whoever looks fails
         work(settings, lambda: False)
-        chosen = define(study, 2, 2)
-        assert chosen is not None
-        place = finalists.place_of(study, tmp_path / "s")
-        again = open_study(open_storage(settings.storage, "create"), "s.finalists", chosen, tiny, place)
-        queue.top_up(again, chosen, None)
+        again = choose(study, settings, tiny, 2, 2)
         work(settings, lambda: False)  # a worker of the study goes on with its finalists
     assert [trial.state for trial in again.trials] == [TrialState.COMPLETE] * 4
     before = standings_of(study, tmp_path / "s")
@@ -227,12 +233,7 @@ def test_a_checkpoint_of_another_winner_is_not_shown_as_this_ones(
 def test_a_diverged_training_is_said_and_does_not_keep_the_winner_back(make: Make, tmp_path: Path) -> None:
     study, settings = make(grid_of([2, 4]), 2)
     ended(study, 0.9, 0.8)
-    chosen = define(study, 2, 2)
-    assert chosen is not None
-    place = finalists.place_of(study, tmp_path / "s")
-    data_set = load(settings.data_dir)
-    again = open_study(open_storage(settings.storage, "create"), "s.finalists", chosen, data_set, place)
-    queue.top_up(again, chosen, None)
+    again = choose(study, settings, load(settings.data_dir), 2, 2)
     ended(again, 0.9, 0.85, 0.91, None)
     standings = standings_of(study, tmp_path / "s")
     assert standings is not None
@@ -243,11 +244,7 @@ def test_a_diverged_training_is_said_and_does_not_keep_the_winner_back(make: Mak
 def test_a_search_that_went_on_is_said_to_have_outrun_its_finalists(make: Make, tmp_path: Path) -> None:
     study, settings = make(grid_of([2, 3, 4]), 3)
     ended(study, 0.9, 0.8)
-    chosen = define(study, 1, 2)
-    assert chosen is not None
-    place = finalists.place_of(study, tmp_path / "s")
-    again = open_study(open_storage(settings.storage, "create"), "s.finalists", chosen, load(settings.data_dir), place)
-    queue.top_up(again, chosen, None)
+    again = choose(study, settings, load(settings.data_dir), 1, 2)
     ended(again, 0.9, 0.91)
     before = standings_of(study, tmp_path / "s")
     ended(study, 0.95)
@@ -261,15 +258,7 @@ def test_a_search_that_went_on_is_said_to_have_outrun_its_finalists(make: Make, 
 def test_other_seeds_later_never_leave_a_finalist_with_fewer(make: Make) -> None:
     study, settings = make(grid_of([2, 3, 4]), 3)
     ended(study, 0.9, 0.8)
-    first = define(study, 1, 5)
-    assert first is not None
-    open_study(
-        open_storage(settings.storage, "create"),
-        "s.finalists",
-        first,
-        load(settings.data_dir),
-        finalists.place_of(study, Path(study.user_attrs["folder"])),
-    )
+    choose(study, settings, load(settings.data_dir), 1, 5)
     ended(study, 0.95)
     more = define(study, 3, 3)
     assert more is not None
@@ -292,24 +281,14 @@ def test_a_following_worker_takes_up_finalists_that_are_chosen_later(
     searched: Searched, tmp_path: Path, tiny: DataSet
 ) -> None:
     study, settings = searched
-    chosen = define(study, 2, 1)
-    assert chosen is not None
 
     def finished() -> bool:
         again = finalists_of(study)
         return again is not None and not queue.counts(again)[TrialState.WAITING]
 
-    def choose() -> None:
-        again = open_study(
-            open_storage(settings.storage, "create"),
-            "s.finalists",
-            chosen,
-            tiny,
-            finalists.place_of(study, tmp_path / "s"),
-        )
-        queue.top_up(again, chosen, None)
-
-    later = threading.Timer(1.0, choose)  # the worker is waiting by then, or else begins with them: both are right
+    later = threading.Timer(
+        1.0, choose, (study, settings, tiny, 2, 1)
+    )  # the worker is waiting by then, or else begins with them: both are right
     later.start()
     work(replace(settings, follow=True), finished)
     later.join()
