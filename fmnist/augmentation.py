@@ -34,10 +34,12 @@ def augment(images: Tensor, kind: AugmentationKind, strength: float) -> Tensor:
     """
     if strength == 0:
         return images
-    if kind in ("flip", "both"):
+    if kind == "flip":
         images = flip(images, _uniform(images) < strength * FLIP_PROBABILITY)
     if kind in ("rotation", "both"):
-        images = rotate(images, (2 * _uniform(images) - 1) * strength * MAX_DEGREES)
+        degrees = (2 * _uniform(images) - 1) * strength * MAX_DEGREES
+        mirrored = _uniform(images) < strength * FLIP_PROBABILITY if kind == "both" else None
+        images = rotate(images, degrees, mirrored)
     if kind == "crop":
         down, right = (((2 * _uniform(images) - 1) * strength * MAX_SHIFT).round().long() for _ in range(2))
         images = shift(images, down, right)
@@ -64,7 +66,7 @@ def flip(images: Tensor, chosen: Tensor) -> Tensor:
     return torch.where(chosen[:, None, None, None], images.flip(-1), images)
 
 
-def rotate(images: Tensor, degrees: Tensor) -> Tensor:
+def rotate(images: Tensor, degrees: Tensor, mirrored: Tensor | None = None) -> Tensor:
     """Rotate each image about its centre, counter-clockwise, with bilinear interpolation.
 
     What comes in from outside is 0. Equal to torchvision's `rotate` image by image.
@@ -72,11 +74,16 @@ def rotate(images: Tensor, degrees: Tensor) -> Tensor:
     Args:
         images: (N, 1, H, H) float32.
         degrees: (N,) float32.
+        mirrored: (N,) bool: images to mirror left to right before, at no further cost; none if None.
     """
+    side = images.shape[-1]
+    y, x = torch.meshgrid([(2 * torch.arange(side, device=images.device) + 1) / side - 1] * 2, indexing="ij")
+    zero = torch.zeros_like(x)
+    parts = torch.stack([torch.stack(part, dim=-1) for part in ((x, zero), (-y, zero), (zero, y), (zero, x))])
     cosine, sine = torch.cos(torch.deg2rad(degrees)), torch.sin(torch.deg2rad(degrees))
-    zero = torch.zeros_like(cosine)
-    matrices = torch.stack([cosine, -sine, zero, sine, cosine, zero], dim=1).reshape(-1, 2, 3)
-    grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
+    side_to_side = 1.0 if mirrored is None else 1.0 - 2.0 * mirrored
+    shares = torch.stack([side_to_side * cosine, side_to_side * sine, cosine, sine], dim=1)
+    grid = (shares @ parts.flatten(1)).view(-1, side, side, 2)  # affine_grid takes ten times as long
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 

@@ -26,7 +26,7 @@ from fmnist.files import write_whole
 from fmnist.hyperparameters import Hyperparameters, ScoreOn
 from fmnist.training import EpochMetrics, Training
 
-FORMAT = "fmnist-search checkpoint 1"
+FORMAT = "fmnist-search checkpoint 2"
 
 
 class CheckpointError(ExpectedError):
@@ -38,7 +38,7 @@ class Checkpoint:
     """What a checkpoint file holds.
 
     weights: the state of the scored network. resume: the rest of the training's state,
-    None once the training is at its end. made_with: versions, device and git commit.
+    None once the training is at its end. made_with: versions, device, precision and git commit.
     """
 
     hyperparameters: Hyperparameters
@@ -79,7 +79,7 @@ def dump(training: Training, score_on: ScoreOn, data: DataSet) -> bytes:
         "history": [asdict(metrics) for metrics in training.history],
         "data_set": data.name,
         "data_fingerprint": data.fingerprint,
-        "made_with": made_with(training.device),
+        "made_with": made_with(training),
         "weights": weights,
         "resume": None if training.finished else state,
     }
@@ -138,20 +138,21 @@ def resume(checkpoint: Checkpoint, device: torch.device) -> Training:
     """
     if checkpoint.resume is None:
         raise CheckpointError(f"the training is at its end, epoch {checkpoint.hyperparameters.epochs}")
-    training = Training(checkpoint.hyperparameters, checkpoint.seed, device)
+    training = Training(checkpoint.hyperparameters, checkpoint.seed, device, checkpoint.made_with["precision"])
     training.load_state_dict({"averaged": checkpoint.weights, **checkpoint.resume}, checkpoint.history)
     return training
 
 
-def made_with(device: torch.device) -> dict[str, Any]:
+def made_with(training: Training) -> dict[str, Any]:
     """Versions, machine and git commit, for whoever wants the same result again."""
     return {
         "fmnist_search": version("fmnist-search"),
         "torch": str(torch.__version__),
         "python": platform.python_version(),
         "machine": f"{platform.machine()} {platform.system()}",
-        "device": str(device),
+        "device": str(training.device),
         "threads": torch.get_num_threads(),
+        "precision": training.precision,
         "git_commit": git_commit(),
     }
 

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.adam import adam
 
 from fmnist.architectures import build
 from fmnist.augmentation import augment
@@ -33,16 +33,15 @@ from fmnist.data import LabelledImages, Splits, standardize
 from fmnist.errors import ExpectedError
 from fmnist.evaluation import evaluate
 from fmnist.hyperparameters import Hyperparameters
+from fmnist.precision import Precision, fastest
 from fmnist.seeds import derive
+from fmnist.vector import as_vector
 
 WARMUP_STEPS = 100  # gradient steps over which the learning rate rises to its value
 AVERAGE_HORIZON = 32_768  # images over which the moving average of the weights forgets
 CHUNK = 16  # batches that are augmented in one call
 QUARTERS = 4  # of an epoch
 EARLY = (1, 2)  # quarters of the first epoch after which a hopeless training can be told
-
-
-Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 class Diverged(ExpectedError):
@@ -82,21 +81,43 @@ class Training:
         hyperparameters: what to train.
         seed: 0 or more; decides the first weights and every random draw.
         device: where the network and the images live.
+        precision: of the products in the network; `fastest` of the device if None.
     """
 
-    def __init__(self, hyperparameters: Hyperparameters, seed: int, device: torch.device | None = None) -> None:
+    def __init__(
+        self,
+        hyperparameters: Hyperparameters,
+        seed: int,
+        device: torch.device | None = None,
+        precision: Precision | None = None,
+    ) -> None:
         self.hyperparameters = hyperparameters
         self.seed = seed
         self.device = device or torch.device("cpu")
+        self.precision = precision or fastest(self.device)
         self.history: list[EpochMetrics] = []
         self.quarters = 0
         self.steps = 0
-        with _randomness(self.device, derive(seed, "weights")):
-            network = build(hyperparameters)
-        self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.weights = [parameter for parameter in self.network.parameters() if parameter.ndim > 1]
-        self.averaged = AveragedModel(self.network, multi_avg_fn=self._average, use_buffers=True)
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=hyperparameters.learning_rate, fused=True)
+        self.network, self.averaged = self._first_network(), self._first_network()
+        self._lay_out()
+
+    def _first_network(self) -> nn.Module:
+        with _randomness(self.device, derive(self.seed, "weights")):
+            network = build(self.hyperparameters)
+        network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return network
+
+    def _lay_out(self) -> None:
+        """Make a vector each of weights, their gradients and Adam's moments, batch norm's statistics, and averages."""
+        parameters = list(self.network.parameters())
+        gradients = [torch.zeros_like(parameter) for parameter in parameters]
+        self.weights, self.gradients = as_vector(parameters), as_vector(gradients)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        self.moments = [torch.zeros_like(self.weights) for _ in range(2)]
+        self.updates = torch.zeros((), device=self.device)  # Adam's count of them
+        self.averaged_weights = as_vector(self.averaged.parameters())
+        self.statistics, self.averaged_statistics = (as_vector(_statistics(n)) for n in (self.network, self.averaged))
 
     @property
     def finished(self) -> bool:
@@ -105,7 +126,7 @@ class Training:
     @property
     def scored_network(self) -> nn.Module:
         """The network with averaged weights: the one that is scored and saved."""
-        return self.averaged.module
+        return self.averaged
 
     def epochs(self, splits: Splits, *, early: bool = False) -> Iterator[EpochMetrics]:
         """Train to the last epoch, from wherever this training stands; yields after each epoch.
@@ -173,42 +194,60 @@ class Training:
     def _step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """One gradient step on images (B, 1, 28, 28) float32; returns loss and hits, both ()."""
         self.steps += 1
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.hyperparameters.learning_rate * min(1.0, self.steps / WARMUP_STEPS)
-        logits = self.network(images)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            logits = self.network(images).float()
         loss = F.cross_entropy(logits, labels, label_smoothing=self.hyperparameters.label_smoothing)
-        self.optimizer.zero_grad()
+        self.gradients.zero_()
         loss.backward()
         if self.hyperparameters.weight_decay or self.hyperparameters.l1:
             self._penalize()
-        self.optimizer.step()
-        self.averaged.update_parameters(self.network)
+        self._update()
+        self._average()
         return loss.detach(), (logits.argmax(dim=1) == labels).sum()
 
+    @torch.no_grad()
+    def _update(self) -> None:
+        """Adam (Kingma and Ba, 2015), with its usual constants."""
+        adam(
+            [self.weights],
+            [self.gradients],
+            [self.moments[0]],
+            [self.moments[1]],
+            [],
+            [self.updates],
+            fused=True,
+            amsgrad=False,
+            beta1=0.9,
+            beta2=0.999,
+            lr=self.hyperparameters.learning_rate * min(1.0, self.steps / WARMUP_STEPS),
+            weight_decay=0.0,
+            eps=1e-8,
+            maximize=False,
+        )
+
+    @torch.no_grad()
     def _penalize(self) -> None:
         """Add the gradients of the penalties on the weights, which biases and norms are free of, as is usual."""
-        gradients = [weight.grad for weight in self.weights if weight.grad is not None]
-        with torch.no_grad():
-            if self.hyperparameters.weight_decay:
-                torch._foreach_add_(gradients, self.weights, alpha=self.hyperparameters.weight_decay)
-            if self.hyperparameters.l1:
-                torch._foreach_add_(gradients, torch._foreach_sign(self.weights), alpha=self.hyperparameters.l1)
+        weights: list[Tensor] = [parameter for parameter in self.network.parameters() if parameter.ndim > 1]
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        if self.hyperparameters.weight_decay:
+            torch._foreach_add_(gradients, weights, alpha=self.hyperparameters.weight_decay)
+        if self.hyperparameters.l1:
+            torch._foreach_add_(gradients, torch._foreach_sign(weights), alpha=self.hyperparameters.l1)
 
-    def _average(self, averaged: Tensors, current: Tensors, updates: Tensor | int) -> None:
-        """Move the average towards the current values; faster at first, to forget the start."""
-        if not averaged[0].is_floating_point():
-            torch._foreach_copy_(averaged, current)
-            return
-        count = int(updates)
-        decay = min(1 - self.hyperparameters.batch_size / AVERAGE_HORIZON, (1 + count) / (10 + count))
-        torch._foreach_lerp_(averaged, current, 1 - decay)
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Move the averages towards the current values; faster at first, to forget the start."""
+        share = max(self.hyperparameters.batch_size / AVERAGE_HORIZON, 9 / (9 + self.steps))
+        self.averaged_weights.lerp_(self.weights, share)
+        self.averaged_statistics.lerp_(self.statistics, share)
 
     def state_dict(self) -> dict[str, Any]:
         """All that a later process needs to go on from here, as tensors and plain values."""
         return {
             "averaged": self.scored_network.state_dict(),
             "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "moments": self.moments,
             "quarters": self.quarters,
             "steps": self.steps,
         }
@@ -217,10 +256,16 @@ class Training:
         """Go on from a state of the same hyperparameters, seed, device and thread count."""
         self.scored_network.load_state_dict(state["averaged"])
         self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for moment, saved in zip(self.moments, state["moments"], strict=True):
+            moment.copy_(saved)
         self.quarters, self.steps = state["quarters"], state["steps"]
-        self.averaged.n_averaged.fill_(self.steps)
+        self.updates.fill_(self.steps)
         self.history = list(history)
+
+
+def _statistics(network: nn.Module) -> list[Tensor]:
+    """Running means and variances of batch norm, without its counters."""
+    return [buffer for buffer in network.buffers() if buffer.is_floating_point()]
 
 
 @contextmanager

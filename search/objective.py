@@ -138,6 +138,7 @@ def _save(trial: Trial, objective: Objective, training: Training, former: str | 
         "weights": weights_digest(training.scored_network.state_dict()),
         "device": str(objective.device),
         "threads": torch.get_num_threads(),
+        "precision": training.precision,
         "seconds": sum(metrics.seconds for metrics in training.history),
         "confusion": training.history[-1].confusion,
         "history": history,

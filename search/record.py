@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 from optuna.trial import FrozenTrial, TrialState
 
-# The `name` of its newest checkpoint, SHA-256 of its `weights`, `device` and `threads`, `seconds` of training,
-# the `confusion` of its predictions, and its `history` as rows of what `Epoch` has.
+# The `name` of its newest checkpoint, SHA-256 of its `weights`, `device`, `threads` and `precision`,
+# `seconds` of training, the `confusion` of its predictions, and its `history` as rows of what `Epoch` has.
 CHECKPOINT = "checkpoint"
 AUDIT = "audit"  # of one that goes on although it is pruned: the epoch `since`, and at its end the `accuracy`
 

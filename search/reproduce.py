@@ -53,7 +53,7 @@ def recorded_trial(study: optuna.Study, number: int) -> FrozenTrial:
 
 
 def reproduce(study: optuna.Study, number: int, data: DataSet, on_epoch: Callable[[Compared], None]) -> Reproduction:
-    """Train a trial again as far as it went, with its seed, device and thread count.
+    """Train a trial again as far as it went, with its seed, device, precision and thread count.
 
     Raises:
         NotReproducible: there is no such record, or the device is not here.
@@ -69,7 +69,7 @@ def reproduce(study: optuna.Study, number: int, data: DataSet, on_epoch: Callabl
         raise NotReproducible(f"trial {number} was trained on {device}, and there is none on this machine")
     torch.set_num_threads(saved["threads"])
     hyperparameters = definition.defaults.model_copy(update=trial.params)
-    training = Training(hyperparameters, training_seed(definition, number), device)
+    training = Training(hyperparameters, training_seed(definition, number), device, saved["precision"])
     same = True
     for metrics in training.epochs(split(data, definition.score_on), early=True):
         on_epoch(Compared(metrics.epoch, recorded[metrics.epoch], metrics.accuracy))

@@ -26,6 +26,12 @@ def test_rotation_equals_torchvisions(images: torch.Tensor) -> None:
     torch.testing.assert_close(rotate(images, degrees), expected, atol=0.02, rtol=0)  # of 255
 
 
+def test_mirrored_images_are_flipped_before_they_are_rotated(images: torch.Tensor) -> None:
+    degrees, mirrored = torch.linspace(-15, 15, 64), torch.arange(64) % 3 == 0
+    expected = rotate(flip(images, mirrored), degrees)
+    torch.testing.assert_close(rotate(images, degrees, mirrored), expected, atol=0.02, rtol=0)
+
+
 def test_flip_equals_torchvisions_on_the_chosen_images_only(images: torch.Tensor) -> None:
     chosen = torch.arange(64) % 3 == 0
     flipped = flip(images, chosen)
@@ -96,15 +102,11 @@ def test_strength_scales_the_other_kinds() -> None:
 def test_strength_scales_the_share_of_flips_and_the_angle(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, torch.Tensor] = {}
 
-    def keep(name: str):  # type: ignore[no-untyped-def]
-        def stand_in(images: torch.Tensor, argument: torch.Tensor) -> torch.Tensor:
-            seen[name] = argument
-            return images
+    def stand_in(images: torch.Tensor, degrees: torch.Tensor, mirrored: torch.Tensor) -> torch.Tensor:
+        seen.update(flip=mirrored, rotate=degrees)
+        return images
 
-        return stand_in
-
-    monkeypatch.setattr("fmnist.augmentation.flip", keep("flip"))
-    monkeypatch.setattr("fmnist.augmentation.rotate", keep("rotate"))
+    monkeypatch.setattr("fmnist.augmentation.rotate", stand_in)
     torch.manual_seed(0)
     images = torch.zeros(20_000, 1, 1, 1)
     for strength in (0.2, 1.0):

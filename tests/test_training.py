@@ -4,8 +4,12 @@ from torch.nn import functional as F
 
 from fmnist.architectures import build
 from fmnist.data import DataSet, Splits, split, standardize
+from fmnist.evaluation import evaluate
 from fmnist.hyperparameters import Hyperparameters
+from fmnist.precision import fastest
+from fmnist.seeds import derive
 from fmnist.training import Diverged, Training
+from fmnist.vector import as_vector
 
 SMALL = Hyperparameters(architecture="cnn", filters=3, epochs=3, batch_size=64, dropout=0.3, augmentation=0.7)
 
@@ -109,7 +113,7 @@ def test_one_epoch_without_randomness_is_adam_with_warm_up(splits: Splits) -> No
     hyperparameters = Hyperparameters(
         architecture="simple", filters=2, epochs=1, batch_size=1200, dropout=0.0, augmentation=0.0, learning_rate=0.01
     )
-    training = Training(hyperparameters, seed=9)
+    training = Training(hyperparameters, seed=9, precision="float32")
     reference = build(hyperparameters)
     reference.load_state_dict(training.network.state_dict())
     optimizer = torch.optim.Adam(reference.parameters(), lr=0.01 / 100)
@@ -122,12 +126,55 @@ def test_one_epoch_without_randomness_is_adam_with_warm_up(splits: Splits) -> No
 
 def test_the_scored_weights_are_a_moving_average(splits: Splits) -> None:
     training = Training(SMALL, 0)
-    averages, values = [torch.zeros(2)], [torch.ones(2)]
-    training._average(averages, values, torch.tensor(10**6))
-    torch.testing.assert_close(averages[0], torch.full((2,), 64 / 32_768))
-    averages = [torch.zeros(2)]
-    training._average(averages, values, torch.tensor(1))
-    torch.testing.assert_close(averages[0], torch.full((2,), 9 / 11))
+    current, scored = training.network.state_dict(), training.scored_network.state_dict()
+    names = [name for name, value in current.items() if value.is_floating_point()]
+    assert any("running_var" in name for name in names)
+    for steps, share in ((1, 9 / 10), (10**6, 64 / 32_768)):
+        for name in names:
+            current[name].fill_(1.0)
+            scored[name].fill_(0.0)
+        training.steps = steps
+        training._average()
+        for name in names:
+            torch.testing.assert_close(scored[name], torch.full_like(scored[name], share))
+            assert (current[name] == 1).all()
+
+
+def test_the_weights_are_one_vector_and_keep_their_values_and_formats() -> None:
+    training = Training(SMALL, 4)
+    with torch.random.fork_rng():
+        torch.manual_seed(derive(4, "weights"))
+        expected = build(SMALL).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    pairs = list(zip(training.network.named_parameters(), expected.parameters(), strict=True))
+    for (name, ours), theirs in pairs:
+        assert torch.equal(ours, theirs), name
+        assert ours.stride() == theirs.stride(), name
+        assert ours.data_ptr() % 64 == 0, name
+    training.weights.add_(1.0)
+    assert all(torch.equal(ours, theirs + 1) for (_, ours), theirs in pairs)
+    assert as_vector([]).shape == (0,)
+
+
+def test_bfloat16_is_chosen_where_the_processor_multiplies_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    for able, precision in (({"avx512_bf16": True}, "bfloat16"), ({"amx_bf16": True}, "bfloat16"), ({}, "float32")):
+        monkeypatch.setattr("torch.cpu.get_capabilities", lambda able=able: able)
+        assert fastest(cpu) == precision
+        assert Training(SMALL, 0).precision == precision
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_bf16": True})
+    assert fastest(torch.device("cuda")) == "float32"
+
+
+def test_precision_changes_products_and_nothing_that_is_kept_or_scored(splits: Splits) -> None:
+    rounded, exact = (Training(SMALL, 0, precision=precision) for precision in ("bfloat16", "float32"))
+    for training in (rounded, exact):
+        next(training.epochs(splits))
+        assert all(value.dtype != torch.bfloat16 for value in training.network.state_dict().values())
+    assert not same_weights(rounded, exact)
+    assert rounded.history[0].train_loss == pytest.approx(exact.history[0].train_loss, rel=0.05)
+    scored = evaluate(rounded.scored_network, splits.scored)
+    assert rounded.history[0].loss == scored.loss
+    assert scored.logits.dtype == torch.float32
 
 
 def test_divergence_is_raised_not_trained_through(splits: Splits) -> None:
@@ -157,8 +204,9 @@ def test_penalties_and_smoothing_train_as_torch_has_them(splits: Splits) -> None
     hyperparameters = Hyperparameters(
         architecture="cnn", filters=3, dropout=0.0, augmentation=0.0, weight_decay=0.01, l1=0.003, label_smoothing=0.1
     )
-    training, twin = Training(hyperparameters, 3), Training(hyperparameters, 3)
+    training, twin = (Training(hyperparameters, 3, precision="float32") for _ in range(2))
     twin.network.train()
+    optimizer = torch.optim.Adam(twin.network.parameters())
     for start in (0, 64, 128):
         index = torch.arange(start, start + 64)
         images, labels = standardize(splits.train.images[index]), splits.train.labels[index]
@@ -169,10 +217,10 @@ def test_penalties_and_smoothing_train_as_torch_has_them(splits: Splits) -> None
         smooth = 0.9 * F.one_hot(labels, 10) + 0.1 / 10
         loss = -(smooth * log_likelihood).sum(dim=1).mean()
         loss = loss + sum(0.01 / 2 * (w**2).sum() + 0.003 * w.abs().sum() for w in weights)
-        for group in twin.optimizer.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = hyperparameters.learning_rate * (start // 64 + 1) / 100
-        twin.optimizer.zero_grad()
+        optimizer.zero_grad(set_to_none=False)
         loss.backward()
-        twin.optimizer.step()
+        optimizer.step()
     for ours, theirs in zip(training.network.parameters(), twin.network.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, atol=2e-6, rtol=1e-4)

@@ -4,6 +4,7 @@ from itertools import pairwise
 
 from torch import nn
 
+from fmnist.architectures.layers import Dropout, FlattenPixels, MaxPool
 from fmnist.data import CLASSES, SIDE
 from fmnist.hyperparameters import Hyperparameters
 
@@ -18,7 +19,7 @@ def block(inputs: int, outputs: int) -> list[nn.Module]:
     """
     return [
         nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=False),
-        nn.MaxPool2d(2),
+        MaxPool(),
         nn.BatchNorm2d(outputs),
         nn.ReLU(),
     ]
@@ -36,10 +37,10 @@ def cnn(hyperparameters: Hyperparameters) -> nn.Sequential:
     features = widths[-1] * (SIDE // 2**hyperparameters.blocks) ** 2
     return nn.Sequential(
         *blocks,
-        nn.Flatten(),
-        nn.Dropout(hyperparameters.dropout),
+        FlattenPixels(),
+        Dropout(hyperparameters.dropout),
         nn.Linear(features, HIDDEN),
         nn.ReLU(),
-        nn.Dropout(hyperparameters.dropout),
+        Dropout(hyperparameters.dropout),
         nn.Linear(HIDDEN, len(CLASSES)),
     )

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fmnist.architectures.cnn import block
+from fmnist.architectures.layers import Dropout
 from fmnist.data import CLASSES
 from fmnist.hyperparameters import Hyperparameters
 
@@ -59,6 +60,6 @@ def resnet(hyperparameters: Hyperparameters) -> nn.Sequential:
         *(ResidualBlock(inputs, outputs) for inputs, outputs in pairwise(widths)),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
-        nn.Dropout(hyperparameters.dropout),
+        Dropout(hyperparameters.dropout),
         nn.Linear(widths[-1], len(CLASSES)),
     )

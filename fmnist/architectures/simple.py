@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from fmnist.architectures.layers import Dropout, FlattenPixels, MaxPool
 from fmnist.data import CLASSES, SIDE
 from fmnist.hyperparameters import Hyperparameters
 
@@ -21,14 +22,14 @@ def simple(hyperparameters: Hyperparameters) -> nn.Sequential:
     pooled = (SIDE - 4) // 2
     return nn.Sequential(
         nn.Conv2d(1, filters, kernel_size=5),
-        nn.MaxPool2d(2),
+        MaxPool(),
         nn.ReLU(),
-        nn.Flatten(),
+        FlattenPixels(),
         nn.Linear(filters * pooled**2, 128),
         nn.ReLU(),
-        nn.Dropout(dropout),
+        Dropout(dropout),
         nn.Linear(128, 64),
         nn.ReLU(),
-        nn.Dropout(dropout),
+        Dropout(dropout),
         nn.Linear(64, len(CLASSES)),
     )

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fmnist.architectures.layers import Dropout
 from fmnist.data import CLASSES, SIDE
 from fmnist.hyperparameters import Hyperparameters
 
@@ -35,14 +36,14 @@ class EncoderLayer(nn.Module):
 
     def __init__(self, features: int, dropout: float) -> None:
         super().__init__()
-        self.attention = nn.Sequential(nn.LayerNorm(features), SelfAttention(features), nn.Dropout(dropout))
+        self.attention = nn.Sequential(nn.LayerNorm(features), SelfAttention(features), Dropout(dropout))
         self.mlp = nn.Sequential(
             nn.LayerNorm(features),
             nn.Linear(features, MLP_RATIO * features),
             nn.GELU(),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.Linear(MLP_RATIO * features, features),
-            nn.Dropout(dropout),
+            Dropout(dropout),
         )
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -69,7 +70,7 @@ class Transformer(nn.Module):
         self.class_token = nn.Parameter(torch.zeros(features))
         self.position = nn.Parameter(torch.randn(TOKENS, features) * 0.02)
         self.encoder = nn.Sequential(
-            nn.Dropout(dropout), *(EncoderLayer(features, dropout) for _ in range(layers)), nn.LayerNorm(features)
+            Dropout(dropout), *(EncoderLayer(features, dropout) for _ in range(layers)), nn.LayerNorm(features)
         )
         self.head = nn.Linear(features, len(CLASSES))
 

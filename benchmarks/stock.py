@@ -1,0 +1,114 @@
+"""The loop that PyTorch's and Optuna's own examples teach, which the other benchmarks compare with.
+
+A `DataLoader` over PIL images with torchvision's transforms, batch norm and ReLU before
+pooling, torch's layers, unfused Adam, and the last weights scored as they are. Networks,
+batch size, augmentation and epochs are those of fmnist, so that only the loop differs.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from fmnist.augmentation import FLIP_PROBABILITY, MAX_DEGREES
+from fmnist.data import CLASSES, PIXEL_MEAN, PIXEL_STD, SIDE, LabelledImages, Splits
+from fmnist.hyperparameters import Hyperparameters
+
+
+class Images(Dataset[tuple[Tensor, int]]):
+    """Items as `torchvision.datasets.FashionMNIST` makes them: a PIL image, transformed, and its label."""
+
+    def __init__(self, images: LabelledImages, transform: transforms.Compose) -> None:
+        self.images, self.labels, self.transform = images.images, images.labels, transform
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(Image.fromarray(self.images[index, 0].numpy())), int(self.labels[index])
+
+
+def loaders(splits: Splits, hyperparameters: Hyperparameters, workers: int) -> tuple[DataLoader, DataLoader]:
+    """Loaders of the training images (shuffled, with flip and rotation) and of the scored ones."""
+    as_tensor = [transforms.ToTensor(), transforms.Normalize((PIXEL_MEAN,), (PIXEL_STD,))]
+    strength = hyperparameters.augmentation
+    changes = [
+        transforms.RandomHorizontalFlip(strength * FLIP_PROBABILITY),
+        transforms.RandomRotation(strength * MAX_DEGREES, transforms.InterpolationMode.BILINEAR),
+    ]
+    train = Images(splits.train, transforms.Compose([*changes, *as_tensor]))
+    scored = Images(splits.scored, transforms.Compose(as_tensor))
+    return (
+        DataLoader(
+            train, hyperparameters.batch_size, shuffle=True, num_workers=workers, persistent_workers=workers > 0
+        ),
+        DataLoader(scored, 1000, num_workers=workers, persistent_workers=workers > 0),
+    )
+
+
+def network(hyperparameters: Hyperparameters) -> nn.Sequential:
+    """fmnist's `simple` or `cnn` with the usual order of layers."""
+    filters, dropout = hyperparameters.filters, hyperparameters.dropout
+    if hyperparameters.architecture == "simple":
+        return nn.Sequential(
+            nn.Conv2d(1, filters, 5),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(filters * ((SIDE - 4) // 2) ** 2, 128),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(128, 64),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(64, len(CLASSES)),
+        )
+    layers: list[nn.Module] = []
+    inputs, outputs = 1, filters
+    for _ in range(hyperparameters.blocks):
+        layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU(), nn.MaxPool2d(2)]
+        inputs, outputs = outputs, 2 * outputs
+    features = inputs * (SIDE // 2**hyperparameters.blocks) ** 2
+    return nn.Sequential(
+        *layers,
+        nn.Flatten(),
+        nn.Dropout(dropout),
+        nn.Linear(features, 128),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+        nn.Linear(128, len(CLASSES)),
+    )
+
+
+def train(model: nn.Module, batches: DataLoader, optimizer: torch.optim.Optimizer) -> Iterator[int]:
+    """One epoch; yields the number of images after each batch."""
+    model.train()
+    for images, labels in batches:
+        optimizer.zero_grad()
+        F.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+        yield len(images)
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, batches: DataLoader) -> float:
+    """The share of the images whose class is predicted."""
+    model.eval()
+    correct = sum(int((model(images).argmax(dim=1) == labels).sum()) for images, labels in batches)
+    return correct / len(batches.dataset)  # type: ignore[arg-type]
+
+
+def epochs(hyperparameters: Hyperparameters, splits: Splits, seed: int, workers: int = 0) -> Iterator[float]:
+    """Train; yields the accuracy after each epoch."""
+    torch.manual_seed(seed)
+    batches, scored = loaders(splits, hyperparameters, workers)
+    model = network(hyperparameters)
+    optimizer = torch.optim.Adam(model.parameters(), lr=hyperparameters.learning_rate)
+    for _ in range(hyperparameters.epochs):
+        for _ in train(model, batches, optimizer):
+            pass
+        yield accuracy(model, scored)
