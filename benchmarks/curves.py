@@ -1,0 +1,73 @@
+"""Learning curves of the default study's space, recorded once for benchmarks/replay.py.
+
+    .venv/bin/python benchmarks/curves.py  # about 40 minutes on two cores; goes on where it was stopped
+
+The default configuration of studies/cnn.toml and quasi-random ones of its space are trained
+without a pruner, each to the same number of epochs: a training passes through all shorter ones. They learn from a third
+of the training images and are scored on all test images. A line of curves.jsonl each:
+`parameters`, `steps` (hundredths of an epoch), `accuracies` and `seconds` (CPU time of one
+thread since the report before) at them. Its first line is what they were made with.
+"""
+
+import argparse
+import json
+import os
+import time
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from machine import machine
+
+from fmnist import data as fashion
+from fmnist.data import Splits
+from fmnist.seeds import derive
+from fmnist.training import Training
+from search import definition, space
+from search.sampling import STEPS_PER_EPOCH
+
+FILE = Path(__file__).with_name("curves.jsonl")
+IMAGES = 20_000
+EPOCHS = 8
+STUDY = "cnn"
+
+
+def record(index: int) -> dict[str, Any]:
+    """The curve of the index-th configuration; the default is number 0."""
+    torch.set_num_threads(1)
+    data = fashion.load()
+    splits = Splits(data.train[torch.arange(IMAGES)], data.test, "test")
+    defined = definition.read(definition.locate(STUDY))
+    drawn = space.quasi_random_point(space.distributions(defined), defined.seed, index)
+    point = drawn if index else space.default_point(defined)
+    hyperparameters = defined.defaults.model_copy(update={**point, "epochs": EPOCHS})
+    curve: dict[str, Any] = {"index": index, "parameters": point, "steps": [], "accuracies": [], "seconds": []}
+    begun = time.process_time()
+    for metrics in Training(hyperparameters, derive(defined.seed, "curve", index)).epochs(splits, early=True):
+        curve["steps"].append(round(metrics.epoch * STEPS_PER_EPOCH))
+        curve["accuracies"].append(metrics.accuracy)
+        curve["seconds"].append(round(time.process_time() - begun, 2))
+        begun = time.process_time()
+    return curve
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=101, help="configurations (default: 101)")
+    parser.add_argument("--file", type=Path, default=FILE, help="default: benchmarks/curves.jsonl")
+    options = parser.parse_args()
+    made_with = {**machine("torch", "scipy"), "study": STUDY, "images": IMAGES, "epochs": EPOCHS}
+    if not options.file.exists():
+        options.file.write_text(json.dumps(made_with) + "\n")
+    recorded = {json.loads(line)["index"] for line in options.file.read_text().splitlines()[1:]}
+    missing = [index for index in range(options.count) if index not in recorded]
+    with get_context("spawn").Pool(os.cpu_count()) as pool, options.file.open("a") as file:
+        for number, curve in enumerate(pool.imap_unordered(record, missing), 1):
+            file.write(json.dumps(curve) + "\n")
+            file.flush()
+            print(f"curve {number} of {len(missing)}: {curve['accuracies'][-1]:.2%}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,289 @@
+"""Three searches of one space on the same cores: stock Optuna, random search, ours.
+
+    .venv/bin/python benchmarks/search.py          # two to three hours on two cores
+    .venv/bin/python benchmarks/search.py --quick  # 8 trials on a twelfth of the images, some minutes
+    .venv/bin/python benchmarks/search.py --only ours --only random
+
+    stock    the examples' way: TPE, MedianPruner, `study.optimize` with as many jobs as cores, and the
+             loop of benchmarks/stock.py; accuracy is reported after each epoch
+    random   `fmnist-search run` with its sampler random and its pruner none: our training, nothing else
+    ours     `fmnist-search run` as it is; its finalists, which the others do not have, have their own line
+
+Each begins with the default configuration of studies/cnn.toml and searches its space. At the end
+each trains its best configuration (ours: the winner of its finalists) again with five seeds
+that nobody used; these trainings are not part of its time. What is compared is the test
+accuracy of those, and the time of the searches.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import optuna
+import plotly.graph_objects as go
+import stock
+import torch
+from machine import machine
+from optuna.trial import FrozenTrial, Trial, TrialState
+from plotly.subplots import make_subplots
+from rich.console import Console
+from rich.table import Table
+
+from fmnist import data as fashion
+from fmnist.data import Splits
+from fmnist.hyperparameters import Hyperparameters
+from fmnist.training import Training
+from search import definition, space
+from search.record import FINISHED, history_of
+from search.statistics import difference, estimate
+from search.storage import open_storage
+from search.study import load_study
+from search.url import default_url
+
+ROOT = Path(__file__).resolve().parent.parent
+CORES = os.cpu_count() or 1
+SEARCHES = ("ours", "random", "stock")
+FRESH = range(1_000_000, 1_000_005)  # seeds that no trial has: those are derived, of 63 bits
+DEFINED = definition.read(definition.locate("cnn"))
+BAR, GOAL, MARGIN = 8, 15, -0.3  # times stock; and points that we may be below it, at the most
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A finished trial. at: seconds after the first trial's beginning; epochs: trained; value: None if pruned."""
+
+    at: float
+    epochs: float
+    value: float | None
+
+
+@dataclass
+class Searched:
+    """A search's time in seconds, its trials, and what its best configuration comes to."""
+
+    name: str
+    seconds: float
+    trials: list[Ended]
+    best: dict[str, Any]
+    finalists_seconds: float | None = None
+    retrained: list[float] = field(default_factory=list)
+
+    @property
+    def epochs(self) -> float:
+        return sum(trial.epochs for trial in self.trials)
+
+
+def stock_search(splits: Splits, trials: int, console: Console) -> Searched:
+    """Optuna as its examples have it."""
+    torch.set_num_threads(1)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(
+        direction="maximize", sampler=optuna.samplers.TPESampler(seed=0), pruner=optuna.pruners.MedianPruner()
+    )
+    study.enqueue_trial(space.default_point(DEFINED))
+
+    def objective(trial: Trial) -> float:
+        accuracy = 0.0
+        hyperparameters = space.suggest(trial, DEFINED)
+        for epoch, accuracy in enumerate(stock.epochs(hyperparameters, splits, trial.number), 1):
+            trial.report(accuracy, epoch)
+            if epoch < hyperparameters.epochs and trial.should_prune():
+                raise optuna.TrialPruned
+        return accuracy
+
+    def said(study: optuna.Study, _: FrozenTrial) -> None:
+        ended = len(study.get_trials(deepcopy=False, states=FINISHED))
+        console.print(f"stock: trial {ended} of {trials} after {time.perf_counter() - began:.0f} s", highlight=False)
+
+    began = time.perf_counter()
+    study.optimize(objective, n_trials=trials, n_jobs=CORES, callbacks=[said])
+    seconds = time.perf_counter() - began
+    return Searched("stock", seconds, ended_trials(study), study.best_params)
+
+
+def ended_trials(study: optuna.Study) -> list[Ended]:
+    """By the time of their end."""
+    trials = study.get_trials(deepcopy=False, states=FINISHED)
+    began = min(trial.datetime_start for trial in trials)  # type: ignore[type-var]
+    return [
+        Ended(
+            at=(trial.datetime_complete - began).total_seconds(),  # type: ignore[operator]
+            epochs=max((epoch.epoch for epoch in history_of(trial)), default=len(trial.intermediate_values)),
+            value=trial.value if trial.state == TrialState.COMPLETE else None,
+        )
+        for trial in sorted(trials, key=lambda trial: trial.datetime_complete)  # type: ignore[arg-type, return-value]
+    ]
+
+
+def our_search(name: str, folder: Path, data: Path, trials: int) -> Searched:
+    """`fmnist-search run`, as a user starts it; then, of ours, `finalists`."""
+    where = ["--output", str(folder), "--data-dir", str(data)]
+    plain = ["--sampler", "random", "--pruner", "none"] if name == "random" else []
+    run = ["run", "cnn", "--name", name, "--trials", str(trials), "--finalists", "0", *plain, *where]
+    began = time.perf_counter()
+    command(*run)
+    seconds = time.perf_counter() - began
+    study = load_study(open_storage(default_url(folder)), name)
+    searched = Searched(name, seconds, ended_trials(study), study.best_params)
+    if name == "ours":
+        began = time.perf_counter()
+        command("finalists", name, *where)
+        searched.finalists_seconds = time.perf_counter() - began
+        winner = json.loads(command("finalists", name, "--json", *where, quiet=True))["finalists"][0]
+        searched.best = winner["again"]["params"]
+    return searched
+
+
+def command(*arguments: str, quiet: bool = False) -> str:
+    """Run fmnist-search; what it prints goes to the terminal, or is returned."""
+    call = [sys.executable, "-m", "search", *arguments]
+    done = subprocess.run(call, check=True, text=True, stdout=subprocess.PIPE if quiet else None, cwd=ROOT)
+    return done.stdout or ""
+
+
+def train_again(task: tuple[str, dict[str, Any], int, Path]) -> float:
+    """Test accuracy of a configuration with a fresh seed, by the search's own loop."""
+    name, best, seed, folder = task
+    torch.set_num_threads(1)
+    splits = fashion.split(fashion.load(folder), "test")
+    hyperparameters: Hyperparameters = DEFINED.defaults.model_copy(update=best)
+    if name == "stock":
+        *_, last = stock.epochs(hyperparameters, splits, seed)
+    else:
+        *_, last = (metrics.accuracy for metrics in Training(hyperparameters, seed).epochs(splits))
+    return last
+
+
+def best_so_far(trials: list[Ended]) -> tuple[list[float], list[float], list[float]]:
+    """Seconds, epochs trained by all and best accuracy, at each trial that is better than all before."""
+    seconds, epochs, best, trained = [], [], [], 0.0
+    for trial in trials:
+        trained += trial.epochs
+        if trial.value is not None and trial.value > (best[-1] if best else 0.0):
+            seconds.append(trial.at)
+            epochs.append(trained)
+            best.append(trial.value)
+    return seconds, epochs, best
+
+
+def figure(searches: list[Searched]) -> go.Figure:
+    """Best accuracy so far against seconds and against epochs."""
+    drawn = make_subplots(1, 2, shared_yaxes=True, subplot_titles=("by wall time", "by epochs trained"))
+    for searched, colour in zip(searches, ("#0072b2", "#e69f00", "#009e73"), strict=False):
+        seconds, epochs, best = best_so_far(searched.trials)
+        for column, (along, end) in enumerate(((seconds, searched.seconds), (epochs, searched.epochs)), 1):
+            drawn.add_trace(
+                go.Scatter(
+                    x=[*along, end],
+                    y=[100 * value for value in (*best, best[-1])],
+                    mode="lines+markers",
+                    line={"shape": "hv", "color": colour},
+                    name=searched.name,
+                    legendgroup=searched.name,
+                    showlegend=column == 1,
+                ),
+                row=1,
+                col=column,
+            )
+    drawn.update_xaxes(title="seconds", type="log", row=1, col=1)
+    drawn.update_xaxes(title="epochs", type="log", row=1, col=2)
+    drawn.update_yaxes(title="best test accuracy so far (%)", row=1, col=1)
+    return drawn.update_layout(title="Best accuracy of a trial so far", template="plotly_white")
+
+
+def table(searches: list[Searched]) -> Table:
+    made = Table(title=f"one space, {CORES} cores")
+    for column in ("search", "wall time", "trials", "complete", "epochs", "best trial", "re-trained, 5 seeds"):
+        made.add_column(column, justify="left" if column == "search" else "right")
+    for each in searches:
+        again = estimate(each.retrained)
+        values = [trial.value for trial in each.trials if trial.value is not None]
+        made.add_row(
+            each.name,
+            clock(each.seconds),
+            str(len(each.trials)),
+            str(len(values)),
+            f"{each.epochs:.1f}",
+            f"{max(values):.2%}",
+            f"{again.mean:.2%} ({again.low:.2%}-{again.high:.2%})",
+        )
+        if each.finalists_seconds is not None:
+            made.add_row("  its finalists", clock(each.finalists_seconds), *[""] * 5)
+    return made
+
+
+def clock(seconds: float) -> str:
+    return f"{seconds // 60:.0f} min {seconds % 60:02.0f} s"
+
+
+def verdict(searches: dict[str, Searched]) -> list[str]:
+    """What ours is, by each of the others."""
+    ours, lines = searches["ours"], []
+    for name, other in searches.items():
+        if name != "ours":
+            gain = difference(ours.retrained, other.retrained)
+            assert gain is not None
+            lines.append(
+                f"ours is {other.seconds / ours.seconds:.1f} times as fast as {name}; its re-trained accuracy less "
+                f"that of {name}: {100 * gain.mean:+.2f} points ({100 * gain.low:+.2f} to {100 * gain.high:+.2f})"
+            )
+    if "stock" in searches:
+        lines.append(f"the bar: {BAR} times stock, the difference's lower end above {MARGIN}; the goal: {GOAL} times")
+    return lines
+
+
+def run(options: argparse.Namespace, console: Console) -> dict[str, Searched]:
+    whole = fashion.load()
+    searches = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        data = whole.folder
+        if options.quick:
+            data = Path(temporary) / "data"
+            fashion.write(data, *(part[torch.arange(len(part) // 12)] for part in (whole.train, whole.test)))
+        splits = fashion.split(fashion.load(data), "test")
+        for name in options.only or SEARCHES:
+            searched = (
+                stock_search(splits, options.trials, console)
+                if name == "stock"
+                else our_search(name, Path(temporary), data, options.trials)
+            )
+            tasks = [(name, searched.best, seed, data) for seed in FRESH]
+            with get_context("spawn").Pool(CORES) as pool:
+                searched.retrained = pool.map(train_again, tasks, chunksize=1)
+            searches[name] = searched
+            console.print(table([searched]))
+    return searches
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="8 trials on a twelfth of the images")
+    parser.add_argument("--trials", type=int, help="of each search (default: 50)")
+    parser.add_argument("--only", choices=SEARCHES, action="append", help="default: all three")
+    parser.add_argument("--output", type=Path, default=ROOT / "build", help="of search.json and search.html")
+    options = parser.parse_args()
+    options.trials = options.trials or (8 if options.quick else 50)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    about = machine("torch", "torchvision", "optuna")
+    console.print(", ".join(f"{key} {value}" for key, value in about.items()), highlight=False)
+    searches = run(options, console)
+    console.print(table(list(searches.values())))
+    if "ours" in searches:
+        console.print("\n".join(verdict(searches)), highlight=False)
+    options.output.mkdir(parents=True, exist_ok=True)
+    record = {"machine": about, "trials": options.trials, "searches": [asdict(each) for each in searches.values()]}
+    (options.output / "search.json").write_text(json.dumps(record, indent=1) + "\n")
+    figure(list(searches.values())).write_html(options.output / "search.html", include_plotlyjs=True)
+    console.print(f"Figure: {options.output / 'search.html'}")
+
+
+if __name__ == "__main__":
+    main()
