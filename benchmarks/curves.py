@@ -1,6 +1,6 @@
 """Learning curves of the default study's space, recorded once for benchmarks/replay.py.
 
-    .venv/bin/python benchmarks/curves.py  # about 40 minutes on two cores; goes on where it was stopped
+    .venv/bin/python -m benchmarks.curves  # about 40 minutes on two cores; goes on where it was stopped
 
 The default configuration of studies/cnn.toml and quasi-random ones of its space are trained
 without a pruner, each to the same number of epochs: a training passes through all shorter ones. They learn from a third
@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from machine import machine
 
+from benchmarks.machine import machine
 from fmnist import data as fashion
 from fmnist.data import Splits
 from fmnist.seeds import derive

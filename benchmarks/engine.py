@@ -1,7 +1,7 @@
 """How fast trainings go: the loop of the frameworks' examples, ours, and what the machine could do.
 
-    .venv/bin/python benchmarks/engine.py          # some 20 minutes on two cores
-    .venv/bin/python benchmarks/engine.py --quick  # a smoke run on part of the data: the numbers mean little
+    .venv/bin/python -m benchmarks.engine          # some 20 minutes on two cores
+    .venv/bin/python -m benchmarks.engine --quick  # a smoke run on part of the data: the numbers mean little
 
 1. Images a second over all cores, each of which is trained on once and a sixth of which
    are scored, as in an epoch of Fashion-MNIST. Every way of running is measured in turn,
@@ -29,14 +29,14 @@ from pathlib import Path
 from queue import Queue
 from typing import Any
 
-import stock
 import torch
-from machine import machine
 from rich.console import Console
 from rich.table import Table
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import stock
+from benchmarks.machine import machine
 from fmnist import data as fashion
 from fmnist.data import SIDE, LabelledImages, Splits
 from fmnist.hyperparameters import Hyperparameters

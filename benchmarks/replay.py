@@ -1,7 +1,7 @@
 """What pruners and samplers would have done, replayed on recorded learning curves.
 
-    .venv/bin/python benchmarks/replay.py            # some minutes
-    .venv/bin/python benchmarks/replay.py --orders 4 # a smoke run: the numbers mean little
+    .venv/bin/python -m benchmarks.replay            # some minutes
+    .venv/bin/python -m benchmarks.replay --orders 4 # a smoke run: the numbers mean little
 
 A replayed search is one of 50 trials by two workers on benchmarks/curves.jsonl, with Optuna's
 own study, pruners and TPE in memory, and a clock that moves by the seconds that each report

@@ -1,8 +1,8 @@
 """Three searches of one space on the same cores: stock Optuna, random search, ours.
 
-    .venv/bin/python benchmarks/search.py          # two to three hours on two cores
-    .venv/bin/python benchmarks/search.py --quick  # 8 trials on a twelfth of the images, some minutes
-    .venv/bin/python benchmarks/search.py --only ours --only random
+    .venv/bin/python -m benchmarks.search          # two to three hours on two cores
+    .venv/bin/python -m benchmarks.search --quick  # 8 trials on a twelfth of the images, some minutes
+    .venv/bin/python -m benchmarks.search --only ours --only random
 
     stock    the examples' way: TPE, MedianPruner, `study.optimize` with as many jobs as cores, and the
              loop of benchmarks/stock.py; accuracy is reported after each epoch
@@ -29,14 +29,14 @@ from typing import Any
 
 import optuna
 import plotly.graph_objects as go
-import stock
 import torch
-from machine import machine
 from optuna.trial import FrozenTrial, Trial, TrialState
 from plotly.subplots import make_subplots
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import stock
+from benchmarks.machine import machine
 from fmnist import data as fashion
 from fmnist.data import Splits
 from fmnist.hyperparameters import Hyperparameters

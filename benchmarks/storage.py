@@ -1,8 +1,8 @@
 """What database and sampler cost, a trial; and how many trials a second they allow.
 
-    .venv/bin/python benchmarks/storage.py          # parts 1 to 3, some minutes
-    .venv/bin/python benchmarks/storage.py --quick  # a smoke run: the numbers mean little
-    .venv/bin/python benchmarks/storage.py --run    # and part 4: a real search, some 10 minutes more
+    .venv/bin/python -m benchmarks.storage          # parts 1 to 3, some minutes
+    .venv/bin/python -m benchmarks.storage --quick  # a smoke run: the numbers mean little
+    .venv/bin/python -m benchmarks.storage --run    # and part 4: a real search, some 10 minutes more
 
 1. Milliseconds of each step of a trial with three reports, by one worker alone on the
    database, with 100, 1,000 and 10,000 finished trials in the study. Space and pruner

@@ -4,9 +4,9 @@
     for metrics in training.epochs(splits):
         print(metrics.accuracy)
 
-The learning rate is constant after a short warm-up, and what is scored is an
-exponential moving average of weights and batch-norm statistics (Polyak and Juditsky,
-1992). Nothing depends on the number of epochs still to come, so a training of ten
+The learning rate rises in a short warm-up and then falls with the root of the images
+seen, and what is scored is an exponential moving average of weights and batch-norm
+statistics (Polyak and Juditsky, 1992). Nothing depends on the number of epochs still to come, so a training of ten
 epochs passes through the trainings of three and five, and trials of different length
 can be compared at the same epoch.
 
@@ -38,6 +38,7 @@ from fmnist.seeds import derive
 from fmnist.vector import as_vector
 
 WARMUP_STEPS = 100  # gradient steps over which the learning rate rises to its value
+DECAY_HORIZON = 120_000  # images over which the learning rate falls to 1 / sqrt(2) of its value
 AVERAGE_HORIZON = 32_768  # images over which the moving average of the weights forgets
 CHUNK = 16  # batches that are augmented in one call
 QUARTERS = 4  # of an epoch
@@ -219,11 +220,17 @@ class Training:
             amsgrad=False,
             beta1=0.9,
             beta2=0.999,
-            lr=self.hyperparameters.learning_rate * min(1.0, self.steps / WARMUP_STEPS),
+            lr=self._learning_rate(),
             weight_decay=0.0,
             eps=1e-8,
             maximize=False,
         )
+
+    def _learning_rate(self) -> float:
+        """Of the step that is being made. It depends on what has been, and not on how long the training is to be."""
+        images = self.steps * self.hyperparameters.batch_size
+        warmth = min(1.0, self.steps / WARMUP_STEPS)
+        return self.hyperparameters.learning_rate * warmth / math.sqrt(1 + images / DECAY_HORIZON)
 
     @torch.no_grad()
     def _penalize(self) -> None:

@@ -116,7 +116,7 @@ def test_one_epoch_without_randomness_is_adam_with_warm_up(splits: Splits) -> No
     training = Training(hyperparameters, seed=9, precision="float32")
     reference = build(hyperparameters)
     reference.load_state_dict(training.network.state_dict())
-    optimizer = torch.optim.Adam(reference.parameters(), lr=0.01 / 100)
+    optimizer = torch.optim.Adam(reference.parameters(), lr=0.01 / 100 / 1.01**0.5)
     F.cross_entropy(reference(standardize(splits.train.images)), splits.train.labels).backward()
     optimizer.step()
     next(training.epochs(splits))
@@ -138,6 +138,18 @@ def test_the_scored_weights_are_a_moving_average(splits: Splits) -> None:
         for name in names:
             torch.testing.assert_close(scored[name], torch.full_like(scored[name], share))
             assert (current[name] == 1).all()
+
+
+def test_the_learning_rate_rises_and_then_falls_whatever_the_epochs_to_come() -> None:
+    def rate(steps: int, epochs: int = 3) -> float:
+        training = Training(SMALL.model_copy(update={"epochs": epochs, "learning_rate": 1.0}), 0)
+        training.steps = steps
+        return training._learning_rate()
+
+    assert rate(50) == pytest.approx(0.5, rel=0.02)
+    assert rate(100) == pytest.approx(1.0, rel=0.03)
+    assert [rate(120_000 // 64 * times) for times in (1, 3, 8)] == pytest.approx([0.5**0.5, 0.5, 1 / 3], rel=1e-3)
+    assert rate(5000) == rate(5000, epochs=9)
 
 
 def test_the_weights_are_one_vector_and_keep_their_values_and_formats() -> None:
@@ -218,7 +230,7 @@ def test_penalties_and_smoothing_train_as_torch_has_them(splits: Splits) -> None
         loss = -(smooth * log_likelihood).sum(dim=1).mean()
         loss = loss + sum(0.01 / 2 * (w**2).sum() + 0.003 * w.abs().sum() for w in weights)
         for group in optimizer.param_groups:
-            group["lr"] = hyperparameters.learning_rate * (start // 64 + 1) / 100
+            group["lr"] = training._learning_rate()
         optimizer.zero_grad(set_to_none=False)
         loss.backward()
         optimizer.step()

@@ -1,0 +1,163 @@
+"""What a user waits for beside training, and what a worker needs of memory. For Linux.
+
+    .venv/bin/python -m benchmarks.waits          # some 8 minutes on two cores
+    .venv/bin/python -m benchmarks.waits --quick  # a smoke run: the numbers mean little
+
+Wall seconds from the command's start to its end, the median of some repeats, beside what
+we promise ourselves: `--help`; `status` of a study of 10,000 trials; `report` of one of
+1,000 (SQLite; trials of benchmarks/storage.py, which two of three are pruned). Then the seconds
+from `run` to the first training step, on Fashion-MNIST; and a worker's memory: its peak in
+a trial of the default configuration, and whether it grows over 100 short trials.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import optuna
+import torch
+from optuna.trial import TrialState
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.machine import machine
+from benchmarks.storage import make
+from fmnist import data as fashion
+from search import definition
+from search.lease import ATTEMPTS
+from search.record import FINISHED, history_of
+from search.storage import open_storage
+from search.study import StudyError, load_study
+from search.url import StorageError, default_url
+
+ROOT = Path(__file__).resolve().parent.parent
+GOALS = {"--help": 0.3, "status": 0.7, "report": 15.0, "first step": 8.0}  # seconds
+SHORT = """
+sampler = "random"
+pruner = "none"
+finalists = 0
+[defaults]
+epochs = 1
+filters = 8
+[space]
+learning_rate = { low = 0.0005, high = 0.002, log = true }
+filters = { low = 8, high = 32, step = 8 }
+"""
+
+
+def command(*arguments: str) -> list[str]:
+    return [str(Path(sys.executable).with_name("fmnist-search")), *arguments]
+
+
+def seconds(repeats: int, *arguments: str) -> float:
+    """The median wall time of a command."""
+    spent = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        subprocess.run(command(*arguments), check=True, stdout=subprocess.DEVNULL)
+        spent.append(time.perf_counter() - began)
+    return median(spent)
+
+
+def on_study(folder: Path, trials: int, repeats: int, name: str) -> float:
+    """The median wall time of a command on a study of so many trials."""
+    make(default_url(folder), folder, definition.read(ROOT / "studies" / "cnn.toml"), trials, 0)
+    return seconds(repeats, name, "s", "--output", str(folder))
+
+
+def search(folder: Path, *arguments: str) -> Iterator[optuna.Study]:
+    """Run a study named "s"; yields it again and again until it has ended."""
+    call = command("run", *arguments, "--name", "s", "--output", str(folder), "--workers", "1", "--quiet")
+    running = subprocess.Popen(call, stdout=subprocess.DEVNULL)
+    study = None
+    while running.poll() is None:
+        time.sleep(0.02)
+        try:
+            study = study or load_study(open_storage(default_url(folder)), "s")
+        except (StorageError, StudyError):
+            continue  # it is not there yet
+        yield study
+    if running.returncode:
+        raise SystemExit(f"`{' '.join(call)}` failed")
+
+
+def kilobytes(process: int, key: str) -> int:
+    """VmHWM, a process's peak of resident memory, or VmRSS, what is resident now."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith(key)))
+
+
+def first_step(folder: Path) -> tuple[float, float]:
+    """Seconds to the first training step of `run`, and megabytes of its worker at the end of its only trial."""
+    began, step, peak = time.perf_counter(), 0.0, 0
+    for study in search(folder, "cnn", "--trials", "1", "--finalists", "0"):
+        trial = study.get_trials(deepcopy=False)[:1]
+        history = history_of(trial[0]) if trial else []
+        if history and not step:
+            step = time.perf_counter() - began - history[0].seconds
+        if history and trial[0].state == TrialState.RUNNING:
+            peak = kilobytes(trial[0].user_attrs[ATTEMPTS][-1]["pid"], "VmHWM")
+    return step, peak / 1024
+
+
+def growth(folder: Path, trials: int, images: int) -> tuple[float, float]:
+    """Megabytes of a worker's memory after a tenth of its trials, and after all but the last."""
+    data = fashion.load()
+    fashion.write(folder / "data", *(part[torch.arange(images)] for part in (data.train, data.test)))
+    study_file = folder / "short.toml"
+    study_file.write_text(SHORT)
+    resident: dict[int, int] = {}
+    for study in search(folder, str(study_file), "--trials", str(trials), "--data-dir", str(folder / "data")):
+        known = study.get_trials(deepcopy=False)
+        ended = sum(trial.state in FINISHED for trial in known)
+        if ended not in resident and known and known[-1].user_attrs.get(ATTEMPTS):
+            try:
+                resident[ended] = kilobytes(known[-1].user_attrs[ATTEMPTS][-1]["pid"], "VmRSS")
+            except FileNotFoundError:
+                continue  # the worker has just ended
+    late = max(number for number in resident if number < trials)
+    return resident[trials // 10] / 1024, resident[late] / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a smoke run")
+    parser.add_argument("--json", type=Path, default=ROOT / "build" / "waits.json", help="default: build/waits.json")
+    options = parser.parse_args()
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    about = machine("torch", "optuna")
+    console.print(", ".join(f"{key} {value}" for key, value in about.items()), highlight=False)
+    large, small, repeats = (100, 50, 1) if options.quick else (10_000, 1_000, 5)
+    with tempfile.TemporaryDirectory() as temporary:
+        place = [Path(temporary) / str(number) for number in range(4)]
+        for folder in place:
+            folder.mkdir()
+        spent = {
+            "--help": seconds(repeats, "--help"),
+            "status": on_study(place[0], large, repeats, "status"),
+            "report": on_study(place[1], small, min(repeats, 3), "report"),
+        }
+        spent["first step"], peak = first_step(place[2])
+        early, late = growth(place[3], 10 if options.quick else 100, 600 if options.quick else 10_000)
+    table = Table(title="Waiting")
+    for column in ("for", "seconds", "goal: under"):
+        table.add_column(column, justify="left" if column == "for" else "right")
+    for name, each in spent.items():
+        table.add_row(name, f"{each:.2f}", f"{GOALS[name]:g}")
+    console.print(table)
+    console.print(f"A worker's memory: {peak:.0f} MB at its peak; {early:.0f} MB after a tenth of its short trials,")
+    console.print(f"{late:.0f} MB towards their end", highlight=False)
+    record: dict[str, Any] = {"machine": about, "seconds": spent, "peak": peak, "resident": [early, late]}
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    options.json.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
