@@ -6,8 +6,8 @@
 Wall seconds from the command's start to its end, the median of some repeats, beside what
 we promise ourselves: `--help`; `status` of a study of 10,000 trials; `report` of one of
 1,000 (SQLite; trials of benchmarks/storage.py, which two of three are pruned). Then the seconds
-from `run` to the first training step, on Fashion-MNIST; and a worker's memory: its peak in
-a trial of the default configuration, and whether it grows over 100 short trials.
+from `run` to the first training step, on Fashion-MNIST; and a worker's memory: its peak up
+to a trial's second report, and whether it grows over 100 short trials.
 """
 
 import argparse
@@ -23,7 +23,6 @@ from typing import Any
 
 import optuna
 import torch
-from optuna.trial import TrialState
 from rich.console import Console
 from rich.table import Table
 
@@ -73,19 +72,23 @@ def on_study(folder: Path, trials: int, repeats: int, name: str) -> float:
 
 
 def search(folder: Path, *arguments: str) -> Iterator[optuna.Study]:
-    """Run a study named "s"; yields it again and again until it has ended."""
+    """Run a study named "s"; yields it again and again until it has ended, and ends it if nobody asks any more."""
     call = command("run", *arguments, "--name", "s", "--output", str(folder), "--workers", "1", "--quiet")
     running = subprocess.Popen(call, stdout=subprocess.DEVNULL)
     study = None
-    while running.poll() is None:
-        time.sleep(0.02)
-        try:
-            study = study or load_study(open_storage(default_url(folder)), "s")
-        except (StorageError, StudyError):
-            continue  # it is not there yet
-        yield study
-    if running.returncode:
-        raise SystemExit(f"`{' '.join(call)}` failed")
+    try:
+        while running.poll() is None:
+            time.sleep(0.02)
+            try:
+                study = study or load_study(open_storage(default_url(folder)), "s")
+            except (StorageError, StudyError):
+                continue  # it is not there yet
+            yield study
+        if running.returncode:
+            raise SystemExit(f"`{' '.join(call)}` failed")
+    finally:
+        running.terminate()
+        running.wait()
 
 
 def kilobytes(process: int, key: str) -> int:
@@ -95,16 +98,16 @@ def kilobytes(process: int, key: str) -> int:
 
 
 def first_step(folder: Path) -> tuple[float, float]:
-    """Seconds to the first training step of `run`, and megabytes of its worker at the end of its only trial."""
-    began, step, peak = time.perf_counter(), 0.0, 0
-    for study in search(folder, "cnn", "--trials", "1", "--finalists", "0"):
+    """Seconds to the first training step of `run`, and megabytes that its worker had needed at its second report."""
+    began, step = time.perf_counter(), 0.0
+    for study in search(folder, "cnn", "--trials", "1"):
         trial = study.get_trials(deepcopy=False)[:1]
         history = history_of(trial[0]) if trial else []
         if history and not step:
             step = time.perf_counter() - began - history[0].seconds
-        if history and trial[0].state == TrialState.RUNNING:
-            peak = kilobytes(trial[0].user_attrs[ATTEMPTS][-1]["pid"], "VmHWM")
-    return step, peak / 1024
+        if len(history) > 1:
+            return step, kilobytes(trial[0].user_attrs[ATTEMPTS][-1]["pid"], "VmHWM") / 1024
+    raise AssertionError("the trial makes more than one report")
 
 
 def growth(folder: Path, trials: int, images: int) -> tuple[float, float]:
@@ -122,8 +125,8 @@ def growth(folder: Path, trials: int, images: int) -> tuple[float, float]:
                 resident[ended] = kilobytes(known[-1].user_attrs[ATTEMPTS][-1]["pid"], "VmRSS")
             except FileNotFoundError:
                 continue  # the worker has just ended
-    late = max(number for number in resident if number < trials)
-    return resident[trials // 10] / 1024, resident[late] / 1024
+    early, late = (choose(number for number in resident if trials // 10 <= number < trials) for choose in (min, max))
+    return resident[early] / 1024, resident[late] / 1024
 
 
 def main() -> None:

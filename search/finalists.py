@@ -14,17 +14,13 @@ from typing import Any
 
 import optuna
 
-from fmnist import checkpoint
-from fmnist.data import DataSet
-from fmnist.evaluation import evaluate
-from fmnist.files import write_whole
 from fmnist.seeds import derive
 from search import space
 from search.definition import StudyDefinition
 from search.ranking import Configuration, accuracies_of, by_configuration, rank
-from search.record import FINISHED, checkpoint_of
+from search.record import FINISHED
 from search.statistics import Estimate, estimate
-from search.study import ARTIFACTS, Place, artifacts_of, definition_of, finalists_name, finalists_of
+from search.study import ARTIFACTS, Place, definition_of, finalists_name, finalists_of
 
 SEEDS = 3  # trainings of each finalist
 BEST = "best.pt"  # in the study's folder: a training of the winner
@@ -149,7 +145,6 @@ def standings_of(study: optuna.Study, folder: Path) -> Standings | None:
     winner, points = finalists[0], set(map(space.key, space.grid(definition)))
     finished = Counter(space.key(trial.params) for trial in again.get_trials(deepcopy=False, states=FINISHED))
     trained = sum(min(finished[point], definition.seeds) for point in points)
-    best, *_ = rank(definition_of(study), study.get_trials(deepcopy=False))
     settled = again.user_attrs.get(SETTLED, {}).get("trials") == winner.again.trials
     return Standings(
         study=study.study_name,
@@ -157,7 +152,7 @@ def standings_of(study: optuna.Study, folder: Path) -> Standings | None:
         trained=trained,
         wanted=len(points) * definition.seeds,
         diverged=sum(finished[point] for point in points) - sum(len(finalist.again.trials) for finalist in finalists),
-        outdated=space.key(best.params) not in points,
+        outdated=space.key(_best_point(study)) not in points,
         finalists=finalists,
         checkpoint=folder / BEST if settled and (folder / BEST).is_file() else None,
         checkpoint_accuracy=winner.again.accuracies[0],
@@ -165,29 +160,12 @@ def standings_of(study: optuna.Study, folder: Path) -> Standings | None:
     )
 
 
-def settle(again: optuna.Study, winner: Finalist, folder: Path, data: DataSet) -> None:
-    """Do what is to be done once the winner is known: all finalists are trained.
-
-    Its first training, whatever that scored, is copied to BEST in the study's folder. If other images chose
-    it, the test images are looked at now. That it is done is put on record.
-
-    Args:
-        again: the study of the finalists.
-
-    Raises:
-        OSError, ArtifactError: a file cannot be written or read.
-    """
-    artifacts, trials = artifacts_of(again), again.get_trials(deepcopy=False)
-    names = [checkpoint_of(trials[number]) for number in winner.again.trials]
-    contents = [artifacts.read(name) if name else None for name in names]
-    if contents[0] is None:
-        return  # it was removed
-    write_whole(folder / BEST, contents[0])
-    networks = [checkpoint.parse(content, BEST).network() for content in contents if content]
-    test = []
-    if definition_of(again).score_on != "test" and len(networks) == len(contents):
-        test = [evaluate(network, data.test).accuracy for network in networks]
-    again.set_user_attr(SETTLED, {"trials": winner.again.trials, "test": test})
+def _best_point(study: optuna.Study) -> space.Point:
+    """The best configuration of the search; where each has one training, without reading all trials."""
+    definition = definition_of(study)
+    if definition.seeds == 1:
+        return study.best_trial.params
+    return rank(definition, study.get_trials(deepcopy=False))[0].params
 
 
 def _finalists(study: optuna.Study, definition: StudyDefinition, again: optuna.Study) -> list[Finalist]:

@@ -1,19 +1,24 @@
 """The finalists' stage: their study made or extended, its queue drained, the winner's file put in place."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import optuna
 from rich.console import Console
 
+from fmnist import checkpoint
 from fmnist.data import DataSet, load
+from fmnist.evaluation import evaluate
+from fmnist.files import write_whole
 from search import finalists, queue
 from search.definition import StudyDefinition
 from search.drain import RunSettings, Stopped, drain
-from search.finalists import Standings
+from search.finalists import BEST, SETTLED, Finalist, Standings
 from search.outage import persistently, reported
 from search.reaper import release
+from search.record import checkpoint_of
 from search.storage import lock, open_storage
-from search.study import check_alike, finalists_name, load_study, open_study
+from search.study import artifacts_of, check_alike, definition_of, finalists_name, load_study, open_study
 from search.summary import summarize
 from search.text import count
 
@@ -72,9 +77,34 @@ def retrain(
         stopped = drain(again, view, replace(settings, worker=worker, place=place), goal, console, deadline)
     standings = persistently(lambda: finalists.standings_of(study, settings.place.folder))
     if standings and standings.unsettled:
-        persistently(lambda: finalists.settle(again, standings.winner, settings.place.folder, data))
+        persistently(lambda: settle(again, standings.winner, settings.place.folder, data))
         had_work = True
     return had_work, stopped
+
+
+def settle(again: optuna.Study, winner: Finalist, folder: Path, data: DataSet) -> None:
+    """Do what is to be done once the winner is known: all finalists are trained.
+
+    Its first training, whatever that scored, is copied to BEST in the study's folder. If other images chose
+    it, the test images are looked at now. That it is done is put on record.
+
+    Args:
+        again: the study of the finalists.
+
+    Raises:
+        OSError, ArtifactError: a file cannot be written or read.
+    """
+    artifacts, trials = artifacts_of(again), again.get_trials(deepcopy=False)
+    names = [checkpoint_of(trials[number]) for number in winner.again.trials]
+    contents = [artifacts.read(name) if name else None for name in names]
+    if contents[0] is None:
+        return  # it was removed
+    write_whole(folder / BEST, contents[0])
+    networks = [checkpoint.parse(content, BEST).network() for content in contents if content]
+    test = []
+    if definition_of(again).score_on != "test" and len(networks) == len(contents):
+        test = [evaluate(network, data.test).accuracy for network in networks]
+    again.set_user_attr(SETTLED, {"trials": winner.again.trials, "test": test})
 
 
 def _announcement(definition: StudyDefinition) -> str:

@@ -458,3 +458,16 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     )
     result = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == "loaded"
+
+
+def test_status_does_without_torch(command: Command, tmp_path: Path) -> None:
+    """Which takes seconds to import."""
+    command("enqueue", "cnn", "--trials", "1")
+    program = (
+        "import sys; from search.cli import main; main(['status', 'cnn'], standalone_mode=False); "
+        "assert 'torch' not in sys.modules"
+    )
+    call = [sys.executable, "-c", program]
+    result = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "1 waiting" in result.stdout

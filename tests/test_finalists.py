@@ -17,11 +17,11 @@ from fmnist.evaluation import evaluate
 from search import finalists, queue, words
 from search.definition import StudyDefinition
 from search.drain import RunSettings
-from search.finalists import define, settle, standings_of
+from search.finalists import define, standings_of
 from search.lease import Holder, finish
 from search.objective import training_seed
 from search.ranking import Configuration
-from search.retrain import run_finalists
+from search.retrain import run_finalists, settle
 from search.space import distributions
 from search.statistics import Difference, estimate
 from search.storage import open_storage
