@@ -4,7 +4,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from fmnist.architectures.layers import Dropout, FlattenPixels, MaxPool
+from fmnist.architectures.layers import Dropout, FlattenPixels
 from fmnist.data import CLASSES, SIDE
 from fmnist.hyperparameters import Hyperparameters
 
@@ -19,7 +19,7 @@ def block(inputs: int, outputs: int) -> list[nn.Module]:
     """
     return [
         nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=False),
-        MaxPool(),
+        nn.MaxPool2d(2),
         nn.BatchNorm2d(outputs),
         nn.ReLU(),
     ]

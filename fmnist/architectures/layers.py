@@ -1,13 +1,7 @@
-"""Layers that give what torch's give, made for how a CPU trains: images channels_last, batches small.
-
-Each falls back on torch's own where that is not the case. docs/log.md has what they save.
-"""
-
-from typing import Any
+"""Layers that do what torch's do, made for a CPU on which images are channels_last. docs/log.md has what they save."""
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
@@ -16,53 +10,6 @@ class FlattenPixels(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return images.permute(0, 2, 3, 1).flatten(1)
-
-
-class MaxPool(nn.Module):
-    """Max-pool of 2 x 2 pixels, equal to `nn.MaxPool2d(2)`: in training without its table of indices.
-
-    Of equal pixels in a window the gradient may go to another one than torch's.
-    """
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, C, H // 2, W // 2)."""
-        if not (self.training and images.is_cpu) or images.shape[2] % 2 or images.shape[3] % 2:
-            return F.max_pool2d(images, 2)
-        pooled: Tensor = _MaxPool.apply(images.permute(0, 2, 3, 1))
-        return pooled.permute(0, 3, 1, 2)
-
-
-class _MaxPool(torch.autograd.Function):
-    """Rows first, then columns: what is left to do is compare neighbours in long runs of memory."""
-
-    @staticmethod
-    def forward(ctx: Any, pixels: Tensor) -> Tensor:
-        """(N, H, W, C) with even H and W to (N, H / 2, W / 2, C)."""
-        rows = torch.maximum(*_pairs(pixels, 1))
-        ctx.save_for_backward(pixels, rows)
-        return torch.maximum(*_pairs(rows, 2))
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        pixels, rows = ctx.saved_tensors
-        return _to_larger(pixels, _to_larger(rows, gradient, 2), 1)
-
-
-def _pairs(values: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Views of the even and of the odd entries along a dimension."""
-    even, odd = values.unflatten(dim, (-1, 2)).unbind(dim + 1)
-    return even, odd
-
-
-def _to_larger(values: Tensor, gradient: Tensor, dim: int) -> Tensor:
-    """Give each pair's gradient to the larger of the two, to the first if they are equal; 0 to the other."""
-    given = torch.empty_like(values)
-    (first, second), (to_first, to_second) = _pairs(values, dim), _pairs(given, dim)
-    # ReLU's backward is `where(second - first > 0, gradient, 0)`, which with a mask takes 15 times as long.
-    torch.ops.aten.threshold_backward.grad_input(gradient, second - first, 0, grad_input=to_second)
-    torch.sub(gradient, to_second, out=to_first)
-    return given
 
 
 class Dropout(nn.Module):

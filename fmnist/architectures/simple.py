@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from fmnist.architectures.layers import Dropout, FlattenPixels, MaxPool
+from fmnist.architectures.layers import Dropout, FlattenPixels
 from fmnist.data import CLASSES, SIDE
 from fmnist.hyperparameters import Hyperparameters
 
@@ -22,7 +22,7 @@ def simple(hyperparameters: Hyperparameters) -> nn.Sequential:
     pooled = (SIDE - 4) // 2
     return nn.Sequential(
         nn.Conv2d(1, filters, kernel_size=5),
-        MaxPool(),
+        nn.MaxPool2d(2),
         nn.ReLU(),
         FlattenPixels(),
         nn.Linear(filters * pooled**2, 128),
