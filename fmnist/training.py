@@ -25,7 +25,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.adam import adam
 
 from fmnist.architectures import build
 from fmnist.augmentation import augment
@@ -33,9 +32,9 @@ from fmnist.data import LabelledImages, Splits, standardize
 from fmnist.errors import ExpectedError
 from fmnist.evaluation import evaluate
 from fmnist.hyperparameters import Hyperparameters
+from fmnist.optimizer import AveragedAdam
 from fmnist.precision import Precision, fastest
 from fmnist.seeds import derive
-from fmnist.vector import as_vector
 
 WARMUP_STEPS = 100  # gradient steps over which the learning rate rises to its value
 DECAY_HORIZON = 120_000  # images over which the learning rate falls to 1 / sqrt(2) of its value
@@ -100,25 +99,13 @@ class Training:
         self.quarters = 0
         self.steps = 0
         self.network, self.averaged = self._first_network(), self._first_network()
-        self._lay_out()
+        self.optimizer = AveragedAdam(self.network, self.averaged)
 
     def _first_network(self) -> nn.Module:
         with _randomness(self.device, derive(self.seed, "weights")):
             network = build(self.hyperparameters)
         network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return network
-
-    def _lay_out(self) -> None:
-        """Make a vector each of weights, their gradients and Adam's moments, batch norm's statistics, and averages."""
-        parameters = list(self.network.parameters())
-        gradients = [torch.zeros_like(parameter) for parameter in parameters]
-        self.weights, self.gradients = as_vector(parameters), as_vector(gradients)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
-        self.moments = [torch.zeros_like(self.weights) for _ in range(2)]
-        self.updates = torch.zeros((), device=self.device)  # Adam's count of them
-        self.averaged_weights = as_vector(self.averaged.parameters())
-        self.statistics, self.averaged_statistics = (as_vector(_statistics(n)) for n in (self.network, self.averaged))
 
     @property
     def finished(self) -> bool:
@@ -198,33 +185,13 @@ class Training:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             logits = self.network(images).float()
         loss = F.cross_entropy(logits, labels, label_smoothing=self.hyperparameters.label_smoothing)
-        self.gradients.zero_()
+        self.optimizer.zero_grad()
         loss.backward()
         if self.hyperparameters.weight_decay or self.hyperparameters.l1:
             self._penalize()
-        self._update()
-        self._average()
+        self.optimizer.step(self._learning_rate())
+        self.optimizer.average(self._share())
         return loss.detach(), (logits.argmax(dim=1) == labels).sum()
-
-    @torch.no_grad()
-    def _update(self) -> None:
-        """Adam (Kingma and Ba, 2015), with its usual constants."""
-        adam(
-            [self.weights],
-            [self.gradients],
-            [self.moments[0]],
-            [self.moments[1]],
-            [],
-            [self.updates],
-            fused=True,
-            amsgrad=False,
-            beta1=0.9,
-            beta2=0.999,
-            lr=self._learning_rate(),
-            weight_decay=0.0,
-            eps=1e-8,
-            maximize=False,
-        )
 
     def _learning_rate(self) -> float:
         """Of the step that is being made. It depends on what has been, and not on how long the training is to be."""
@@ -242,19 +209,16 @@ class Training:
         if self.hyperparameters.l1:
             torch._foreach_add_(gradients, torch._foreach_sign(weights), alpha=self.hyperparameters.l1)
 
-    @torch.no_grad()
-    def _average(self) -> None:
-        """Move the averages towards the current values; faster at first, to forget the start."""
-        share = max(self.hyperparameters.batch_size / AVERAGE_HORIZON, 9 / (9 + self.steps))
-        self.averaged_weights.lerp_(self.weights, share)
-        self.averaged_statistics.lerp_(self.statistics, share)
+    def _share(self) -> float:
+        """Of the current values in the moving average: larger at first, to forget the start."""
+        return max(self.hyperparameters.batch_size / AVERAGE_HORIZON, 9 / (9 + self.steps))
 
     def state_dict(self) -> dict[str, Any]:
         """All that a later process needs to go on from here, as tensors and plain values."""
         return {
             "averaged": self.scored_network.state_dict(),
             "network": self.network.state_dict(),
-            "moments": self.moments,
+            "optimizer": self.optimizer.state_dict(),
             "quarters": self.quarters,
             "steps": self.steps,
         }
@@ -263,16 +227,9 @@ class Training:
         """Go on from a state of the same hyperparameters, seed, device and thread count."""
         self.scored_network.load_state_dict(state["averaged"])
         self.network.load_state_dict(state["network"])
-        for moment, saved in zip(self.moments, state["moments"], strict=True):
-            moment.copy_(saved)
+        self.optimizer.load_state_dict(state["optimizer"])
         self.quarters, self.steps = state["quarters"], state["steps"]
-        self.updates.fill_(self.steps)
         self.history = list(history)
-
-
-def _statistics(network: nn.Module) -> list[Tensor]:
-    """Running means and variances of batch norm, without its counters."""
-    return [buffer for buffer in network.buffers() if buffer.is_floating_point()]
 
 
 @contextmanager

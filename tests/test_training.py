@@ -134,7 +134,7 @@ def test_the_scored_weights_are_a_moving_average(splits: Splits) -> None:
             current[name].fill_(1.0)
             scored[name].fill_(0.0)
         training.steps = steps
-        training._average()
+        training.optimizer.average(training._share())
         for name in names:
             torch.testing.assert_close(scored[name], torch.full_like(scored[name], share))
             assert (current[name] == 1).all()
@@ -162,7 +162,7 @@ def test_the_weights_are_one_vector_and_keep_their_values_and_formats() -> None:
         assert torch.equal(ours, theirs), name
         assert ours.stride() == theirs.stride(), name
         assert ours.data_ptr() % 64 == 0, name
-    training.weights.add_(1.0)
+    training.optimizer.weights.add_(1.0)
     assert all(torch.equal(ours, theirs + 1) for (_, ours), theirs in pairs)
     assert as_vector([]).shape == (0,)
 

@@ -1,0 +1,75 @@
+"""Adam and a moving average of what it trains, each a few operations on all weights at once."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.adam import adam
+
+from fmnist.vector import as_vector
+
+
+class AveragedAdam:
+    """Adam (Kingma and Ba, 2015), with its usual constants, on a network, and the average of the network in another.
+
+    Both networks' tensors become views of vectors, one each for weights, gradients and batch norm's statistics.
+
+    Args:
+        network: what is trained; averaged: of the same architecture and first weights.
+    """
+
+    def __init__(self, network: nn.Module, averaged: nn.Module) -> None:
+        parameters = list(network.parameters())
+        gradients = [torch.zeros_like(parameter) for parameter in parameters]
+        self.weights, self.gradients = as_vector(parameters), as_vector(gradients)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        self.moments = [torch.zeros_like(self.weights) for _ in range(2)]
+        self.updates = torch.zeros((), device=self.weights.device)  # how many were made
+        self.averaged_weights = as_vector(averaged.parameters())
+        self.statistics, self.averaged_statistics = (as_vector(_statistics(each)) for each in (network, averaged))
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        self.gradients.zero_()
+
+    @torch.no_grad()
+    def step(self, learning_rate: float) -> None:
+        """Move the weights along the gradients that backward has left."""
+        adam(
+            [self.weights],
+            [self.gradients],
+            [self.moments[0]],
+            [self.moments[1]],
+            [],
+            [self.updates],
+            fused=True,
+            amsgrad=False,
+            beta1=0.9,
+            beta2=0.999,
+            lr=learning_rate,
+            weight_decay=0.0,
+            eps=1e-8,
+            maximize=False,
+        )
+
+    @torch.no_grad()
+    def average(self, share: float) -> None:
+        """Move the averages by a share of the way towards weights and statistics."""
+        self.averaged_weights.lerp_(self.weights, share)
+        self.averaged_statistics.lerp_(self.statistics, share)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the networks' own states do not hold."""
+        return {"moments": self.moments, "updates": self.updates}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        for moment, saved in zip(self.moments, state["moments"], strict=True):
+            moment.copy_(saved)
+        self.updates.copy_(state["updates"])
+
+
+def _statistics(network: nn.Module) -> list[Tensor]:
+    """Running means and variances of batch norm, without its counters."""
+    return [buffer for buffer in network.buffers() if buffer.is_floating_point()]
