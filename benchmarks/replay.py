@@ -45,7 +45,8 @@ from rich.console import Console
 from rich.table import Table
 
 from search import definition, space
-from search.sampling import STEPS_PER_EPOCH
+from search.sampling import SLACK, STEPS_PER_EPOCH
+from search.slack import SlackPruner
 
 ROOT = Path(__file__).resolve().parent.parent
 TRIALS, WORKERS, BEST_SHARE = 50, 2, 0.1
@@ -56,6 +57,7 @@ QUARTER = STEPS_PER_EPOCH // 4
 
 PRUNERS: dict[str, Callable[[], BasePruner]] = {
     "none": NopPruner,
+    **{f"slack {slack}": partial(SlackPruner, slack, STEPS_PER_EPOCH) for slack in (0.05, SLACK, 0.15, 0.2)},
     "median": partial(MedianPruner, n_startup_trials=5),
     "percentile 25": partial(PercentilePruner, 25.0, n_startup_trials=5),
     "percentile 50, from epoch 1": partial(MedianPruner, n_startup_trials=5, n_warmup_steps=STEPS_PER_EPOCH),

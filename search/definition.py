@@ -16,7 +16,7 @@ from fmnist.hyperparameters import Hyperparameters, ScoreOn
 from search.parameter import Parameter, Strict
 
 SamplerName = Literal["tpe", "gp", "random", "grid", "qmc"]
-PrunerName = Literal["halving", "hyperband", "median", "percentile", "none"]
+PrunerName = Literal["slack", "halving", "hyperband", "median", "percentile", "none"]
 
 # What a study may be given anew: how far it goes, not what one of its trials is.
 MAY_CHANGE = {"description", "minutes", "trials", "seeds", "finalists", "reference", "grid"}
@@ -39,7 +39,7 @@ class StudyDefinition(Strict):
     minutes: int | None = Field(None, ge=1, description="expected time on two cores")
     trials: int | None = Field(None, ge=1, description="finished trials that `run` aims at: 50, or all of a grid")
     sampler: SamplerName = Field("tpe", description="how parameters are chosen")
-    pruner: PrunerName = Field("halving", description="how hopeless trials are ended early")
+    pruner: PrunerName = Field("slack", description="how hopeless trials are ended early")
     audit: float = Field(0.0, ge=0, le=1, description="share of pruned trials that are trained to the end all the same")
     score_on: ScoreOn = Field("test", description="the images that score a trial")
     seed: int = Field(0, ge=0, description="decides every random choice of the study")

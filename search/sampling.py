@@ -16,12 +16,15 @@ from optuna.trial import FrozenTrial, TrialState
 
 from fmnist.seeds import derive
 from search.definition import StudyDefinition
+from search.slack import SlackPruner
 
 # A report's step counts hundredths of an epoch, so that a rung inside an epoch is a whole number.
 STEPS_PER_EPOCH = 100
 
 HISTORY = 1000  # finished trials that a sampler looks at
 TPE_BEST = 25  # trials of them that TPE counts as good, at the most
+
+SLACK = 0.1  # of the least error: how much more a trial may have after one epoch
 
 
 def sampler(definition: StudyDefinition, number: int) -> BaseSampler:
@@ -55,6 +58,7 @@ def pruner(definition: StudyDefinition) -> BasePruner:
     first = STEPS_PER_EPOCH // 4
     longest = definition.longest_epochs() * STEPS_PER_EPOCH
     pruners: dict[str, Any] = {
+        "slack": lambda: SlackPruner(SLACK, STEPS_PER_EPOCH),
         "halving": lambda: SuccessiveHalvingPruner(min_resource=first, reduction_factor=4),
         "hyperband": lambda: HyperbandPruner(min_resource=first, max_resource=longest, reduction_factor=3),
         "median": lambda: MedianPruner(n_startup_trials=5),

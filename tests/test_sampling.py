@@ -6,6 +6,7 @@ from optuna.trial import TrialState
 
 from search.definition import StudyDefinition
 from search.sampling import HISTORY, TPE_BEST, pruner, sampler, telling
+from search.slack import SlackPruner
 
 
 def definition(**changes: object) -> StudyDefinition:
@@ -25,6 +26,7 @@ def test_names_choose_samplers_and_pruners() -> None:
     for name, kind in samplers.items():
         assert type(sampler(definition(sampler=name), 3)) is kind
     pruners = {
+        "slack": SlackPruner,
         "halving": SuccessiveHalvingPruner,
         "hyperband": HyperbandPruner,
         "median": MedianPruner,
@@ -65,3 +67,27 @@ def test_samplers_look_at_the_best_the_newest_and_those_that_run() -> None:
     complete = sorted((trial for trial in trials if trial.state == TrialState.COMPLETE), key=lambda trial: -trial.value)
     assert {trial.number for trial in complete[:TPE_BEST]} <= set(numbers)
     assert telling(trials[:HISTORY]) == trials[:HISTORY]
+
+
+def prunes(accuracies: dict[int, float], *others: dict[int, float]) -> bool:
+    """Whether a slack of a tenth at step 100 ends a trial that reported these accuracies, beside others that run."""
+    study = optuna.create_study(direction="maximize", pruner=SlackPruner(0.1, unit=100))
+    trials = [study.ask() for _ in range(len(others) + 1)]
+    for trial, reports in zip(trials, (*others, accuracies), strict=True):
+        for step, accuracy in reports.items():
+            trial.report(accuracy, step)
+    return trials[-1].should_prune()
+
+
+def test_slack_ends_a_trial_whose_error_is_too_far_above_the_least_at_its_step() -> None:
+    assert not prunes({100: 0.8})
+    assert not prunes({}, {100: 0.9})
+    assert not prunes({100: 0.891}, {100: 0.9}, {100: 0.7})
+    assert prunes({100: 0.889}, {100: 0.9}, {100: 0.7})
+    assert not prunes({100: 0.5}, {200: 0.9})
+    assert prunes({100: 0.95, 200: 0.88}, {100: 0.8, 200: 0.9})
+
+
+def test_slack_shrinks_with_the_fourth_root_of_the_step() -> None:
+    assert not prunes({1600: 0.8951}, {1600: 0.9})
+    assert prunes({1600: 0.8949}, {1600: 0.9})

@@ -23,7 +23,7 @@ from search.cli.options import (
 )
 
 SAMPLERS = ("tpe", "gp", "random", "grid", "qmc")
-PRUNERS = ("halving", "hyperband", "median", "percentile", "none")
+PRUNERS = ("slack", "halving", "hyperband", "median", "percentile", "none")
 
 
 @click.command()
