@@ -13,6 +13,10 @@ Each begins with the default configuration of studies/cnn.toml and searches its 
 each trains its best configuration (ours: the winner of its finalists) again with five seeds
 that nobody used; these trainings are not part of its time. What is compared is the test
 accuracy of those, and the time of the searches.
+
+What is finished is in the output folder, and a benchmark that was interrupted goes on from
+there: with the next search, or with the trials of `stock` that are missing, as if no time
+had passed between.
 """
 
 import argparse
@@ -39,6 +43,7 @@ from benchmarks import stock
 from benchmarks.machine import machine
 from fmnist import data as fashion
 from fmnist.data import Splits
+from fmnist.files import write_whole
 from fmnist.hyperparameters import Hyperparameters
 from fmnist.training import Training
 from search import definition, space
@@ -53,6 +58,7 @@ CORES = os.cpu_count() or 1
 SEARCHES = ("ours", "random", "stock")
 FRESH = range(1_000_000, 1_000_005)  # seeds that no trial has: those are derived, of 63 bits
 DEFINED = definition.read(definition.locate("cnn"))
+AT = "at"  # a user attribute of stock's trials: as in Ended
 BAR, GOAL, MARGIN = 8, 15, -0.3  # times stock; and points that we may be below it, at the most
 
 
@@ -81,46 +87,66 @@ class Searched:
         return sum(trial.epochs for trial in self.trials)
 
 
-def stock_search(splits: Splits, trials: int, console: Console) -> Searched:
-    """Optuna as its examples have it."""
+def stock_search(splits: Splits, trials: int, file: Path, console: Console) -> Searched:
+    """Optuna as its examples have it, in a database, so that it can be interrupted."""
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(
-        direction="maximize", sampler=optuna.samplers.TPESampler(seed=0), pruner=optuna.pruners.MedianPruner()
+        storage=f"sqlite:///{file}",
+        study_name="stock",
+        direction="maximize",
+        sampler=optuna.samplers.TPESampler(seed=0),
+        pruner=optuna.pruners.MedianPruner(),
+        load_if_exists=True,
     )
-    study.enqueue_trial(space.default_point(DEFINED))
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        study.tell(trial.number, state=TrialState.FAIL)
+    ended = stock_trials(study)
+    if not ended:
+        study.enqueue_trial(space.default_point(DEFINED), skip_if_exists=True)
+    began = time.perf_counter() - max((trial.at for trial in ended), default=0.0)
 
     def objective(trial: Trial) -> float:
         accuracy = 0.0
         hyperparameters = space.suggest(trial, DEFINED)
         for epoch, accuracy in enumerate(stock.epochs(hyperparameters, splits, trial.number), 1):
             trial.report(accuracy, epoch)
+            trial.set_user_attr(AT, time.perf_counter() - began)
             if epoch < hyperparameters.epochs and trial.should_prune():
                 raise optuna.TrialPruned
         return accuracy
 
     def said(study: optuna.Study, _: FrozenTrial) -> None:
-        ended = len(study.get_trials(deepcopy=False, states=FINISHED))
-        console.print(f"stock: trial {ended} of {trials} after {time.perf_counter() - began:.0f} s", highlight=False)
+        console.print(f"stock: {len(stock_trials(study))} of {trials} trials, {time.perf_counter() - began:.0f} s")
 
-    began = time.perf_counter()
-    study.optimize(objective, n_trials=trials, n_jobs=CORES, callbacks=[said])
-    seconds = time.perf_counter() - began
-    return Searched("stock", seconds, ended_trials(study), study.best_params)
+    study.optimize(objective, n_trials=trials - len(ended), n_jobs=CORES, callbacks=[said])
+    return Searched("stock", time.perf_counter() - began, stock_trials(study), study.best_params)
 
 
-def ended_trials(study: optuna.Study) -> list[Ended]:
+def stock_trials(study: optuna.Study) -> list[Ended]:
+    """By the time of their end."""
+    trials = study.get_trials(deepcopy=False, states=FINISHED)
+    ended = [Ended(trial.user_attrs[AT], len(trial.intermediate_values), value_of(trial)) for trial in trials]
+    return sorted(ended, key=lambda trial: trial.at)
+
+
+def our_trials(study: optuna.Study) -> list[Ended]:
     """By the time of their end."""
     trials = study.get_trials(deepcopy=False, states=FINISHED)
     began = min(trial.datetime_start for trial in trials)  # type: ignore[type-var]
-    return [
+    ended = [
         Ended(
             at=(trial.datetime_complete - began).total_seconds(),  # type: ignore[operator]
-            epochs=max((epoch.epoch for epoch in history_of(trial)), default=len(trial.intermediate_values)),
-            value=trial.value if trial.state == TrialState.COMPLETE else None,
+            epochs=max((epoch.epoch for epoch in history_of(trial)), default=0.0),
+            value=value_of(trial),
         )
-        for trial in sorted(trials, key=lambda trial: trial.datetime_complete)  # type: ignore[arg-type, return-value]
+        for trial in trials
     ]
+    return sorted(ended, key=lambda trial: trial.at)
+
+
+def value_of(trial: FrozenTrial) -> float | None:
+    return trial.value if trial.state == TrialState.COMPLETE else None
 
 
 def our_search(name: str, folder: Path, data: Path, trials: int) -> Searched:
@@ -132,7 +158,7 @@ def our_search(name: str, folder: Path, data: Path, trials: int) -> Searched:
     command(*run)
     seconds = time.perf_counter() - began
     study = load_study(open_storage(default_url(folder)), name)
-    searched = Searched(name, seconds, ended_trials(study), study.best_params)
+    searched = Searched(name, seconds, our_trials(study), study.best_params)
     if name == "ours":
         began = time.perf_counter()
         command("finalists", name, *where)
@@ -149,11 +175,15 @@ def command(*arguments: str, quiet: bool = False) -> str:
     return done.stdout or ""
 
 
+def splits_of(data: Path) -> Splits:
+    return fashion.split(fashion.load(data), "test")
+
+
 def train_again(task: tuple[str, dict[str, Any], int, Path]) -> float:
     """Test accuracy of a configuration with a fresh seed, by the search's own loop."""
     name, best, seed, folder = task
     torch.set_num_threads(1)
-    splits = fashion.split(fashion.load(folder), "test")
+    splits = splits_of(folder)
     hyperparameters: Hyperparameters = DEFINED.defaults.model_copy(update=best)
     if name == "stock":
         *_, last = stock.epochs(hyperparameters, splits, seed)
@@ -240,27 +270,51 @@ def verdict(searches: dict[str, Searched]) -> list[str]:
     return lines
 
 
-def run(options: argparse.Namespace, console: Console) -> dict[str, Searched]:
+class Results:
+    """The finished parts of the benchmark, and their file.
+
+    Raises:
+        SystemExit: the file is of another machine, other versions or another number of trials.
+    """
+
+    def __init__(self, file: Path, about: dict[str, Any]) -> None:
+        self.file, self.about, self.searches = file, about, dict[str, Searched]()
+        if file.exists():
+            found = json.loads(file.read_text())
+            if {**found["about"], "on": None} != {**about, "on": None}:
+                raise SystemExit(f"{file} was made otherwise: {found['about']}; name another --output")
+            for each in found["searches"]:
+                each["trials"] = [Ended(**trial) for trial in each["trials"]]
+                self.searches[each["name"]] = Searched(**each)
+
+    def save(self) -> None:
+        record = {"about": self.about, "searches": [asdict(each) for each in self.searches.values()]}
+        write_whole(self.file, (json.dumps(record, indent=1) + "\n").encode())
+
+
+def run(results: Results, options: argparse.Namespace, console: Console) -> None:
+    """Make what is missing of the searches and the trainings of their best configurations."""
     whole = fashion.load()
-    searches = {}
     with tempfile.TemporaryDirectory() as temporary:
         data = whole.folder
         if options.quick:
             data = Path(temporary) / "data"
             fashion.write(data, *(part[torch.arange(len(part) // 12)] for part in (whole.train, whole.test)))
-        splits = fashion.split(fashion.load(data), "test")
         for name in options.only or SEARCHES:
-            searched = (
-                stock_search(splits, options.trials, console)
-                if name == "stock"
-                else our_search(name, Path(temporary), data, options.trials)
-            )
-            tasks = [(name, searched.best, seed, data) for seed in FRESH]
+            if name not in results.searches:
+                results.searches[name] = (
+                    stock_search(splits_of(data), options.trials, options.output / "stock.db", console)
+                    if name == "stock"
+                    else our_search(name, Path(temporary), data, options.trials)
+                )
+                results.save()
+            searched = results.searches[name]
+            tasks = [(name, searched.best, seed, data) for seed in FRESH[len(searched.retrained) :]]
             with get_context("spawn").Pool(CORES) as pool:
-                searched.retrained = pool.map(train_again, tasks, chunksize=1)
-            searches[name] = searched
+                for accuracy in pool.imap(train_again, tasks):
+                    searched.retrained.append(accuracy)
+                    results.save()
             console.print(table([searched]))
-    return searches
 
 
 def main() -> None:
@@ -268,21 +322,23 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="8 trials on a twelfth of the images")
     parser.add_argument("--trials", type=int, help="of each search (default: 50)")
     parser.add_argument("--only", choices=SEARCHES, action="append", help="default: all three")
-    parser.add_argument("--output", type=Path, default=ROOT / "build", help="of search.json and search.html")
+    parser.add_argument("--output", type=Path, help="of search.json and search.html (default: build/search)")
     options = parser.parse_args()
     options.trials = options.trials or (8 if options.quick else 50)
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    about = machine("torch", "torchvision", "optuna")
-    console.print(", ".join(f"{key} {value}" for key, value in about.items()), highlight=False)
-    searches = run(options, console)
+    options.output = options.output or ROOT / "build" / ("search-quick" if options.quick else "search")
+    options.output.mkdir(parents=True, exist_ok=True)
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    about = {**machine("torch", "torchvision", "optuna"), "trials": options.trials, "quick": options.quick}
+    console.print(", ".join(f"{key} {value}" for key, value in about.items()))
+    results = Results(options.output / "search.json", about)
+    run(results, options, console)
+    searches = results.searches
     console.print(table(list(searches.values())))
     if "ours" in searches:
-        console.print("\n".join(verdict(searches)), highlight=False)
-    options.output.mkdir(parents=True, exist_ok=True)
-    record = {"machine": about, "trials": options.trials, "searches": [asdict(each) for each in searches.values()]}
-    (options.output / "search.json").write_text(json.dumps(record, indent=1) + "\n")
-    figure(list(searches.values())).write_html(options.output / "search.html", include_plotlyjs=True)
-    console.print(f"Figure: {options.output / 'search.html'}")
+        console.print("\n".join(verdict(searches)))
+    drawn = options.output / "search.html"
+    figure(list(searches.values())).write_html(drawn, include_plotlyjs=True)
+    console.print(f"Figure: {drawn}")
 
 
 if __name__ == "__main__":

@@ -26,5 +26,5 @@ class SlackPruner(BasePruner):
         if step is None:
             return False
         best = max(each.intermediate_values.get(step, 0.0) for each in study.get_trials(deepcopy=False))
-        share = self.slack * (self.unit / step) ** 0.25
+        share: float = self.slack * (self.unit / step) ** 0.25
         return 1 - trial.intermediate_values[step] > (1 - best) * (1 + share)
