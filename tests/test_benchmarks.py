@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import replay
+from benchmarks.search import Ended, Results, Searched, best_so_far
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -32,7 +33,7 @@ def curves(count: int) -> list[replay.Curve]:
             parameters={
                 "learning_rate": float(random.uniform(0.001, 0.02)),
                 "dropout": float(random.uniform(0, 0.5)),
-                "filters": int(random.choice([8, 16, 24, 32])),
+                "filters": int(random.choice([8, 16, 24])),
                 "augmentation": float(random.uniform(0, 1)),
             },
             steps=steps,
@@ -51,6 +52,15 @@ def test_a_replay_without_a_pruner_ends_every_trial_and_misses_none(sampler: str
     assert not any(pruned for _, pruned in found.mistakes)
 
 
+def test_a_replayed_slack_pruner_ends_less_of_the_best_the_wider_it_is() -> None:
+    narrow, wide = (
+        [replay.search(curves(60), f"slack {slack}", "random", seed) for seed in range(3)] for slack in (0.05, 0.2)
+    )
+    for one, other in zip(narrow, wide, strict=True):
+        assert one.saved > other.saved
+        assert sum(pruned for _, pruned in one.mistakes) >= sum(pruned for _, pruned in other.mistakes)
+
+
 def test_a_replayed_halving_saves_and_counts_what_it_ended_wrongly() -> None:
     results = [replay.search(curves(60), "halving 4, from epoch 0.25", "random", seed) for seed in range(3)]
     again = replay.search(curves(60), "halving 4, from epoch 0.25", "random", 0)
@@ -64,3 +74,19 @@ def test_a_replayed_halving_saves_and_counts_what_it_ended_wrongly() -> None:
     pruned = [pruned for found in results for _, pruned in found.mistakes]
     assert share == pytest.approx(sum(pruned) / len(pruned))
     assert low <= share <= high
+
+
+def test_a_search_benchmark_goes_on_with_what_is_on_record_and_refuses_what_was_made_otherwise(tmp_path: Path) -> None:
+    results = Results(tmp_path / "search.json", {"on": "Tuesday", "machine": "this"})
+    trials = [Ended(at=20.0, epochs=3, value=0.9), Ended(at=30.0, epochs=0.5, value=None)]
+    results.searches["stock"] = Searched("stock", 30.0, trials, {"filters": 8}, retrained=[0.89])
+    results.save()
+    again = Results(results.file, {"on": "Wednesday", "machine": "this"})
+    assert again.searches == results.searches
+    with pytest.raises(SystemExit, match="--output"):
+        Results(results.file, {"on": "Tuesday", "machine": "that"})
+
+
+def test_the_best_so_far_is_that_of_complete_trials_in_the_order_of_their_end() -> None:
+    trials = [Ended(10.0, 2, 0.8), Ended(12.0, 0.25, None), Ended(30.0, 4, 0.7), Ended(40.0, 3, 0.9)]
+    assert best_so_far(trials) == ([10.0, 40.0], [2, 9.25], [0.8, 0.9])
