@@ -29,7 +29,7 @@ from search.sampling import STEPS_PER_EPOCH
 
 FILE = Path(__file__).with_name("curves.jsonl")
 IMAGES = 20_000
-EPOCHS = 8
+EPOCHS = 7
 STUDY = "cnn"
 
 
