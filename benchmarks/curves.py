@@ -1,17 +1,17 @@
 """Learning curves of the default study's space, recorded once for benchmarks/replay.py.
 
-    .venv/bin/python -m benchmarks.curves  # about 40 minutes on two cores; goes on where it was stopped
+    .venv/bin/python -m benchmarks.curves  # about an hour on two cores; goes on where it was stopped
 
 The default configuration of studies/cnn.toml and quasi-random ones of its space are trained
-without a pruner, each to the same number of epochs: a training passes through all shorter ones. They learn from a third
-of the training images and are scored on all test images. A line of curves.jsonl each:
-`parameters`, `steps` (hundredths of an epoch), `accuracies` and `seconds` (CPU time of one
-thread since the report before) at them. Its first line is what they were made with.
+without a pruner, each to the most epochs of the space: a training passes through all shorter
+ones. They learn from a third of the training images and are scored on all test images. A line
+of curves.jsonl each: `parameters`, `steps` (hundredths of an epoch), `accuracies` and
+`seconds` (CPU time of one thread since the report before) at them. Its first line is what they
+were made with.
 """
 
 import argparse
 import json
-import os
 import time
 from multiprocessing import get_context
 from pathlib import Path
@@ -25,12 +25,13 @@ from fmnist.data import Splits
 from fmnist.seeds import derive
 from fmnist.training import Training
 from search import definition, space
+from search.engines.local import cores
 from search.sampling import STEPS_PER_EPOCH
 
 FILE = Path(__file__).with_name("curves.jsonl")
 IMAGES = 20_000
-EPOCHS = 7
-STUDY = "cnn"
+DEFINED = definition.read(definition.locate("cnn"))
+EPOCHS = DEFINED.longest_epochs()
 
 
 def record(index: int) -> dict[str, Any]:
@@ -38,13 +39,12 @@ def record(index: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     data = fashion.load()
     splits = Splits(data.train[torch.arange(IMAGES)], data.test, "test")
-    defined = definition.read(definition.locate(STUDY))
-    drawn = space.quasi_random_point(space.distributions(defined), defined.seed, index)
-    point = drawn if index else space.default_point(defined)
-    hyperparameters = defined.defaults.model_copy(update={**point, "epochs": EPOCHS})
+    drawn = space.quasi_random_point(space.distributions(DEFINED), DEFINED.seed, index)
+    point = drawn if index else space.default_point(DEFINED)
+    hyperparameters = DEFINED.defaults.model_copy(update={**point, "epochs": EPOCHS})
     curve: dict[str, Any] = {"index": index, "parameters": point, "steps": [], "accuracies": [], "seconds": []}
     begun = time.process_time()
-    for metrics in Training(hyperparameters, derive(defined.seed, "curve", index)).epochs(splits, early=True):
+    for metrics in Training(hyperparameters, derive(DEFINED.seed, "curve", index)).epochs(splits, early=True):
         curve["steps"].append(round(metrics.epoch * STEPS_PER_EPOCH))
         curve["accuracies"].append(metrics.accuracy)
         curve["seconds"].append(round(time.process_time() - begun, 2))
@@ -57,12 +57,15 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=101, help="configurations (default: 101)")
     parser.add_argument("--file", type=Path, default=FILE, help="default: benchmarks/curves.jsonl")
     options = parser.parse_args()
-    made_with = {**machine("torch", "scipy"), "study": STUDY, "images": IMAGES, "epochs": EPOCHS}
+    made_with = {**machine("torch", "scipy"), "images": IMAGES, "study": DEFINED.model_dump(mode="json")}
     if not options.file.exists():
         options.file.write_text(json.dumps(made_with) + "\n")
-    recorded = {json.loads(line)["index"] for line in options.file.read_text().splitlines()[1:]}
-    missing = [index for index in range(options.count) if index not in recorded]
-    with get_context("spawn").Pool(os.cpu_count()) as pool, options.file.open("a") as file:
+    header, *recorded = map(json.loads, options.file.read_text().splitlines())
+    if {**header, "on": None} != {**made_with, "on": None}:
+        raise SystemExit(f"{options.file} is of another machine, version or study; remove it, or name another --file")
+    known = {curve["index"] for curve in recorded}
+    missing = [index for index in range(options.count) if index not in known]
+    with get_context("spawn").Pool(cores()) as pool, options.file.open("a") as file:
         for number, curve in enumerate(pool.imap_unordered(record, missing), 1):
             file.write(json.dumps(curve) + "\n")
             file.flush()

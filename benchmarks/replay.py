@@ -24,7 +24,6 @@ import argparse
 import heapq
 import itertools
 import json
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,12 +38,13 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, PercentilePruner
 from optuna.pruners import SuccessiveHalvingPruner as Halving
-from optuna.samplers import TPESampler
+from optuna.samplers import RandomSampler, TPESampler
 from optuna.trial import Trial, TrialState
 from rich.console import Console
 from rich.table import Table
 
 from search import definition, space
+from search.engines.local import cores
 from search.sampling import SLACK, STEPS_PER_EPOCH
 from search.slack import SlackPruner
 
@@ -125,8 +125,18 @@ class Result:
 
 
 def read(file: Path) -> list[Curve]:
-    curves = [Curve(**json.loads(line)) for line in file.read_text().splitlines()[1:]]
-    return sorted(curves, key=lambda curve: curve.index)
+    """The recorded curves, the default configuration's first.
+
+    Raises:
+        SystemExit: they are of another space than the default study's, or too few.
+    """
+    header, *lines = map(json.loads, file.read_text().splitlines())
+    if header["study"]["space"] != DEFINED.model_dump(mode="json")["space"]:
+        raise SystemExit(f"{file} is of another space than studies/cnn.toml; record it again with benchmarks.curves")
+    curves = sorted((Curve(**line) for line in lines), key=lambda curve: curve.index)
+    if len(curves) <= TRIALS or curves[0].index != 0:
+        raise SystemExit(f"{file} has not enough curves; go on with benchmarks.curves")
+    return curves
 
 
 class Proposals:
@@ -167,7 +177,7 @@ def search(curves: list[Curve], pruner: str, sampler: str, seed: int) -> Result:
     """Replay one search."""
     proposals = Proposals(curves, sampler, seed)
     study = optuna.create_study(
-        direction="maximize", pruner=PRUNERS[pruner](), sampler=proposals.tpe or TPESampler(seed=seed)
+        direction="maximize", pruner=PRUNERS[pruner](), sampler=proposals.tpe or RandomSampler(seed=seed)
     )
     clock, turn = 0.0, itertools.count()
     trials: list[Replayed] = []
@@ -258,7 +268,7 @@ def main() -> None:
     for column in ("sampler", "pruner", "wrongly pruned", "saved", "complete", "regret", "found"):
         table.add_column(column, justify="left" if column in ("sampler", "pruner") else "right")
     rows = []
-    with get_context("spawn").Pool(os.cpu_count()) as pool:
+    with get_context("spawn").Pool(cores()) as pool:
         for sampler, pruner in itertools.product(options.sampler or ("random", "tpe"), options.pruner or PRUNERS):
             tasks = [(curves, pruner, sampler, seed) for seed in range(options.orders)]
             rows.append(row := summary(pruner, sampler, pool.map(task, tasks, chunksize=2)))

@@ -179,7 +179,7 @@ def trial_rows(
 
 def costs(url: str, folder: Path, finished: int, waiting: int, repeats: int) -> dict[str, Any]:
     """Parts 1 and 2: of each step number, median and 90th percentile, in one size of study."""
-    defined = definition.read(ROOT / "studies" / "cnn.toml", sampler="tpe", pruner="halving")
+    defined = definition.read(ROOT / "studies" / "cnn.toml", sampler="tpe")
     common = make(url, folder, defined, finished, waiting)
     spent: Milliseconds = defaultdict(list)
     with timed(spent["join"]):
@@ -198,7 +198,7 @@ def costs(url: str, folder: Path, finished: int, waiting: int, repeats: int) -> 
 
 def throughput(url: str, folder: Path, workers: int, tickets: int) -> dict[str, Any]:
     """Part 3: trials a second, from the first claim to the last end as the database has them."""
-    defined = definition.read(ROOT / "studies" / "cnn.toml", sampler="random", pruner="halving")
+    defined = definition.read(ROOT / "studies" / "cnn.toml", sampler="random")
     common = make(url, folder, defined, 0, tickets)
     context = get_context("spawn")
     together = context.Barrier(workers)

@@ -23,6 +23,7 @@ from typing import Any
 
 import optuna
 import torch
+from optuna.trial import TrialState
 from rich.console import Console
 from rich.table import Table
 
@@ -118,11 +119,11 @@ def growth(folder: Path, trials: int, images: int) -> tuple[float, float]:
     study_file.write_text(SHORT)
     resident: dict[int, int] = {}
     for study in search(folder, str(study_file), "--trials", str(trials), "--data-dir", str(folder / "data")):
-        known = study.get_trials(deepcopy=False)
-        ended = sum(trial.state in FINISHED for trial in known)
-        if ended not in resident and known and known[-1].user_attrs.get(ATTEMPTS):
+        ended = len(study.get_trials(deepcopy=False, states=FINISHED))
+        at_work = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        if ended not in resident and at_work:
             try:
-                resident[ended] = kilobytes(known[-1].user_attrs[ATTEMPTS][-1]["pid"], "VmRSS")
+                resident[ended] = kilobytes(at_work[0].user_attrs[ATTEMPTS][-1]["pid"], "VmRSS")
             except FileNotFoundError:
                 continue  # the worker has just ended
     early, late = (choose(number for number in resident if trials // 10 <= number < trials) for choose in (min, max))

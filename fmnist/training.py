@@ -6,9 +6,9 @@
 
 The learning rate rises in a short warm-up and then falls with the root of the images
 seen, and what is scored is an exponential moving average of weights and batch-norm
-statistics (Polyak and Juditsky, 1992). Nothing depends on the number of epochs still to come, so a training of ten
-epochs passes through the trainings of three and five, and trials of different length
-can be compared at the same epoch.
+statistics (Polyak and Juditsky, 1992). Nothing depends on the number of epochs still to
+come, so a training of ten epochs passes through the trainings of three and five, and
+trials of different length can be compared at the same epoch.
 
 Training goes on by quarters of an epoch, and all randomness of a quarter comes from the
 seed and the quarter's number. A training that is restored from its state therefore goes
@@ -211,7 +211,7 @@ class Training:
 
     def _share(self) -> float:
         """Of the current values in the moving average: larger at first, to forget the start."""
-        return max(self.hyperparameters.batch_size / AVERAGE_HORIZON, 9 / (9 + self.steps))
+        return max(min(self.hyperparameters.batch_size / AVERAGE_HORIZON, 1.0), 9 / (9 + self.steps))
 
     def state_dict(self) -> dict[str, Any]:
         """All that a later process needs to go on from here, as tensors and plain values."""

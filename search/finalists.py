@@ -13,10 +13,12 @@ from statistics import fmean
 from typing import Any
 
 import optuna
+from optuna.trial import TrialState
 
 from fmnist.seeds import derive
 from search import space
 from search.definition import StudyDefinition
+from search.queue import counts
 from search.ranking import Configuration, accuracies_of, by_configuration, rank
 from search.record import FINISHED
 from search.statistics import Estimate, estimate
@@ -24,7 +26,9 @@ from search.study import ARTIFACTS, Place, definition_of, finalists_name, finali
 
 SEEDS = 3  # trainings of each finalist
 BEST = "best.pt"  # in the study's folder: a training of the winner
-SETTLED = "settled"  # a user attribute: the winner's `trials`, and their `test` accuracies if other images chose it
+SETTLED = (
+    "settled"  # a user attribute: the winner's `trials`, their `test` accuracies if other images chose it, `found`
+)
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,20 @@ class Standings:
         return asdict(self) | {"finalists": finalists, "checkpoint": checkpoint}
 
 
+@dataclass(frozen=True)
+class Found:
+    """What the search has of the finalists. It is kept when they are settled, as reading all trials takes long.
+
+    complete: trials of the search. points: the finalists. best: whether the search's best configuration is one of
+    them. of: for each its (first) number and mean accuracy in the search, both None where it has no complete trial.
+    """
+
+    complete: int
+    points: list[space.Point]
+    best: bool
+    of: list[tuple[int | None, float | None]]
+
+
 def define(study: optuna.Study, top: int, seeds: int) -> StudyDefinition | None:
     """The study of the finalists: the best `top` configurations and the default; None if nothing is complete.
 
@@ -139,43 +157,47 @@ def standings_of(study: optuna.Study, folder: Path) -> Standings | None:
     if again is None:
         return None
     definition = definition_of(again)
-    finalists = _finalists(study, definition, again)
+    settlement = again.user_attrs.get(SETTLED, {})
+    found = Found(**settlement["found"]) if "found" in settlement else None
+    if found is None or (found.complete, found.points) != (counts(study)[TrialState.COMPLETE], space.grid(definition)):
+        found = find(study, again)
+    finalists = _finalists(found, definition, again)
     if not finalists:
         return None
-    winner, points = finalists[0], set(map(space.key, space.grid(definition)))
+    winner, points = finalists[0], set(map(space.key, found.points))
     finished = Counter(space.key(trial.params) for trial in again.get_trials(deepcopy=False, states=FINISHED))
     trained = sum(min(finished[point], definition.seeds) for point in points)
-    settled = again.user_attrs.get(SETTLED, {}).get("trials") == winner.again.trials
+    settled = settlement.get("trials") == winner.again.trials
     return Standings(
         study=study.study_name,
         score_on=definition.score_on,
         trained=trained,
         wanted=len(points) * definition.seeds,
         diverged=sum(finished[point] for point in points) - sum(len(finalist.again.trials) for finalist in finalists),
-        outdated=space.key(_best_point(study)) not in points,
+        outdated=not found.best,
         finalists=finalists,
         checkpoint=folder / BEST if settled and (folder / BEST).is_file() else None,
         checkpoint_accuracy=winner.again.accuracies[0],
-        test=estimate(again.user_attrs[SETTLED]["test"]) if settled and again.user_attrs[SETTLED]["test"] else None,
+        test=estimate(settlement["test"]) if settled and settlement["test"] else None,
     )
 
 
-def _best_point(study: optuna.Study) -> space.Point:
-    """The best configuration of the search; where each has one training, without reading all trials."""
-    definition = definition_of(study)
-    if definition.seeds == 1:
-        return study.best_trial.params
-    return rank(definition, study.get_trials(deepcopy=False))[0].params
+def find(study: optuna.Study, again: optuna.Study) -> Found:
+    """Look for the finalists among all trials of the search."""
+    trials, points = study.get_trials(deepcopy=False), space.grid(definition_of(again))
+    searched, ranked = by_configuration(trials), rank(definition_of(study), trials)
+    beside = [searched.get(space.key(point), []) for point in points]
+    return Found(
+        complete=sum(trial.state == TrialState.COMPLETE for trial in trials),
+        points=points,
+        best=bool(ranked) and ranked[0].params in points,
+        of=[(each[0].number, fmean(accuracies_of(each))) if each else (None, None) for each in beside],
+    )
 
 
-def _finalists(study: optuna.Study, definition: StudyDefinition, again: optuna.Study) -> list[Finalist]:
+def _finalists(found: Found, definition: StudyDefinition, again: optuna.Study) -> list[Finalist]:
     """Those of which a training is finished, the best first."""
-    chosen = set(map(space.key, space.grid(definition)))
-    trials = [trial for trial in again.get_trials(deepcopy=False) if space.key(trial.params) in chosen]
-    searched = by_configuration(study.get_trials(deepcopy=False))
-    finalists = []
-    for configuration in rank(definition, trials):
-        before = searched.get(space.key(configuration.params), [])
-        number, accuracy = (before[0].number, fmean(accuracies_of(before))) if before else (None, None)
-        finalists.append(Finalist(number, accuracy, configuration))
-    return finalists
+    searched = dict(zip(map(space.key, found.points), found.of, strict=True))
+    trials = [trial for trial in again.get_trials(deepcopy=False) if space.key(trial.params) in searched]
+    ranked = rank(definition, trials)
+    return [Finalist(*searched[space.key(configuration.params)], configuration) for configuration in ranked]

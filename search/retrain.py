@@ -1,6 +1,6 @@
 """The finalists' stage: their study made or extended, its queue drained, the winner's file put in place."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import optuna
@@ -77,16 +77,16 @@ def retrain(
         stopped = drain(again, view, replace(settings, worker=worker, place=place), goal, console, deadline)
     standings = persistently(lambda: finalists.standings_of(study, settings.place.folder))
     if standings and standings.unsettled:
-        persistently(lambda: settle(again, standings.winner, settings.place.folder, data))
+        persistently(lambda: settle(study, again, standings.winner, settings.place.folder, data))
         had_work = True
     return had_work, stopped
 
 
-def settle(again: optuna.Study, winner: Finalist, folder: Path, data: DataSet) -> None:
+def settle(study: optuna.Study, again: optuna.Study, winner: Finalist, folder: Path, data: DataSet) -> None:
     """Do what is to be done once the winner is known: all finalists are trained.
 
     Its first training, whatever that scored, is copied to BEST in the study's folder. If other images chose
-    it, the test images are looked at now. That it is done is put on record.
+    it, the test images are looked at now. That it is done is put on record, and what the search had found.
 
     Args:
         again: the study of the finalists.
@@ -104,7 +104,8 @@ def settle(again: optuna.Study, winner: Finalist, folder: Path, data: DataSet) -
     test = []
     if definition_of(again).score_on != "test" and len(networks) == len(contents):
         test = [evaluate(network, data.test).accuracy for network in networks]
-    again.set_user_attr(SETTLED, {"trials": winner.again.trials, "test": test})
+    found = asdict(finalists.find(study, again))
+    again.set_user_attr(SETTLED, {"trials": winner.again.trials, "test": test, "found": found})
 
 
 def _announcement(definition: StudyDefinition) -> str:

@@ -8,9 +8,10 @@ from optuna.trial import FrozenTrial
 class SlackPruner(BasePruner):
     """Prunes a trial whose error is more than a share above the least error of any trial at that step.
 
-    Known as the bandit policy (Azure Machine Learning), here with a share that falls with the
-    fourth root of the step, as good trials come closer to each other while they train. A rule that
-    ranks trials, such as successive halving, ends good ones as well where many are alike.
+    After the bandit policy of Azure Machine Learning, whose slack is a share of the metric; here
+    it is one of the error, and falls with the fourth root of the step, as good trials come closer
+    to each other while they train. A rule that ranks trials, such as successive halving, ends good
+    ones as well where many are alike. There is no grace for what begins slowly and ends well.
 
     Args:
         slack: the share, at step `unit`.

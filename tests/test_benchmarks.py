@@ -1,4 +1,4 @@
-"""The benchmarks run: they use more of the code's inside than others do, and would break unnoticed."""
+"""What the benchmarks reckon with, and that they go on where they were interrupted."""
 
 import json
 import subprocess
@@ -6,10 +6,17 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
+from optuna.distributions import FloatDistribution
+from rich.console import Console
 
-from benchmarks import replay
-from benchmarks.search import Ended, Results, Searched, best_so_far
+from benchmarks import replay, stock
+from benchmarks.outcome import Ended, Results, Searched, best_so_far, reached
+from benchmarks.stock_search import begin_with_default, stock_search
+from fmnist.data import DataSet, split
+from fmnist.hyperparameters import Hyperparameters
+from tests.conftest import definition
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -90,3 +97,45 @@ def test_a_search_benchmark_goes_on_with_what_is_on_record_and_refuses_what_was_
 def test_the_best_so_far_is_that_of_complete_trials_in_the_order_of_their_end() -> None:
     trials = [Ended(10.0, 2, 0.8), Ended(12.0, 0.25, None), Ended(30.0, 4, 0.7), Ended(40.0, 3, 0.9)]
     assert best_so_far(trials) == ([10.0, 40.0], [2, 9.25], [0.8, 0.9])
+    assert reached(trials, 0.85) == (40.0, 9.25)
+    assert reached(trials, 0.95) is None
+
+
+def test_the_stock_loop_learns_and_heeds_label_smoothing(tiny: DataSet) -> None:
+    splits = split(tiny, "test")
+    tuned = Hyperparameters(architecture="simple", filters=4, epochs=2, batch_size=16, learning_rate=0.003)
+    smoothed = tuned.model_copy(update={"label_smoothing": 0.5})
+    accuracies = list(stock.epochs(tuned, splits, seed=0))
+    assert len(accuracies) == 2
+    assert accuracies[-1] > 0.3
+    assert list(stock.epochs(tuned, splits, seed=0)) == accuracies
+    assert list(stock.epochs(smoothed, splits, seed=0)) != accuracies
+
+
+def test_a_stock_search_that_was_interrupted_goes_on_and_has_the_default_among_its_trials(
+    tiny: DataSet, tmp_path: Path
+) -> None:
+    splits = split(tiny, "test")
+    defined = definition(
+        defaults={"architecture": "simple", "epochs": 1, "filters": 4, "batch_size": 16, "learning_rate": 0.003},
+        space={"learning_rate": {"low": 0.0001, "high": 0.01}},
+    )
+    file, console = tmp_path / "stock.db", Console(quiet=True)
+    first = stock_search(defined, splits, 2, file, console)
+    again = stock_search(defined, splits, 5, file, console)
+    assert again.trials[:2] == first.trials
+    assert len(again.trials) == 5
+    assert again.seconds > first.seconds
+    study = optuna.load_study(study_name="stock", storage=f"sqlite:///{file}")
+    rates = [trial.params["learning_rate"] for trial in study.trials]
+    assert rates.count(0.003) == 1
+    assert len(set(rates)) == 5
+
+
+def test_a_default_that_was_interrupted_is_tried_again() -> None:
+    study = optuna.create_study()
+    begin_with_default(study, {"dropout": 0.1})
+    begin_with_default(study, {"dropout": 0.1})
+    assert study.ask({"dropout": FloatDistribution(0, 1)}).params == {"dropout": 0.1}
+    begin_with_default(study, {"dropout": 0.1})
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "WAITING"]

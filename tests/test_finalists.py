@@ -171,7 +171,7 @@ def test_of_a_validated_study_the_test_images_are_looked_at_once_the_winner_is_k
     assert before is not None
     assert before.test is None
     assert before.unsettled
-    settle(again, before.winner, tmp_path / "s", tiny)
+    settle(study, again, before.winner, tmp_path / "s", tiny)
     after = standings_of(study, tmp_path / "s")
     assert after is not None
     assert not after.unsettled
@@ -228,6 +228,25 @@ def test_a_checkpoint_of_another_winner_is_not_shown_as_this_ones(
     standings = standings_of(study, tmp_path / "s")
     assert standings is not None
     assert standings.checkpoint is not None
+
+
+def test_how_settled_finalists_stand_is_told_without_reading_all_trials(
+    searched: Searched, retrain: Retrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, settings = searched
+    retrain(settings, 1, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr("search.finalists.find", None)
+        kept = standings_of(study, tmp_path / "s")
+    again = finalists_of(study)
+    assert again is not None
+    again.set_user_attr("settled", {key: again.user_attrs["settled"][key] for key in ("trials", "test")})
+    assert standings_of(study, tmp_path / "s") == kept
+    retrain(settings, 3, 1)
+    more = standings_of(study, tmp_path / "s")
+    assert kept is not None
+    assert more is not None
+    assert len(more.finalists) > len(kept.finalists)
 
 
 def test_a_diverged_training_is_said_and_does_not_keep_the_winner_back(make: Make, tmp_path: Path) -> None:

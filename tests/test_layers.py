@@ -28,6 +28,10 @@ def test_dropout_drops_the_stated_share_and_scales_the_rest(probability: float, 
     assert torch.equal(features.grad, dropped.detach())
 
 
+def test_the_strongest_dropout_drops_nearly_all() -> None:
+    assert (Dropout(1 - 2**-20)(torch.ones(10_000)) == 0).float().mean() > 0.99
+
+
 def test_dropout_does_nothing_in_evaluation_or_at_0() -> None:
     features = torch.randn(7, 9)
     assert torch.equal(Dropout(0.5).eval()(features), features)

@@ -28,5 +28,6 @@ class Dropout(nn.Module):
             return F.dropout(features, self.probability, self.training)
         words = torch.empty((features.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
         bits = words.view(torch.int16)[: features.numel()].view(features.shape)
-        kept = (bits >= round(self.probability * 2**16) - 2**15).to(features.dtype)
+        least = min(round(self.probability * 2**16) - 2**15, 2**15 - 1)
+        kept = (bits >= least).to(features.dtype)
         return features * kept.mul_(1 / (1 - self.probability))
