@@ -5,8 +5,8 @@
     .venv/bin/python -m benchmarks.storage --run    # and part 4: a real search, some 10 minutes more
 
 1. Milliseconds of each step of a trial with three reports, by one worker alone on the
-   database, with 100, 1,000 and 10,000 finished trials in the study. Space and pruner
-   (successive halving) are those of studies/cnn.toml, the sampler is TPE. The steps:
+   database, with 100, 1,000 and 10,000 finished trials in the study. Space and pruner are
+   those of studies/cnn.toml, the sampler is TPE. The steps:
    join (a new worker reads the study; once), look (has a stop been asked for), claim,
    suggest (read what is new, sample, store), checkpoint (look for it or store its name),
    report (report, ask the pruner), end (state, value, attempt), drop (find the

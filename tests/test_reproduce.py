@@ -25,6 +25,24 @@ def test_a_trial_is_reproduced_as_it_ran_whoever_ended_it(make: Make, tiny: Data
     assert [each.epoch for each in compared] == [0.25, 0.5, 1, 2]
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_trial_is_resumed_and_reproduced_in_the_precision_that_it_was_begun_with(
+    make: Make, tiny: DataSet, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    """One of the two is not what this machine would choose."""
+    study, settings = make(definition(), 1)
+    with monkeypatch.context() as patch:
+        patch.setattr("fmnist.training.fastest", lambda _: precision)
+        work(settings, lambda: bool(study.get_trials(deepcopy=False)[0].intermediate_values))
+    work(settings, lambda: False)
+    (trial,) = study.trials
+    assert len(trial.user_attrs["attempts"]) == 2
+    assert trial.user_attrs[CHECKPOINT]["precision"] == precision
+    again = reproduce(study, 0, tiny, lambda _: None)
+    assert again.same_metrics
+    assert again.same_weights
+
+
 def test_what_has_no_record_is_refused(make: Make, tiny: DataSet) -> None:
     study, _ = make(definition(), 1)
     for number, why in ((0, "trial 0 is WAITING, with no finished epoch"), (1, "has no trial 1; its last is 0")):
