@@ -168,9 +168,10 @@ def operations(name: str) -> float:
     images = torch.zeros(2, 1, SIDE, SIDE)
     with FlopCounterMode(display=False) as counter:
         loss = F.cross_entropy(network(images), torch.zeros(2, dtype=torch.int64))
-        forward = counter.get_total_flops()
+        forward: float = counter.get_total_flops()
         loss.backward()
-    return (counter.get_total_flops() + forward / SCORED) / 2
+    trained: float = counter.get_total_flops()
+    return (trained + forward / SCORED) / 2
 
 
 def learn(task: tuple[str, str, int, int]) -> tuple[str, str, float]:
@@ -219,7 +220,7 @@ def speeds(console: Console, names: list[str], images: int, rounds: int) -> list
 def best(record: dict[str, Any], loop: str, mixed: bool = False) -> float:
     """The fastest way's images a second."""
     ways = [way for way in record["ways"] if (way["loop"], way["mixed"]) == (loop, mixed)]
-    return max(statistics.median(way["rates"]) for way in ways)
+    return float(max(statistics.median(way["rates"]) for way in ways))
 
 
 def speed_table(record: dict[str, Any]) -> Table:

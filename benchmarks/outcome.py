@@ -45,7 +45,10 @@ def reached(trials: list[Ended], mark: float) -> tuple[float, float] | None:
 
 def best_so_far(trials: list[Ended]) -> tuple[list[float], list[float], list[float]]:
     """Seconds, epochs trained by all and best accuracy, at each trial that is better than all before."""
-    seconds, epochs, best, trained = [], [], [], 0.0
+    seconds: list[float] = []
+    epochs: list[float] = []
+    best: list[float] = []
+    trained = 0.0
     for trial in trials:
         trained += trial.epochs
         if trial.value is not None and trial.value > (best[-1] if best else 0.0):

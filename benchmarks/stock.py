@@ -18,6 +18,8 @@ from fmnist.augmentation import FLIP_PROBABILITY, MAX_DEGREES
 from fmnist.data import CLASSES, PIXEL_MEAN, PIXEL_STD, SIDE, LabelledImages, Splits
 from fmnist.hyperparameters import Hyperparameters
 
+Batches = DataLoader[tuple[Tensor, int]]  # of items; a batch is of two tensors
+
 
 class Images(Dataset[tuple[Tensor, int]]):
     """Items as `torchvision.datasets.FashionMNIST` makes them: a PIL image, transformed, and its label."""
@@ -32,7 +34,7 @@ class Images(Dataset[tuple[Tensor, int]]):
         return self.transform(Image.fromarray(self.images[index, 0].numpy())), int(self.labels[index])
 
 
-def loaders(splits: Splits, hyperparameters: Hyperparameters, workers: int) -> tuple[DataLoader, DataLoader]:
+def loaders(splits: Splits, hyperparameters: Hyperparameters, workers: int) -> tuple[Batches, Batches]:
     """Loaders of the training images (shuffled, with flip and rotation) and of the scored ones."""
     as_tensor = [transforms.ToTensor(), transforms.Normalize((PIXEL_MEAN,), (PIXEL_STD,))]
     strength = hyperparameters.augmentation
@@ -43,10 +45,8 @@ def loaders(splits: Splits, hyperparameters: Hyperparameters, workers: int) -> t
     train = Images(splits.train, transforms.Compose([*changes, *as_tensor]))
     scored = Images(splits.scored, transforms.Compose(as_tensor))
     return (
-        DataLoader(
-            train, hyperparameters.batch_size, shuffle=True, num_workers=workers, persistent_workers=workers > 0
-        ),
-        DataLoader(scored, 1000, num_workers=workers, persistent_workers=workers > 0),
+        Batches(train, hyperparameters.batch_size, shuffle=True, num_workers=workers, persistent_workers=workers > 0),
+        Batches(scored, 1000, num_workers=workers, persistent_workers=workers > 0),
     )
 
 
@@ -86,7 +86,7 @@ def network(hyperparameters: Hyperparameters) -> nn.Sequential:
 
 def train(
     model: nn.Module,
-    batches: DataLoader,
+    batches: Batches,
     optimizer: torch.optim.Optimizer,
     hyperparameters: Hyperparameters,
     mixed: bool = False,
@@ -102,7 +102,7 @@ def train(
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, batches: DataLoader, mixed: bool = False) -> float:
+def accuracy(model: nn.Module, batches: Batches, mixed: bool = False) -> float:
     """The share of the images whose class is predicted."""
     model.eval()
     with torch.autocast("cpu", torch.bfloat16, enabled=mixed):

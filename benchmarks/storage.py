@@ -32,7 +32,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -147,7 +147,7 @@ def fill(study: optuna.Study, defined: StudyDefinition, count: int) -> None:
             state = TrialState.PRUNED if number % 3 else TrialState.COMPLETE
             of_trial = {"study_id": study._study_id, "number": number, "state": state}
             added = insert(TRIALS).values(**of_trial, datetime_start=now, datetime_complete=now)
-            trial_id = connection.execute(added).inserted_primary_key[0]
+            trial_id = connection.scalars(added.returning(TRIALS.c.trial_id)).one()
             for table, row in trial_rows(ranges, number, EPOCHS[:1] if number % 3 else EPOCHS):
                 rows[table].append({"trial_id": trial_id, **row})
         for table, of_table in rows.items():
@@ -239,8 +239,8 @@ def run_search(trials: int) -> dict[str, Any]:
 
 def span(trials: list[FrozenTrial]) -> float:
     """Seconds from the first start to the last end."""
-    ended = [trial for trial in trials if trial.datetime_complete]
-    return (max(t.datetime_complete for t in ended) - min(t.datetime_start for t in ended)).total_seconds()
+    times = [(t.datetime_start, t.datetime_complete) for t in trials if t.datetime_start and t.datetime_complete]
+    return (max(end for _, end in times) - min(start for start, _ in times)).total_seconds()
 
 
 @contextmanager
@@ -269,6 +269,7 @@ def measure(postgresql: Server, folder: Path, quick: bool) -> dict[str, list[dic
     """Parts 1 to 3, each measurement in a database of its own."""
     sizes, repeats, tickets = (SIZES[:1], 3, 12) if quick else (SIZES, 30, 200)
     result: dict[str, list[dict[str, Any]]] = {"costs": [], "throughput": []}
+    jobs: list[tuple[str, Callable[..., dict[str, Any]], tuple[int, ...]]]
     jobs = [(name, costs, (*size, repeats)) for name in WORKERS for size in sizes]
     jobs += [(name, throughput, (n, tickets)) for name in WORKERS for n in ((2,) if quick else WORKERS[name])]
     for name, part, arguments in jobs:
