@@ -39,7 +39,13 @@ class ResidualBlock(nn.Module):
             nn.ReLU(),
             convolution(outputs, outputs, kernel_size=3),
         )
-        self.shortcut = convolution(inputs, outputs, kernel_size=1, stride=stride) if changes else nn.Identity()
+        # A pool of one pixel takes every second one. A 1 x 1 convolution with a stride would do so itself, but with
+        # few channels in channels_last order it writes beyond its memory on processors without AVX512 (torch 2.14).
+        self.shortcut = (
+            nn.Sequential(nn.AvgPool2d(1, stride), convolution(inputs, outputs, kernel_size=1))
+            if changes
+            else nn.Identity()
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, inputs, S, S) to (N, outputs, S, S), or to half of S, rounded up, where the width changes."""
