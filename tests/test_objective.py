@@ -22,6 +22,7 @@ Run = Callable[..., Outcome]
 def definition(**changes: object) -> StudyDefinition:
     return StudyDefinition.model_validate(
         {
+            "pruner": "halving",
             "defaults": {"architecture": "simple", "epochs": 3, "filters": 4, "learning_rate": 0.003},
             "space": {"filters": {"low": 2, "high": 6}, "learning_rate": {"low": 1e-9, "high": 0.5, "log": True}},
             **changes,

@@ -37,7 +37,7 @@ def test_a_resumed_study_may_change_its_number_of_trials_only(
     open_study(storage, "s", definition(), tiny, Place(tmp_path))
     open_study(storage, "s", definition(trials=99, description="new words"), tiny, Place(tmp_path))
     changed = definition(pruner="median", space={"epochs": {"low": 2, "high": 5}})
-    with pytest.raises(StudyError, match=r"pruner: halving -> median; space.epochs.high: 9 -> 5.*--name"):
+    with pytest.raises(StudyError, match=r"pruner: slack -> median; space.epochs.high: 9 -> 5.*--name"):
         open_study(storage, "s", changed, tiny, Place(tmp_path))
 
 
