@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
+from optuna.trial import FrozenTrial, TrialState
 from plotly.subplots import make_subplots
 
 from fmnist.files import write_whole
@@ -34,6 +35,11 @@ class Searched:
     @property
     def epochs(self) -> float:
         return sum(trial.epochs for trial in self.trials)
+
+
+def value_of(trial: FrozenTrial) -> float | None:
+    """A trial's accuracy, if it came to its end."""
+    return trial.value if trial.state == TrialState.COMPLETE else None
 
 
 def reached(trials: list[Ended], mark: float) -> tuple[float, float] | None:

@@ -36,8 +36,8 @@ from rich.table import Table
 
 from benchmarks import stock
 from benchmarks.machine import machine
-from benchmarks.outcome import Ended, Results, Searched, figure, reached
-from benchmarks.stock_search import stock_search, value_of
+from benchmarks.outcome import Ended, Results, Searched, figure, reached, value_of
+from benchmarks.stock_search import stock_search
 from fmnist import data as fashion
 from fmnist.data import Splits
 from fmnist.hyperparameters import Hyperparameters

@@ -9,12 +9,13 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from rich.console import Console
 
 from benchmarks import stock
-from benchmarks.outcome import Ended, Searched
+from benchmarks.outcome import Ended, Searched, value_of
 from fmnist.data import Splits
 from search import space
 from search.definition import StudyDefinition
 from search.engines.local import cores
 from search.record import FINISHED
+from search.storage import open_storage
 
 AT = "at"  # a user attribute of trials: as in Ended
 
@@ -26,13 +27,10 @@ def stock_search(definition: StudyDefinition, splits: Splits, trials: int, file:
     that ran when it was are made anew.
     """
     torch.set_num_threads(1)
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    storage = optuna.storages.RDBStorage(f"sqlite:///{file}")
+    storage = open_storage(f"sqlite:///{file}", "create")  # or both threads may take the default's trial
     study = optuna.create_study(storage=storage, study_name="stock", direction="maximize", load_if_exists=True)
     ended = ended_trials(study)
-    study.sampler = optuna.samplers.TPESampler(
-        seed=len(ended)
-    )  # the first numbers again would be the first trials again
+    study.sampler = optuna.samplers.TPESampler(seed=len(ended))  # 0 again would be the first trials again
     study.pruner = optuna.pruners.MedianPruner()
     begin_with_default(study, space.default_point(definition))
     began = time.perf_counter() - max((trial.at for trial in ended), default=0.0)
@@ -68,7 +66,3 @@ def ended_trials(study: optuna.Study) -> list[Ended]:
     trials = study.get_trials(deepcopy=False, states=FINISHED)
     ended = [Ended(trial.user_attrs[AT], len(trial.intermediate_values), value_of(trial)) for trial in trials]
     return sorted(ended, key=lambda trial: trial.at)
-
-
-def value_of(trial: FrozenTrial) -> float | None:
-    return trial.value if trial.state == TrialState.COMPLETE else None

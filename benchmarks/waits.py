@@ -120,10 +120,10 @@ def growth(folder: Path, trials: int, images: int) -> tuple[float, float]:
     resident: dict[int, int] = {}
     for study in search(folder, str(study_file), "--trials", str(trials), "--data-dir", str(folder / "data")):
         ended = len(study.get_trials(deepcopy=False, states=FINISHED))
-        at_work = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        if ended not in resident and at_work:
+        running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        if ended not in resident and running:
             try:
-                resident[ended] = kilobytes(at_work[0].user_attrs[ATTEMPTS][-1]["pid"], "VmRSS")
+                resident[ended] = kilobytes(running[0].user_attrs[ATTEMPTS][-1]["pid"], "VmRSS")
             except FileNotFoundError:
                 continue  # the worker has just ended
     early, late = (choose(number for number in resident if trials // 10 <= number < trials) for choose in (min, max))

@@ -26,9 +26,7 @@ from search.study import ARTIFACTS, Place, definition_of, finalists_name, finali
 
 SEEDS = 3  # trainings of each finalist
 BEST = "best.pt"  # in the study's folder: a training of the winner
-SETTLED = (
-    "settled"  # a user attribute: the winner's `trials`, their `test` accuracies if other images chose it, `found`
-)
+SETTLED = "settled"  # a user attribute: the winner's `trials`, their `test` accuracies if other images chose it, Found
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ def settle(study: optuna.Study, again: optuna.Study, winner: Finalist, folder: P
     it, the test images are looked at now. That it is done is put on record, and what the search had found.
 
     Args:
-        again: the study of the finalists.
+        study: the search; again: the study of its finalists.
 
     Raises:
         OSError, ArtifactError: a file cannot be written or read.

@@ -123,6 +123,7 @@ def test_a_stock_search_that_was_interrupted_goes_on_and_has_the_default_among_i
     file, console = tmp_path / "stock.db", Console(quiet=True)
     first = stock_search(defined, splits, 2, file, console)
     again = stock_search(defined, splits, 5, file, console)
+    assert len(first.trials) == 2
     assert again.trials[:2] == first.trials
     assert len(again.trials) == 5
     assert again.seconds > first.seconds
