@@ -16,11 +16,12 @@ accuracy of those, and the time of the searches, of ours without and with its fi
 
 What is finished is in the output folder, and a benchmark that was interrupted goes on from
 there: with the next search, or with the trials of `stock` that are missing. Time in between
-does not count.
+does not count. The studies of `ours` and `random` stay there too, for `fmnist-search report`.
 """
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -76,7 +77,8 @@ def our_trials(study: optuna.Study) -> list[Ended]:
 
 
 def our_search(name: str, folder: Path, data: Path, trials: int) -> Searched:
-    """`fmnist-search run`, as a user starts it; then, of ours, `finalists`."""
+    """`fmnist-search run`, as a user starts it; then, of ours, `finalists`. What was in the folder is gone."""
+    shutil.rmtree(folder, ignore_errors=True)
     where = ["--output", str(folder), "--data-dir", str(data), "--device", "cpu"]
     plain = ["--sampler", "random", "--pruner", "none"] if name == "random" else []
     run = ["run", "cnn", "--name", name, "--trials", str(trials), "--finalists", "0", *plain, *where]
@@ -188,7 +190,7 @@ def run(results: Results, options: argparse.Namespace, console: Console) -> None
                 results.searches[name] = (
                     stock_search(DEFINED, splits_of(data), options.trials, options.output / "stock.db", console)
                     if name == "stock"
-                    else our_search(name, Path(temporary), data, options.trials)
+                    else our_search(name, options.output / name, data, options.trials)
                 )
                 results.save()
             searched = results.searches[name]
@@ -213,7 +215,8 @@ def main() -> None:
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     about = machine("torch", "torchvision", "optuna")
     console.print(", ".join(f"{key} {value}" for key, value in about.items()))
-    what = {"trials": options.trials, "quick": options.quick, "study": DEFINED.model_dump(mode="json")}
+    searched = DEFINED.model_dump(mode="json", exclude={"description", "minutes"})
+    what = {"trials": options.trials, "quick": options.quick, "study": searched}
     results = Results(options.output / "search.json", {**about, **what})
     run(results, options, console)
     searches = results.searches

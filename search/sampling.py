@@ -24,7 +24,7 @@ STEPS_PER_EPOCH = 100
 HISTORY = 1000  # finished trials that a sampler looks at
 TPE_BEST = 25  # trials of them that TPE counts as good, at the most
 
-SLACK = 0.1  # of the least error: how much more a trial may have after one epoch
+SLACK = 0.05  # of the least error: how much more a trial may have after one epoch
 
 
 def sampler(definition: StudyDefinition, number: int) -> BaseSampler:
