@@ -32,6 +32,7 @@ FILE = Path(__file__).with_name("curves.jsonl")
 IMAGES = 20_000
 DEFINED = definition.read(definition.locate("cnn"))
 EPOCHS = DEFINED.longest_epochs()
+TRAINED = DEFINED.model_dump(mode="json", include={"defaults", "space", "seed"})  # what the curves depend on
 
 
 def record(index: int) -> dict[str, Any]:
@@ -57,7 +58,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=101, help="configurations (default: 101)")
     parser.add_argument("--file", type=Path, default=FILE, help="default: benchmarks/curves.jsonl")
     options = parser.parse_args()
-    made_with = {**machine("torch", "scipy"), "images": IMAGES, "study": DEFINED.model_dump(mode="json")}
+    made_with = {**machine("torch", "scipy"), "images": IMAGES, "study": TRAINED}
     if not options.file.exists():
         options.file.write_text(json.dumps(made_with) + "\n")
     header, *recorded = map(json.loads, options.file.read_text().splitlines())

@@ -43,14 +43,14 @@ from optuna.trial import Trial, TrialState
 from rich.console import Console
 from rich.table import Table
 
-from search import definition, space
+from benchmarks.curves import DEFINED, TRAINED
+from search import space
 from search.engines.local import cores
 from search.sampling import SLACK, STEPS_PER_EPOCH
 from search.slack import SlackPruner
 
 ROOT = Path(__file__).resolve().parent.parent
 TRIALS, WORKERS, BEST_SHARE = 50, 2, 0.1
-DEFINED = definition.read(definition.locate("cnn"))
 SPACE: dict[str, BaseDistribution] = space.distributions(DEFINED)
 LONGEST = DEFINED.longest_epochs() * STEPS_PER_EPOCH
 QUARTER = STEPS_PER_EPOCH // 4
@@ -128,11 +128,11 @@ def read(file: Path) -> list[Curve]:
     """The recorded curves, the default configuration's first.
 
     Raises:
-        SystemExit: they are of another space than the default study's, or too few.
+        SystemExit: they are of another default configuration or space than the default study's, or too few.
     """
     header, *lines = map(json.loads, file.read_text().splitlines())
-    if header["study"]["space"] != DEFINED.model_dump(mode="json")["space"]:
-        raise SystemExit(f"{file} is of another space than studies/cnn.toml; record it again with benchmarks.curves")
+    if header["study"] != TRAINED:
+        raise SystemExit(f"{file} is of another study than studies/cnn.toml; record it again with benchmarks.curves")
     curves = sorted((Curve(**line) for line in lines), key=lambda curve: curve.index)
     if len(curves) <= TRIALS or curves[0].index != 0:
         raise SystemExit(f"{file} has not enough curves; go on with benchmarks.curves")
