@@ -215,8 +215,7 @@ def main() -> None:
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     about = machine("torch", "torchvision", "optuna")
     console.print(", ".join(f"{key} {value}" for key, value in about.items()))
-    searched = DEFINED.model_dump(mode="json", exclude={"description", "minutes"})
-    what = {"trials": options.trials, "quick": options.quick, "study": searched}
+    what = {"trials": options.trials, "quick": options.quick, "study": DEFINED.identity()}
     results = Results(options.output / "search.json", {**about, **what})
     run(results, options, console)
     searches = results.searches
