@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -56,3 +59,11 @@ def test_to_count_draws_nothing_and_leaves_torch_as_it_was(architecture: str) ->
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.is_grad_enabled()
     assert torch.empty(1).device.type == "cpu"
+
+
+def test_to_count_does_not_import_the_compiler() -> None:
+    program = (
+        "import sys; from fmnist.complexity import complexity; from fmnist.hyperparameters import Hyperparameters; "
+        "complexity(Hyperparameters()); assert 'torch._dynamo' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
