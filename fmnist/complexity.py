@@ -25,7 +25,7 @@ class Complexity:
 
 
 def complexity(hyperparameters: Hyperparameters) -> Complexity:
-    """Pass an image through a network whose weights nobody has drawn.
+    """Pass a batch of no images through a network whose weights nobody has drawn: nothing is computed or drawn.
 
     torch's own counter, and the meta device, would import its compiler, which takes as long as torch itself.
     """
@@ -36,15 +36,15 @@ def complexity(hyperparameters: Hyperparameters) -> Complexity:
     for module in network.modules():
         module.register_forward_hook(lambda *call: counts.append(_multiply_adds(*call)))
     with torch.no_grad():
-        network(torch.zeros(1, 1, SIDE, SIDE))
+        network(torch.zeros(0, 1, SIDE, SIDE))
     parameters = sum(parameter.numel() for parameter in network.parameters())
     return Complexity(parameters=parameters, multiply_adds=sum(counts))
 
 
 def _multiply_adds(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> int:
-    """Of one call of a layer, without those of the layers within it."""
+    """Of an image in one call of a layer, without those of the layers within it."""
     if isinstance(module, (nn.Conv2d, nn.Linear)):
-        return output.numel() * module.weight[0].numel()
+        return output.shape[1:].numel() * module.weight[0].numel()
     if isinstance(module, SelfAttention):
         _, tokens, features = inputs[0].shape
         return 2 * tokens**2 * features

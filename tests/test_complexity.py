@@ -55,7 +55,7 @@ def test_parameters_are_those_of_the_network_that_is_trained(architecture: str) 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_to_count_draws_nothing_and_leaves_torch_as_it_was(architecture: str) -> None:
     before = torch.get_rng_state()
-    of(architecture, 64, 4)
+    of(architecture, 1024, 4)
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.is_grad_enabled()
     assert torch.empty(1).device.type == "cpu"
