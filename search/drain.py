@@ -67,11 +67,10 @@ def drain(
     Raises:
         WorkersDied, ClusterError, TooManyFailures: they cannot go on.
     """
-    before = summarize(view, settings.place.folder).trials
     finished = FinishedTrials(view)
     request, requested = stop_requests(view), False
 
-    with Progress(console, goal, before.finished, settings.quiet) as progress:
+    with Progress(console, goal, finished.before, settings.quiet) as progress:
         interrupts = Interrupts(lambda: progress.say("Stopping after the running epochs; Ctrl-C again stops at once."))
 
         def out_of_time() -> bool:

@@ -32,7 +32,7 @@ class Progress:
     def __init__(self, console: Console, goal: int, finished: int, quiet: bool) -> None:
         self.console = console
         self.goal = goal
-        self.finished_before = finished
+        self.finished_before = self.counted = finished
         self.quiet = quiet
         self.started = time.monotonic()
         self.note = ""
@@ -57,10 +57,9 @@ class Progress:
         if self.live:
             self.live.update(self.view(summary))
             return
-        finished = summary.trials.finished - sum(trial.state != TrialState.FAIL for trial in newly_finished)
-        for trial in newly_finished:
-            finished += trial.state != TrialState.FAIL
-            text = f"[{finished}/{self.goal}] {line(trial, summary)}"
+        for trial in newly_finished:  # counted here: the summary is of a moment before they were read
+            self.counted += counts(trial)
+            text = f"[{self.counted}/{self.goal}] {line(trial, summary)}"
             self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def say(self, note: str) -> None:
@@ -117,12 +116,23 @@ def line(trial: FrozenTrial, summary: Summary) -> str:
     return f"trial {trial.number} {result} ({assignments(trial.params)}){best}"
 
 
+def counts(trial: FrozenTrial) -> bool:
+    """Whether a finished trial is one of those that a budget counts."""
+    return trial.state != TrialState.FAIL
+
+
 class FinishedTrials:
-    """The trials of a study that have finished since it was last asked."""
+    """The trials of a study that have finished since it was last asked.
+
+    Attributes:
+        before: how many a budget counts of those that had finished when it was made.
+    """
 
     def __init__(self, study: optuna.Study) -> None:
         self.study = study
-        self.seen = {trial.number for trial in self._finished()}
+        there = self._finished()
+        self.before = sum(map(counts, there))
+        self.seen = {trial.number for trial in there}
 
     def _finished(self) -> list[FrozenTrial]:
         return [trial for trial in self.study.get_trials(deepcopy=False) if trial.state.is_finished()]

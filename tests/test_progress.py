@@ -28,7 +28,7 @@ def trial(state: TrialState, **attributes: object) -> optuna.trial.FrozenTrial:
 
 def shown(width: int, terminal: bool, quiet: bool = False) -> str:
     console = Console(file=io.StringIO(), width=width, force_terminal=terminal, color_system=None)
-    with Progress(console, goal=11, finished=0, quiet=quiet) as progress:
+    with Progress(console, goal=11, finished=0 if terminal else 4, quiet=quiet) as progress:
         progress.show(SUMMARY, [trial(TrialState.COMPLETE, value=0.9)])
         if terminal:
             console.print(progress.view(SUMMARY))
@@ -54,6 +54,15 @@ def test_the_live_view_fits_a_narrow_terminal_and_restores_the_cursor() -> None:
 def test_a_pipe_gets_one_line_a_trial_and_quiet_nothing() -> None:
     assert shown(80, terminal=False) == "[5/11] trial -1 complete at 90.00 % (filters=8), best 91.23 %\n"
     assert shown(80, terminal=False, quiet=True) == ""
+
+
+def test_trials_that_finish_after_the_summary_was_read_have_numbers_of_their_own() -> None:
+    console = Console(file=io.StringIO(), width=80)
+    with Progress(console, goal=11, finished=5, quiet=False) as progress:
+        progress.show(SUMMARY, [trial(TrialState.COMPLETE, value=0.9), trial(TrialState.FAIL)])
+        progress.show(SUMMARY, [trial(TrialState.PRUNED, value=0.8)])
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert [line.split()[0] for line in lines] == ["[6/11]", "[6/11]", "[7/11]"]
 
 
 def test_a_line_says_how_a_trial_ended() -> None:
