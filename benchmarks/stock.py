@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from fmnist.augmentation import FLIP_PROBABILITY, MAX_DEGREES
+from fmnist.augmentation import FLIP_PROBABILITY, MAX_DEGREES, MAX_SHIFT
 from fmnist.data import CLASSES, PIXEL_MEAN, PIXEL_STD, SIDE, LabelledImages, Splits
 from fmnist.hyperparameters import Hyperparameters
 
@@ -35,13 +35,16 @@ class Images(Dataset[tuple[Tensor, int]]):
 
 
 def loaders(splits: Splits, hyperparameters: Hyperparameters, workers: int) -> tuple[Batches, Batches]:
-    """Loaders of the training images (shuffled, with flip and rotation) and of the scored ones."""
+    """Loaders of the training images (shuffled and augmented) and of the scored ones."""
     as_tensor = [transforms.ToTensor(), transforms.Normalize((PIXEL_MEAN,), (PIXEL_STD,))]
     strength = hyperparameters.augmentation
-    changes = [
-        transforms.RandomHorizontalFlip(strength * FLIP_PROBABILITY),
-        transforms.RandomRotation(strength * MAX_DEGREES, transforms.InterpolationMode.BILINEAR),
-    ]
+    if hyperparameters.augmentation_kind == "crop":
+        changes = [transforms.RandomCrop(SIDE, padding=round(strength * MAX_SHIFT))]
+    else:
+        changes = [
+            transforms.RandomHorizontalFlip(strength * FLIP_PROBABILITY),
+            transforms.RandomRotation(strength * MAX_DEGREES, transforms.InterpolationMode.BILINEAR),
+        ]
     train = Images(splits.train, transforms.Compose([*changes, *as_tensor]))
     scored = Images(splits.scored, transforms.Compose(as_tensor))
     return (

@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
+import torch
 from optuna.distributions import FloatDistribution
 from rich.console import Console
+from torch.nn import functional as F
 
 from benchmarks import replay, stock
 from benchmarks.outcome import Ended, Results, Searched, best_so_far, reached
 from benchmarks.stock_search import begin_with_default, stock_search
-from fmnist.data import DataSet, split
+from fmnist.data import DataSet, split, standardize
 from fmnist.hyperparameters import Hyperparameters
 from tests.conftest import definition
 
@@ -110,6 +112,21 @@ def test_the_stock_loop_learns_and_heeds_label_smoothing(tiny: DataSet) -> None:
     assert accuracies[-1] > 0.3
     assert list(stock.epochs(tuned, splits, seed=0)) == accuracies
     assert list(stock.epochs(smoothed, splits, seed=0)) != accuracies
+
+
+def test_the_stock_loop_moves_images_by_as_many_pixels_as_a_crop_does(tiny: DataSet) -> None:
+    splits = split(tiny, "test")
+    cropping = Hyperparameters(augmentation_kind="crop", augmentation=0.25, batch_size=len(splits.train))
+    batches, _ = stock.loaders(splits, cropping, workers=0)
+    images, _ = next(iter(batches))
+    originals = standardize(splits.train.images)
+    moved = F.pad(originals, (1, 1, 1, 1), value=originals.min().item())
+    views = torch.cat([moved[:, :, down : down + 28, right : right + 28] for down in range(3) for right in range(3)])
+    rows = {tuple(view.flatten().tolist()) for view in views.mul(100).round()}
+    shown = [tuple(image.flatten().tolist()) for image in images.mul(100).round()]
+    assert all(image in rows for image in shown)
+    unmoved = {tuple(view.flatten().tolist()) for view in originals.mul(100).round()}
+    assert 0 < sum(image in unmoved for image in shown) < len(shown) / 2
 
 
 def test_a_stock_search_that_was_interrupted_goes_on_and_has_the_default_among_its_trials(
