@@ -7,11 +7,17 @@ from search.report.analysis import Analysis
 from search.report.comparison import Comparison
 from search.report.course import Spell, TrialRecord
 from search.report.curves import MOST
-from search.report.style import AGAIN, BEST, COLOURS, THREE, clock, figure_of, literal
+from search.report.style import ACCURACY, AGAIN, BEST, COLOURS, THREE, clock, figure_of, literal
 from search.text import assignments
 
 BAR = 22  # pixels of a worker
-ACCURACY = "%{y:.2%}<extra></extra>"
+KINDS = {  # of what a worker did
+    "complete": COLOURS["complete"],
+    "pruned": COLOURS["pruned"],
+    "finalists": AGAIN,
+    "running": BEST,
+    "given back, or ended otherwise": COLOURS["fail"],
+}
 
 
 def history(analysis: Analysis) -> go.Figure:
@@ -116,7 +122,7 @@ def timeline(analysis: Analysis) -> go.Figure:
     figure = figure_of(f"{name} since the first trial began", "", barmode="overlay")
     shown = {trial.number for trial in selection.drawn(analysis.trials)}
     spells = [each for each in analysis.spells if each.again or each.outcome == "running" or each.trial in shown]
-    for kind, colour in _KINDS.items():
+    for kind, colour in KINDS.items():
         bars = [each for each in spells if _kind(each) == kind]
         if bars:
             figure.add_bar(
@@ -133,15 +139,6 @@ def timeline(analysis: Analysis) -> go.Figure:
     workers = list(dict.fromkeys(literal(each.worker) for each in spells))
     figure.update_yaxes(categoryorder="array", categoryarray=workers[::-1])
     return figure.update_layout(height=min(900, 130 + BAR * len(workers)), bargap=0.25)
-
-
-_KINDS = {
-    "complete": COLOURS["complete"],
-    "pruned": COLOURS["pruned"],
-    "finalists": AGAIN,
-    "running": BEST,
-    "given back, or ended otherwise": COLOURS["fail"],
-}
 
 
 def _kind(spell: Spell) -> str:

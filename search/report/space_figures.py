@@ -12,12 +12,12 @@ from search.report.analysis import Analysis
 from search.report.cost import varied
 from search.report.course import TrialRecord
 from search.report.landscape import ordered, position
-from search.report.style import BEST, COLOURS, SCALE, figure_of, in_sight, literal, small
+from search.report.style import ACCURACY, BEST, COLOURS, SCALE, figure_of, in_sight, literal, small
 from search.text import short
 
 MOST_COSTS = 1000  # configurations that are drawn, besides the fronts
 TOP = 0.1  # of the complete trials, whose lines stand out
-ACCURACY = "%{y:.2%}<extra></extra>"
+FEW = 10  # values of a hyperparameter below which a map shows cells
 
 
 def slices(analysis: Analysis) -> dict[str, go.Figure]:
@@ -139,9 +139,6 @@ def contour(analysis: Analysis) -> go.Figure:
         hoverinfo="skip",
     )
     return figure.update_xaxes(_axis(x)).update_yaxes(_axis(y))
-
-
-FEW = 10  # values below which what lies between them is not drawn
 
 
 def costs(analysis: Analysis) -> dict[str, go.Figure]:

@@ -15,6 +15,7 @@ BEST = "#D55E00"
 AGAIN = "#009E73"
 THREE = ("#2B87C8", "#009E73", "#CC79A7")
 SCALE = "Cividis"
+ACCURACY = "%{y:.2%}<extra></extra>"  # the end of what is shown under the mouse
 FEWEST = 8  # accuracies among which some can be called outliers
 
 
