@@ -43,7 +43,7 @@ def curves(count: int) -> list[replay.Curve]:
                 "learning_rate": float(random.uniform(0.001, 0.02)),
                 "dropout": float(random.uniform(0, 0.5)),
                 "filters": int(random.choice([8, 16, 24])),
-                "augmentation": float(random.uniform(0, 1)),
+                "augmentation": float(random.uniform(0, 0.5)),
             },
             steps=steps,
             accuracies=[0.5 + index / 1000 + 0.0001 * step for step in steps],
