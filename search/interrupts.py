@@ -7,7 +7,11 @@ from types import FrameType
 
 
 class Interrupts:
-    """The first asks to stop after the running epochs, the second at once."""
+    """The first asks to stop after the running epochs, the second at once.
+
+    Args:
+        on_first: is called in a signal's handler, so it may set something but not print.
+    """
 
     def __init__(self, on_first: Callable[[], None]) -> None:
         self.asked = False

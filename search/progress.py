@@ -35,7 +35,7 @@ class Progress:
         self.finished_before = self.counted = finished
         self.quiet = quiet
         self.started = time.monotonic()
-        self.note = ""
+        self.note = self.said = ""
         live = console.is_terminal and not quiet
         self.live = Live(console=console, refresh_per_second=REFRESH, transient=True) if live else None
 
@@ -59,14 +59,17 @@ class Progress:
             return
         for trial in newly_finished:  # counted here: the summary is of a moment before they were read
             self.counted += counts(trial)
-            text = f"[{self.counted}/{self.goal}] {line(trial, summary)}"
-            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+            self._print(f"[{self.counted}/{self.goal}] {line(trial, summary)}")
+        if self.note != self.said:
+            self.said = self.note
+            self._print(self.note)
 
     def say(self, note: str) -> None:
-        """Show a remark on what happens next."""
+        """Show a remark on what happens next, when something is shown next: it may come from a signal's handler."""
         self.note = note
-        if not self.live and not self.quiet:
-            self.console.print(note, highlight=False, markup=False, soft_wrap=True)
+
+    def _print(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def view(self, summary: Summary) -> RenderableType:
         """The whole live view."""

@@ -65,6 +65,16 @@ def test_trials_that_finish_after_the_summary_was_read_have_numbers_of_their_own
     assert [line.split()[0] for line in lines] == ["[6/11]", "[6/11]", "[7/11]"]
 
 
+def test_a_remark_from_a_signal_handler_is_printed_once_and_not_by_the_handler() -> None:
+    console = Console(file=io.StringIO(), width=80)
+    with Progress(console, goal=11, finished=0, quiet=False) as progress:
+        progress.say("Stopping")
+        assert console.file.getvalue() == ""  # type: ignore[attr-defined]
+        progress.show(SUMMARY, [])
+        progress.show(SUMMARY, [])
+    assert console.file.getvalue() == "Stopping\n"  # type: ignore[attr-defined]
+
+
 def test_a_line_says_how_a_trial_ended() -> None:
     pruned = trial(TrialState.PRUNED, value=0.8, user_attrs={"reason": "pruned after epoch 2 of 5"})
     assert "pruned after epoch 2 of 5 at 80.00 %" in line(pruned, SUMMARY)
