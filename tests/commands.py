@@ -44,6 +44,7 @@ def run(arguments: list[str], folder: Path, environment: dict[str, str]) -> subp
         process.start()
         process.join()
         assert process.exitcode is not None
+        assert process.exitcode is not None
         return subprocess.CompletedProcess(arguments, process.exitcode, *(stream.read_text() for stream in streams))
 
 
