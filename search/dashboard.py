@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 
 from fmnist.errors import ExpectedError
 from search.storage import open_storage
@@ -35,5 +36,6 @@ def serve(url: str, port: int, ready: Callable[[str], None]) -> None:
         listener.close()
         raise DashboardError(f"port {port} cannot be opened ({error.strerror}); choose another with --port") from error
     server = waitress.create_server(application, sockets=[listener], threads=4)
-    ready(f"http://{HOST}:{port}/")
-    server.run()
+    with suppress(KeyboardInterrupt):  # which the server knows to end by, once it runs
+        ready(f"http://{HOST}:{port}/")
+        server.run()

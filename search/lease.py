@@ -97,7 +97,8 @@ def fenced(study: optuna.Study, ticket: Ticket) -> Iterator[None]:
     """Within it, each transaction of this thread begins by making sure that the ticket is held.
 
     The trial stays locked until that transaction ends, so nobody can take the ticket
-    meanwhile. Whatever Optuna writes for the trial passes this fence.
+    meanwhile. Whatever Optuna writes for the trial passes this fence. No other thread may
+    begin a transaction while this one enters or leaves it.
 
     Raises:
         Lost: by whatever uses the database, once the ticket is held no more.

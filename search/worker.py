@@ -188,11 +188,11 @@ def _run(
 
     def attempt() -> Outcome:
         torch.set_num_threads(settings.threads)
-        with lease.fenced(study, ticket):
-            return run_trial(_trial(study, objective, ticket), objective, asked, watched.append)
+        return run_trial(_trial(study, objective, ticket), objective, asked, watched.append)
 
     try:
-        with beating(study, ticket, lambda: sum(training.steps for training in watched)):
+        beats = beating(study, ticket, lambda: sum(training.steps for training in watched))
+        with lease.fenced(study, ticket), beats:  # in this order: a fence may not be set up while another thread begins
             outcome = persistently(attempt)
     except Lost:
         raise

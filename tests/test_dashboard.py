@@ -58,8 +58,9 @@ def test_it_serves_the_studies_to_this_machine(served: tuple[str, subprocess.Pop
 
 
 def test_ctrl_c_ends_it_quietly(served: tuple[str, subprocess.Popen[str]]) -> None:
-    _, process = served
-    process.send_signal(signal.SIGINT)
+    address, process = served
+    with urllib.request.urlopen(address):  # noqa: S310
+        process.send_signal(signal.SIGINT)
     _, errors = process.communicate()
     assert "Traceback" not in errors
 

@@ -5,8 +5,11 @@ import os
 import resource
 import signal
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -14,13 +17,15 @@ import torch
 from optuna.trial import TrialState
 
 from fmnist.training import Training
-from search import lease, queue
+from search import heartbeat, lease, objective, queue, worker
 from search.definition import PRUNERS, SAMPLERS
 from search.engines import local
+from search.objective import Outcome
 from search.reaper import alive, reap
 from search.record import CHECKPOINT
 from search.storage import lock
 from search.study import StudyError, request_stop
+from search.tables import backend
 from search.worker import WorkerSettings, work
 from tests.conftest import LONG, Make, definition, worker_servers
 from tests.postgresql import Server
@@ -270,6 +275,34 @@ def test_a_worker_that_follows_waits_for_new_tickets(make: Make) -> None:
     work(replace(settings, follow=True), finished)
     assert added == [1]
     assert states(study) == [COMPLETE] * 2
+
+
+def test_the_fence_of_a_ticket_stands_for_as_long_as_its_heart_beats(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLAlchemy bears no change of listeners while another thread, that of the heartbeat, begins a transaction."""
+    _, settings = make(definition(), 1)
+    listeners: list[int] = []
+
+    def look(study: optuna.Study) -> None:
+        listeners.append(len(list(backend(study).engine.dispatch.begin)))
+
+    @contextmanager
+    def beating(study: optuna.Study, ticket: lease.Ticket, steps: Callable[[], int]) -> Iterator[None]:
+        look(study)
+        with heartbeat.beating(study, ticket, steps):
+            yield
+            look(study)
+
+    def run_trial(trial: optuna.Trial, *arguments: Any) -> Outcome:
+        look(trial.study)
+        return objective.run_trial(trial, *arguments)
+
+    monkeypatch.setattr(worker, "beating", beating)
+    monkeypatch.setattr(worker, "run_trial", run_trial)
+    work(settings, lambda: False)
+    assert len(listeners) == 3
+    assert len(set(listeners)) == 1
 
 
 def test_a_study_that_is_deleted_ends_its_workers(make: Make) -> None:

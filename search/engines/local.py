@@ -147,10 +147,10 @@ def drain(
     failure: ExpectedError | None = None
     try:
         while pool.processes or pool.due:
-            pool.fill()
-            pool.wait()
             if not pool.ending and (failure or stopping()):
                 pool.terminate()
+            pool.fill()
+            pool.wait()
             try:
                 persistently(pool.sweep, stopping)
                 persistently(lambda: check_failures(study), stopping)
