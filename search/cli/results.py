@@ -1,5 +1,6 @@
 """The commands that look at a study: status, best, report, dashboard."""
 
+import gc
 import json
 from contextlib import ExitStack
 from pathlib import Path
@@ -27,6 +28,8 @@ def status(study: str, storage: str | None, output: Path | None, as_json: bool) 
     Example:
       fmnist-search status cnn --json
     """
+    gc.disable()  # a fifth of its time: what it imports stays, and it ends soon
+
     from rich.console import Console
 
     from search import presentation
