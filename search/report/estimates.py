@@ -5,12 +5,12 @@ import plotly.graph_objects as go
 from search import words
 from search.report.analysis import Analysis
 from search.report.comparison import Comparison
-from search.report.style import BEST, COLOURS, THREE, figure_of, lines_of, wrapped
+from search.report.style import BEST, COLOURS, SHARE, THREE, figure_of, lines_of, wrapped
 from search.report.writeup import ACCURACY
 from search.statistics import Estimate
 from search.text import percent
 
-SHARES = {"tickformat": ".1%", "tickangle": 0, "nticks": 6}
+SHARES = {"tickformat": SHARE, "tickangle": 0, "nticks": 6}
 ROW, LINE = 26, 13  # pixels of a row, and of each further line of its label
 
 
@@ -61,7 +61,7 @@ def _dots(figure: go.Figure, estimates: list[Estimate], names: list[str], legend
 def writeup(analysis: Analysis) -> go.Figure:
     """Accuracy by epoch: the write-up's three trainings, and ours with intervals."""
     assert analysis.comparison is not None  # the page asks only then
-    figure = figure_of("epoch", "test accuracy", yaxis_tickformat=".1%", xaxis_dtick=1)
+    figure = figure_of("epoch", "test accuracy", yaxis_tickformat=SHARE, xaxis_dtick=1)
     for epochs, colour in zip(ACCURACY, THREE, strict=True):
         rows = [row for row in analysis.comparison.by_epoch if row.epochs == epochs]
         x = [int(row.name) for row in rows]

@@ -7,10 +7,11 @@ from search.report.analysis import Analysis
 from search.report.comparison import Comparison
 from search.report.course import Spell, TrialRecord
 from search.report.curves import MOST
-from search.report.style import ACCURACY, AGAIN, BEST, COLOURS, THREE, clock, figure_of, literal
+from search.report.style import ACCURACY, AGAIN, BEST, COLOURS, SHARE, THREE, clock, figure_of, literal
 from search.text import assignments
 
 BAR = 22  # pixels of a worker
+FINE = 300  # attempts from which on lines between them would be all that is seen
 KINDS = {  # of what a worker did
     "complete": COLOURS["complete"],
     "pruned": COLOURS["pruned"],
@@ -22,7 +23,7 @@ KINDS = {  # of what a worker did
 
 def history(analysis: Analysis) -> go.Figure:
     """The accuracy of each trial, and the best complete one so far."""
-    figure = figure_of("trial", f"{analysis.summary.score_on} accuracy", yaxis_tickformat=".0%")
+    figure = figure_of("trial", f"{analysis.summary.score_on} accuracy", yaxis_tickformat=SHARE)
     trials = selection.drawn(analysis.trials)
     return _progress(figure, trials, [trial.number for trial in trials], _best_so_far(analysis, "number"))
 
@@ -31,7 +32,7 @@ def history_by_time(analysis: Analysis) -> go.Figure:
     """The same by the wall time at which each trial ended."""
     unit, name = clock(max((trial.ended for trial in analysis.trials), default=0.0))
     title = f"{name} since the first trial began"
-    figure = figure_of(title, f"{analysis.summary.score_on} accuracy", yaxis_tickformat=".0%")
+    figure = figure_of(title, f"{analysis.summary.score_on} accuracy", yaxis_tickformat=SHARE)
     trials = selection.drawn(analysis.trials)
     numbers, best = _best_so_far(analysis, "ended")
     ends = [trial.ended / unit for trial in trials]
@@ -80,7 +81,9 @@ def _best_so_far(analysis: Analysis, by: str) -> tuple[list[float], list[float]]
 
 def intermediate_values(analysis: Analysis) -> go.Figure:
     """Each trial's accuracy by epoch; a pruned one ends in a cross."""
-    figure = figure_of("epoch", f"{analysis.summary.score_on} accuracy", yaxis_tickformat=".0%")
+    figure = figure_of(
+        "epoch", f"{analysis.summary.score_on} accuracy", yaxis_tickformat=SHARE, xaxis_rangemode="tozero"
+    )
     best = analysis.summary.best.number if analysis.summary.best else None
     trials = selection.curves(analysis.trials)
     for state in ("pruned", "fail", "complete"):
@@ -134,7 +137,8 @@ def timeline(analysis: Analysis) -> go.Figure:
                 hovertemplate=f"%{{text}}<br>%{{base:.4g}} to %{{x:.4g}} {name}<extra></extra>",
                 orientation="h",
                 name=kind,
-                marker={"color": colour, "line": {"color": "white", "width": 0.5}},
+                showlegend=True,
+                marker={"color": colour, "line": {"color": "white", "width": 0.5 if len(spells) < FINE else 0}},
             )
     workers = list(dict.fromkeys(literal(each.worker) for each in spells))
     figure.update_yaxes(categoryorder="array", categoryarray=workers[::-1])
@@ -176,7 +180,7 @@ def importances(analysis: Analysis) -> go.Figure:
 
 def training_curves(analysis: Analysis) -> go.Figure:
     """The best trials' accuracy on the images they learn from and on those that score them."""
-    figure = figure_of("epoch", "accuracy", yaxis_tickformat=".0%")
+    figure = figure_of("epoch", "accuracy", yaxis_tickformat=SHARE, xaxis_rangemode="tozero")
     complete = [trial for trial in analysis.trials if trial.state == "complete" and trial.history]
     best = sorted(complete, key=lambda trial: trial.accuracy or 0.0, reverse=True)[:MOST]
     for first, trial in enumerate(best):
@@ -201,7 +205,7 @@ def training_curves(analysis: Analysis) -> go.Figure:
 def best_so_far(comparison: Comparison, by: str) -> go.Figure:
     """The best complete trial so far of each study, by `epochs` or by `seconds`."""
     title = "epochs trained" if by == "epochs" else "minutes since the first trial began"
-    figure = figure_of(title, "accuracy", yaxis_tickformat=".1%")
+    figure = figure_of(title, "accuracy", yaxis_tickformat=SHARE)
     for answer in comparison.answers:
         progress = answer.progress
         x = progress.epochs if by == "epochs" else [seconds / 60 for seconds in progress.seconds]

@@ -1,6 +1,5 @@
 """The pictures of accuracy over the search space, and against what it costs. Nothing here computes."""
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,7 +11,7 @@ from search.report.analysis import Analysis
 from search.report.cost import varied
 from search.report.course import TrialRecord
 from search.report.landscape import ordered, position
-from search.report.style import ACCURACY, BEST, COLOURS, SCALE, figure_of, in_sight, literal, small
+from search.report.style import ACCURACY, BEST, COLOURS, SCALE, SHARE, figure_of, in_sight, literal, logarithmic, small
 from search.text import short
 
 MOST_COSTS = 1000  # configurations that are drawn, besides the fronts
@@ -27,7 +26,7 @@ def slices(analysis: Analysis) -> dict[str, go.Figure]:
 
 
 def _slice(name: str, parameter: Parameter, trials: list[TrialRecord], analysis: Analysis) -> go.Figure:
-    figure = small(name, "accuracy", yaxis={"tickformat": ".0%", "range": in_sight([*map(_accuracy, trials)])})
+    figure = small(name, "accuracy", yaxis={"tickformat": SHARE, "range": in_sight([*map(_accuracy, trials)])})
     figure.add_scatter(
         x=_values(parameter, (trial.params[name] for trial in trials)),
         y=[trial.accuracy for trial in trials],
@@ -126,7 +125,14 @@ def contour(analysis: Analysis) -> go.Figure:
         "colorscale": SCALE,
         "zmin": seen[0] if seen else None,
         "zmax": seen[1] if seen else None,
-        "colorbar": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "thickness": 12, "tickformat": ".1%"},
+        "colorbar": {
+            "orientation": "h",
+            "y": 1.02,
+            "yanchor": "bottom",
+            "thickness": 12,
+            "tickformat": SHARE,
+            "nticks": 6,
+        },
         "hovertemplate": f"{found.x} %{{x}}, {found.y} %{{y}}<br>mean %{{z:.2%}}<extra></extra>",
     }
     ranges = all(each.choices is None for each in (x, y)) and min(len(found.xs), len(found.ys)) > FEW
@@ -148,7 +154,7 @@ def costs(analysis: Analysis) -> dict[str, go.Figure]:
 
 def _cost(name: str, title: str, analysis: Analysis) -> go.Figure:
     seen = in_sight([cost.accuracy for cost in analysis.costs])
-    figure = small(title, "accuracy", yaxis={"tickformat": ".0%", "range": seen})
+    figure = small(title, "accuracy", yaxis={"tickformat": SHARE, "range": seen})
     front = sorted((cost for cost in analysis.costs if name in cost.fronts), key=lambda cost: getattr(cost, name))
     figure.add_scatter(
         x=[getattr(cost, name) for cost in analysis.costs[:MOST_COSTS]],
@@ -166,7 +172,9 @@ def _cost(name: str, title: str, analysis: Analysis) -> go.Figure:
         marker={"color": BEST, "size": 8},
         line={"shape": "hv", "width": 2},
     )
-    return figure.update_xaxes(type="linear" if name == "epochs" else "log")
+    values = [getattr(cost, name) for cost in analysis.costs]
+    logs = name != "epochs" and min(values) > 0
+    return figure.update_xaxes(logarithmic(min(values), max(values)) if logs else {"type": "linear"})
 
 
 def _space(analysis: Analysis) -> dict[str, Parameter]:
@@ -178,15 +186,14 @@ def _axis(parameter: Parameter) -> dict[str, Any]:
     if parameter.choices is not None:
         places = [literal(str(choice)) for choice in ordered(parameter.choices)]
         return {"type": "category", "categoryorder": "array", "categoryarray": places}
-    if not parameter.log:
-        return {"type": "linear"}
     assert parameter.low is not None  # it is a range
     assert parameter.high is not None
-    decades = range(math.floor(math.log10(parameter.low)), math.ceil(math.log10(parameter.high)) + 1)
-    marks = [mantissa * 10.0**decade for decade in decades for mantissa in (1, 3)]
-    inside = [mark for mark in marks if parameter.low <= mark * 1.001 and mark <= parameter.high * 1.001]
-    ticks = inside if len(inside) > 1 else [parameter.low, parameter.high]
-    return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:.4g}" for tick in ticks]}
+    if parameter.log:
+        return logarithmic(parameter.low, parameter.high)
+    steps = round((parameter.high - parameter.low) / parameter.step) if parameter.step else FEW
+    if parameter.step is None or steps >= FEW:
+        return {"type": "linear"}
+    return {"type": "linear", "tickvals": [parameter.low + step * parameter.step for step in range(steps + 1)]}
 
 
 def _values(parameter: Parameter, values: Iterable[Any]) -> list[Any]:

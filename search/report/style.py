@@ -1,6 +1,7 @@
 """How the reports' figures look. Fonts, grids and backgrounds are the page's: they follow its colour scheme."""
 
 import html
+import math
 import textwrap
 from collections.abc import Sequence
 from statistics import quantiles
@@ -15,7 +16,9 @@ BEST = "#D55E00"
 AGAIN = "#009E73"
 THREE = ("#2B87C8", "#009E73", "#CC79A7")
 SCALE = "Cividis"
+SHARE = ".2~%"  # of ticks
 ACCURACY = "%{y:.2%}<extra></extra>"  # the end of what is shown under the mouse
+MANTISSAS = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8), tuple(n / 10 for n in range(10, 100)))
 FEWEST = 8  # accuracies among which some can be called outliers
 
 
@@ -54,15 +57,36 @@ def lines_of(labels: list[str]) -> int:
 
 
 def in_sight(accuracies: Sequence[float]) -> tuple[float, float] | None:
-    """The range of an axis that leaves far outliers below it out of sight (Tukey's fence); None if there are none."""
+    """The range of an axis that leaves far outliers below it out of sight (Tukey, 1977: three times the
+    distance of the quartiles); None if there are none."""
     if len(accuracies) < FEWEST:
         return None
     first, _, third = quantiles(accuracies, n=4)
-    low, high = first - 1.5 * (third - first), max(accuracies)
+    low, high = first - 3 * (third - first), max(accuracies)
     if min(accuracies) >= low:
         return None
     margin = 0.06 * (high - low)
     return low - margin, high + margin
+
+
+def logarithmic(low: float, high: float) -> dict[str, Any]:
+    """An axis from low to high, both above 0, with a few round ticks: plotly's own are many, and rotate on a phone."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks: list[float] = []
+    for mantissas in MANTISSAS:
+        marks = (mantissa * 10.0**decade for decade in decades for mantissa in mantissas)
+        ticks = [mark for mark in marks if 0.999 * low <= mark <= 1.001 * high]
+        if len(ticks) > 2:
+            break
+    return {"type": "log", "tickvals": ticks, "ticktext": [_compact(tick) for tick in ticks]}
+
+
+def _compact(value: float) -> str:
+    """1500: 1.5k."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.4g}{letter}"
+    return f"{value:.4g}"
 
 
 def clock(seconds: float) -> tuple[float, str]:
