@@ -30,7 +30,7 @@ from search.report.findings import NEXT, findings
 from search.report.images import grey
 from search.report.importance import Importance
 from search.report.page import SECTIONS, render
-from search.report.style import in_sight
+from search.report.style import in_sight, logarithmic
 from search.report.writeup import compare
 from search.statistics import estimate
 from search.storage import open_storage
@@ -170,11 +170,14 @@ def test_figures_draw_the_numbers(study: optuna.Study, analysis: Analysis) -> No
 
 
 def curves_of(line: Any) -> dict[int, list[tuple[float, float]]]:
-    """The curves of a line with gaps, by trial."""
+    """The curves of a line with gaps between them, by trial."""
     found: dict[int, list[tuple[float, float]]] = {}
-    for x, y, number in zip(line.x, line.y, line.customdata, strict=True):
+    points = list(zip(line.x, line.y, line.customdata, strict=True))
+    for x, y, number in points:
         if x is not None:
             found.setdefault(number, []).append((x, y))
+    for (x, _, number), (following, _, other) in pairwise(points):
+        assert number == other or None in (x, following)
     return found
 
 
@@ -271,6 +274,25 @@ def test_the_map_of_the_two_most_important_is_drawn_with_its_trials(analysis: An
     assert space_figures.contour(replace(analysis, landscape=ranges)).data[0].type == "contour"
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "texts"),
+    [
+        (0.0003, 0.05, ["0.0003", "0.001", "0.003", "0.01", "0.03"]),
+        (1e-5, 1e-1, ["1e-05", "0.0001", "0.001", "0.01", "0.1"]),
+        (80_000, 310_000, ["80k", "100k", "150k", "200k", "300k"]),
+        (0.27, 0.43, ["0.27", "0.3", "0.33", "0.36", "0.39", "0.42"]),
+        (1_900_000, 2_100_000, ["1.9M", "2M", "2.1M"]),
+        (0.5, 0.5, ["0.5"]),
+        (3.0, 3.0, ["3"]),
+    ],
+)
+def test_a_logarithmic_axis_has_a_few_round_ticks(low: float, high: float, texts: list[str]) -> None:
+    axis = logarithmic(low, high)
+    assert axis["type"] == "log"
+    assert axis["ticktext"] == texts
+    assert all(0.99 * low <= tick <= 1.01 * high for tick in axis["tickvals"])
+
+
 def test_outliers_are_out_of_sight_and_the_page_says_so(analysis: Analysis) -> None:
     assert in_sight([0.9, 0.91, 0.92, 0.93] * 3) is None
     low, high = in_sight([*[0.9, 0.91, 0.92, 0.93] * 3, 0.1]) or (0.0, 0.0)
@@ -352,6 +374,10 @@ def test_the_page_is_whole_offline_and_escapes_what_users_wrote(analysis: Analys
         assert not re.search(r"@import|url\(", without_plotly)
         assert page.count("<script>/**") == 1
         assert len(page.encode()) < 6e6
+        drawn = re.search(r'<script type="application/json" id="figures">(.*?)</script>', page, re.DOTALL)
+        assert drawn is not None
+        assert "<" not in drawn[1]  # nothing in it can end it
+        assert json.loads(drawn[1]).keys() >= {"history"}
 
 
 def headings(page: str) -> list[tuple[int, str]]:

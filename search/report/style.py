@@ -19,6 +19,7 @@ SCALE = "Cividis"
 SHARE = ".2~%"  # of ticks
 ACCURACY = "%{y:.2%}<extra></extra>"  # the end of what is shown under the mouse
 MANTISSAS = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8), tuple(n / 10 for n in range(10, 100)))
+MOST_TICKS = 6
 FEWEST = 8  # accuracies among which some can be called outliers
 
 
@@ -78,6 +79,7 @@ def logarithmic(low: float, high: float) -> dict[str, Any]:
         ticks = [mark for mark in marks if 0.999 * low <= mark <= 1.001 * high]
         if len(ticks) > 2:
             break
+    ticks = ticks[:: math.ceil(len(ticks) / MOST_TICKS) or 1]
     return {"type": "log", "tickvals": ticks, "ticktext": [_compact(tick) for tick in ticks]}
 
 
