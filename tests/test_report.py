@@ -447,11 +447,11 @@ def test_where_it_comes_from_is_on_the_page(analysis: Analysis) -> None:
     origin = analysis.provenance
     for words in (origin.fingerprint, *origin.checksums.values(), origin.database, *origin.workers):
         assert words in text
-    assert "The command that made it is not on record" in text
+    assert "The command that ran it is not on record" in text
     assert " ".join(origin.study_file.split()) in html.unescape(text)
     run = Run("2026-11-26T07:05:00+00:00", "fmnist-search run <b>", "host: cpu", "abc")
     text = text_of(render(replace(analysis, provenance=replace(origin, runs=[run]))))
-    assert "The command that made it, 2026-11-26 07:05 UTC fmnist-search run &lt;b&gt; on host: cpu; commit abc" in text
+    assert "The command that ran it, 2026-11-26 07:05 UTC fmnist-search run &lt;b&gt; on host: cpu; commit abc" in text
 
 
 def test_the_answer_has_the_command_that_trains_it_again_and_its_checkpoint(analysis: Analysis) -> None:
