@@ -8,7 +8,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.lease import ATTEMPTS, REASON
 from search.record import history_of
-from search.report.course import Spell, beginning, records, spells
+from search.report.course import PAUSE, Spell, beginning, records, spells, without_pauses
 from tests.conftest import definition
 from tests.test_findings import ended
 
@@ -68,6 +68,25 @@ def test_finished_trials_are_on_record_with_their_ends() -> None:
     assert first.curve == [(0.25, 0.4), (1.0, 0.8), (2.0, 0.9)]
     assert first.history == history_of(complete)
     assert (second.state, second.accuracy, second.reason) == ("pruned", 0.3, "pruned early")
+
+
+def test_the_clock_stands_still_while_nobody_works() -> None:
+    night = 10 * PAUSE
+    done = [
+        Spell("a:1", 0, False, 0, 50, "complete"),
+        Spell("b:2", 1, False, 10, 40, "pruned"),
+        Spell("a:1", 2, False, 50 + PAUSE / 2, 200, "complete"),  # a short wait is no pause
+        Spell("c:3", 3, False, 200 + night, 230 + night, "complete"),
+        Spell("c:3", 0, True, 230 + 2 * night, 260 + 2 * night, "complete"),
+    ]
+    trials = records([trial_of(0, end=50), trial_of(2, end=200), trial_of(3, end=230 + night)], BEGIN)
+    ended_, spells_, paused = without_pauses(trials, done)
+    assert paused == 2 * night
+    assert [trial.ended for trial in ended_] == [50, 200, 230]
+    times = [(spell.start, spell.end) for spell in spells_]
+    assert times == [(0, 50), (10, 40), (50 + PAUSE / 2, 200), (200, 230), (230, 260)]
+    assert without_pauses(trials[:2], done[:3]) == (trials[:2], done[:3], 0)
+    assert without_pauses([], []) == ([], [], 0)
 
 
 def test_a_trial_without_a_report_has_no_accuracy() -> None:

@@ -231,7 +231,9 @@ def test_the_timeline_has_a_bar_for_each_attempt(analysis: Analysis) -> None:
         ("b:2", 90, 600, "finalists"),
     ]
     assert figure.layout.xaxis.title.text == "minutes since the first trial began"
-    assert list(figure.layout.yaxis.categoryarray) == ["b:2", "a:1"]
+    assert list(figure.layout.yaxis.categoryarray) == ["b:2", "a:1"]  # from below: the first one on top
+    turned = figures.timeline(replace(analysis, spells=spells[::-1]))
+    assert turned.layout.yaxis.categoryarray == figure.layout.yaxis.categoryarray
 
 
 def test_slices_show_the_complete_trials_over_each_hyperparameter(analysis: Analysis) -> None:

@@ -13,7 +13,7 @@ from search.finalists import Standings, standings_of
 from search.ranking import Configuration, rank
 from search.record import history_of
 from search.report.cost import Cost, costs
-from search.report.course import Spell, TrialRecord, beginning, records, spells
+from search.report.course import Spell, TrialRecord, beginning, records, spells, without_pauses
 from search.report.findings import Evidence, Finding, findings
 from search.report.importance import Importances, importances
 from search.report.landscape import Landscape, foremost, landscape
@@ -27,7 +27,10 @@ from search.summary import Summary, summarize
 
 @dataclass(frozen=True)
 class Analysis:
-    """All numbers of a report. Where `network` is None, `missing` says why. epochs: trained over all trials."""
+    """All numbers of a report. Where `network` is None, `missing` says why.
+
+    epochs: trained over all trials. paused: seconds in which nobody worked, which no other time holds.
+    """
 
     summary: Summary
     description: str
@@ -36,6 +39,7 @@ class Analysis:
     trials: list[TrialRecord]
     spells: list[Spell]
     epochs: float
+    paused: float
     findings: list[Finding]
     standings: Standings | None
     ranking: list[Configuration]
@@ -54,7 +58,7 @@ class Analysis:
 
     @property
     def seconds(self) -> float:
-        """Wall time from the first start of a trial to the last end, that of the finalists included."""
+        """Wall time from the first start of a trial to the last end, that of the finalists included, without pauses."""
         return max((spell.end for spell in self.spells), default=0.0)
 
     @property
@@ -105,6 +109,8 @@ def analyse(study: optuna.Study, folder: Path, data: Callable[[], DataSet]) -> A
         network, missing = best_network(study, folder, summary, standings, loaded)
     found = importances(trials) if definition.seeds == 1 else None
     again = finalists.get_trials(deepcopy=False) if finalists else []
+    done = [*spells(trials, began, again=False), *spells(again, began, again=True)]
+    finished, done, paused = without_pauses(records(trials, began), done)
     evidence = Evidence(
         definition=definition,
         trials=trials,
@@ -120,9 +126,10 @@ def analyse(study: optuna.Study, folder: Path, data: Callable[[], DataSet]) -> A
         description=definition.description,
         data=study.user_attrs[DATA]["name"],
         definition=definition.model_dump(mode="json"),
-        trials=records(trials, began),
-        spells=[*spells(trials, began, again=False), *spells(again, began, again=True)],
+        trials=finished,
+        spells=done,
         epochs=sum(history_of(trial)[-1].epoch for trial in trials if history_of(trial)),
+        paused=paused,
         findings=findings(evidence),
         standings=standings,
         ranking=evidence.ranking,

@@ -1,7 +1,7 @@
 """How a search went: what became of each trial, and what each worker did when."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,6 +10,8 @@ from optuna.trial import FrozenTrial
 from search.lease import ATTEMPTS, REASON
 from search.record import Epoch, history_of
 from search.sampling import STEPS_PER_EPOCH
+
+PAUSE = 60.0  # seconds in which nobody works, from which on they are none of the search's
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,24 @@ def spells(trials: Iterable[FrozenTrial], began: datetime, *, again: bool) -> li
                 )
             )
     return sorted(found, key=lambda spell: spell.start)
+
+
+def without_pauses(trials: list[TrialRecord], done: list[Spell]) -> tuple[list[TrialRecord], list[Spell], float]:
+    """The same on a clock that stands still while nobody works; and how many seconds it stood still."""
+    pauses, reached = [], 0.0
+    for spell in sorted(done, key=lambda spell: spell.start):
+        if spell.start - reached > PAUSE:
+            pauses.append((spell.start, spell.start - reached))
+        reached = max(reached, spell.end)
+
+    def at(seconds: float) -> float:
+        return seconds - sum(length for end, length in pauses if end <= seconds)
+
+    return (
+        [replace(trial, ended=at(trial.ended)) for trial in trials],
+        [replace(spell, start=at(spell.start), end=at(spell.end)) for spell in done],
+        sum(length for _, length in pauses),
+    )
 
 
 def _record(trial: FrozenTrial, began: datetime) -> TrialRecord:

@@ -140,7 +140,8 @@ def timeline(analysis: Analysis) -> go.Figure:
                 showlegend=True,
                 marker={"color": colour, "line": {"color": "white", "width": 0.5 if len(spells) < FINE else 0}},
             )
-    workers = list(dict.fromkeys(literal(each.worker) for each in spells))
+    begun = sorted(spells, key=lambda each: each.start)
+    workers = list(dict.fromkeys(literal(each.worker) for each in begun))
     figure.update_yaxes(categoryorder="array", categoryarray=workers[::-1])
     return figure.update_layout(height=min(900, 130 + BAR * len(workers)), bargap=0.25)
 
