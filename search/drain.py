@@ -26,7 +26,7 @@ class RunSettings:
 
     trials: None for all of a grid, or the usual number of another search.
     worker: what each worker gets, but for its share of cores and devices. timeout: seconds.
-    address: of the Ray cluster, for the engine `ray`.
+    address: of the Ray cluster, for the engine `ray`. command: that asked for it, without a password.
     """
 
     trials: int | None
@@ -37,6 +37,7 @@ class RunSettings:
     quiet: bool
     engine: Literal["local", "ray"] = "local"
     address: str = "auto"
+    command: str | None = None
 
     def deadline(self) -> float | None:
         """When the time that starts now is up, on the monotonic clock."""

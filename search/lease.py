@@ -199,4 +199,4 @@ def _hold(connection: Connection, ticket: Ticket) -> Attempts:
 
 
 def _timestamp() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from fmnist import data as fashion
 from fmnist.errors import ExpectedError
-from search import queue, space
+from search import origin, queue, space
 from search.definition import StudyDefinition
 from search.drain import RunSettings, Stopped, drain
 from search.finalists import SEEDS, Standings, standings_of
@@ -55,6 +55,8 @@ def run_search(definition: StudyDefinition, settings: RunSettings, console: Cons
     with reported(worker.storage):
         with lock(worker.storage):
             study = open_study(storage, worker.study, definition, data, settings.place, allow_mixed=worker.allow_mixed)
+            if settings.command:
+                origin.note(study, settings.command)
             release(study)
             goal = queue.top_up(study, definition, settings.trials)  # more, if an earlier run asked for more
         view = load_study(open_storage(worker.storage), worker.study)

@@ -76,7 +76,7 @@ def winner(standings: Standings) -> str:
         f"{assignments(best.again.params)}."
     ]
     if ties:
-        sentences.append(f"Too close to call between it and {_listed([called(other) for other in ties])}.")
+        sentences.append(f"Too close to call between it and {listed([called(other) for other in ties])}.")
     if standings.diverged:
         sentences.append(f"{count(standings.diverged, 'training')} diverged.")
     if standings.outdated:
@@ -102,5 +102,6 @@ def checkpoint(standings: Standings) -> str:
     return f"Best checkpoint  {standings.checkpoint}  ({accuracy}, one of {standings.winner.again.accuracy.n})"
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
+    """Names in a sentence: a, b and c."""
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import signal
 import sqlite3
 import subprocess
@@ -119,6 +120,57 @@ def test_status_and_best_print_the_promised_json(command: Command, study_file: P
         text = command(name, "tiny").stdout
         assert f"{100 * best['value']:.2f} % on test" in text
     assert "one seed" in command("best", "tiny").stdout
+
+
+def test_a_report_leads_back_to_the_search_that_it_is_of(command: Command, study_file: Path, tmp_path: Path) -> None:
+    """Its numbers name the command that made it, and one that trains the answer again, in whatever folder."""
+    arguments = ["run", "tiny.toml", "--trials", "2", "--workers", "1", "--finalists", "1", "--quiet"]
+    assert command(*arguments).returncode == 0
+    written = command("report", "tiny", "--format", "json")
+    assert written.stdout == "studies/tiny/report.json\n"
+    numbers = json.loads((tmp_path / "studies" / "tiny" / "report.json").read_text())
+    assert [run["command"] for run in numbers["provenance"]["runs"]] == [shlex.join(["fmnist-search", *arguments])]
+    name, *again = shlex.split(numbers["answer"]["reproduce"])
+    assert (name, again[:2]) == ("fmnist-search", ["reproduce", "tiny.finalists"])
+    (tmp_path / "elsewhere").mkdir()
+    reproduced = subprocess.run(
+        [sys.executable, "-m", "search", *again],
+        cwd=tmp_path / "elsewhere",
+        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert reproduced.returncode == 0, reproduced.stderr
+    assert "Metrics: the same bit for bit. Weights: the same bit for bit." in reproduced.stdout
+
+
+def test_a_report_is_opened_in_the_users_browser(command: Command, study_file: Path, tmp_path: Path) -> None:
+    command("enqueue", "tiny.toml")
+    browser = tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {tmp_path / "shown"}\n')
+    browser.chmod(0o755)
+    opened = subprocess.run(
+        [sys.executable, "-m", "search", "report", "tiny", "--open"],
+        cwd=tmp_path,
+        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "BROWSER": f"{browser} %s"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert opened.stdout == "studies/tiny/report.html\n"
+    page = tmp_path / "studies" / "tiny" / "report.html"
+    assert (tmp_path / "shown").read_text().strip() == page.as_uri()
+    assert "No trial is complete yet." in page.read_text()
+    assert "--open shows a page" in one_line(command("report", "tiny", "--open", "--format", "json"), 2)
+
+
+def test_several_studies_are_compared_as_numbers_too(command: Command, study_file: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        command("enqueue", "tiny.toml", "--name", name)
+    assert command("report", "one", "two", "--format", "json").stdout == "studies/comparison.json\n"
+    compared = json.loads((tmp_path / "studies" / "comparison.json").read_text())
+    assert (compared["answers"], compared["left_out"]) == ([], ["one", "two"])
 
 
 def test_best_is_null_before_a_trial_is_complete(command: Command, study_file: Path, tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from collections.abc import Callable, Mapping
 
 import numpy as np
+import optuna
 import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.report import importance
@@ -167,6 +169,31 @@ def test_one_trial_that_differs_among_many_alike_is_no_failure() -> None:
     found = importances([different, *trials[1:]])
     assert found.ped_anova is not None
     assert found.fanova is not None
+
+
+@pytest.mark.usefixtures("_quick")
+def test_shares_are_those_that_optuna_gives_for_a_study_of_the_same_trials() -> None:
+    trials = trials_of(40, lambda point: 2 * point["a"] + point["b"])
+    study = optuna.create_study(direction="maximize")
+    study.add_trials(trials)
+    found = importances(trials)
+    for shares, evaluator in (
+        (found.ped_anova, PedAnovaImportanceEvaluator(target_quantile=8 / 40)),
+        (found.fanova, FanovaImportanceEvaluator(n_trees=importance.TREES, seed=0)),
+    ):
+        assert shares is not None
+        theirs = optuna.importance.get_param_importances(study, evaluator=evaluator)
+        assert {name: one.share for name, one in shares.items()} == pytest.approx(theirs)
+
+
+@pytest.mark.usefixtures("_quick")
+def test_fanova_looks_at_the_newest_complete_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importance, "NEWEST_COMPLETE", 25)
+    old, new = trials_of(30, lambda point: point["a"]), trials_of(25, lambda point: point["b"])
+    both = importances(old + new)
+    assert both.fanova == importances(new).fanova
+    assert both.ped_anova != importances(new).ped_anova
+    assert (both.finished, both.complete) == (55, 25)
 
 
 @pytest.mark.usefixtures("_quick")

@@ -1,8 +1,10 @@
 """The commands that look at a study: status, best, report, dashboard."""
 
 import json
+import webbrowser
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -75,30 +77,54 @@ def best(study: str, storage: str | None, output: Path | None, as_json: bool) ->
 @storage_options
 @data_dir_option
 @click.option(
+    "--format",
+    "form",
+    type=click.Choice(["html", "json"]),
+    default="html",
+    show_default=True,
+    help="A page for people, or all its numbers for programs.",
+)
+@click.option(
     "--to",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="File to write.  [default: report.html in the study's folder, or comparison.html beside several]",
+    help="File to write.  [default: report.html in the study's folder, or comparison.html beside several; or .json]",
 )
+@click.option("--open", "in_browser", is_flag=True, help="Show the page in the browser.")
 def report(
-    studies: tuple[str, ...], storage: str | None, output: Path | None, data_dir: Path | None, to: Path | None
+    studies: tuple[str, ...],
+    storage: str | None,
+    output: Path | None,
+    data_dir: Path | None,
+    form: Literal["html", "json"],
+    to: Path | None,
+    in_browser: bool,
 ) -> None:
-    """Write a report on a STUDY, or one that compares several: an HTML file that needs no network.
+    """Write a report on a STUDY, or one that compares several: a file that needs no network.
+
+    It may be written at any time, also while the study runs.
 
     \b
     Examples:
-      fmnist-search report cnn --to report.html
+      fmnist-search report cnn --open
+      fmnist-search report cnn --format json --to numbers.json
       fmnist-search report grid random
     """
     from fmnist.data import load
     from search.report import write, write_comparison
 
+    if in_browser and form == "json":
+        raise click.UsageError("--open shows a page; leave it out with --format json")
     with ExitStack() as stack:
         opened = [stack.enter_context(opened_study(name, storage, output)) for name in studies or ("cnn",)]
         if len(opened) == 1:
             study, folder = opened[0]
-            click.echo(write(study, folder, to or folder / "report.html", lambda: load(data_dir)))
+            written = write(study, folder, to or folder / f"report.{form}", lambda: load(data_dir), form)
         else:
-            click.echo(write_comparison(opened, to or (output or Path("studies")) / "comparison.html"))
+            beside = (output or Path("studies")) / f"comparison.{form}"
+            written = write_comparison(opened, to or beside, form)
+    click.echo(written)
+    if in_browser and not webbrowser.open(written.resolve().as_uri()):
+        raise click.ClickException(f"there is no browser here; open {written} in one")
 
 
 @click.command()

@@ -1,6 +1,7 @@
 """The commands that start work on a study: run, finalists; and studies, which lists what there is."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -89,6 +90,7 @@ def run(
     from search.artifacts import located
     from search.drain import RunSettings
     from search.engines.local import cores
+    from search.origin import command_line
     from search.outage import reported
     from search.report import write
     from search.run import run_search
@@ -110,6 +112,7 @@ def run(
         quiet=quiet,
         engine=engine,
         address=address,
+        command=command_line(sys.argv[1:]),
     )
     console = Console()
     result = run_search(wanted, settings, console)
