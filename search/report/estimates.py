@@ -3,9 +3,10 @@
 import plotly.graph_objects as go
 
 from search import words
+from search.colours import COLOURS, THREE
 from search.report.analysis import Analysis
 from search.report.comparison import Comparison
-from search.report.style import COLOURS, THREE, figure_of
+from search.report.style import figure_of
 from search.report.writeup import ACCURACY
 from search.statistics import Estimate
 from search.text import percent

@@ -1,14 +1,17 @@
 """The pictures of a report: plotly figures from an `Analysis`. Nothing here computes."""
 
+from collections.abc import Collection
+
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from fmnist.data import CLASSES
+from search.colours import BEST, COLOURS, THREE
 from search.report.analysis import Analysis, TrialRecord
 from search.report.comparison import Comparison
-from search.report.cost import varied
+from search.report.cost import COSTS, varied
 from search.report.curves import MOST
-from search.report.style import BEST, COLOURS, THREE, figure_of
+from search.report.style import figure_of
 from search.text import assignments
 
 
@@ -106,9 +109,13 @@ def training_curves(analysis: Analysis) -> go.Figure:
     return figure
 
 
-def costs(analysis: Analysis) -> go.Figure:
-    """Accuracy against each cost, with the front of those that no other matches for less."""
-    shown = varied(analysis.costs)
+def costs(analysis: Analysis, among: Collection[str] = COSTS) -> go.Figure:
+    """Accuracy against each cost, with the front of those that no other matches for less.
+
+    Args:
+        among: the COSTS that may be drawn; those in which all are alike are not.
+    """
+    shown = {name: title for name, title in varied(analysis.costs).items() if name in among}
     figure = make_subplots(rows=1, cols=len(shown), shared_yaxes=True, horizontal_spacing=0.03)
     for column, (name, title) in enumerate(shown.items(), start=1):
         front = sorted((cost for cost in analysis.costs if name in cost.fronts), key=lambda cost: getattr(cost, name))

@@ -4,11 +4,6 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-# Okabe and Ito's colours, told apart with any kind of colour vision.
-COLOURS = {"complete": "#0072B2", "pruned": "#E69F00", "fail": "#000000"}
-BEST = "#D55E00"
-THREE = ("#0072B2", "#009E73", "#CC79A7")
-
 
 def figure_of(x: str, y: str, **layout: Any) -> go.Figure:
     """An empty figure with its axes' titles."""
