@@ -317,7 +317,7 @@ def test_the_page_of_one_trial_is_in_the_singular(tmp_path: Path, tiny: DataSet,
     study = open_study(open_storage(url, "create"), "one", defined, tiny, Place(tmp_path / "one"))
     queue.top_up(study, defined, 1)
     work(WorkerSettings(url, "one", tiny_folder), lambda: False)
-    text = text_of(write(study, tmp_path / "one", tmp_path / "report.html", lambda: tiny).read_text())
+    text = text_of(write(study, tmp_path / "one", tmp_path / "report.html", lambda: tiny, url).read_text())
     assert "is the test accuracy of trial 0, the best of 1 finished trial on" in text
     assert "Trials: 1 complete, 0 pruned, 0 failed" in text
     assert "there are 1 and 1." in text
@@ -332,9 +332,10 @@ def test_it_is_written_while_nothing_is_complete_and_says_what_is_missing(
     tmp_path: Path, tiny: DataSet, tiny_folder: Path
 ) -> None:
     defined = StudyDefinition.model_validate({"space": {"filters": {"low": 8, "high": 32}}})
-    study = open_study(open_storage(default_url(tmp_path), "create"), "new", defined, tiny, Place(tmp_path))
+    url = default_url(tmp_path)
+    study = open_study(open_storage(url, "create"), "new", defined, tiny, Place(tmp_path))
     queue.top_up(study, defined, 2)
-    page = write(study, tmp_path, tmp_path / "deep" / "report.html", lambda: tiny).read_text()
+    page = write(study, tmp_path, tmp_path / "deep" / "report.html", lambda: tiny, url).read_text()
     assert "No trial is complete yet" in page
     assert "Too little data for PED-ANOVA: it needs 10 finished trials and 5 completed ones; there are 0 and 0." in page
     assert "Too little data for fANOVA" in page

@@ -1,4 +1,4 @@
-"""The commands that look at a study: status, best, report, dashboard."""
+"""The commands that look at a study: status, best, report."""
 
 import json
 from contextlib import ExitStack
@@ -84,6 +84,8 @@ def report(
 ) -> None:
     """Write a report on a STUDY, or one that compares several: an HTML file that needs no network.
 
+    That of one study goes into the database too: its answer and main figures, for the dashboard.
+
     \b
     Examples:
       fmnist-search report cnn --to report.html
@@ -96,21 +98,7 @@ def report(
         opened = [stack.enter_context(opened_study(name, storage, output)) for name in studies or ("cnn",)]
         if len(opened) == 1:
             study, folder = opened[0]
-            click.echo(write(study, folder, to or folder / "report.html", lambda: load(data_dir)))
+            url = url_of(storage, output)
+            click.echo(write(study, folder, to or folder / "report.html", lambda: load(data_dir), url))
         else:
             click.echo(write_comparison(opened, to or (output or Path("studies")) / "comparison.html"))
-
-
-@click.command()
-@storage_options
-@click.option("--port", type=click.IntRange(1, 65535), default=8080, show_default=True, help="Port on 127.0.0.1.")
-def dashboard(storage: str | None, output: Path | None, port: int) -> None:
-    """Serve optuna-dashboard for the database, to this machine only.
-
-    \b
-    Example:
-      fmnist-search dashboard --port 8080
-    """
-    from search.dashboard import serve
-
-    serve(url_of(storage, output), port, lambda address: click.echo(f"{address}  (Ctrl-C ends it)"))

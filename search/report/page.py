@@ -1,5 +1,6 @@
 """The reports' pages: numbers and their figures, laid out by the templates beside this."""
 
+from collections.abc import Callable
 from typing import Any
 
 import plotly.graph_objects as go
@@ -19,7 +20,7 @@ def render(analysis: Analysis) -> str:
     """The page of a study."""
     return _page(
         "page.html",
-        _drawn(analysis),
+        {name: draw(analysis) for name, draw in drawers(analysis).items()},
         analysis=analysis,
         summary=analysis.summary,
         standings=analysis.standings,
@@ -54,11 +55,12 @@ def _page(template: str, drawn: dict[str, go.Figure], **values: Any) -> str:
     )
 
 
-def _drawn(analysis: Analysis) -> dict[str, go.Figure]:
-    """The figures that there are numbers for."""
-    drawn = {"history": figures.history(analysis), "intermediate_values": figures.intermediate_values(analysis)}
+def drawers(analysis: Analysis) -> dict[str, Callable[[Analysis], go.Figure]]:
+    """What draws each figure that there are numbers for."""
     found = analysis.importances
-    wanted = {
+    wanted: dict[str, tuple[Callable[[Analysis], go.Figure], object]] = {
+        "history": (figures.history, True),
+        "intermediate_values": (figures.intermediate_values, True),
         "finalists": (estimates.finalists, analysis.standings),
         "ranking": (estimates.ranking, analysis.repeated and analysis.ranking),
         "writeup": (estimates.writeup, analysis.comparison),
@@ -67,7 +69,7 @@ def _drawn(analysis: Analysis) -> dict[str, go.Figure]:
         "costs": (figures.costs, varied(analysis.costs)),
         "confusion": (figures.confusion, analysis.network),
     }
-    return drawn | {name: draw(analysis) for name, (draw, numbers) in wanted.items() if numbers}
+    return {name: draw for name, (draw, numbers) in wanted.items() if numbers}
 
 
 def _html(figure: go.Figure, name: str) -> Markup:
