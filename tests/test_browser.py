@@ -63,7 +63,7 @@ def report(tmp_path_factory: pytest.TempPathFactory, tiny: DataSet, tiny_folder:
         again = open_study(storage, f"{EVIL}.finalists", chosen, tiny, place_of(study, folder / "s"))
         queue.top_up(again, chosen, None)
     work(settings, lambda: False)
-    return write(study, folder / "s", folder / "report.html", lambda: tiny)
+    return write(study, folder / "s", folder / "report.html", lambda: tiny, url)
 
 
 @pytest.fixture(scope="module")
