@@ -3,7 +3,6 @@
 Every mistake in a file ends in one line that names the file, the key and the mend.
 """
 
-import difflib
 import tomllib
 from importlib.resources import files
 from pathlib import Path
@@ -14,6 +13,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from fmnist.errors import UsageError
 from fmnist.hyperparameters import Hyperparameters, ScoreOn
 from search.parameter import Parameter, Strict
+from search.text import did_you_mean
 
 SamplerName = Literal["tpe", "gp", "random", "grid", "qmc"]
 PrunerName = Literal["slack", "halving", "hyperband", "median", "percentile", "none"]
@@ -92,7 +92,7 @@ class StudyDefinition(Strict):
         field, where = Hyperparameters.model_fields.get(name), "grid" if self.grid else "space"
         if field is None:
             raise ValueError(
-                f"{where}.{name}: is no hyperparameter; {_did_you_mean(name, Hyperparameters.model_fields)}"
+                f"{where}.{name}: is no hyperparameter; {did_you_mean(name, Hyperparameters.model_fields)}"
             )
         for value in parameter.ends():
             try:
@@ -143,6 +143,11 @@ def bundled() -> list[Path]:
     return sorted(folder.glob("*.toml"))
 
 
+def known() -> dict[str, Path]:
+    """The definitions that have a name: those in ./studies, and of the package's those that are not there too."""
+    return {path.stem: path for path in [*bundled(), *sorted(Path("studies").glob("*.toml"))]}
+
+
 def locate(study: str) -> Path:
     """The file of a study given as a path, or as a name in ./studies or in the package.
 
@@ -151,13 +156,10 @@ def locate(study: str) -> Path:
     """
     if study.endswith(".toml") or "/" in study:
         return Path(study)
-    local = Path("studies") / f"{study}.toml"
-    known = {path.stem: path for path in bundled()}
-    if local.is_file():
-        return local
-    if study not in known:
-        raise DefinitionError(f"no study named {study!r}; {_did_you_mean(study, known)}, or name a .toml file")
-    return known[study]
+    named = known()
+    if study not in named:
+        raise DefinitionError(f"no study named {study!r}; {did_you_mean(study, named)}, or name a .toml file")
+    return named[study]
 
 
 def read(path: Path, **overrides: Any) -> StudyDefinition:
@@ -191,7 +193,7 @@ def explain(error: ValidationError) -> str:
             model = Parameter
         elif location[0] == "defaults":
             model = Hyperparameters
-        return f"{'.'.join(location)}: is an unknown key; {_did_you_mean(location[-1], model.model_fields)}"
+        return f"{'.'.join(location)}: is an unknown key; {did_you_mean(location[-1], model.model_fields)}"
     if first["type"] == "missing":
         return f"{'.'.join(location)}: is missing; add it"
     return ": ".join(filter(None, [".".join(location), _sentence(first)]))
@@ -200,8 +202,3 @@ def explain(error: ValidationError) -> str:
 def _sentence(error: Any) -> str:
     message = str(error["msg"]).removeprefix("Value error, ").removeprefix("Input ")
     return message if error["type"] == "value_error" else f"{message}, not {error['input']!r}"
-
-
-def _did_you_mean(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
