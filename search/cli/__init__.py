@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from fmnist.errors import ExpectedError
-from search.cli import deployment, networks, results, settings, sharing, studies
+from search.cli import deployment, doctor, networks, results, settings, sharing, studies
 
 
 class ExpectedFailure(click.ClickException):
@@ -94,5 +94,6 @@ for command in (
     deployment.predict,
     deployment.export,
     networks.data,
+    doctor.doctor,
 ):
     main.add_command(command)

@@ -61,11 +61,14 @@ device_option = click.option(
 )
 
 
+workers_option = click.option("--workers", type=click.IntRange(1, 256), help="Worker processes.  [default: one a core]")
+
+
 def worker_options(command: Command) -> Command:
     """How workers run on this machine."""
     for option in reversed(
         [
-            click.option("--workers", type=click.IntRange(1, 256), help="Worker processes.  [default: one a core]"),
+            workers_option,
             data_dir_option,
             device_option,
             click.option(
