@@ -3,6 +3,8 @@
 Every mistake in a file ends in one line that names the file, the key and the mend.
 """
 
+import math
+import reprlib
 import tomllib
 from importlib.resources import files
 from pathlib import Path
@@ -20,6 +22,8 @@ PrunerName = Literal["slack", "halving", "hyperband", "median", "percentile", "n
 
 # What a study may be given anew: how far it goes, not what one of its trials is.
 MAY_CHANGE = {"description", "minutes", "trials", "seeds", "finalists", "reference", "grid"}
+
+LARGEST_GRID = 100_000  # trainings
 
 SAMPLERS: tuple[str, ...] = get_args(SamplerName)
 PRUNERS: tuple[str, ...] = get_args(PrunerName)
@@ -44,7 +48,7 @@ class StudyDefinition(Strict):
     score_on: ScoreOn = Field("test", description="the images that score a trial")
     seed: int = Field(0, ge=0, description="decides every random choice of the study")
     seeds: int = Field(1, ge=1, description="trainings of each configuration of a grid, each with its own seed")
-    finalists: int = Field(3, ge=0, description="best configurations that `run` trains again with fresh seeds")
+    finalists: int = Field(3, ge=0, le=100, description="best configurations that `run` trains again with fresh seeds")
     reference: Literal["write-up"] | None = Field(None, description="published results that the report compares with")
     defaults: Hyperparameters = Field(
         default_factory=lambda: Hyperparameters(),
@@ -86,7 +90,15 @@ class StudyDefinition(Strict):
             wrong = [one for one in value if name not in self.space or not self.space[name].has(one)]
             if wrong:
                 raise ValueError(f"grid.{name}: {wrong[0]!r} is not in space.{name}; change either")
+        if self.sampler == "grid" and (trainings := self._size_of_grid()) > LARGEST_GRID:
+            raise ValueError(f"grid: has {trainings:,} trainings, more than {LARGEST_GRID:,}; name fewer values")
         return self
+
+    def _size_of_grid(self) -> int:
+        """How many trainings a grid has at most: two of its parts may have one in common."""
+        parts = [[len(values) for values in part.values()] for part in self.grid]
+        parts = parts or [[parameter.count() for parameter in self.space.values()]]
+        return self.seeds * sum(map(math.prod, parts))
 
     def _parameter_fits(self, name: str, parameter: Parameter) -> None:
         field, where = Hyperparameters.model_fields.get(name), "grid" if self.grid else "space"
@@ -172,12 +184,12 @@ def read(path: Path, **overrides: Any) -> StudyDefinition:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DefinitionError(f"{path}: {error.strerror}; name a study or a .toml file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DefinitionError(f"{path}: not TOML: {error}") from error
     try:
         return StudyDefinition.model_validate(content | {k: v for k, v in overrides.items() if v is not None})
     except ValidationError as error:
-        raise DefinitionError(f"{path}: {explain(error)}") from error
+        raise DefinitionError(f"{path}: {' '.join(explain(error).split())}") from error
 
 
 def explain(error: ValidationError) -> str:
@@ -201,4 +213,4 @@ def explain(error: ValidationError) -> str:
 
 def _sentence(error: Any) -> str:
     message = str(error["msg"]).removeprefix("Value error, ").removeprefix("Input ")
-    return message if error["type"] == "value_error" else f"{message}, not {error['input']!r}"
+    return message if error["type"] == "value_error" else f"{message}, not {reprlib.repr(error['input'])}"

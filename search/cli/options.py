@@ -73,7 +73,7 @@ def worker_options(command: Command) -> Command:
             device_option,
             click.option(
                 "--grace",
-                type=FiniteRange(1),
+                type=FiniteRange(1, 86400),
                 default=120.0,
                 show_default=True,
                 help="Seconds without progress after which other workers take over a trial of these.",

@@ -58,7 +58,7 @@ def worker(
 
 @click.command()
 @new_study_argument
-@click.option("--trials", type=click.IntRange(1), default=1, show_default=True, help="Tickets to add.")
+@click.option("--trials", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Tickets to add.")
 @click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="Fix a hyperparameter; repeatable.")
 @storage_options
 @artifacts_option

@@ -45,7 +45,7 @@ PRUNERS = ("slack", "halving", "hyperband", "median", "percentile", "none")
 @score_on_option("as the study says")
 @click.option(
     "--finalists",
-    type=click.IntRange(0),
+    type=click.IntRange(0, 100),
     help="Best configurations to train again at the end, with 3 fresh seeds each.  [default: as the study says, or 3]",
 )
 @click.option(
@@ -136,8 +136,10 @@ def run(
 
 @click.command()
 @study_argument
-@click.option("--top", type=click.IntRange(0), default=3, show_default=True, help="Best configurations to train again.")
-@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Trainings of each.")
+@click.option(
+    "--top", type=click.IntRange(0, 100), default=3, show_default=True, help="Best configurations to train again."
+)
+@click.option("--seeds", type=click.IntRange(1, 100), default=3, show_default=True, help="Trainings of each.")
 @storage_options
 @worker_options
 @cluster_options
