@@ -7,7 +7,7 @@ for all commands that have it or for one: `FMNIST_SEARCH_WORKERS`, `FMNIST_SEARC
 
 import os
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,9 @@ def options_of(command: click.Command) -> dict[str, click.Option]:
 def name_variables(command: click.Command) -> None:
     """Let each option of a command be set by the environment: for this command, or for all that have it."""
     for name, option in options_of(command).items():
-        mine, shared = f"{PREFIX}_{command.name}_{name}", f"{PREFIX}_{name}"
-        option.envvar = [variable.replace("-", "_").upper() for variable in (mine, shared)]
+        own = [option.envvar] if isinstance(option.envvar, str) else option.envvar or []
+        named = [f"{PREFIX}_{command.name}_{name}", f"{PREFIX}_{name}"]
+        option.envvar = [*(variable.replace("-", "_").upper() for variable in named), *own]
 
 
 def name_source(error: click.BadParameter) -> None:
@@ -53,9 +54,9 @@ def read(context: click.Context, commands: Mapping[str, click.Command]) -> dict[
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise click.UsageError(f"{FILE}: {error.strerror}; make it readable, or move it away") from error
+        raise _wrong(f"{error.strerror}; make it readable, or move it away") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise click.UsageError(f"{FILE}: not TOML: {error}") from error
+        raise _wrong(f"not TOML: {error}") from error
     known = {name: options_of(command) for name, command in commands.items()}
     tables = {key: value for key, value in content.items() if isinstance(value, dict)}
     shared = {key: value for key, value in content.items() if key not in tables}
@@ -72,9 +73,14 @@ def read(context: click.Context, commands: Mapping[str, click.Command]) -> dict[
     return values
 
 
-def _check_keys(given: dict[str, Any], known: Iterable[str], prefix: str = "") -> None:
-    for key in given.keys() - set(known):
-        raise click.UsageError(f"{FILE}: {prefix}{key}: is an unknown key; {did_you_mean(key, sorted(known))}")
+def _wrong(what: str) -> click.UsageError:
+    return click.UsageError(f"{FILE}: {' '.join(what.split())}")
+
+
+def _check_keys(given: Iterable[str], known: Collection[str], prefix: str = "") -> None:
+    for key in given:
+        if key not in known:
+            raise _wrong(f"{prefix}{key}: is an unknown key; {did_you_mean(key, sorted(known))}")
 
 
 def _checked(context: click.Context, option: click.Option, key: str, value: Any) -> Any:
@@ -82,11 +88,11 @@ def _checked(context: click.Context, option: click.Option, key: str, value: Any)
     kind, types = _kind(option)
     given = value if option.multiple and isinstance(value, list) else [value]
     if not given or any(type(each) not in types or "\0" in str(each) for each in given):
-        raise click.UsageError(f"{FILE}: {key}: should be {kind}")
+        raise _wrong(f"{key}: should be {kind}")
     try:
         option.type_cast_value(context, given if option.multiple else value)
     except click.BadParameter as error:
-        raise click.UsageError(f"{FILE}: {key}: {error.message}") from error
+        raise _wrong(f"{key}: {error.message}") from error
     return given if option.multiple else value
 
 
