@@ -9,7 +9,7 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from fmnist.hyperparameters import Hyperparameters
@@ -173,12 +173,13 @@ def check(arguments: list[str]) -> None:
     assert isinstance(result.exception, SystemExit | None), result.exception
     assert result.exit_code in (0, 1, 2), result.output
     if result.exit_code and arguments[0] != "doctor":  # whose report that is
-        *_, last = result.stderr.splitlines()
-        assert last.startswith("Error: ") or last == "Aborted!", result.output
+        assert "\nError: " in f"\n{result.stderr}" or "Aborted!" in result.stderr, result.output
 
 
 @settings(BOUNDED, max_examples=300)
 @given(arguments=command_lines(sorted(main.commands.keys() - {"dashboard"})))
+@example(arguments=["export", ""])
+@example(arguments=["run", "\udcff.toml"])
 def test_a_command_line_of_any_values(nowhere: Path, arguments: list[str]) -> None:
     check(arguments)
 

@@ -93,7 +93,7 @@ def test_every_option_has_its_two_variables_and_its_key() -> None:
         ('workers = "2"', "workers: should be a whole number"),
         ("workers = 0", "workers: 0 is not in the range 1<=x<=256"),
         ("grace = nan", "grace: nan is no finite number"),
-        ("grace = inf", "grace: inf is no finite number"),
+        ("timeout = inf", "timeout: inf is no finite number"),
         ("output = 3", "output: should be text in quotes"),
         ("output = 2026-11-26", "output: should be text in quotes"),
         ('output = "a\\u0000"', "output: should be text in quotes"),
