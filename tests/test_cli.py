@@ -161,7 +161,8 @@ def test_whoever_reads_no_further_ends_the_search_without_a_word(study_file: Pat
     process = launch("tiny.toml", "--workers", "1", "--json", stderr=subprocess.PIPE)
     process.stdout.readline()
     process.stdout.close()
-    assert process.stderr.read() == ""
+    with process.stderr as errors:
+        assert errors.read() == ""
     assert process.wait() == 1
     assert counts(tmp_path)["running"] == 0
 
