@@ -117,6 +117,19 @@ def test_every_figure_draws_marks_with_the_network_off(report: Path, opened: Ope
         assert page.locator(".filters img").count() > 0
 
 
+def test_the_title_of_an_axis_is_below_its_ticks(report: Path, opened: Open) -> None:
+    with opened(report) as page:
+        gaps = page.evaluate(
+            """() => Object.fromEntries([...document.querySelectorAll(".plot")].flatMap((plot) => {
+                const [title, tick] = [".xtitle", ".xtick text"].map((each) => plot.querySelector(each));
+                if (!title || !tick) return [];
+                return [[plot.id, title.getBoundingClientRect().top - tick.getBoundingClientRect().bottom]];
+            }))"""
+        )
+        assert {"history", "timeline", "finalists", "contour", "slice_filters", "cost_seconds"} <= gaps.keys()
+        assert all(gap > 0 for gap in gaps.values()), gaps
+
+
 def test_what_a_user_wrote_is_shown_as_text(report: Path, opened: Open) -> None:
     with opened(report) as page:
         assert page.inner_text("h1") == f"Study {EVIL}"

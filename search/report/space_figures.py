@@ -123,14 +123,8 @@ def contour(analysis: Analysis) -> go.Figure:
         "colorscale": SCALE,
         "zmin": seen[0] if seen else None,
         "zmax": seen[1] if seen else None,
-        "colorbar": {
-            "orientation": "h",
-            "y": 1.02,
-            "yanchor": "bottom",
-            "thickness": 12,
-            "tickformat": SHARE,
-            "nticks": 6,
-        },
+        # a horizontal one draws the title of x over its ticks
+        "colorbar": {"thickness": 12, "xpad": 4, "tickformat": SHARE, "nticks": 6},
         "hovertemplate": f"{found.x} %{{x}}, {found.y} %{{y}}<br>mean %{{z:.2%}}<extra></extra>",
     }
     ranges = all(each.choices is None for each in (x, y)) and min(len(found.xs), len(found.ys)) > FEW
