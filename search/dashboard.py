@@ -4,6 +4,7 @@ import errno
 import ipaddress
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -75,8 +76,9 @@ def serve(settings: DashboardSettings, ready: Callable[[str], None]) -> None:
             application, sockets=[listener], threads=4, ident=None, max_request_body_size=LARGEST
         )
         host = f"[{address[0]}]" if family == socket.AF_INET6 else address[0]
-        ready(f"http://{host}:{settings.port}/")
-        server.run()
+        with suppress(KeyboardInterrupt):  # which the server knows to end by, once it runs
+            ready(f"http://{host}:{settings.port}/")
+            server.run()
 
 
 def _application(settings: DashboardSettings, local: bool) -> WSGIApplication:
