@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from fmnist.data import CLASSES, LabelledImages, standardize
 
-BATCH = 500  # images; activations of a larger batch fall out of a CPU's cache
+BATCH = 125  # images; activations of a larger batch fall out of a CPU's cache
 
 
 @dataclass(frozen=True)

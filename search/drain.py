@@ -13,7 +13,7 @@ from search.engines import local, ray
 from search.interrupts import Interrupts
 from search.outage import persistently
 from search.progress import FinishedTrials, Progress
-from search.study import Place, stop_requests
+from search.study import Place, stop_requests, told_if_deleted
 from search.summary import summarize
 from search.worker import WorkerSettings
 
@@ -68,6 +68,7 @@ def drain(
         deadline: as `RunSettings.deadline` has it.
 
     Raises:
+        StudyError: the study was deleted.
         WorkersDied, ClusterError, TooManyFailures: they cannot go on.
     """
     finished = FinishedTrials(view)
@@ -85,7 +86,7 @@ def drain(
         progress.goal = queue.goal(view)["trials"]  # another may have raised it
         progress.show(summarize(view, settings.place.folder), finished.new())
 
-    with interrupts.installed(), progress.shown():
+    with interrupts.installed(), told_if_deleted(view), progress.shown():
         run = partial(ray.drain, address=settings.address) if settings.engine == "ray" else local.drain
         run(
             study,

@@ -12,7 +12,7 @@ from search.lease import ATTEMPTS, this_machine
 from search.outage import reported
 from search.progress import FinishedTrials, line
 from search.storage import open_storage
-from search.study import StudyError, folder_of, load_study, stop_requests
+from search.study import StudyError, folder_of, load_study, stop_requests, told_if_deleted
 from search.summary import summarize
 from search.text import count
 from search.url import StorageError, warnings_for
@@ -51,7 +51,8 @@ def join(settings: WorkerSettings, workers: int, say: Callable[[str], None]) -> 
                 if trial.user_attrs.get(ATTEMPTS, [{}])[-1].get("machine") == this_machine():
                     say(line(trial, summary))
 
-        local.drain(study, local.shared_out(settings, workers), lambda: interrupts.asked or stopped, tick)
+        with told_if_deleted(view):
+            local.drain(study, local.shared_out(settings, workers), lambda: interrupts.asked or stopped, tick)
     return interrupts.by == signal.SIGINT
 
 

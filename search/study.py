@@ -1,5 +1,7 @@
 """A study in the database: made or resumed, and what is stored with it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -156,6 +158,20 @@ def attributes(study: optuna.Study) -> dict[str, Any]:
         return study.user_attrs
     except KeyError:
         raise StudyError(f"study {study.study_name!r} was deleted") from None
+
+
+@contextmanager
+def told_if_deleted(study: optuna.Study) -> Iterator[None]:
+    """Say so if the study is deleted meanwhile; Optuna says KeyError of whatever it looks for next.
+
+    Raises:
+        StudyError: it was.
+    """
+    try:
+        yield
+    except KeyError:
+        attributes(study)
+        raise
 
 
 def finalists_name(name: str) -> str:

@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import connection, parent_process
 from multiprocessing.connection import Connection
@@ -42,6 +43,7 @@ from search.study import (
     finalists_of,
     load_study,
     stop_requests,
+    told_if_deleted,
 )
 
 POLL = 0.5  # seconds between two looks at a queue whose last tickets others hold
@@ -146,18 +148,17 @@ def _drain(joined: Joined, settings: WorkerSettings, stopping: Callable[[], bool
     def asked() -> bool:
         return stopping() or stop_requests(study) != joined.request
 
-    persistently(lambda: queue.check_failures(study), stopping)
-    while not persistently(asked, stopping):
-        token = uuid4().hex
-        ticket = persistently(lambda: queue.claim(study, holder, token), stopping)  # noqa: B023
-        if ticket is None:
-            if persistently(lambda: _is_over(study, settings), stopping):
-                return True
-            continue
-        try:
-            _run(study, joined.objective, ticket, settings, asked)
-        except Lost:
-            continue
+    with told_if_deleted(study):
+        persistently(lambda: queue.check_failures(study), stopping)
+        while not persistently(asked, stopping):
+            token = uuid4().hex
+            ticket = persistently(lambda: queue.claim(study, holder, token), stopping)  # noqa: B023
+            if ticket is None:
+                if persistently(lambda: _is_over(study, settings), stopping):
+                    return True
+                continue
+            with suppress(Lost):
+                _run(study, joined.objective, ticket, settings, asked)
     return False
 
 

@@ -19,6 +19,7 @@ from search.storage import lock, open_storage
 from search.study import Place, open_study
 from search.url import default_url
 from search.worker import WorkerSettings
+from tests import commands
 from tests.postgresql import Server, server
 
 
@@ -80,6 +81,11 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny(tiny_folder: Path) -> DataSet:
     return data.load(tiny_folder)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _commands() -> None:
+    commands.make_ready()
 
 
 @pytest.fixture(autouse=True)
@@ -173,15 +179,13 @@ def command(tmp_path: Path, tiny_folder: Path) -> Command:
     def run(
         *arguments: str | Path, data_dir: Path | None = tiny_folder, memory: int | None = None
     ) -> subprocess.CompletedProcess[str]:
-        environment = {"FMNIST_DATA": str(data_dir)} if data_dir else {}
-        limit = ["prlimit", f"--as={memory}"] if memory else []
-        return subprocess.run(
-            [*limit, sys.executable, "-m", "search", *map(str, arguments)],
-            cwd=tmp_path,
-            env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), **environment},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+        if data_dir:
+            environment["FMNIST_DATA"] = str(data_dir)
+        words = list(map(str, arguments))
+        if not memory:
+            return commands.run(words, tmp_path, environment)
+        call = ["prlimit", f"--as={memory}", sys.executable, "-m", "search", *words]
+        return subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
 
     return run

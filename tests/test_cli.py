@@ -231,9 +231,12 @@ def test_best_is_null_before_a_trial_is_complete(command: Command, study_file: P
 
 
 def test_a_smaller_number_still_ends_with_what_an_earlier_run_asked_for(
-    command: Command, study_file: Path, tmp_path: Path
-) -> None:
-    command("run", "tiny.toml", "--trials", "4", "--timeout", "0.1", "--workers", "1", "--quiet")
+    command: Command, study_file: Path, start, tmp_path: Path
+) -> None:  # type: ignore[no-untyped-def]
+    study_file.write_text(STUDY.replace("epochs = 2", "epochs = 30"))
+    process = start("tiny.toml", "--trials", "4", "--workers", "1")
+    process.kill()
+    process.communicate()
     result = command("run", "tiny.toml", "--trials", "2", "--workers", "1")
     said = (
         r"Study tiny: 4 trials( \(\d (is|are) finished already\))?, as an earlier run asked for more than 2, of simple"

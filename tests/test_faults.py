@@ -196,6 +196,7 @@ def test_a_zombie_that_wakes_writes_nothing_more(make: Make, url: str) -> None:
     wait_for(lambda: len(trials_of(study)[0].intermediate_values) > 2)
     while True:
         os.kill(zombie.pid, signal.SIGSTOP)
+        wait_for(lambda: stands_still(zombie.pid))  # until then it may begin another transaction
         if nobody_writes(url):
             break  # stopped while it trains, as almost always, and not within a transaction
         os.kill(zombie.pid, signal.SIGCONT)
@@ -209,6 +210,12 @@ def test_a_zombie_that_wakes_writes_nothing_more(make: Make, url: str) -> None:
     zombie.join()
     assert zombie.exitcode == 0
     assert study.get_trials() == [before]
+
+
+def stands_still(pid: int) -> bool:
+    """Whether each thread of a process has been stopped by a signal."""
+    threads = Path(f"/proc/{pid}/task").glob("*/stat")
+    return all(thread.read_text().rpartition(")")[2].split()[0] == "T" for thread in threads)
 
 
 def nobody_writes(url: str) -> bool:

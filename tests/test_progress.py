@@ -115,6 +115,16 @@ def test_the_live_view_leaves_nothing_behind(columns: int, rows: int, monkeypatc
     assert screen.cursor_shown
 
 
+def test_a_remark_from_a_signal_handler_is_printed_once_and_not_by_the_handler() -> None:
+    console = Console(file=io.StringIO(), width=80)
+    progress = Progress(console, goal=11, finished=0, quiet=False)
+    progress.say("Stopping")
+    assert console.file.getvalue() == ""  # type: ignore[attr-defined]
+    progress.show(SUMMARY, [])
+    progress.show(SUMMARY, [])
+    assert console.file.getvalue() == "Stopping\n"  # type: ignore[attr-defined]
+
+
 def test_a_line_says_how_a_trial_ended() -> None:
     pruned = trial(TrialState.PRUNED, value=0.8, user_attrs={"reason": "pruned after epoch 2 of 5"})
     assert "pruned after epoch 2 of 5 at 80.00 %" in line(pruned, SUMMARY)

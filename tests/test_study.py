@@ -7,7 +7,7 @@ import pytest
 from fmnist.data import DataSet
 from search.definition import StudyDefinition
 from search.storage import open_storage
-from search.study import Place, StudyError, definition_of, folder_of, load_study, open_study
+from search.study import Place, StudyError, definition_of, folder_of, load_study, open_study, told_if_deleted
 from search.url import default_url
 
 
@@ -55,6 +55,17 @@ def test_absent_and_foreign_studies_are_refused(storage: optuna.storages.RDBStor
         load_study(storage, "s")
     with pytest.raises(StudyError, match="'theirs' was not made by this version of fmnist-search"):
         load_study(storage, "theirs")
+
+
+def test_a_study_that_is_deleted_in_between_is_said_to_be(
+    storage: optuna.storages.RDBStorage, tiny: DataSet, tmp_path: Path
+) -> None:
+    study = open_study(storage, "s", definition(), tiny, Place(tmp_path))
+    with pytest.raises(KeyError, match="of another kind"), told_if_deleted(study):
+        raise KeyError("of another kind")
+    optuna.delete_study(study_name="s", storage=storage)
+    with pytest.raises(StudyError, match="study 's' was deleted"), told_if_deleted(study):
+        study.get_trials()
 
 
 def test_a_study_that_was_left_half_made_is_finished(
