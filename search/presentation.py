@@ -1,6 +1,5 @@
 """What the commands print about a study: the result of a run, its status, its best trial."""
 
-import shlex
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,7 @@ from search.ranking import Configuration, rank
 from search.study import definition_of
 from search.summary import Summary
 from search.text import percent, short
-from search.url import default_url, masked
+from search.url import options_for
 
 if TYPE_CHECKING:
     from search.drain import RunSettings
@@ -60,17 +59,10 @@ def show(console: Console, result: "RunResult", settings: "RunSettings", report:
         show_finalists(console, name, result.standings)
     else:
         if not repeated:
-            say(_caution(result.summary))
+            say(words.caution(result.summary))
         say(f"Best checkpoint  {best.checkpoint or 'is gone'}")
     say(f"Report           {report}")
-    say(f"Look further     fmnist-search dashboard{_where(settings)}")
-
-
-def _where(settings: "RunSettings") -> str:
-    """The options that lead other commands to the same database."""
-    default = default_url(Path("studies"))
-    storage = settings.worker.storage
-    return "" if storage == default else f" --storage {shlex.quote(masked(storage))}"
+    say(f"Look further     fmnist-search dashboard{options_for(settings.worker.storage)}")
 
 
 def best_trials(study: optuna.Study, score_on: str) -> Table:
@@ -167,19 +159,10 @@ def show_best(console: Console, summary: Summary, standings: Standings | None) -
         say(f"Study {summary.study} has no complete trial yet.")
         return
     say(f"Trial {summary.best.number} of study {summary.study}: {percent(summary.best.value)} on {summary.score_on}.")
-    say(_caution(summary))
+    say(words.caution(summary))
     for name, value in summary.best.params.items():
         say(f"  {name} = {short(value)}")
     say(f"Checkpoint: {summary.best.checkpoint or 'is gone'}")
-
-
-def _caution(summary: Summary) -> str:
-    if summary.trials.finished == 1:
-        return "This is one training (one seed): another one of it will score a little differently."
-    return (
-        f"This is one training (one seed), the best of {summary.trials.finished} chosen on the "
-        f"{summary.score_on} images that scored it: a fresh training of it will on average score a little lower."
-    )
 
 
 def _table(title: str | None, *columns: str) -> Table:

@@ -1,8 +1,9 @@
-"""What the numbers of finalists say, in words that the terminal and the report share."""
+"""What the numbers of finalists say, in words that terminal, report and dashboard share."""
 
 from search.finalists import Finalist, Standings
 from search.ranking import Configuration
 from search.statistics import Difference, Estimate
+from search.summary import Summary
 from search.text import assignments, count, percent, points
 
 
@@ -100,6 +101,16 @@ def checkpoint(standings: Standings) -> str:
         return f"Best checkpoint  is not here; `fmnist-search finalists {standings.study}` puts it here"
     accuracy = percent(standings.checkpoint_accuracy)
     return f"Best checkpoint  {standings.checkpoint}  ({accuracy}, one of {standings.winner.again.accuracy.n})"
+
+
+def caution(summary: Summary) -> str:
+    """What is to be said with a best trial's accuracy."""
+    if summary.trials.finished == 1:
+        return "This is one training (one seed): another one of it will score a little differently."
+    return (
+        f"This is one training (one seed), the best of {summary.trials.finished} chosen on the "
+        f"{summary.score_on} images that scored it: a fresh training of it will on average score a little lower."
+    )
 
 
 def listed(names: list[str]) -> str:

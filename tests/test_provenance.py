@@ -11,7 +11,7 @@ from fmnist import source
 from fmnist.data import DataSet
 from search import definition as definitions
 from search.definition import StudyDefinition
-from search.report.provenance import Provenance, as_toml, provenance
+from search.report.provenance import Provenance, _options, as_toml, provenance
 from search.study import versions
 from search.worker import work
 from tests.conftest import Make, definition
@@ -60,12 +60,15 @@ def test_a_command_leads_to_database_and_data_from_any_folder(make: Make, tiny: 
         *("fmnist-search", "reproduce", "my study", "3"),
         *("--output", str(folder.parent), "--data-dir", str(tiny.folder)),
     ]
+    assert shlex.split(found.command("best", "s", data=False)) == [
+        *("fmnist-search", "best", "s", "--output", str(folder.parent)),
+    ]
     assert found.database == str(folder.parent / "studies.db")
 
 
 def test_without_the_data_set_nothing_is_said_of_where_it_is(make: Make, tiny: DataSet) -> None:
     found, _ = gathered(make, tiny, data=False)
-    assert "--data-dir" not in found.options
+    assert "--data-dir" not in found.command("reproduce", "s", 3)
     assert found.checksums == {}
 
 
@@ -81,3 +84,5 @@ def test_another_database_is_named_without_its_password(make: Make, tiny: DataSe
         assert found.database == options[1]
     else:
         assert options[1] == f"sqlite:///{tmp_path / 'studies.db'}"
+    hidden = " --storage 'postgresql+psycopg://me:***@db/studies'"
+    assert _options("postgresql://me:hunter2@db/studies", elsewhere) == hidden

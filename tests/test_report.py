@@ -29,7 +29,7 @@ from search.report.course import Spell
 from search.report.findings import NEXT, findings
 from search.report.images import grey
 from search.report.importance import Importance
-from search.report.page import SECTIONS, render
+from search.report.page import SECTIONS, drawers, render
 from search.report.style import in_sight, logarithmic
 from search.report.writeup import compare
 from search.statistics import estimate
@@ -237,8 +237,7 @@ def test_the_timeline_has_a_bar_for_each_attempt(analysis: Analysis) -> None:
 
 
 def test_slices_show_the_complete_trials_over_each_hyperparameter(analysis: Analysis) -> None:
-    drawn = space_figures.slices(analysis)
-    assert drawn.keys() == {"filters", "learning_rate"}
+    drawn = {name: space_figures.slice_over(analysis, name) for name in ("filters", "learning_rate")}
     for name, figure in drawn.items():
         dots, best = figure.data
         assert list(zip(dots.x, dots.y, strict=True)) == [
@@ -325,10 +324,11 @@ def test_costs_are_drawn_with_their_fronts(analysis: Analysis) -> None:
     sizes = definition(space={"filters": {"low": 1, "high": 30}})
     trials = [ended(sizes, 0.9 - n % 4 / 10, seconds=20.0 - n, filters=n + 1) for n in range(8)]
     found = costs(sizes, rank(sizes, trials))
-    drawn = space_figures.costs(replace(analysis, costs=found))
-    assert drawn.keys() == COSTS.keys() - {"epochs"}  # in which they do not differ
-    for name, figure in drawn.items():
-        all_of_it, front = figure.data
+    dear = replace(analysis, costs=found)
+    names = [name for name in COSTS if f"cost_{name}" in drawers(dear)]
+    assert names == [name for name in COSTS if name != "epochs"]  # in which they do not differ
+    for name in names:
+        all_of_it, front = space_figures.cost(dear, name).data
         assert sorted(zip(all_of_it.x, all_of_it.y, strict=True)) == sorted(
             (getattr(cost, name), cost.accuracy) for cost in found
         )
@@ -410,8 +410,7 @@ def test_a_search_has_its_sections_in_order_the_answer_first(analysis: Analysis)
         assert finding.text.replace("`", "") in text
     assert analysis.summary.best is not None
     assert f"{100 * analysis.summary.best.value:.2f} %" in page
-    assert "the best of 12 finished trials" in text
-    assert "chosen on the test images that scored it" in text
+    assert "This is one training (one seed), the best of 12 chosen on the test images that scored it" in text
     assert "trial-000" in page
 
 
@@ -504,14 +503,16 @@ def test_a_thousand_trials_and_more_fit_a_page_that_says_what_it_leaves_out(anal
 def test_the_numbers_are_written_as_json(
     study: optuna.Study, analysis: Analysis, folder: Path, tiny_folder: Path
 ) -> None:
-    to = folder / "numbers.json"
-    numbers = json.loads(write(study, folder / "s", to, lambda: data.load(tiny_folder), "json").read_text())
+    to, url = folder / "numbers.json", default_url(folder)
+    numbers = json.loads(write(study, folder / "s", to, lambda: data.load(tiny_folder), url, "json").read_text())
     assert [trial["accuracy"] for trial in numbers["trials"]] == [trial.value for trial in study.trials]
     assert numbers["summary"]["best"]["value"] == study.best_value
     assert numbers["answer"]["reproduce"] == analysis.reproduction
     assert analysis.network is not None
     assert numbers["network"]["confusion"] == analysis.network.confusion
     assert {"importances", "costs", "findings", "landscape", "spells", "provenance"} <= numbers.keys()
+    stored = open_storage(url).get_study_system_attrs(study._study_id)
+    assert not any(key.startswith("dashboard:") for key in stored)  # it shows what a page shows
     odd = replace(analysis, epochs=float("nan"), costs=[replace(cost, seconds=float("inf")) for cost in analysis.costs])
     assert json.loads(as_json(odd.as_json()))["epochs"] is None
 
@@ -590,8 +591,9 @@ def test_the_page_of_one_trial_is_in_the_singular(tmp_path: Path, tiny: DataSet,
     study = open_study(open_storage(url, "create"), "one", defined, tiny, Place(tmp_path / "one"))
     queue.top_up(study, defined, 1)
     work(WorkerSettings(url, "one", tiny_folder), lambda: False)
-    text = text_of(write(study, tmp_path / "one", tmp_path / "report.html", lambda: tiny).read_text())
-    assert "is the test accuracy of trial 0, the best of 1 finished trial on" in text
+    text = text_of(write(study, tmp_path / "one", tmp_path / "report.html", lambda: tiny, url).read_text())
+    assert "is the test accuracy of trial 0 on" in text
+    assert "This is one training (one seed): another one of it will score a little differently." in text
     assert "Trials: 1 complete, 0 pruned, 0 failed" in text
     assert "there are 1 and 1." in text
     assert "by the bootstrap" not in text
@@ -605,9 +607,10 @@ def test_it_is_written_while_nothing_is_complete_and_says_what_is_missing(
     tmp_path: Path, tiny: DataSet, tiny_folder: Path
 ) -> None:
     defined = StudyDefinition.model_validate({"space": {"filters": {"low": 8, "high": 32}}})
-    study = open_study(open_storage(default_url(tmp_path), "create"), "new", defined, tiny, Place(tmp_path))
+    url = default_url(tmp_path)
+    study = open_study(open_storage(url, "create"), "new", defined, tiny, Place(tmp_path))
     queue.top_up(study, defined, 2)
-    page = write(study, tmp_path, tmp_path / "deep" / "report.html", lambda: tiny).read_text()
+    page = write(study, tmp_path, tmp_path / "deep" / "report.html", lambda: tiny, url).read_text()
     assert "No trial is complete yet" in page
     assert "Too little data for PED-ANOVA: it needs 10 finished trials and 5 completed ones; there are 0 and 0." in page
     assert "Too little data for fANOVA" in page

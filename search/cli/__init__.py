@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from fmnist.errors import ExpectedError
-from search.cli import deployment, networks, results, sharing, studies
+from search.cli import deployment, networks, results, serving, sharing, studies
 
 
 class ExpectedFailure(click.ClickException):
@@ -53,7 +53,7 @@ for command in (
     results.status,
     results.best,
     results.report,
-    results.dashboard,
+    serving.dashboard,
     sharing.worker,
     sharing.enqueue,
     sharing.stop,

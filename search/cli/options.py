@@ -135,16 +135,23 @@ def url_of(storage: str | None, output: Path | None) -> str:
 def opened_study(
     name: str, storage: str | None, output: Path | None, mode: Literal["read", "write"] = "read"
 ) -> "Iterator[tuple[optuna.Study, Path]]":
-    """Open a study, and say where its files are: in --output, else where its last run put them."""
+    """Open a study, and say where its files are."""
     from search.outage import reported
     from search.storage import open_storage
-    from search.study import folder_of, load_study
+    from search.study import load_study
 
     url = url_of(storage, output)
     with reported(url):
         study = load_study(open_storage(url, mode), name)
-        beside = output is not None or storage is None
-        yield study, (output or Path("studies")) / name if beside else folder_of(study)
+        yield study, study_folder(study, storage, output)
+
+
+def study_folder(study: "optuna.Study", storage: str | None, output: Path | None) -> Path:
+    """Where a study's files are: in --output, else where its last run put them."""
+    from search.study import folder_of
+
+    beside = output is not None or storage is None
+    return (output or Path("studies")) / study.study_name if beside else folder_of(study)
 
 
 def worker_settings(

@@ -1,4 +1,4 @@
-"""The commands that look at a study: status, best, report, dashboard."""
+"""The commands that look at a study: status, best, report."""
 
 import json
 import webbrowser
@@ -103,6 +103,8 @@ def report(
 
     It may be written at any time, also while the study runs.
 
+    The page of one study goes into the database too: its answer and main figures, for the dashboard.
+
     \b
     Examples:
       fmnist-search report cnn --open
@@ -118,25 +120,11 @@ def report(
         opened = [stack.enter_context(opened_study(name, storage, output)) for name in studies or ("cnn",)]
         if len(opened) == 1:
             study, folder = opened[0]
-            written = write(study, folder, to or folder / f"report.{form}", lambda: load(data_dir), form)
+            at = to or folder / f"report.{form}"
+            written = write(study, folder, at, lambda: load(data_dir), url_of(storage, output), form)
         else:
             beside = (output or Path("studies")) / f"comparison.{form}"
             written = write_comparison(opened, to or beside, form)
     click.echo(written)
     if in_browser and not webbrowser.open(written.resolve().as_uri()):
         raise click.ClickException(f"there is no browser here; open {written} in one")
-
-
-@click.command()
-@storage_options
-@click.option("--port", type=click.IntRange(1, 65535), default=8080, show_default=True, help="Port on 127.0.0.1.")
-def dashboard(storage: str | None, output: Path | None, port: int) -> None:
-    """Serve optuna-dashboard for the database, to this machine only.
-
-    \b
-    Example:
-      fmnist-search dashboard --port 8080
-    """
-    from search.dashboard import serve
-
-    serve(url_of(storage, output), port, lambda address: click.echo(f"{address}  (Ctrl-C ends it)"))

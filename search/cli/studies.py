@@ -119,7 +119,7 @@ def run(
     with reported(url):
         report = folder / "report.html"
         if result.had_work or not report.is_file():
-            write(result.study, folder, report, lambda: result.data)
+            write(result.study, folder, report, lambda: result.data, url)
         presentation.show(console, result, settings, report)
     if result.error:
         raise result.error
@@ -188,7 +188,7 @@ def finalists(
     console = Console()
     standings, stopped = run_finalists(settings, top, seeds, console)
     with opened_study(study, storage, output) as (opened, folder):
-        written = write(opened, folder, folder / "report.html", lambda: load(data_dir))
+        written = write(opened, folder, folder / "report.html", lambda: load(data_dir), url_of(storage, output))
     if as_json:
         click.echo(json.dumps(standings.as_json() if standings else None))
     else:

@@ -1,4 +1,4 @@
-"""The report of a study: numbers (analysis), pictures (figures), and the page around them."""
+"""The report of a study: numbers (analysis), pictures (figures), a page around them, and what the dashboard shows."""
 
 import json
 import math
@@ -16,22 +16,31 @@ from search.report.comparison import compare
 Form = Literal["html", "json"]
 
 
-def write(study: optuna.Study, folder: Path, to: Path, data: Callable[[], DataSet], form: Form = "html") -> Path:
+def write(
+    study: optuna.Study, folder: Path, to: Path, data: Callable[[], DataSet], url: str, form: Form = "html"
+) -> Path:
     """Write the study's report as one HTML file that needs no network, or its numbers as JSON; returns its path.
+
+    What the dashboard shows of a page goes into the database.
 
     Args:
         folder: where the study's checkpoints are.
         data: loads the data set whose images score the best checkpoint.
+        url: of the study's database.
 
     Raises:
         OSError: the file cannot be written.
+        StorageError, StudyError: the file is written, but the database cannot be, or the study is no longer there.
     """
     analysis = analyse(study, folder, data)
     if form == "json":
         return _written(to, as_json(analysis.as_json()))
+    from search.report.custom_plots import publish
     from search.report.page import render  # plotly takes a second to import
 
-    return _written(to, render(analysis))
+    written = _written(to, render(analysis))
+    publish(analysis, url)
+    return written
 
 
 def write_comparison(studies: list[tuple[optuna.Study, Path]], to: Path, form: Form = "html") -> Path:

@@ -3,9 +3,10 @@
 import plotly.graph_objects as go
 
 from search import words
+from search.colours import BEST, COLOURS, THREE
 from search.report.analysis import Analysis
 from search.report.comparison import Comparison
-from search.report.style import BEST, COLOURS, SHARE, THREE, figure_of, lines_of, wrapped
+from search.report.style import SHARE, figure_of, lines_of, wrapped
 from search.report.writeup import ACCURACY
 from search.statistics import Estimate
 from search.text import percent

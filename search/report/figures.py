@@ -2,12 +2,13 @@
 
 import plotly.graph_objects as go
 
+from search.colours import AGAIN, BEST, COLOURS, THREE
 from search.report import selection
 from search.report.analysis import Analysis
 from search.report.comparison import Comparison
 from search.report.course import Spell, TrialRecord
 from search.report.curves import MOST
-from search.report.style import ACCURACY, AGAIN, BEST, COLOURS, SHARE, THREE, clock, figure_of, literal
+from search.report.style import ACCURACY, SHARE, clock, figure_of, literal
 from search.text import assignments
 
 BAR = 22  # pixels of a worker

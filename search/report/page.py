@@ -3,7 +3,9 @@
 import json
 import math
 import re
+from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import plotly.graph_objects as go
@@ -12,12 +14,13 @@ from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
 from search import words
+from search.colours import BEST, COLOURS
 from search.report import estimates, figures, images, selection, space_figures
 from search.report.analysis import Analysis
 from search.report.comparison import Comparison
 from search.report.cost import varied
 from search.report.findings import NEXT
-from search.report.style import BEST, COLOURS, in_sight
+from search.report.style import in_sight
 from search.text import assignments, count, duration, percent, points, short
 
 SECTIONS = {
@@ -39,7 +42,7 @@ def render(analysis: Analysis) -> str:
     methods = {"fANOVA": found.fanova, "PED-ANOVA": found.ped_anova} if found else {}
     return _page(
         "page.html",
-        _drawn(analysis),
+        {name: draw(analysis) for name, draw in drawers(analysis).items()},
         analysis=analysis,
         summary=analysis.summary,
         standings=analysis.standings,
@@ -86,13 +89,13 @@ def _page(template: str, drawn: dict[str, go.Figure], **values: Any) -> str:
     )
 
 
-def _drawn(analysis: Analysis) -> dict[str, go.Figure]:
-    """The figures that there are numbers for."""
+def drawers(analysis: Analysis) -> dict[str, Callable[[Analysis], go.Figure]]:
+    """What draws each figure that there are numbers for."""
     found = analysis.importances
     complete = analysis.summary.best is not None
     scored = any(trial.accuracy is not None for trial in analysis.trials)
     learned = any(trial.state == "complete" and trial.history for trial in analysis.trials)
-    wanted = {
+    wanted: dict[str, tuple[Callable[[Analysis], go.Figure], object]] = {
         "finalists": (estimates.finalists, analysis.standings),
         "ranking": (estimates.ranking, analysis.repeated and analysis.ranking),
         "writeup": (estimates.writeup, analysis.comparison),
@@ -105,10 +108,11 @@ def _drawn(analysis: Analysis) -> dict[str, go.Figure]:
         "parallel_coordinates": (space_figures.parallel_coordinates, complete),
         "contour": (space_figures.contour, analysis.landscape),
     }
-    drawn = {name: draw(analysis) for name, (draw, numbers) in wanted.items() if numbers}
-    if complete:
-        drawn |= {f"slice_{name}": figure for name, figure in space_figures.slices(analysis).items()}
-    return drawn | {f"cost_{name}": figure for name, figure in space_figures.costs(analysis).items()}
+    for name in analysis.definition["space"]:
+        wanted[f"slice_{name}"] = (partial(space_figures.slice_over, name=name), complete)
+    for name in varied(analysis.costs):
+        wanted[f"cost_{name}"] = (partial(space_figures.cost, name=name), True)
+    return {name: draw for name, (draw, numbers) in wanted.items() if numbers}
 
 
 def _outliers(analysis: Analysis) -> float | None:

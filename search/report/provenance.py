@@ -28,9 +28,10 @@ class Provenance:
     """What one needs to come to the same numbers.
 
     written: when the report was (ISO 8601, UTC), and `by` what. runs: of the search. database: its file, or its
-    URL without a password. options: that lead each command to the study. study_file: its definition as TOML.
-    versions: of what the study was begun with. workers: each host, device and thread count, and how many attempts
-    it made. fingerprint: SHA-256 of the data files' check-sums; those are there if the data set is.
+    URL without a password. options: that lead each command to the study. data_options: that lead those that read
+    the data set to it. study_file: its definition as TOML. versions: of what the study was begun with. workers:
+    each host, device and thread count, and how many attempts it made. fingerprint: SHA-256 of the data files'
+    check-sums; those are there if the data set is.
     """
 
     written: str
@@ -38,6 +39,7 @@ class Provenance:
     runs: list[Run]
     database: str
     options: str
+    data_options: str
     study_file: str
     versions: dict[str, str]
     workers: dict[str, int]
@@ -45,9 +47,10 @@ class Provenance:
     fingerprint: str
     checksums: dict[str, str]
 
-    def command(self, words: str, *names: str | int) -> str:
-        """A command on the study, as it is typed in any folder."""
-        return shlex.join(["fmnist-search", *words.split(), *map(str, names)]) + self.options
+    def command(self, words: str, *names: str | int, data: bool = True) -> str:
+        """A command on the study, as it is typed in any folder; data: whether it reads the data set."""
+        options = self.options + (self.data_options if data else "")
+        return shlex.join(["fmnist-search", *words.split(), *map(str, names)]) + options
 
 
 def provenance(
@@ -66,7 +69,8 @@ def provenance(
         by=f"fmnist-search {version('fmnist-search')}",
         runs=runs(study),
         database=masked(url) if parse(url).drivername != "sqlite" else str(Path(str(parse(url).database)).resolve()),
-        options=_options(url, folder, data),
+        options=_options(url, folder),
+        data_options=_data_options(data),
         study_file=as_toml(definition),
         versions=stored[VERSIONS],
         workers=dict(Counter(f"{each['host']}, {each['device']}, threads: {each['threads']}" for each in attempts)),
@@ -76,8 +80,8 @@ def provenance(
     )
 
 
-def _options(url: str, folder: Path, data: DataSet | None) -> str:
-    """What leads a command to the database and, if that is not where any command looks, to the data set."""
+def _options(url: str, folder: Path) -> str:
+    """What leads a command to the database."""
     database, output = parse(url).database, folder.resolve().parent
     embedded = parse(default_url(output)).database
     options = (
@@ -85,9 +89,14 @@ def _options(url: str, folder: Path, data: DataSet | None) -> str:
         if parse(url).drivername == "sqlite" and Path(str(database)).resolve() == Path(str(embedded))
         else ["--storage", masked(url)]
     )
-    if data and data.folder not in (source.cache_folder(), source.DEBIAN_FOLDER):
-        options += ["--data-dir", str(data.folder.resolve())]
-    return "".join(f" {shlex.quote(option)}" for option in options)
+    return f" {shlex.join(options)}"
+
+
+def _data_options(data: DataSet | None) -> str:
+    """What leads a command to the data set, if that is not where any command looks."""
+    if data is None or data.folder in (source.cache_folder(), source.DEBIAN_FOLDER):
+        return ""
+    return f" {shlex.join(['--data-dir', str(data.folder.resolve())])}"
 
 
 def as_toml(definition: StudyDefinition) -> str:

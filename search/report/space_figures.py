@@ -5,13 +5,14 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from search.colours import BEST, COLOURS, SCALE
 from search.parameter import Parameter
 from search.report import selection
 from search.report.analysis import Analysis
-from search.report.cost import varied
+from search.report.cost import COSTS
 from search.report.course import TrialRecord
 from search.report.landscape import ordered, position
-from search.report.style import ACCURACY, BEST, COLOURS, SCALE, SHARE, figure_of, in_sight, literal, logarithmic, small
+from search.report.style import ACCURACY, SHARE, figure_of, in_sight, literal, logarithmic, small
 from search.text import short
 
 MOST_COSTS = 1000  # configurations that are drawn, besides the fronts
@@ -19,13 +20,10 @@ TOP = 0.1  # of the complete trials, whose lines stand out
 FEW = 10  # values of a hyperparameter below which a map shows cells
 
 
-def slices(analysis: Analysis) -> dict[str, go.Figure]:
-    """For each hyperparameter by its name the accuracy of the complete trials over it."""
+def slice_over(analysis: Analysis, name: str) -> go.Figure:
+    """The accuracy of the complete trials over the hyperparameter of that name."""
+    parameter = _space(analysis)[name]
     trials = [trial for trial in selection.drawn(analysis.trials) if trial.state == "complete"]
-    return {name: _slice(name, parameter, trials, analysis) for name, parameter in _space(analysis).items()}
-
-
-def _slice(name: str, parameter: Parameter, trials: list[TrialRecord], analysis: Analysis) -> go.Figure:
     figure = small(name, "accuracy", yaxis={"tickformat": SHARE, "range": in_sight([*map(_accuracy, trials)])})
     figure.add_scatter(
         x=_values(parameter, (trial.params[name] for trial in trials)),
@@ -147,32 +145,33 @@ def contour(analysis: Analysis) -> go.Figure:
     return figure.update_xaxes(_axis(x)).update_yaxes(_axis(y))
 
 
-def costs(analysis: Analysis) -> dict[str, go.Figure]:
-    """By each cost that varies the accuracy against it, with the front of those that no other matches for less."""
-    return {name: _cost(name, title, analysis) for name, title in varied(analysis.costs).items()}
-
-
-def _cost(name: str, title: str, analysis: Analysis) -> go.Figure:
-    seen = in_sight([cost.accuracy for cost in analysis.costs])
+def cost(analysis: Analysis, name: str) -> go.Figure:
+    """The accuracy against the one of COSTS, with the front of those that no other matches for less."""
+    title = COSTS[name]
+    seen = in_sight([each.accuracy for each in analysis.costs])
     figure = small(title, "accuracy", yaxis={"tickformat": SHARE, "range": seen})
-    front = sorted((cost for cost in analysis.costs if name in cost.fronts), key=lambda cost: getattr(cost, name))
+    front = sorted((each for each in analysis.costs if name in each.fronts), key=lambda each: getattr(each, name))
+    shown = analysis.costs[:MOST_COSTS]
     figure.add_scatter(
-        x=[getattr(cost, name) for cost in analysis.costs[:MOST_COSTS]],
-        y=[cost.accuracy for cost in analysis.costs[:MOST_COSTS]],
-        hovertemplate=f"{title} %{{x}}<br>{ACCURACY}",
+        x=[getattr(each, name) for each in shown],
+        y=[each.accuracy for each in shown],
+        text=[literal(each.label) if each.trial is None else f"trial {each.trial}" for each in shown],
+        hovertemplate=f"%{{text}}<br>{title} %{{x}}<br>{ACCURACY}",
         mode="markers",
+        name="configuration",
         marker={"color": COLOURS["complete"], "size": 7, "opacity": 0.6},
     )
     figure.add_scatter(
-        x=[getattr(cost, name) for cost in front],
-        y=[cost.accuracy for cost in front],
-        text=[f"{'' if cost.trial is None else f'trial {cost.trial}: '}{literal(cost.label)}" for cost in front],
+        x=[getattr(each, name) for each in front],
+        y=[each.accuracy for each in front],
+        text=[f"{'' if each.trial is None else f'trial {each.trial}: '}{literal(each.label)}" for each in front],
         hovertemplate=f"%{{text}}<br>{title} %{{x}}<br>{ACCURACY}",
         mode="lines+markers",
+        name="Pareto front",
         marker={"color": BEST, "size": 8},
         line={"shape": "hv", "width": 2},
     )
-    values = [getattr(cost, name) for cost in analysis.costs]
+    values = [getattr(each, name) for each in analysis.costs]
     logs = name != "epochs" and min(values) > 0
     return figure.update_xaxes(logarithmic(min(values), max(values)) if logs else {"type": "linear"})
 

@@ -9,13 +9,6 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-# After Okabe and Ito's colours, which are told apart with any kind of colour vision: those that have a contrast of 3
-# to both of the page's backgrounds (their blue is lightened for it), and a grey for what was ended early.
-COLOURS = {"complete": "#2B87C8", "pruned": "#7F8790", "fail": "#CC79A7"}
-BEST = "#D55E00"
-AGAIN = "#009E73"
-THREE = ("#2B87C8", "#009E73", "#CC79A7")
-SCALE = "Cividis"
 SHARE = ".2~%"  # of ticks
 ACCURACY = "%{y:.2%}<extra></extra>"  # the end of what is shown under the mouse
 MANTISSAS = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8), tuple(n / 10 for n in range(10, 100)))
