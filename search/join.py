@@ -28,7 +28,8 @@ def join(settings: WorkerSettings, workers: int, say: Callable[[str], None]) -> 
         StorageError, StudyError: the study is not to be had.
         WorkersDied, TooManyFailures: the workers cannot go on.
     """
-    interrupts = Interrupts(lambda: say("Stopping after the running epochs; once more stops at once."))
+    notes: list[str] = []
+    interrupts = Interrupts(lambda: notes.append("Stopping after the running epochs; once more stops at once."))
     with interrupts.installed(), reported(settings.storage):
         study = _wait_for(settings, lambda: interrupts.asked, say)
         if study is None:
@@ -42,6 +43,8 @@ def join(settings: WorkerSettings, workers: int, say: Callable[[str], None]) -> 
 
         def tick() -> None:
             nonlocal stopped
+            while notes:
+                say(notes.pop())
             stopped = stop_requests(view) != request
             summary = summarize(view, folder_of(view))
             for trial in finished.new():

@@ -1,6 +1,7 @@
 """A whole search: make or resume the study, fill its queue, let workers drain it, then its finalists."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import optuna
 from rich.console import Console
@@ -37,6 +38,17 @@ class RunResult:
     had_work: bool
     stopped: Stopped | None
     error: ExpectedError | None
+
+    def as_json(self) -> dict[str, Any]:
+        """The record with which `run --json` ends: that of `status --json`, and how the search ended."""
+        return {
+            "event": "result",
+            **self.summary.as_json(),
+            "goal": self.goal,
+            "stopped": self.stopped,
+            "finalists": self.standings.as_json() if self.standings else None,
+            "error": str(self.error) if self.error else None,
+        }
 
 
 def run_search(definition: StudyDefinition, settings: RunSettings, console: Console) -> RunResult:
@@ -105,7 +117,7 @@ def _announce(
         *warnings_for(worker.storage, settings.workers, cluster=settings.engine == "ray"),
     ]
     for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=not console.is_terminal)
+        console.print(line, soft_wrap=not console.is_terminal)
 
 
 def _sampler(definition: StudyDefinition) -> str:

@@ -17,6 +17,7 @@ from fmnist.checkpoint import Checkpoint
 from search import collect
 from search.artifact_store import TrialArtifacts
 from search.artifacts import ArtifactError, Artifacts, Bucket, checkpoint_name, located, open_artifacts
+from search.doctor import machine
 from search.record import checkpoint_of
 from search.storage import open_storage
 from search.study import MARK, artifacts_of, folder_of, load_study
@@ -276,3 +277,12 @@ def test_a_study_trains_resumes_and_is_cleared_up_in_a_bucket(bucket: str, make:
 
     collect.delete(study, tmp_path / "s")
     assert artifacts.names() == ["notes.txt"]
+
+
+def test_the_doctor_tries_a_bucket(bucket: str) -> None:
+    place = f"{bucket}/prefix"
+    assert machine.artifacts(place).found == f"{place} can be written"
+    assert open_artifacts(place).names() == []
+    absent = machine.artifacts("s3://nosuch/prefix")
+    assert absent.status == "failed"
+    assert "check bucket, endpoint and credentials" in (absent.mend or "")

@@ -8,7 +8,9 @@ from typing import Literal
 
 import click
 
+from search.cli.completion import stored
 from search.cli.options import (
+    FiniteRange,
     data_dir_option,
     json_option,
     opened_study,
@@ -21,26 +23,39 @@ from search.cli.options import (
 @click.command()
 @study_argument
 @storage_options
+@click.option(
+    "--watch",
+    type=FiniteRange(0.1),
+    is_flag=False,
+    flag_value=2.0,
+    metavar="[SECONDS]",
+    help="Show it again every so many seconds, 2 if none are given, until the search is finished.",
+)
 @json_option
-def status(study: str, storage: str | None, output: Path | None, as_json: bool) -> None:
+def status(study: str, storage: str | None, output: Path | None, watch: float | None, as_json: bool) -> None:
     """Show how far a study is: trials by state, the best so far.
 
+    With --watch it is redrawn in place on a terminal; elsewhere a line is printed whenever something changed.
+
     \b
-    Example:
+    Examples:
+      fmnist-search status cnn --watch
       fmnist-search status cnn --json
     """
-    from rich.console import Console
-
     from search import presentation
     from search.finalists import standings_of
     from search.summary import summarize
+    from search.watch import watch as keep_watching
 
     with opened_study(study, storage, output) as (opened, folder):
+        if watch:
+            keep_watching(opened, folder, presentation.terminal(), watch, as_json=as_json)
+            return
         summary, standings = summarize(opened, folder), standings_of(opened, folder)
     if as_json:
         click.echo(json.dumps(summary.as_json()))
     else:
-        presentation.show_status(Console(), summary, standings)
+        presentation.show_status(presentation.terminal(), summary, standings)
 
 
 @click.command()
@@ -58,8 +73,6 @@ def best(study: str, storage: str | None, output: Path | None, as_json: bool) ->
     """
     from dataclasses import asdict
 
-    from rich.console import Console
-
     from search import presentation
     from search.finalists import standings_of
     from search.summary import summarize
@@ -69,11 +82,11 @@ def best(study: str, storage: str | None, output: Path | None, as_json: bool) ->
     if as_json:
         click.echo(json.dumps(asdict(summary.best) if summary.best else None))
     else:
-        presentation.show_best(Console(), summary, standings)
+        presentation.show_best(presentation.terminal(), summary, standings)
 
 
 @click.command()
-@click.argument("studies", nargs=-1, metavar="[STUDY]...")
+@click.argument("studies", nargs=-1, metavar="[STUDY]...", shell_complete=stored)
 @storage_options
 @data_dir_option
 @click.option(
