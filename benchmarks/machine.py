@@ -4,11 +4,11 @@ import os
 import platform
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 
 import torch
 
 from fmnist.precision import fastest
+from search.origin import processor
 
 
 def machine(*packages: str) -> dict[str, str]:
@@ -22,9 +22,5 @@ def machine(*packages: str) -> dict[str, str]:
 
 
 def _processor() -> str:
-    """Its model as Linux has it, else what Python knows; what torch uses of it; and in what we multiply."""
-    described = Path("/proc/cpuinfo")
-    lines = described.read_text().splitlines() if described.exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    model = models[0] if models else platform.processor() or "unknown processor"
-    return f"{model}, {torch.backends.cpu.get_cpu_capability()}, {fastest(torch.device('cpu'))}"
+    """Its model; what torch uses of it; and in what we multiply."""
+    return f"{processor()}, {torch.backends.cpu.get_cpu_capability()}, {fastest(torch.device('cpu'))}"

@@ -162,7 +162,8 @@ def trial_rows(
     """The table and the content of each row that belongs to a finished trial."""
     point = space.random_point(ranges, 1, number)
     accuracy = 0.93 - abs(point["learning_rate"] - 0.002) - 0.01 * point["dropout"]
-    attempt = {"token": uuid4().hex, **vars(Holder()), "started": "", "ended": "", "outcome": "pruned", "step": 25}
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    attempt = {"token": uuid4().hex, **vars(Holder()), "started": now, "ended": now, "outcome": "pruned", "step": 25}
     for name, distribution in ranges.items():
         internal, kind = distribution.to_internal_repr(point[name]), distribution_to_json(distribution)
         yield TrialParamModel.__table__, {"param_name": name, "param_value": internal, "distribution_json": kind}

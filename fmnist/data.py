@@ -17,23 +17,11 @@ import torch
 from torch import Tensor
 
 from fmnist import idx, source
+from fmnist.classes import CLASSES as CLASSES  # for whoever reads the data set
 from fmnist.errors import DataError
 from fmnist.hyperparameters import ScoreOn
 
-CLASSES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
 SIDE = 28  # pixels
-
 
 # Mean and standard deviation of the 60,000 training images' pixels, scaled to [0, 1].
 PIXEL_MEAN = 0.2860

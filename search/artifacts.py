@@ -43,6 +43,17 @@ def checkpoint_name(number: int, epoch: float) -> str:
     return f"trial-{number:05d}-epoch-{epoch:g}.pt"
 
 
+def _checked(name: str) -> str:
+    """A file's name, which comes from the database: somebody may have altered it to lead out of the store.
+
+    Raises:
+        ArtifactError: it would.
+    """
+    if "/" in name or "\0" in name or name in ("", ".", ".."):
+        raise ArtifactError(f"{name!r} names no artifact: it would lead out of their folder")
+    return name
+
+
 def located(place: str | None) -> str | None:
     """A place as it means the same in any working directory."""
     if place is None:
@@ -72,16 +83,16 @@ class Folder:
         self.location = str(path)
 
     def write(self, name: str, content: bytes) -> None:
-        write_whole(self.path / name, content)
+        write_whole(self.path / _checked(name), content)
 
     def read(self, name: str) -> bytes | None:
         try:
-            return (self.path / name).read_bytes()
+            return (self.path / _checked(name)).read_bytes()
         except FileNotFoundError:
             return None
 
     def remove(self, name: str) -> None:
-        (self.path / name).unlink(missing_ok=True)
+        (self.path / _checked(name)).unlink(missing_ok=True)
 
     def names(self) -> list[str]:
         return sorted(file.name for file in self.path.iterdir() if file.is_file()) if self.path.is_dir() else []
@@ -118,18 +129,18 @@ class Bucket:
 
     def write(self, name: str, content: bytes) -> None:
         with self._reported():
-            self.client.put_object(Bucket=self.bucket, Key=self.folder + name, Body=content)
+            self.client.put_object(Bucket=self.bucket, Key=self._key(name), Body=content)
 
     def read(self, name: str) -> bytes | None:
         with self._reported():
             try:
-                return bytes(self.client.get_object(Bucket=self.bucket, Key=self.folder + name)["Body"].read())
+                return bytes(self.client.get_object(Bucket=self.bucket, Key=self._key(name))["Body"].read())
             except self.client.exceptions.NoSuchKey:
                 return None
 
     def remove(self, name: str) -> None:
         with self._reported():
-            self.client.delete_object(Bucket=self.bucket, Key=self.folder + name)
+            self.client.delete_object(Bucket=self.bucket, Key=self._key(name))
 
     def names(self) -> list[str]:
         pages = self.client.get_paginator("list_objects_v2")
@@ -139,6 +150,9 @@ class Bucket:
 
     def locate(self, name: str) -> str | None:
         return f"{self.location}/{name}"  # whether it is there would cost a request
+
+    def _key(self, name: str) -> str:
+        return self.folder + _checked(name)
 
     @contextmanager
     def _reported(self) -> Iterator[None]:

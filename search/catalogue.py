@@ -1,7 +1,6 @@
 """The studies that can be run by name, with what a list of them says."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from search import definition, queue, space
 from search.definition import StudyDefinition
@@ -24,8 +23,7 @@ def entries() -> list[Entry]:
     Raises:
         DefinitionError: a file is wrong.
     """
-    files = {path.stem: path for path in [*definition.bundled(), *sorted(Path("studies").glob("*.toml"))]}
-    return [_entry(name, definition.read(path)) for name, path in sorted(files.items())]
+    return [_entry(name, definition.read(path)) for name, path in sorted(definition.known().items())]
 
 
 def trials_of(defined: StudyDefinition) -> int:

@@ -8,6 +8,7 @@ import optuna
 from optuna.trial import TrialState
 from sqlalchemy import select, update
 
+from search import artifact_meta
 from search.artifacts import Artifacts
 from search.finalists import BEST
 from search.record import CHECKPOINT
@@ -42,6 +43,7 @@ def drop_beaten(study: optuna.Study, artifacts: Artifacts, keep: int) -> int:
         with backend(study).engine.begin() as connection:
             dropped = json.dumps(stored | {"name": None})
             connection.execute(update(ATTRIBUTES).where(mine).values(value_json=dropped))
+            artifact_meta.unregister(connection, row.trial_id, stored["name"])
         artifacts.remove(stored["name"])
     return len(beaten)
 

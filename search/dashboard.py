@@ -1,41 +1,114 @@
-"""optuna-dashboard over the studies' database, served to this machine only."""
+"""optuna-dashboard over the studies' database, for those who may see it."""
 
+import errno
+import ipaddress
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+from wsgiref.types import WSGIApplication
 
-from fmnist.errors import ExpectedError
+import optuna
+import optuna_dashboard
+import waitress
+
+from fmnist.errors import ExpectedError, UsageError
+from search.artifact_store import TrialArtifacts
+from search.gate import ByMethod, Credentials, KnownHosts, MissingArtifacts, SignIn, read_only
 from search.storage import open_storage
 
-HOST = "127.0.0.1"
+LARGEST = 128 * 2**20  # bytes of a request: the dashboard reads no more of an upload
 
 
 class DashboardError(ExpectedError):
     """The dashboard cannot be served; the message says what to do."""
 
 
-def serve(url: str, port: int, ready: Callable[[str], None]) -> None:
+@dataclass(frozen=True)
+class DashboardSettings:
+    """What is served, where, and to whom.
+
+    folder: says where a study's files are. uploads: the folder of what people upload. host, port: to listen on.
+    credentials: of the one user who may sign in; without them whoever reaches it is let in, and other machines only
+    reach it if that is meant to be `insecure`. read_only: nobody changes anything.
+    """
+
+    storage: str = field(repr=False)  # it may hold a password
+    folder: Callable[[optuna.Study], Path]
+    uploads: Path
+    host: str
+    port: int
+    credentials: Credentials | None = None
+    insecure: bool = False
+    read_only: bool = False
+
+
+def serve(settings: DashboardSettings, ready: Callable[[str], None]) -> None:
     """Serve until Ctrl-C.
 
     Args:
         ready: called with the page's address once the port is open.
 
     Raises:
-        DashboardError: the port is in use.
+        UsageError: other machines would reach it without a sign-in.
+        DashboardError: it cannot listen there.
         StorageError: the database cannot be opened.
     """
-    import waitress
-    from optuna_dashboard import wsgi
+    family, address = _resolved(settings.host, settings.port)
+    local = ipaddress.ip_address(address[0].partition("%")[0]).is_loopback
+    if not (local or settings.credentials or settings.insecure):
+        raise UsageError(
+            f"--host {settings.host}: other machines would reach the dashboard; let users sign in with --auth USER, "
+            "or let anybody read and change the studies with --insecure"
+        )
+    application = _application(settings, local)
+    with socket.socket(family) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(address)
+        except OSError as error:
+            mend = "one of this machine with --host" if error.errno == errno.EADDRNOTAVAIL else "another with --port"
+            reason = f"port {settings.port} cannot be opened on {address[0]} ({error.strerror})"
+            raise DashboardError(f"{reason}; choose {mend}") from error
+        server = waitress.create_server(
+            application, sockets=[listener], threads=4, ident=None, max_request_body_size=LARGEST
+        )
+        host = f"[{address[0]}]" if family == socket.AF_INET6 else address[0]
+        with suppress(KeyboardInterrupt):  # which the server knows to end by, once it runs
+            ready(f"http://{host}:{settings.port}/")
+            server.run()
 
-    application = wsgi(open_storage(url, "write"))
-    listener = socket.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+
+def _application(settings: DashboardSettings, local: bool) -> WSGIApplication:
+    """The dashboard and what stands before it.
+
+    What reads has a storage of its own, which waits for no writer, and for which no writer waits.
+    """
+    changing = read_only if settings.read_only else _dashboard(settings, "write")
+    application: WSGIApplication = MissingArtifacts(ByMethod(_dashboard(settings, "read"), changing))
+    if settings.credentials:
+        return SignIn(application, settings.credentials)
+    return KnownHosts(application, settings.host) if local else application
+
+
+def _dashboard(settings: DashboardSettings, mode: Literal["read", "write"]) -> WSGIApplication:
+    """optuna-dashboard itself."""
+    storage = open_storage(settings.storage, mode)
+    application = optuna_dashboard.wsgi(storage, TrialArtifacts(storage, settings.folder, settings.uploads))
+    application.catchall = False  # an error is for those to answer who know what it means
+    return application  # type: ignore[no-any-return]
+
+
+def _resolved(host: str, port: int) -> tuple[socket.AddressFamily, tuple[Any, ...]]:
+    """What a host's name means on this machine, as a socket takes it: the address first.
+
+    Raises:
+        DashboardError: it means nothing.
+    """
     try:
-        listener.bind((HOST, port))
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except OSError as error:
-        listener.close()
-        raise DashboardError(f"port {port} cannot be opened ({error.strerror}); choose another with --port") from error
-    server = waitress.create_server(application, sockets=[listener], threads=4)
-    with suppress(KeyboardInterrupt):  # which the server knows to end by, once it runs
-        ready(f"http://{HOST}:{port}/")
-        server.run()
+        raise DashboardError(f"--host {host}: {error.strerror}; choose an address of this machine") from error
+    return family, address

@@ -3,7 +3,8 @@
 Every mistake in a file ends in one line that names the file, the key and the mend.
 """
 
-import difflib
+import math
+import reprlib
 import tomllib
 from importlib.resources import files
 from pathlib import Path
@@ -14,12 +15,15 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from fmnist.errors import UsageError
 from fmnist.hyperparameters import Hyperparameters, ScoreOn
 from search.parameter import Parameter, Strict
+from search.text import did_you_mean
 
 SamplerName = Literal["tpe", "gp", "random", "grid", "qmc"]
 PrunerName = Literal["slack", "halving", "hyperband", "median", "percentile", "none"]
 
 # What a study may be given anew: how far it goes, not what one of its trials is.
 MAY_CHANGE = {"description", "minutes", "trials", "seeds", "finalists", "reference", "grid"}
+
+LARGEST_GRID = 100_000  # trainings
 
 SAMPLERS: tuple[str, ...] = get_args(SamplerName)
 PRUNERS: tuple[str, ...] = get_args(PrunerName)
@@ -44,7 +48,7 @@ class StudyDefinition(Strict):
     score_on: ScoreOn = Field("test", description="the images that score a trial")
     seed: int = Field(0, ge=0, description="decides every random choice of the study")
     seeds: int = Field(1, ge=1, description="trainings of each configuration of a grid, each with its own seed")
-    finalists: int = Field(3, ge=0, description="best configurations that `run` trains again with fresh seeds")
+    finalists: int = Field(3, ge=0, le=100, description="best configurations that `run` trains again with fresh seeds")
     reference: Literal["write-up"] | None = Field(None, description="published results that the report compares with")
     defaults: Hyperparameters = Field(
         default_factory=lambda: Hyperparameters(),
@@ -86,13 +90,21 @@ class StudyDefinition(Strict):
             wrong = [one for one in value if name not in self.space or not self.space[name].has(one)]
             if wrong:
                 raise ValueError(f"grid.{name}: {wrong[0]!r} is not in space.{name}; change either")
+        if self.sampler == "grid" and (trainings := self._size_of_grid()) > LARGEST_GRID:
+            raise ValueError(f"grid: has {trainings:,} trainings, more than {LARGEST_GRID:,}; name fewer values")
         return self
+
+    def _size_of_grid(self) -> int:
+        """How many trainings a grid has at most: two of its parts may have one in common."""
+        parts = [[len(values) for values in part.values()] for part in self.grid]
+        parts = parts or [[parameter.count() for parameter in self.space.values()]]
+        return self.seeds * sum(map(math.prod, parts))
 
     def _parameter_fits(self, name: str, parameter: Parameter) -> None:
         field, where = Hyperparameters.model_fields.get(name), "grid" if self.grid else "space"
         if field is None:
             raise ValueError(
-                f"{where}.{name}: is no hyperparameter; {_did_you_mean(name, Hyperparameters.model_fields)}"
+                f"{where}.{name}: is no hyperparameter; {did_you_mean(name, Hyperparameters.model_fields)}"
             )
         for value in parameter.ends():
             try:
@@ -143,6 +155,11 @@ def bundled() -> list[Path]:
     return sorted(folder.glob("*.toml"))
 
 
+def known() -> dict[str, Path]:
+    """The definitions that have a name: those in ./studies, and of the package's those that are not there too."""
+    return {path.stem: path for path in [*bundled(), *sorted(Path("studies").glob("*.toml"))]}
+
+
 def locate(study: str) -> Path:
     """The file of a study given as a path, or as a name in ./studies or in the package.
 
@@ -151,13 +168,10 @@ def locate(study: str) -> Path:
     """
     if study.endswith(".toml") or "/" in study:
         return Path(study)
-    local = Path("studies") / f"{study}.toml"
-    known = {path.stem: path for path in bundled()}
-    if local.is_file():
-        return local
-    if study not in known:
-        raise DefinitionError(f"no study named {study!r}; {_did_you_mean(study, known)}, or name a .toml file")
-    return known[study]
+    named = known()
+    if study not in named:
+        raise DefinitionError(f"no study named {study!r}; {did_you_mean(study, named)}, or name a .toml file")
+    return named[study]
 
 
 def read(path: Path, **overrides: Any) -> StudyDefinition:
@@ -170,12 +184,12 @@ def read(path: Path, **overrides: Any) -> StudyDefinition:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DefinitionError(f"{path}: {error.strerror}; name a study or a .toml file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DefinitionError(f"{path}: not TOML: {error}") from error
     try:
         return StudyDefinition.model_validate(content | {k: v for k, v in overrides.items() if v is not None})
     except ValidationError as error:
-        raise DefinitionError(f"{path}: {explain(error)}") from error
+        raise DefinitionError(f"{path}: {' '.join(explain(error).split())}") from error
 
 
 def explain(error: ValidationError) -> str:
@@ -191,7 +205,7 @@ def explain(error: ValidationError) -> str:
             model = Parameter
         elif location[0] == "defaults":
             model = Hyperparameters
-        return f"{'.'.join(location)}: is an unknown key; {_did_you_mean(location[-1], model.model_fields)}"
+        return f"{'.'.join(location)}: is an unknown key; {did_you_mean(location[-1], model.model_fields)}"
     if first["type"] == "missing":
         return f"{'.'.join(location)}: is missing; add it"
     return ": ".join(filter(None, [".".join(location), _sentence(first)]))
@@ -199,9 +213,4 @@ def explain(error: ValidationError) -> str:
 
 def _sentence(error: Any) -> str:
     message = str(error["msg"]).removeprefix("Value error, ").removeprefix("Input ")
-    return message if error["type"] == "value_error" else f"{message}, not {error['input']!r}"
-
-
-def _did_you_mean(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
+    return message if error["type"] == "value_error" else f"{message}, not {reprlib.repr(error['input'])}"

@@ -26,7 +26,8 @@ class RunSettings:
 
     trials: None for all of a grid, or the usual number of another search.
     worker: what each worker gets, but for its share of cores and devices. timeout: seconds.
-    address: of the Ray cluster, for the engine `ray`.
+    quiet: say nothing. as_json: print finished trials as JSON. address: of the Ray cluster, for the engine `ray`.
+    command: that asked for it, without a password.
     """
 
     trials: int | None
@@ -35,8 +36,10 @@ class RunSettings:
     worker: WorkerSettings
     timeout: float | None
     quiet: bool
+    as_json: bool = False
     engine: Literal["local", "ray"] = "local"
     address: str = "auto"
+    command: str | None = None
 
     def deadline(self) -> float | None:
         """When the time that starts now is up, on the monotonic clock."""
@@ -71,26 +74,26 @@ def drain(
     finished = FinishedTrials(view)
     request, requested = stop_requests(view), False
 
-    with Progress(console, goal, finished.before, settings.quiet) as progress:
-        interrupts = Interrupts(lambda: progress.say("Stopping after the running epochs; Ctrl-C again stops at once."))
+    progress = Progress(console, goal, finished.before, quiet=settings.quiet, as_json=settings.as_json)
+    interrupts = Interrupts(lambda: progress.say("Stopping after the running epochs; Ctrl-C again stops at once."))
 
-        def out_of_time() -> bool:
-            return deadline is not None and time.monotonic() > deadline
+    def out_of_time() -> bool:
+        return deadline is not None and time.monotonic() > deadline
 
-        def tick() -> None:
-            nonlocal requested
-            requested = stop_requests(view) != request
-            progress.goal = queue.goal(view)["trials"]  # another may have raised it
-            progress.show(summarize(view, settings.place.folder), finished.new())
+    def tick() -> None:
+        nonlocal requested
+        requested = stop_requests(view) != request
+        progress.goal = queue.goal(view)["trials"]  # another may have raised it
+        progress.show(summarize(view, settings.place.folder), finished.new())
 
-        with interrupts.installed(), told_if_deleted(view):
-            run = partial(ray.drain, address=settings.address) if settings.engine == "ray" else local.drain
-            run(
-                study,
-                settings.each(),
-                stopping=lambda: interrupts.asked or requested or out_of_time(),
-                on_tick=tick,
-            )
+    with interrupts.installed(), told_if_deleted(view), progress.shown():
+        run = partial(ray.drain, address=settings.address) if settings.engine == "ray" else local.drain
+        run(
+            study,
+            settings.each(),
+            stopping=lambda: interrupts.asked or requested or out_of_time(),
+            on_tick=tick,
+        )
     if interrupts.asked:
         return "interrupted"
     if out_of_time():

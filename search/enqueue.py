@@ -30,28 +30,28 @@ def enqueue(
     assignments: tuple[str, ...],
     url: str,
     output: Path,
-    name: str | None,
+    name: str,
     data_dir: Path | None,
     artifacts: str | None,
 ) -> Enqueued:
     """Add tickets to a study.
 
     Args:
-        study: its name in the database, or the name or file of a definition to make it from.
+        study: the name or file of a definition to make it from, if there is none of that name in the database.
+        name: of the study in the database.
         assignments: NAME=VALUE, hyperparameters that these tickets fix.
         artifacts: where a study that is made here has its checkpoints, if not in its folder.
 
     Raises:
         DefinitionError, StudyError, DataError, StorageError: nothing was added.
     """
-    named = name or Path(study).stem
     storage = open_storage(url, "create")
     with reported(url), lock(url):
-        opened = _opened(storage, named, study, Place(output / named, artifacts), data_dir)
+        opened = _opened(storage, name, study, Place(output / name, artifacts), data_dir)
         defined = definition_of(opened)
         fixed = dict(space.parse_assignment(defined, assignment) for assignment in assignments)
         added = queue.enqueue(opened, defined, trials, fixed)
-        return Enqueued(named, added, queue.counts(opened)[TrialState.WAITING], queue.goal(opened)["trials"])
+        return Enqueued(name, added, queue.counts(opened)[TrialState.WAITING], queue.goal(opened)["trials"])
 
 
 def _opened(storage: RDBStorage, named: str, study: str, place: Place, data_dir: Path | None) -> optuna.Study:

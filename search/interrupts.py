@@ -5,6 +5,31 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+Handler = Callable[[int, FrameType | None], object]
+
+
+@contextmanager
+def handled(handler: Handler) -> Iterator[None]:
+    """Give both signals to a handler, until this is over."""
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Let both signals wait until this is over: what is done in it is done whole."""
+    arrived: list[int] = []
+    try:
+        with handled(lambda number, _frame: arrived.append(number)):
+            yield
+    finally:
+        for number in arrived:
+            signal.raise_signal(number)
+
 
 class Interrupts:
     """The first asks to stop after the running epochs, the second at once.
@@ -26,9 +51,5 @@ class Interrupts:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        before = {number: signal.signal(number, self) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
+        with handled(self):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)

@@ -22,6 +22,7 @@ from optuna.storages._rdb.models import TrialValueModel
 from optuna.trial import TrialState
 from sqlalchemy import Connection, delete, event, insert, update
 
+from search import artifact_meta
 from search.tables import (
     HEARTBEATS,
     TRIALS,
@@ -186,6 +187,8 @@ def _end(
     write_attribute(connection, trial_id, ATTEMPTS, attempts)
     if reason is not None:
         write_attribute(connection, trial_id, REASON, reason)
+    if state.is_finished():
+        artifact_meta.register(connection, trial_id, state)
     completed = {"datetime_complete": utc_now()} if state.is_finished() else {}
     connection.execute(update(TRIALS).where(TRIALS.c.trial_id == trial_id).values(state=state, **completed))
 
@@ -200,4 +203,4 @@ def _hold(connection: Connection, ticket: Ticket) -> Attempts:
 
 
 def _timestamp() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -5,6 +5,8 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+LARGEST = 1_000_000  # of what a hyperparameter can be, whichever it is
+
 
 class Strict(BaseModel):
     """A frozen record that takes no unknown key and no other type."""
@@ -31,6 +33,8 @@ class Parameter(Strict):
             return self
         if self.low is None or self.high is None:
             raise ValueError("needs low and high, or choices")
+        if max(abs(self.low), abs(self.high), self.step or 0) > LARGEST:
+            raise ValueError(f"goes beyond {LARGEST:,}; take smaller numbers")
         if self.low >= self.high:
             raise ValueError(f"is empty, as low {self.low} is not below high {self.high}; exchange or change them")
         if self.log and self.low <= 0:
@@ -54,6 +58,14 @@ class Parameter(Strict):
         if not isinstance(value, int | float) or not self.low <= value <= self.high:
             return False
         return self.step is None or _is_whole((value - self.low) / self.step)
+
+    def count(self) -> int:
+        """How many values a grid has of it, in steps of 1 where none is given."""
+        if self.choices is not None:
+            return len(self.choices)
+        assert self.low is not None  # validated above
+        assert self.high is not None
+        return math.floor((self.high - self.low) / (self.step or 1)) + 1
 
     @property
     def continuous(self) -> bool:

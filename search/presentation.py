@@ -1,6 +1,6 @@
 """What the commands print about a study: the result of a run, its status, its best trial."""
 
-import shlex
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,7 +10,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from search import words
 from search.catalogue import Entry
@@ -19,7 +19,7 @@ from search.ranking import Configuration, rank
 from search.study import definition_of
 from search.summary import Summary
 from search.text import percent, short
-from search.url import default_url, masked
+from search.url import options_for
 
 if TYPE_CHECKING:
     from search.drain import RunSettings
@@ -27,6 +27,12 @@ if TYPE_CHECKING:
 
 SHOWN = 5  # trials in the table of the best
 _WHY = {"interrupted": "Stopped", "timeout": "Time is up", "request": "Stopped by `fmnist-search stop`"}
+
+
+def terminal() -> Console:
+    """Standard output. What is printed there is printed as it is: names and descriptions are not rich's markup."""
+    interactive = None if sys.stdout.isatty() else False  # whatever FORCE_COLOR says
+    return Console(markup=False, emoji=False, highlight=False, force_interactive=interactive)
 
 
 def show(console: Console, result: "RunResult", settings: "RunSettings", report: Path) -> None:
@@ -60,17 +66,10 @@ def show(console: Console, result: "RunResult", settings: "RunSettings", report:
         show_finalists(console, name, result.standings)
     else:
         if not repeated:
-            say(_caution(result.summary))
+            say(words.caution(result.summary))
         say(f"Best checkpoint  {best.checkpoint or 'is gone'}")
     say(f"Report           {report}")
-    say(f"Look further     fmnist-search dashboard{_where(settings)}")
-
-
-def _where(settings: "RunSettings") -> str:
-    """The options that lead other commands to the same database."""
-    default = default_url(Path("studies"))
-    storage = settings.worker.storage
-    return "" if storage == default else f" --storage {shlex.quote(masked(storage))}"
+    say(f"Look further     fmnist-search dashboard{options_for(settings.worker.storage)}")
 
 
 def best_trials(study: optuna.Study, score_on: str) -> Table:
@@ -89,7 +88,6 @@ def ranking(configurations: list[Configuration], study: str) -> Table:
     """Configurations of several trainings each, the best first."""
     columns = ("accuracy", "95 % interval", "seeds", "seconds", "")
     table = _table(f"Configurations of study {study}", "configuration", *columns)
-    table.columns[0].overflow = "fold"
     for place, configuration in enumerate(configurations):
         table.add_row(
             configuration.label,
@@ -141,19 +139,28 @@ def show_catalogue(console: Console, entries: list[Entry]) -> None:
 
 def show_status(console: Console, summary: Summary, standings: Standings | None) -> None:
     """A study at this moment."""
-    trials, say = summary.trials, _speaker(console)
-    say(
+    say = _speaker(console)
+    for line in status(summary, standings):
+        say(line)
+
+
+def status(summary: Summary, standings: Standings | None, *, running: bool = True) -> list[str]:
+    """A study at this moment, in lines; `running`: with one for each trial at work."""
+    trials = summary.trials
+    lines = [
         f"Study {summary.study}: {trials.finished} trials finished "
         f"({trials.complete} complete, {trials.pruned} pruned), "
         f"{trials.running} running, {trials.waiting} waiting, {trials.failed} failed."
-    )
-    for running in summary.running:
-        accuracy = "" if running.accuracy is None else f", {percent(running.accuracy)} on {summary.score_on}"
-        say(f"  trial {running.number}: epoch {running.epoch:g} of {running.epochs}{accuracy}")
+    ]
+    for each in summary.running if running else ():
+        accuracy = "" if each.accuracy is None else f", {percent(each.accuracy)} on {summary.score_on}"
+        lines.append(f"  trial {each.number}: epoch {each.epoch:g} of {each.epochs}{accuracy}")
     if summary.best:
-        say(f"Best so far: trial {summary.best.number}, {percent(summary.best.value)} on {summary.score_on}.")
+        lines.append(f"Best so far: trial {summary.best.number}, {percent(summary.best.value)} on {summary.score_on}.")
     if standings:
-        say(f"Finalists: {standings.trained} of {standings.wanted} trainings finished. {words.winner(standings)}")
+        trained = f"{standings.trained} of {standings.wanted} trainings finished"
+        lines.append(f"Finalists: {trained}. {words.winner(standings)}")
+    return lines
 
 
 def show_best(console: Console, summary: Summary, standings: Standings | None) -> None:
@@ -167,23 +174,15 @@ def show_best(console: Console, summary: Summary, standings: Standings | None) -
         say(f"Study {summary.study} has no complete trial yet.")
         return
     say(f"Trial {summary.best.number} of study {summary.study}: {percent(summary.best.value)} on {summary.score_on}.")
-    say(_caution(summary))
+    say(words.caution(summary))
     for name, value in summary.best.params.items():
         say(f"  {name} = {short(value)}")
     say(f"Checkpoint: {summary.best.checkpoint or 'is gone'}")
 
 
-def _caution(summary: Summary) -> str:
-    if summary.trials.finished == 1:
-        return "This is one training (one seed): another one of it will score a little differently."
-    return (
-        f"This is one training (one seed), the best of {summary.trials.finished} chosen on the "
-        f"{summary.score_on} images that scored it: a fresh training of it will on average score a little lower."
-    )
-
-
 def _table(title: str | None, *columns: str) -> Table:
-    return Table(*columns, title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    folded = [Column(column, overflow="fold") for column in columns]  # where it is narrow, and no digit is lost
+    return Table(*folded, title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
 
 
 def _accuracy(trial: FrozenTrial) -> float:
@@ -192,4 +191,4 @@ def _accuracy(trial: FrozenTrial) -> float:
 
 
 def _speaker(console: Console) -> Callable[[str], None]:
-    return partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    return partial(console.print, soft_wrap=True)

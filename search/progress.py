@@ -1,22 +1,24 @@
-"""What a search shows while it runs: a live view on a terminal, plain lines elsewhere."""
+"""What a search shows while it runs: a live view on a terminal, plain or JSON lines elsewhere."""
 
+import json
 import time
-from types import TracebackType
-from typing import Self
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console, RenderableType
-from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from search.lease import REASON
+from search.live import live_view
 from search.summary import Summary
 from search.text import assignments, duration, percent
 
-REFRESH = 4  # times a second
+NARROW = 40  # columns
+STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
 
 class Progress:
@@ -26,39 +28,32 @@ class Progress:
         console: where to; not a terminal means one plain line a finished trial.
         goal: finished trials that the run ends with.
         finished: trials that were finished before it began.
-        quiet: show nothing.
+        quiet: say nothing.
+        as_json: print a `record` of each finished trial.
     """
 
-    def __init__(self, console: Console, goal: int, finished: int, quiet: bool) -> None:
+    def __init__(self, console: Console, goal: int, finished: int, *, quiet: bool, as_json: bool = False) -> None:
         self.console = console
         self.goal = goal
         self.finished_before = self.counted = finished
         self.quiet = quiet
+        self.as_json = as_json
         self.started = time.monotonic()
         self.note = self.said = ""
-        live = console.is_terminal and not quiet
-        self.live = Live(console=console, refresh_per_second=REFRESH, transient=True) if live else None
+        self.summary: Summary | None = None
+        self.live = console.is_interactive and not quiet
 
-    def __enter__(self) -> Self:
-        if self.live:
-            self.live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.live:
-            self.live.stop()
+    def shown(self) -> AbstractContextManager[None]:
+        """What it shows is to be seen for as long as this lasts."""
+        return live_view(self.console, self.view, stays=False) if self.live else nullcontext()
 
     def show(self, summary: Summary, newly_finished: list[FrozenTrial]) -> None:
         """Show the study as it is now."""
-        if self.quiet:
-            return
-        if self.live:
-            self.live.update(self.view(summary))
-            return
+        self.summary = summary
         for trial in newly_finished:  # counted here: the summary is of a moment before they were read
             self.counted += counts(trial)
+            if self.as_json:
+                print(json.dumps(self.record(trial)), file=self.console.file, flush=True)
             self._print(f"[{self.counted}/{self.goal}] {line(trial, summary)}")
         if self.note != self.said:
             self.said = self.note
@@ -69,11 +64,33 @@ class Progress:
         self.note = note
 
     def _print(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        if not (self.live or self.quiet):
+            self.console.print(text, soft_wrap=True)
 
-    def view(self, summary: Summary) -> RenderableType:
+    def record(self, trial: FrozenTrial) -> dict[str, Any]:
+        """The record that `run --json` prints of a finished trial.
+
+        value: its accuracy, None if it has none. reason: why it did not come to its end, None if it did.
+        finished, goal: trials that count, by then, and when the run ends.
+        """
+        assert self.summary
+        return {
+            "event": "trial",
+            "study": self.summary.study,
+            "number": trial.number,
+            "state": STATES[trial.state],
+            "value": trial.value,
+            "params": trial.params,
+            "reason": None if trial.state == TrialState.COMPLETE else reason(trial),
+            "finished": self.counted,
+            "goal": self.goal,
+        }
+
+    def view(self) -> RenderableType:
         """The whole live view."""
-        trials = summary.trials
+        if self.summary is None:
+            return Text(self.note, style="yellow")
+        summary, trials = self.summary, self.summary.trials
         head = Text.assemble(
             (f"{trials.finished} of {self.goal} trials", "bold"),
             f"  {trials.complete} complete, {trials.pruned} pruned, {trials.failed} failed",
@@ -86,11 +103,12 @@ class Progress:
                 (percent(summary.best.value), "bold green"),
                 f" on {summary.score_on} (trial {summary.best.number})",
             )
-        rows = Table(box=None, padding=(0, 2, 0, 0), show_edge=False)
-        for title in ("trial", "epoch", f"{summary.score_on} accuracy"):
-            rows.add_column(title, justify="right", style="dim" if title == "trial" else None)
+        space = 2 if self.console.width > NARROW else 1
+        rows = Table(box=None, padding=(0, space, 0, 0), show_edge=False, pad_edge=False)
+        for title in ("trial", "epoch", f"{summary.score_on} %"):
+            rows.add_column(title, justify="right", style="dim" if title == "trial" else None, no_wrap=True)
         for running in summary.running:
-            accuracy = "-" if running.accuracy is None else percent(running.accuracy)
+            accuracy = "-" if running.accuracy is None else percent(running.accuracy).removesuffix(" %")
             rows.add_row(str(running.number), f"{running.epoch:g}/{running.epochs}", accuracy)
         view = Table.grid()
         for part in (head, bar, best, rows, Text(self._time(trials.finished)), Text(self.note, style="yellow")):
@@ -108,15 +126,19 @@ class Progress:
 
 def line(trial: FrozenTrial, summary: Summary) -> str:
     """One finished trial in one line."""
-    reason = " ".join(trial.user_attrs.get(REASON, "no reason is recorded").split())
     reached = f" at {percent(trial.value)}" if trial.value is not None else ""
     result = {
         TrialState.COMPLETE: f"complete{reached}",
-        TrialState.PRUNED: f"{reason}{reached}",
-        TrialState.FAIL: f"failed: {reason}",
+        TrialState.PRUNED: f"{reason(trial)}{reached}",
+        TrialState.FAIL: f"failed: {reason(trial)}",
     }[trial.state]
     best = f", best {percent(summary.best.value)}" if summary.best else ""
     return f"trial {trial.number} {result} ({assignments(trial.params)}){best}"
+
+
+def reason(trial: FrozenTrial) -> str:
+    """Why a trial was pruned or failed, in one line."""
+    return " ".join(trial.user_attrs.get(REASON, "no reason is recorded").split())
 
 
 def counts(trial: FrozenTrial) -> bool:

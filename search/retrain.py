@@ -73,7 +73,7 @@ def retrain(
     stopped = None
     if had_work := summarize(view, place.folder).trials.finished < goal:
         if not settings.quiet:
-            console.print(_announcement(definition), highlight=False, soft_wrap=True)
+            console.print(_announcement(definition), soft_wrap=True)
         stopped = drain(again, view, replace(settings, worker=worker, place=place), goal, console, deadline)
     standings = persistently(lambda: finalists.standings_of(study, settings.place.folder))
     if standings and standings.unsettled:

@@ -1,13 +1,14 @@
 """A whole search: make or resume the study, fill its queue, let workers drain it, then its finalists."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import optuna
 from rich.console import Console
 
 from fmnist import data as fashion
 from fmnist.errors import ExpectedError
-from search import queue, space
+from search import origin, queue, space
 from search.definition import StudyDefinition
 from search.drain import RunSettings, Stopped, drain
 from search.finalists import SEEDS, Standings, standings_of
@@ -38,6 +39,17 @@ class RunResult:
     stopped: Stopped | None
     error: ExpectedError | None
 
+    def as_json(self) -> dict[str, Any]:
+        """The record with which `run --json` ends: that of `status --json`, and how the search ended."""
+        return {
+            "event": "result",
+            **self.summary.as_json(),
+            "goal": self.goal,
+            "stopped": self.stopped,
+            "finalists": self.standings.as_json() if self.standings else None,
+            "error": str(self.error) if self.error else None,
+        }
+
 
 def run_search(definition: StudyDefinition, settings: RunSettings, console: Console) -> RunResult:
     """Bring the study to `settings.trials` finished trials, or as far as time allows, then its finalists.
@@ -55,6 +67,8 @@ def run_search(definition: StudyDefinition, settings: RunSettings, console: Cons
     with reported(worker.storage):
         with lock(worker.storage):
             study = open_study(storage, worker.study, definition, data, settings.place, allow_mixed=worker.allow_mixed)
+            if settings.command:
+                origin.note(study, settings.command)
             release(study)
             goal = queue.top_up(study, definition, settings.trials)  # more, if an earlier run asked for more
         view = load_study(open_storage(worker.storage), worker.study)
@@ -103,7 +117,7 @@ def _announce(
         *warnings_for(worker.storage, settings.workers, cluster=settings.engine == "ray"),
     ]
     for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=not console.is_terminal)
+        console.print(line, soft_wrap=not console.is_terminal)
 
 
 def _sampler(definition: StudyDefinition) -> str:

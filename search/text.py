@@ -1,6 +1,7 @@
-"""How numbers are written, on the terminal and in the report."""
+"""How numbers are written, on the terminal and in the report; and what a misspelt name may have meant."""
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -34,3 +35,9 @@ def short(value: object) -> str:
 def assignments(params: Mapping[str, Any]) -> str:
     """Parameters in one line: epochs=3 learning_rate=0.001."""
     return " ".join(f"{name}={short(value)}" for name, value in params.items())
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The close one of the known names, or else all of them."""
+    close = difflib.get_close_matches(name, known := list(known), n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"

@@ -1,5 +1,6 @@
 """The URL of a database of studies: checked, shown without its password, and what is to be said of it."""
 
+import shlex
 from pathlib import Path
 
 from sqlalchemy.engine import URL, make_url
@@ -48,6 +49,11 @@ def parse(url: str) -> URL:
 def masked(url: str) -> str:
     """The URL as it may be shown: a password as ***, and no options, which may hold one too."""
     return parse(url).set(query={}).render_as_string(hide_password=True)
+
+
+def options_for(url: str) -> str:
+    """The options that lead a command to this database, from the folder that this one was called in."""
+    return "" if url == default_url(Path("studies")) else f" --storage {shlex.quote(masked(url))}"
 
 
 def without_password(text: str, url: str) -> str:

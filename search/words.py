@@ -1,8 +1,9 @@
-"""What the numbers of finalists say, in words that the terminal and the report share."""
+"""What the numbers of finalists say, in words that terminal, report and dashboard share."""
 
 from search.finalists import Finalist, Standings
 from search.ranking import Configuration
 from search.statistics import Difference, Estimate
+from search.summary import Summary
 from search.text import assignments, count, percent, points
 
 
@@ -76,7 +77,7 @@ def winner(standings: Standings) -> str:
         f"{assignments(best.again.params)}."
     ]
     if ties:
-        sentences.append(f"Too close to call between it and {_listed([called(other) for other in ties])}.")
+        sentences.append(f"Too close to call between it and {listed([called(other) for other in ties])}.")
     if standings.diverged:
         sentences.append(f"{count(standings.diverged, 'training')} diverged.")
     if standings.outdated:
@@ -102,5 +103,16 @@ def checkpoint(standings: Standings) -> str:
     return f"Best checkpoint  {standings.checkpoint}  ({accuracy}, one of {standings.winner.again.accuracy.n})"
 
 
-def _listed(names: list[str]) -> str:
+def caution(summary: Summary) -> str:
+    """What is to be said with a best trial's accuracy."""
+    if summary.trials.finished == 1:
+        return "This is one training (one seed): another one of it will score a little differently."
+    return (
+        f"This is one training (one seed), the best of {summary.trials.finished} chosen on the "
+        f"{summary.score_on} images that scored it: a fresh training of it will on average score a little lower."
+    )
+
+
+def listed(names: list[str]) -> str:
+    """Names in a sentence: a, b and c."""
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))

@@ -9,15 +9,18 @@ from pathlib import Path
 
 import optuna
 import pytest
+from optuna.artifacts import get_all_artifact_meta
 from optuna.trial import TrialState
 
 from fmnist import checkpoint
 from fmnist.checkpoint import Checkpoint
 from search import collect
+from search.artifact_store import TrialArtifacts
 from search.artifacts import ArtifactError, Artifacts, Bucket, checkpoint_name, located, open_artifacts
+from search.doctor import machine
 from search.record import checkpoint_of
 from search.storage import open_storage
-from search.study import MARK, artifacts_of, load_study
+from search.study import MARK, artifacts_of, folder_of, load_study
 from search.worker import work
 from tests.conftest import Make, definition
 
@@ -214,6 +217,13 @@ def test_without_boto3_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) 
         open_artifacts("s3://bucket/prefix")
 
 
+@pytest.mark.parametrize("name", ["../a", "a/../../b", "/etc/passwd", "..", ".", "", "a\0"])
+def test_a_name_that_leads_out_of_the_store_is_refused(artifacts: Artifacts, name: str) -> None:
+    for call in (lambda: artifacts.write(name, b""), lambda: artifacts.read(name), lambda: artifacts.remove(name)):
+        with pytest.raises(ArtifactError, match="names no artifact"):
+            call()
+
+
 def test_a_folder_that_cannot_be_made_is_an_error_of_the_system(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OSError):
@@ -248,6 +258,11 @@ def test_a_study_trains_resumes_and_is_cleared_up_in_a_bucket(bucket: str, make:
     assert artifacts.names() == [MARK, checkpoint_name(0, 2), checkpoint_name(1, 2)]
     assert not (tmp_path / "s" / "checkpoints").exists()
 
+    dashboard = TrialArtifacts(open_storage(settings.storage), folder_of, tmp_path / "uploads")
+    *_, meta = get_all_artifact_meta(study.trials[0], storage=open_storage(settings.storage))
+    with dashboard.open_reader(meta.artifact_id) as reader:
+        assert reader.read() == artifacts.read(checkpoint_name(0, 2))
+
     best = study.best_trial.number
     assert collect.drop_beaten(study, artifacts, keep=1) == 1
     assert artifacts.names() == [MARK, checkpoint_name(best, 2)]
@@ -262,3 +277,12 @@ def test_a_study_trains_resumes_and_is_cleared_up_in_a_bucket(bucket: str, make:
 
     collect.delete(study, tmp_path / "s")
     assert artifacts.names() == ["notes.txt"]
+
+
+def test_the_doctor_tries_a_bucket(bucket: str) -> None:
+    place = f"{bucket}/prefix"
+    assert machine.artifacts(place).found == f"{place} can be written"
+    assert open_artifacts(place).names() == []
+    absent = machine.artifacts("s3://nosuch/prefix")
+    assert absent.status == "failed"
+    assert "check bucket, endpoint and credentials" in (absent.mend or "")

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import signal
 import sqlite3
 import subprocess
@@ -15,11 +16,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 from fmnist import checkpoint
 from fmnist.data import CLASSES
 from search import definition
-from search.cli import studies
+from search.cli import main, studies
 from search.storage import open_storage
 from search.study import load_study
 from search.summary import summarize
@@ -48,13 +50,13 @@ def one_line(result: subprocess.CompletedProcess[str], exit_code: int) -> str:
 def launch(tmp_path: Path, tiny_folder: Path):  # type: ignore[no-untyped-def]
     """Start a search in the background, in a session of its own as a terminal has one."""
 
-    def launched(*arguments: str) -> subprocess.Popen[str]:
+    def launched(*arguments: str, stderr: int = subprocess.STDOUT) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, "-m", "search", "run", *arguments],
             cwd=tmp_path,
             env={**os.environ, "FMNIST_DATA": str(tiny_folder)},
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stderr=stderr,
             text=True,
             start_new_session=True,
         )
@@ -119,6 +121,103 @@ def test_status_and_best_print_the_promised_json(command: Command, study_file: P
         text = command(name, "tiny").stdout
         assert f"{100 * best['value']:.2f} % on test" in text
     assert "one seed" in command("best", "tiny").stdout
+
+
+def test_a_report_leads_back_to_the_search_that_it_is_of(command: Command, study_file: Path, tmp_path: Path) -> None:
+    """Its numbers name the command that made it, and one that trains the answer again, in whatever folder."""
+    (tmp_path / "fmnist-search.toml").write_text("[run]\nquiet = true\n")
+    arguments = ["tiny.toml", "--trials", "2", "--workers", "1", "--finalists", "1"]
+    assert command("run", *arguments).returncode == 0
+    written = command("report", "tiny", "--format", "json")
+    assert written.stdout == "studies/tiny/report.json\n"
+    numbers = json.loads((tmp_path / "studies" / "tiny" / "report.json").read_text())
+    expected = shlex.join(["fmnist-search", "run", "--quiet", *arguments])
+    assert [run["command"] for run in numbers["provenance"]["runs"]] == [expected]
+    name, *again = shlex.split(numbers["answer"]["reproduce"])
+    assert (name, again[:2]) == ("fmnist-search", ["reproduce", "tiny.finalists"])
+    (tmp_path / "elsewhere").mkdir()
+    reproduced = subprocess.run(
+        [sys.executable, "-m", "search", *again],
+        cwd=tmp_path / "elsewhere",
+        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert reproduced.returncode == 0, reproduced.stderr
+    assert "Metrics: the same bit for bit. Weights: the same bit for bit." in reproduced.stdout
+
+
+def test_a_report_is_opened_in_the_users_browser(command: Command, study_file: Path, tmp_path: Path) -> None:
+    command("enqueue", "tiny.toml")
+    browser = tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {tmp_path / "shown"}\n')
+    browser.chmod(0o755)
+    opened = subprocess.run(
+        [sys.executable, "-m", "search", "report", "tiny", "--open"],
+        cwd=tmp_path,
+        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "BROWSER": f"{browser} %s"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert opened.stdout == "studies/tiny/report.html\n"
+    page = tmp_path / "studies" / "tiny" / "report.html"
+    assert (tmp_path / "shown").read_text().strip() == page.as_uri()
+    assert "No trial is complete yet." in page.read_text()
+    assert "--open shows a page" in one_line(command("report", "tiny", "--open", "--format", "json"), 2)
+
+
+def test_several_studies_are_compared_as_numbers_too(command: Command, study_file: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        command("enqueue", "tiny.toml", "--name", name)
+    assert command("report", "one", "two", "--format", "json").stdout == "studies/comparison.json\n"
+    compared = json.loads((tmp_path / "studies" / "comparison.json").read_text())
+    assert (compared["answers"], compared["left_out"]) == ([], ["one", "two"])
+
+
+def test_run_prints_an_object_a_line_for_a_program_and_each_at_once(
+    command: Command, study_file: Path, launch, tmp_path: Path
+) -> None:  # type: ignore[no-untyped-def]
+    study_file.write_text(STUDY.replace("finalists = 0", "finalists = 1"))
+    process = launch("tiny.toml", "--trials", "2", "--workers", "1", "--json")
+    first = json.loads(process.stdout.readline())
+    assert process.poll() is None
+    records = [first, *map(json.loads, process.communicate()[0].splitlines())]
+    assert process.returncode == 0
+    *trials, result = records
+    assert {tuple(each) for each in trials} == {
+        ("event", "study", "number", "state", "value", "params", "reason", "finished", "goal")
+    }
+    study = load_study(open_storage(default_url(tmp_path / "studies")), "tiny")
+    of_search = [each for each in trials if each["study"] == "tiny"]
+    assert [(each["number"], each["value"], each["params"]) for each in of_search] == [
+        (trial.number, trial.value, trial.params) for trial in study.trials
+    ]
+    assert [(each["state"], each["finished"], each["goal"]) for each in of_search] == [
+        ("complete", 1, 2),
+        ("complete", 2, 2),
+    ]
+    assert {each["study"] for each in trials} == {"tiny", "tiny.finalists"}
+    assert list(result) == [
+        "event", "study", "direction", "trials", "best", "goal", "stopped", "finalists", "error", "report"
+    ]  # fmt: skip
+    assert (result["event"], result["goal"], result["stopped"], result["error"]) == ("result", 2, None, None)
+    assert json.loads(command("best", "tiny", "--json").stdout) == result["best"]
+    assert json.loads(command("status", "tiny", "--json").stdout).items() <= result.items()
+    assert result["finalists"]["trained"] == result["finalists"]["wanted"] == len(trials) - 2
+    assert (tmp_path / result["report"]).is_file()
+
+
+def test_whoever_reads_no_further_ends_the_search_without_a_word(study_file: Path, launch, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    study_file.write_text(STUDY.replace("epochs = 2", "epochs = 30"))
+    process = launch("tiny.toml", "--workers", "1", "--json", stderr=subprocess.PIPE)
+    process.stdout.readline()
+    process.stdout.close()
+    with process.stderr as errors:
+        assert errors.read() == ""
+    assert process.wait() == 1
+    assert counts(tmp_path)["running"] == 0
 
 
 def test_best_is_null_before_a_trial_is_complete(command: Command, study_file: Path, tmp_path: Path) -> None:
@@ -453,6 +552,20 @@ def test_data_says_what_it_found(command: Command, tiny_folder: Path) -> None:
 def test_the_choices_of_the_flags_are_those_of_the_study_files() -> None:
     assert studies.SAMPLERS == definition.SAMPLERS
     assert studies.PRUNERS == definition.PRUNERS
+
+
+@pytest.mark.parametrize("name", main.commands)
+def test_every_command_has_help_with_an_example_that_it_takes(name: str) -> None:
+    result = CliRunner().invoke(main, [name, "--help"], prog_name="fmnist-search")
+    assert result.exit_code == 0
+    summary, *_ = result.output.split("\n\n")[1:]
+    assert summary.strip()
+    examples = re.findall(r"^    fmnist-search (.*)$", result.output, re.MULTILINE)
+    assert examples
+    for example in examples:
+        program, *arguments = shlex.split(example.split(" > ")[0])
+        assert program == name
+        main.commands[name].make_context(name, arguments)  # raises what a user would be told
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["--version"]])

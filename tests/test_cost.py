@@ -42,13 +42,14 @@ def test_a_configurations_cost_is_that_of_its_network_and_its_seconds() -> None:
         counted = complexity(network)
         assert (cost.parameters, cost.multiply_adds) == (counted.parameters, counted.multiply_adds)
         assert (cost.seconds, cost.epoch_seconds) == (12.0, 12.0 / network.epochs)
+        assert cost.epochs == network.epochs
     assert len({cost.parameters for cost in found}) == len(MADE)
 
 
 def test_seconds_and_accuracy_are_means_over_the_trainings() -> None:
     grid = definition(sampler="grid", seeds=2)
     (found,) = costs_of(grid, (0.8, 10.0, {}), (0.9, 14.0, {}))
-    assert (found.seconds, found.accuracy) == (12.0, pytest.approx(0.85))
+    assert (found.seconds, found.accuracy, found.trial) == (12.0, pytest.approx(0.85), None)
     assert found.low is not None
     assert found.high is not None
     assert found.low < 0.8 < 0.9 < found.high
@@ -117,6 +118,9 @@ def test_only_costs_that_differ_are_shown() -> None:
     assert varied(alike) == {}
     slower = costs_of(rates, (0.9, 3.0, {"learning_rate": 0.001}), (0.8, 5.0, {"learning_rate": 0.002}))
     assert varied(slower).keys() == {"seconds", "epoch_seconds"}
+    longer = costs_of(SIZES, (0.9, 3.0, {"epochs": 3}), (0.8, 3.0, {"epochs": 4}))
+    assert varied(longer).keys() == {"epochs", "epoch_seconds"}
+    assert [cost.epochs for cost in longer] == [3, 4]
     larger = costs_of(rates, (0.9, 3.0, {"filters": 2}), (0.8, 3.0, {"filters": 4}))
     assert varied(larger) == {name: COSTS[name] for name in ("parameters", "multiply_adds")}
     assert varied([]) == {}

@@ -1,18 +1,76 @@
+"""The dashboard as a browser meets it: requests to the real server, and to the stock one."""
+
+import base64
 import json
+import os
 import re
+import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPConnection, HTTPMessage
 from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+from xml.etree import ElementTree
 
 import optuna
 import pytest
 
+from fmnist import checkpoint
+from fmnist.data import DataSet
+from search import queue
+from search.record import CHECKPOINT, history_of
+from search.report import write
 from search.storage import open_storage
+from search.study import Place, open_study
+from search.text import percent
 from search.url import default_url
+from search.worker import WorkerSettings, work
+from tests.conftest import definition
+
+SECRET = "päss:w0rd"  # noqa: S105  # a colon and a letter that is not ASCII may be in a password
+USER = "mé"
+
+
+class Answer(NamedTuple):
+    status: int
+    body: bytes
+    headers: HTTPMessage
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Site(NamedTuple):
+    """A dashboard that is being served, from a folder of its own."""
+
+    output: Path
+    address: str
+    process: subprocess.Popen[str]
+
+    def ask(self, path: str, method: str = "GET", body: object = None, **headers: str) -> Answer:
+        """One request; the path is sent as it is."""
+        host = urlsplit(self.address)
+        connection = HTTPConnection(host.hostname or "", host.port, timeout=50)
+        content = None if body is None else json.dumps(body)
+        connection.request(method, path, content, {"Content-Type": "application/json", **headers})
+        response = connection.getresponse()
+        answer = Answer(response.status, response.read(), response.headers)
+        connection.close()
+        return answer
+
+    def study(self) -> Any:
+        return self.ask("/api/studies/1").json()
+
+    def artifact(self, trial: dict[str, Any], name: str) -> str:
+        """The path of a trial's artifact."""
+        identifier = next(each["artifact_id"] for each in trial["artifacts"] if each["filename"] == name)
+        return f"/artifacts/1/{trial['trial_id']}/{identifier}"
 
 
 def free_port() -> int:
@@ -21,53 +79,431 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def dashboard(output: Path, port: int) -> subprocess.Popen[str]:
+def started(output: Path, *arguments: str, port: int | None = None, **environment: str) -> subprocess.Popen[str]:
+    """The command as a process; nobody is at its terminal."""
+    command = [sys.executable, "-m", "search", "dashboard", "--output", str(output), "--port", str(port or free_port())]
     return subprocess.Popen(
-        [sys.executable, "-m", "search", "dashboard", "--output", str(output), "--port", str(port)],
+        [*command, *arguments],
+        env=os.environ | environment,
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    storage = open_storage(default_url(tmp_path), "create")
-    study = optuna.create_study(storage=storage, study_name="shown", direction="maximize")
-    study.add_trial(optuna.trial.create_trial(value=0.9))
-    process = dashboard(tmp_path, free_port())
+@contextmanager
+def serving(output: Path, *arguments: str, **environment: str) -> Iterator[Site]:
+    process = started(output, *arguments, **environment)
     assert process.stdout
-    address = re.match(r"(http://127\.0\.0\.1:\d+/)", process.stdout.readline())
-    assert address, process.stderr
-    yield address.group(1), process
+    line = process.stdout.readline()
+    address = re.match(r"(http://127\.0\.0\.1:\d+)/", line)
+    if address is None:
+        pytest.fail(f"{line}{process.communicate()[1]}")
+    yield Site(output, address.group(1), process)
     process.kill()
     process.communicate()
 
 
-def test_it_serves_the_studies_to_this_machine(served: tuple[str, subprocess.Popen[str]]) -> None:
-    address, process = served
-    with urllib.request.urlopen(f"{address}dashboard/") as page:  # noqa: S310
-        assert page.status == 200
-    with urllib.request.urlopen(f"{address}api/studies") as answer:  # noqa: S310
-        names = [study["study_name"] for study in json.load(answer)["study_summaries"]]
-    assert names == ["shown"]
-    listening = Path(f"/proc/{process.pid}/net/tcp").read_text()
-    port = f"{int(address.split(':')[-1].strip('/')):04X}"
-    addresses = {row.split()[1] for row in listening.splitlines()[1:] if row.split()[1].endswith(port)}
-    assert addresses == {f"0100007F:{port}"}
-
-
-def test_ctrl_c_ends_it_quietly(served: tuple[str, subprocess.Popen[str]]) -> None:
-    address, process = served
-    with urllib.request.urlopen(address):  # noqa: S310
-        process.send_signal(signal.SIGINT)
-    _, errors = process.communicate()
+def refused(output: Path, *arguments: str, **environment: str) -> tuple[int, str]:
+    """The exit code and the line of an error; there must be no other output."""
+    process = started(output, *arguments, **environment)
+    printed, errors = process.communicate()
+    assert printed == ""
     assert "Traceback" not in errors
+    return process.returncode, errors.splitlines()[-1]
 
 
-def test_a_port_in_use_is_one_line(served: tuple[str, subprocess.Popen[str]], tmp_path: Path) -> None:
-    port = int(served[0].split(":")[-1].strip("/"))
-    second = dashboard(tmp_path, port)
-    _, errors = second.communicate()
-    assert second.returncode == 1
-    assert errors == f"Error: port {port} cannot be opened (Address already in use); choose another with --port\n"
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory, tiny: DataSet, tiny_folder: Path) -> Path:
+    """The output of a search of 12 trials, of which the checkpoints of five are kept, with its report; one waits."""
+    output = tmp_path_factory.mktemp("searched")
+    url = default_url(output)
+    defined = definition(sampler="random")
+    study = open_study(open_storage(url, "create"), "shown", defined, tiny, Place(output / "shown"))
+    queue.top_up(study, defined, 12)
+    work(WorkerSettings(url, "shown", tiny_folder), lambda: False)
+    write(study, output / "shown", output / "shown" / "report.html", lambda: tiny, url)
+    queue.top_up(study, defined, 13)
+    return output
+
+
+def copied(searched: Path, tmp_path: Path) -> Path:
+    """The same for a test that changes it."""
+    return shutil.copytree(searched, tmp_path / "copied")
+
+
+def trials_of(output: Path) -> list[optuna.trial.FrozenTrial]:
+    return optuna.load_study(storage=open_storage(default_url(output)), study_name="shown").trials
+
+
+def content(output: Path) -> dict[str, list[tuple[Any, ...]]]:
+    """All rows of the database."""
+    with sqlite3.connect(output / "studies.db") as database:
+        tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        return {table: database.execute(f"SELECT * FROM {table}").fetchall() for table in tables}  # noqa: S608
+
+
+@pytest.fixture(scope="module")
+def site(searched: Path) -> Iterator[Site]:
+    """As it is served to this machine."""
+    with serving(searched) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def gated(searched: Path) -> Iterator[Site]:
+    """With a sign-in, and read-only."""
+    with serving(searched, "--auth", USER, "--read-only", FMNIST_SEARCH_PASSWORD=SECRET) as served:
+        yield served
+
+
+def basic(user: str, password: str) -> str:
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+def test_it_serves_the_studies_to_this_machine(site: Site) -> None:
+    assert site.ask("/dashboard").status == 200
+    assert [study["study_name"] for study in site.ask("/api/studies").json()["study_summaries"]] == ["shown"]
+    listening = Path(f"/proc/{site.process.pid}/net/tcp").read_text()
+    port = f":{int(site.address.rsplit(':', 1)[1]):04X}"
+    addresses = {row.split()[1] for row in listening.splitlines()[1:] if row.split()[1].endswith(port)}
+    assert addresses == {f"0100007F{port}"}
+
+
+def test_a_trial_shows_its_learning_curve_confusion_matrix_and_checkpoint(site: Site) -> None:
+    shown, stored = site.study()["trials"], trials_of(site.output)
+    best = sorted(stored[:12], key=lambda trial: trial.value or 0.0)[-1]
+    trial = shown[best.number]
+    names = ["learning-curve.svg", "confusion-matrix.svg", best.user_attrs[CHECKPOINT]["name"]]
+    assert [artifact["filename"] for artifact in trial["artifacts"]] == names
+
+    curve, confusion, file = (site.ask(site.artifact(trial, name)) for name in names)
+    assert [each.status for each in (curve, confusion, file)] == [200] * 3
+    for picture in (curve, confusion):
+        assert picture.headers["Content-Type"] == "image/svg+xml"
+        assert ElementTree.fromstring(picture.body).tag.endswith("svg")  # noqa: S314  # it is ours
+    assert f"trial {best.number}: {percent(history_of(best)[-1].accuracy)} test" in curve.body.decode()
+    cells = re.findall(r">(\d+)</text>", confusion.body.decode())[-100:]
+    for row in best.user_attrs[CHECKPOINT]["confusion"]:
+        assert set(map(str, row)) <= set(cells)
+    assert file.body == (site.output / "shown" / "checkpoints" / names[2]).read_bytes()
+    assert checkpoint.parse(file.body, names[2]).history[-1].accuracy == best.value
+
+
+def test_it_does_without_torch(site: Site) -> None:
+    """Which takes seconds to import, and much memory for as long as it is served."""
+    trial = site.study()["trials"][0]
+    assert site.ask(site.artifact(trial, "confusion-matrix.svg")).status == 200
+    assert "libtorch" not in Path(f"/proc/{site.process.pid}/maps").read_text()
+
+
+def test_only_the_checkpoints_that_are_kept_are_shown(site: Site) -> None:
+    listed = {
+        artifact["filename"]
+        for trial in site.study()["trials"]
+        for artifact in trial["artifacts"]
+        if artifact["filename"].endswith(".pt")
+    }
+    kept = {file.name for file in (site.output / "shown" / "checkpoints").glob("*.pt")}
+    assert listed == kept
+    assert len(kept) == 5
+
+
+def test_the_report_is_there_as_custom_plots_and_a_note(site: Site) -> None:
+    study, stored = site.study(), trials_of(site.output)[:12]
+    plots = {plot["id"]: json.loads(plot["graph_object"]) for plot in study["plotly_graph_objects"]}
+    assert plots.keys() == {"importances", "costs", "confusion"}
+    bars = plots["importances"]["data"][0]
+    assert set(bars["y"]) == {"filters", "learning_rate"}
+    assert len(bars["error_x"]["array"]) == 2
+    accuracies = {accuracy for trace in plots["costs"]["data"] for accuracy in trace["y"]}
+    best = max(stored, key=lambda trial: trial.value or 0.0)
+    assert max(accuracies) <= (best.value or 0.0)
+    assert plots["confusion"]["data"][0]["z"] == best.user_attrs[CHECKPOINT]["confusion"]
+    assert f"Trial {best.number}: {percent(best.value or 0.0)} test accuracy" in study["note"]["body"]
+    assert f"fmnist-search reproduce shown {best.number} --output {site.output}" in study["note"]["body"]
+
+
+@pytest.fixture(params=["a page", "the API", "a static file", "a picture", "a checkpoint", "nothing"])
+def path(request: pytest.FixtureRequest, site: Site) -> str:
+    """What may be asked for, of each kind."""
+    trial = max(site.study()["trials"][:12], key=lambda each: each["values"][0])
+    paths = {
+        "a page": "/dashboard/studies/1",
+        "the API": "/api/studies/1",
+        "a static file": "/static/bundle.js",
+        "a picture": site.artifact(trial, "learning-curve.svg"),
+        "a checkpoint": site.artifact(trial, trial["artifacts"][2]["filename"]),
+        "nothing": "/nothing",
+    }
+    return paths[request.param]
+
+
+def test_whatever_is_asked_for_needs_the_sign_in(gated: Site, path: str) -> None:
+    wrong = [
+        {},
+        *({"Authorization": basic(*both)} for both in ((USER, "wrong"), ("other", SECRET), (USER, ""), ("", SECRET))),
+        {"Authorization": basic(USER, SECRET).replace("Basic", "Bearer")},
+        {"Authorization": "Basic"},
+        {"Authorization": "Basic !"},
+        {"Authorization": "Basic ÿ"},
+    ]
+    for headers in wrong:
+        for method in ("GET", "HEAD", "POST", "DELETE"):
+            answer = gated.ask(path, method, **headers)
+            assert answer.status == 401, (method, headers)
+            assert answer.headers["WWW-Authenticate"].startswith("Basic ")
+            assert len(answer.body) < 100
+    found = 404 if path == "/nothing" else 200
+    assert gated.ask(path, Authorization=basic(USER, SECRET)).status == found
+
+
+def changes(trial: int, waiting: int) -> list[tuple[str, str, dict[str, object]]]:
+    """A request of each kind that changes something."""
+    file = "data:text/plain;base64,AAAA"
+    return [
+        ("POST", "/api/studies", {"study_name": "new", "directions": ["maximize"]}),
+        ("POST", "/api/studies/1/rename", {"study_name": "renamed"}),
+        ("PUT", "/api/studies/1/note", {"version": 2, "body": "other"}),
+        ("PUT", f"/api/studies/1/{trial}/note", {"version": 1, "body": "other"}),
+        ("POST", f"/api/trials/{waiting}/user-attrs", {"user_attrs": {"a": 1}}),
+        ("POST", f"/api/artifacts/1/{waiting}", {"file": file, "filename": "a.txt"}),
+        ("POST", "/api/artifacts/1", {"file": file, "filename": "a.txt"}),
+        ("POST", f"/api/trials/{waiting}/tell", {"state": "COMPLETE", "values": [1.0]}),
+        ("POST", "/incompatible-rdb-schema", {}),
+        ("DELETE", "/api/studies/1", {}),
+    ]
+
+
+def test_nothing_can_be_changed_where_it_is_read_only(gated: Site, site: Site) -> None:
+    trials, before = site.study()["trials"], content(gated.output)
+    picture = site.artifact(trials[0], "learning-curve.svg")
+    asked = [*changes(trials[0]["trial_id"], trials[12]["trial_id"]), ("DELETE", f"/api{picture}", {})]
+    for method, path, body in asked:
+        answer = gated.ask(path, method, body, Authorization=basic(USER, SECRET))
+        assert (answer.status, answer.body) == (403, b"This dashboard is read-only.\n"), path
+    assert content(gated.output) == before
+    assert not (gated.output / "uploads").exists()
+
+
+def test_elsewhere_all_of_it_can(searched: Path, tmp_path: Path) -> None:
+    output = copied(searched, tmp_path)
+    trials = trials_of(output)
+    with serving(output) as served:
+        for method, path, body in changes(trials[0]._trial_id, trials[12]._trial_id):
+            if path in ("/api/studies/1/rename", "/incompatible-rdb-schema"):
+                continue  # there is no study 1 after the one; the other mends databases of another version
+            before = content(output)
+            assert served.ask(path, method, body).status in (201, 204), path
+            assert content(output) != before, path
+    assert list((output / "uploads").iterdir()) == []  # two were there, and went with their study
+
+
+def test_what_is_uploaded_can_be_looked_at_and_removed(searched: Path, tmp_path: Path) -> None:
+    output = copied(searched, tmp_path)
+    with serving(output) as served:
+        file = {"file": "data:text/plain;base64,Ym9vdHM=", "filename": "learning-curve.svg"}
+        trial = trials_of(output)[12]._trial_id
+        identifier = served.ask(f"/api/artifacts/1/{trial}", "POST", file).json()["artifact_id"]
+        assert served.ask(f"/artifacts/1/{trial}/{identifier}").body == b"boots"  # and not a curve of ours
+        assert [file.name for file in (output / "uploads").iterdir()] == [identifier]
+        assert served.ask(f"/api/artifacts/1/{trial}/{identifier}", "DELETE").status == 204
+        assert served.ask(f"/artifacts/1/{trial}/{identifier}").status == 404
+        assert served.ask(f"/api/artifacts/1/{trial}/{identifier}", "DELETE").status == 404
+        assert list((output / "uploads").iterdir()) == []
+
+
+def test_a_study_that_is_deleted_takes_its_checkpoints_along(searched: Path, tmp_path: Path) -> None:
+    output = copied(searched, tmp_path)
+    with serving(output) as served:
+        assert served.ask("/api/studies/1", "DELETE", {}).status == 204
+        assert served.ask("/api/studies").json()["study_summaries"] == []
+    assert list((output / "shown" / "checkpoints").glob("*.pt")) == []
+    assert len(list((searched / "shown" / "checkpoints").glob("*.pt"))) == 5
+
+
+def test_no_file_but_artifacts_can_be_reached(searched: Path, tmp_path: Path) -> None:
+    output = copied(searched, tmp_path)
+    secret = tmp_path / "secret"
+    secret.write_text("boots")
+    with serving(output) as served:
+        trial = max(served.study()["trials"][:12], key=lambda each: each["values"][0])
+        name = trial["artifacts"][2]["filename"]
+        path = served.artifact(trial, name)
+        folder = path.rsplit("/", 1)[0]
+        for inside in ("../../../secret", "..%2f..%2f..%2fsecret", "%2e%2e/secret", str(secret), "0" * 36):
+            for before in (folder, "/artifacts/1", "/static", "/dashboard"):
+                answer = served.ask(f"{before}/{inside}")
+                assert b"boots" not in answer.body
+                assert answer.status in (200, 404) if before == "/dashboard" else answer.status in (403, 404)
+        # as somebody may who changes what is on record
+        for altered in ("../../../secret", str(secret), "..", "."):
+            with sqlite3.connect(output / "studies.db") as database:
+                mine = f"key = 'checkpoint' AND trial_id = {trial['trial_id']}"
+                (record,) = database.execute(f"SELECT value_json FROM trial_user_attributes WHERE {mine}").fetchone()  # noqa: S608
+                new = json.dumps(json.loads(record) | {"name": altered})
+                database.execute(f"UPDATE trial_user_attributes SET value_json = ? WHERE {mine}", [new])  # noqa: S608
+            answer = served.ask(path)
+            assert (answer.status, b"would lead out of their folder" in answer.body) == (502, True)
+
+
+def test_a_checkpoint_that_is_gone_is_said_to_be(searched: Path, tmp_path: Path) -> None:
+    output = copied(searched, tmp_path)
+    with serving(output) as served:
+        trial = max(served.study()["trials"][:12], key=lambda each: each["values"][0])
+        name = trial["artifacts"][2]["filename"]
+        (output / "shown" / "checkpoints" / name).unlink()
+        answer = served.ask(served.artifact(trial, name))
+        assert (answer.status, answer.body.decode()) == (404, f"{name} is gone\n")
+        served.process.kill()
+        assert "Traceback" not in served.process.communicate()[1]
+
+
+def test_looking_waits_for_no_writer(site: Site) -> None:
+    with sqlite3.connect(site.output / "studies.db", isolation_level=None) as database:
+        database.execute("BEGIN IMMEDIATE")
+        assert site.ask("/api/studies").status == 200  # a writer's transaction would have waited a minute
+        assert site.ask("/api/studies/1").status == 200
+        database.execute("ROLLBACK")
+
+
+def test_a_name_that_was_made_to_point_here_gets_nothing(site: Site, gated: Site) -> None:
+    for host in ("evil.example", "evil.example:8080", "localhost.evil.example", "", "[::2]:80", "127.0.0.1.evil:1"):
+        assert site.ask("/api/studies", Host=host).status == 403, host
+        assert gated.ask("/api/studies", Host=host).status == 401, host
+    for host in ("localhost", "LOCALHOST:9", "127.0.0.1:9", "[::1]", "[::1]:9"):
+        assert site.ask("/api/studies", Host=host).status == 200, host
+    # with a sign-in it may have a proxy before it
+    assert gated.ask("/api/studies", Host="dash.example", Authorization=basic(USER, SECRET)).status == 200
+
+
+ELSEWHERE = "192.0.2.1"  # an address of documentation (RFC 5737): no machine has it
+
+
+@pytest.mark.parametrize("host", [ELSEWHERE, "0.0.0.0", "::"])  # noqa: S104
+def test_without_a_sign_in_it_is_served_to_no_other_machine(searched: Path, host: str) -> None:
+    code, line = refused(searched, "--host", host)
+    assert code == 2
+    assert line.startswith(f"Error: --host {host}: other machines would reach the dashboard; let users sign in with ")
+
+
+@pytest.mark.parametrize("arguments", [("--insecure",), ("--auth", USER)])
+def test_it_is_if_that_is_said(searched: Path, arguments: tuple[str, ...]) -> None:
+    """As far as one may go in a test: that it tries to listen there."""
+    code, line = refused(searched, "--host", ELSEWHERE, "--port", "80", *arguments, FMNIST_SEARCH_PASSWORD=SECRET)
+    assert code == 1
+    assert line == (
+        f"Error: port 80 cannot be opened on {ELSEWHERE} (Cannot assign requested address); "
+        "choose one of this machine with --host"
+    )
+
+
+def test_ctrl_c_ends_it_quietly(searched: Path) -> None:
+    with serving(searched) as served:
+        served.process.send_signal(signal.SIGINT)
+        _, errors = served.process.communicate()
+        assert (served.process.returncode, errors) == (0, "")
+
+
+def test_a_port_in_use_is_one_line(site: Site) -> None:
+    port = urlsplit(site.address).port
+    code, line = refused(site.output, "--port", str(port))
+    assert code == 1
+    assert line == (
+        f"Error: port {port} cannot be opened on 127.0.0.1 (Address already in use); choose another with --port"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "message"),
+    [
+        (["--auth", "me"], 2, "--auth me needs a password: name a file with --password-file, or set FMNIST_SEARCH_"),
+        (["--auth", "me", "--password-file", "absent"], 2, "File 'absent' does not exist."),
+        (["--auth", "me", "--password-file", "{empty}"], 2, "its first line is empty; write the password there"),
+        (["--password-file", "{empty}"], 2, "--password-file is the password of a user: name that user with --auth"),
+        (["--auth", "a:b", "--password-file", "{full}"], 2, "--auth 'a:b' cannot name a user; give a name without"),
+        (["--auth", "", "--password-file", "{full}"], 2, "--auth '' cannot name a user"),
+        (["--host", "no host"], 1, "--host no host: "),
+        (["--output", "absent"], 1, "no database absent/studies.db"),
+        (["--port", "0"], 2, "0 is not in the range"),
+    ],
+)
+def test_bad_input_is_one_line(
+    searched: Path, tmp_path: Path, arguments: list[str], exit_code: int, message: str
+) -> None:
+    (tmp_path / "empty").write_text("\nsecond\n")
+    (tmp_path / "full").write_text(SECRET)
+    filled = [each.format(empty=tmp_path / "empty", full=tmp_path / "full") for each in arguments]
+    code, line = refused(searched, *filled, FMNIST_SEARCH_PASSWORD="")
+    assert code == exit_code
+    assert line.startswith("Error: ")
+    assert message in line
+
+
+def test_a_password_comes_from_a_file_first_and_is_shown_nowhere(searched: Path, tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text(f"{SECRET}\nanother line\n")
+    arguments = ("--auth", USER, "--password-file", str(file))
+    with serving(searched, *arguments, FMNIST_SEARCH_PASSWORD="of the environment") as served:  # noqa: S106
+        assert served.ask("/api/studies", Authorization=basic(USER, SECRET)).status == 200
+        assert served.ask("/api/studies", Authorization=basic(USER, "of the environment")).status == 401
+        assert served.ask("/api/studies/9", Authorization=basic(USER, SECRET)).status == 404
+        assert SECRET.encode() not in Path(f"/proc/{served.process.pid}/cmdline").read_bytes()
+        served.process.kill()
+        assert SECRET not in "".join(served.process.communicate())
+
+
+def test_a_password_is_asked_for_at_a_terminal_and_not_echoed(searched: Path) -> None:
+    port = free_port()
+    command = f"{sys.executable} -m search dashboard --output {searched} --port {port} --auth me"
+    environment = {name: value for name, value in os.environ.items() if name != "FMNIST_SEARCH_PASSWORD"}
+    terminal = subprocess.Popen(
+        ["script", "--quiet", "--return", "--command", f"exec {command}", "/dev/null"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
+    )
+    assert terminal.stdin
+    assert terminal.stdout
+    shown = b""
+    while not shown.endswith(b"Password for me: "):
+        shown += terminal.stdout.read(1) or pytest.fail(shown.decode())
+    terminal.stdin.write(b"boots\n")
+    terminal.stdin.flush()
+    while b"http://" not in shown or not shown.endswith(b"\n"):
+        shown += terminal.stdout.read(1) or pytest.fail(shown.decode())
+    asked = Site(searched, f"http://127.0.0.1:{port}", terminal)  # type: ignore[arg-type]  # of bytes
+    assert asked.ask("/api/studies", Authorization=basic("me", "boots")).status == 200
+    assert asked.ask("/api/studies").status == 401
+    assert b"boots" not in shown
+    terminal.stdin.write(b"\x03")  # Ctrl-C
+    terminal.stdin.flush()
+    assert b"boots" not in terminal.communicate()[0]
+    assert terminal.returncode == 0
+
+
+def test_the_stock_command_reads_the_database_as_it_is(searched: Path, tmp_path: Path) -> None:
+    output, port = copied(searched, tmp_path), free_port()
+    url = default_url(output)
+    before = content(output)
+    stock = [sys.executable, "-m", "optuna_dashboard._cli", url, "--port", str(port), "--server", "wsgiref"]
+    process = subprocess.Popen(stock, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert process.stderr
+    assert process.stderr.readline() == f"Listening on http://127.0.0.1:{port}/\n"
+    served = Site(output, f"http://127.0.0.1:{port}", process)
+    while True:
+        try:
+            assert served.ask("/dashboard").status == 200
+            break
+        except ConnectionRefusedError:
+            assert process.poll() is None  # it says so just before it listens
+    study = served.study()
+    assert len(study["trials"]) == 13
+    assert {plot["id"] for plot in study["plotly_graph_objects"]} == {"importances", "costs", "confusion"}
+    assert "## Answer" in study["note"]["body"]
+    assert served.ask("/api/studies/1/param_importances").status == 200
+    assert served.ask("/csv/1").body.count(b"\n") == 14
+    process.terminate()
+    assert "Traceback" not in process.communicate()[1]
+    assert content(output) == before

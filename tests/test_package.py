@@ -31,7 +31,8 @@ def test_it_holds_both_packages_and_the_studies_and_nothing_else(installed: Path
     assert {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")} == {"fmnist", "search"}
     shipped = {path.name for path in (installed / "search" / "studies").iterdir()}
     assert shipped == {path.name for path in (ROOT / "studies").glob("*.toml")}
-    assert (installed / "search" / "report" / "page.html").is_file()
+    for template in ("report/page.html", "pictures/curve.svg", "pictures/confusion.svg"):
+        assert (installed / "search" / template).is_file()
 
 
 def test_it_searches_outside_the_checkout(installed: Path, tmp_path: Path, tiny_folder: Path) -> None:

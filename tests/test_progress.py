@@ -1,20 +1,26 @@
 import io
+import json
+import time
+from dataclasses import replace
 
 import optuna
+import pytest
 from optuna.trial import TrialState
 from rich.console import Console
 
 from search.progress import Progress, line
 from search.summary import BestTrial, RunningTrial, Summary, TrialCounts
 from search.text import duration, percent
+from tests.terminal import Screen
 
 SUMMARY = Summary(
     study="s",
     score_on="test",
     trials=TrialCounts(complete=2, pruned=3, failed=1, running=2, waiting=4),
     best=BestTrial(number=1, value=0.9123, params={}, checkpoint=None),
-    running=[RunningTrial(6, 2, 5, 0.9051), RunningTrial(7, 0, 4, None)],
+    running=[RunningTrial(6, 2, 5, 0.9051), RunningTrial(7, 0.25, 14, None)],
 )
+FAILED = {"reason": "OSError: [/red] :bug: full\nreally"}
 
 
 def trial(state: TrialState, **attributes: object) -> optuna.trial.FrozenTrial:
@@ -26,52 +32,96 @@ def trial(state: TrialState, **attributes: object) -> optuna.trial.FrozenTrial:
     )
 
 
-def shown(width: int, terminal: bool, quiet: bool = False) -> str:
-    console = Console(file=io.StringIO(), width=width, force_terminal=terminal, color_system=None)
-    with Progress(console, goal=11, finished=0 if terminal else 4, quiet=quiet) as progress:
-        progress.show(SUMMARY, [trial(TrialState.COMPLETE, value=0.9)])
-        if terminal:
-            console.print(progress.view(SUMMARY))
-    return console.file.getvalue()  # type: ignore[attr-defined]
+def piped(quiet: bool = False, as_json: bool = False) -> list[str]:
+    """The lines that a pipe gets of a search of which five trials had been finished before."""
+    console = Console(file=io.StringIO(), markup=False, emoji=False)
+    progress = Progress(console, goal=11, finished=5, quiet=quiet, as_json=as_json)
+    with progress.shown():
+        progress.show(SUMMARY, [trial(TrialState.COMPLETE, value=0.9), trial(TrialState.FAIL, user_attrs=FAILED)])
+        progress.say("Stopping")
+        for finished in ([trial(TrialState.PRUNED, value=0.8)], []):
+            progress.show(SUMMARY, finished)
+    return console.file.getvalue().splitlines()  # type: ignore[attr-defined]
 
 
-def test_the_live_view_shows_counts_running_trials_and_the_best() -> None:
-    view = shown(80, terminal=True)
-    assert "5 of 11 trials  2 complete, 3 pruned, 1 failed" in view
-    assert "best so far: 91.23 % on test (trial 1)" in view
+def test_a_pipe_gets_one_line_a_trial_that_numbers_it_and_one_a_remark() -> None:
+    """Trials that finish after the summary was read have numbers of their own; the failed do not count."""
+    assert piped() == [
+        "[6/11] trial -1 complete at 90.00 % (filters=8), best 91.23 %",
+        "[6/11] trial -1 failed: OSError: [/red] :bug: full really (filters=8), best 91.23 %",
+        "[7/11] trial -1 no reason is recorded at 80.00 % (filters=8), best 91.23 %",
+        "Stopping",
+    ]
+    assert piped(quiet=True) == []
+
+
+def test_a_program_gets_one_object_a_trial_and_nothing_else() -> None:
+    records = [json.loads(line) for line in piped(quiet=True, as_json=True)]
+    assert records[0] == {
+        "event": "trial",
+        "study": "s",
+        "number": -1,
+        "state": "complete",
+        "value": 0.9,
+        "params": {"filters": 8},
+        "reason": None,
+        "finished": 6,
+        "goal": 11,
+    }
+    assert [(each["state"], each["value"], each["finished"]) for each in records] == [
+        ("complete", 0.9, 6),
+        ("failed", None, 6),
+        ("pruned", 0.8, 7),
+    ]
+    assert records[1]["reason"] == "OSError: [/red] :bug: full really"
+
+
+@pytest.mark.parametrize("columns", [80, 20])
+def test_the_live_view_shows_counts_running_trials_and_the_best(columns: int) -> None:
+    console = Console(file=io.StringIO(), width=columns)
+    progress = Progress(console, goal=11, finished=0, quiet=False)
+    progress.show(SUMMARY, [])
+    progress.say("Stopping")
+    console.print(progress.view())
+    view = console.file.getvalue()  # type: ignore[attr-defined]
+    words = " ".join(view.split())
+    assert "5 of 11 trials 2 complete, 3 pruned, 1 failed" in words
+    assert "best so far: 91.23 % on test (trial 1)" in words
+    assert "elapsed, about" in words
+    assert words.endswith("Stopping")
     rows = [row.split() for row in view.splitlines()]
-    assert ["6", "2/5", "90.51", "%"] in rows
-    assert ["7", "0/4", "-"] in rows
-    assert "elapsed, about" in view
+    for row in (["trial", "epoch", "test", "%"], ["6", "2/5", "90.51"], ["7", "0.25/14", "-"]):
+        assert row in rows
+    assert max(map(len, view.splitlines())) <= columns
 
 
-def test_the_live_view_fits_a_narrow_terminal_and_restores_the_cursor() -> None:
-    view = shown(30, terminal=True)
-    assert view.count("\x1b[?25l") == view.count("\x1b[?25h") == 1
-    assert "91.23 %" in view
-
-
-def test_a_pipe_gets_one_line_a_trial_and_quiet_nothing() -> None:
-    assert shown(80, terminal=False) == "[5/11] trial -1 complete at 90.00 % (filters=8), best 91.23 %\n"
-    assert shown(80, terminal=False, quiet=True) == ""
-
-
-def test_trials_that_finish_after_the_summary_was_read_have_numbers_of_their_own() -> None:
-    console = Console(file=io.StringIO(), width=80)
-    with Progress(console, goal=11, finished=5, quiet=False) as progress:
-        progress.show(SUMMARY, [trial(TrialState.COMPLETE, value=0.9), trial(TrialState.FAIL)])
-        progress.show(SUMMARY, [trial(TrialState.PRUNED, value=0.8)])
-    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
-    assert [line.split()[0] for line in lines] == ["[6/11]", "[6/11]", "[7/11]"]
+@pytest.mark.parametrize(("columns", "rows"), [(80, 24), (20, 24), (20, 5), (1, 5)])
+def test_the_live_view_leaves_nothing_behind(columns: int, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if there is more to be seen than the terminal has room for."""
+    monkeypatch.setenv("TERM", "xterm")
+    console = Console(file=io.StringIO(), width=columns, height=rows, force_terminal=True, color_system=None)
+    progress = Progress(console, goal=11, finished=0, quiet=False)
+    console.print("x")
+    with progress.shown():
+        progress.show(replace(SUMMARY, running=SUMMARY.running * 20), [])
+        while "5" not in (drawn := console.file.getvalue()):  # type: ignore[attr-defined]
+            time.sleep(0.01)
+        while console.file.getvalue() == drawn:  # type: ignore[attr-defined]  # it is drawn again over itself
+            time.sleep(0.01)
+        assert Screen(columns, rows).feed(console.file.getvalue()).cursor_shown  # type: ignore[attr-defined]
+    console.print("y")
+    screen = Screen(columns, rows).feed(console.file.getvalue())  # type: ignore[attr-defined]
+    assert screen.text == "x\ny"
+    assert screen.cursor_shown
 
 
 def test_a_remark_from_a_signal_handler_is_printed_once_and_not_by_the_handler() -> None:
     console = Console(file=io.StringIO(), width=80)
-    with Progress(console, goal=11, finished=0, quiet=False) as progress:
-        progress.say("Stopping")
-        assert console.file.getvalue() == ""  # type: ignore[attr-defined]
-        progress.show(SUMMARY, [])
-        progress.show(SUMMARY, [])
+    progress = Progress(console, goal=11, finished=0, quiet=False)
+    progress.say("Stopping")
+    assert console.file.getvalue() == ""  # type: ignore[attr-defined]
+    progress.show(SUMMARY, [])
+    progress.show(SUMMARY, [])
     assert console.file.getvalue() == "Stopping\n"  # type: ignore[attr-defined]
 
 
@@ -80,15 +130,6 @@ def test_a_line_says_how_a_trial_ended() -> None:
     assert "pruned after epoch 2 of 5 at 80.00 %" in line(pruned, SUMMARY)
     diverged = trial(TrialState.PRUNED, user_attrs={"reason": "diverged: the training loss is nan"})
     assert "trial -1 diverged: the training loss is nan (" in line(diverged, SUMMARY)
-    failed = trial(TrialState.FAIL, user_attrs={"reason": "OSError: [/red] full\nreally"})
-    assert "failed: OSError: [/red] full really" in line(failed, SUMMARY)
-
-
-def test_a_reason_is_printed_as_it_is() -> None:
-    console = Console(file=io.StringIO(), width=80)
-    with Progress(console, goal=11, finished=0, quiet=False) as progress:
-        progress.show(SUMMARY, [trial(TrialState.FAIL, user_attrs={"reason": "OSError: [/red]"})])
-    assert "OSError: [/red]" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_units() -> None:

@@ -1,11 +1,17 @@
 """The report of a study: its numbers, its figures and its page."""
 
+import html
+import json
+import random
 import re
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
+from markupsafe import escape
 
 from fmnist import data
 from fmnist.data import CLASSES, DataSet, split
@@ -13,14 +19,18 @@ from fmnist.evaluation import evaluate
 from search import queue
 from search.definition import StudyDefinition
 from search.finalists import Finalist, Standings
+from search.origin import Run
 from search.ranking import Configuration, rank
 from search.record import checkpoint_of, history_of
-from search.report import estimates, figures, write, write_comparison
+from search.report import as_json, estimates, figures, space_figures, write, write_comparison
 from search.report.analysis import Analysis, analyse
-from search.report.cost import costs
-from search.report.findings import findings
+from search.report.cost import COSTS, costs
+from search.report.course import Spell
+from search.report.findings import NEXT, findings
+from search.report.images import grey
 from search.report.importance import Importance
-from search.report.page import render
+from search.report.page import SECTIONS, drawers, render
+from search.report.style import in_sight, logarithmic
 from search.report.writeup import compare
 from search.statistics import estimate
 from search.storage import open_storage
@@ -98,7 +108,7 @@ def beside(analysis: Analysis) -> Analysis:
 
 def text_of(page: str) -> str:
     """A page's words."""
-    without = re.sub(r"<(script|style)\b.*?</\1>", "", page, flags=re.DOTALL)
+    without = re.sub(r"<(script|style)\b.*?</\1>", "", page, flags=re.DOTALL).replace("&nbsp;", " ")
     return " ".join(re.sub(r"<[^>]*>", " ", without).split())
 
 
@@ -138,14 +148,17 @@ def test_findings_are_those_of_its_trials(study: optuna.Study, analysis: Analysi
 
 
 def test_figures_draw_the_numbers(study: optuna.Study, analysis: Analysis) -> None:
-    complete, _, best = figures.history(analysis).data
-    assert list(complete.y) == [trial.accuracy for trial in analysis.trials]
-    assert list(best.y) == [max(complete.y[: i + 1]) for i in range(12)]
-    assert [list(curve.y) for curve in figures.intermediate_values(analysis).data] == [
-        [value for _, value in trial.curve] for trial in analysis.trials
-    ]
-    assert analysis.network is not None
-    assert [list(row) for row in figures.confusion(analysis).data[0].z] == analysis.network.confusion
+    for figure, at in (
+        (figures.history(analysis), [trial.number for trial in analysis.trials]),
+        (figures.history_by_time(analysis), [trial.ended for trial in analysis.trials]),
+    ):
+        pruned, complete, best = figure.data
+        assert list(pruned.x) == []
+        assert list(complete.x) == at
+        assert list(complete.y) == [trial.accuracy for trial in analysis.trials]
+        reached = [max(complete.y[: i + 1]) for i in range(12)]
+        grows = [i for i in range(12) if i == 0 or reached[i] > reached[i - 1] or i == 11]
+        assert list(zip(best.x, best.y, strict=True)) == [(at[i], reached[i]) for i in grows]
     ranked = sorted(study.trials, key=lambda trial: trial.value or 0.0, reverse=True)[:5]
     scored, training = (figures.training_curves(analysis).data[start::2] for start in (0, 1))
     assert sorted(map(list, (line.y for line in scored))) == sorted(
@@ -156,11 +169,148 @@ def test_figures_draw_the_numbers(study: optuna.Study, analysis: Analysis) -> No
     )
 
 
+def curves_of(line: Any) -> dict[int, list[tuple[float, float]]]:
+    """The curves of a line with gaps between them, by trial."""
+    found: dict[int, list[tuple[float, float]]] = {}
+    points = list(zip(line.x, line.y, line.customdata, strict=True))
+    for x, y, number in points:
+        if x is not None:
+            found.setdefault(number, []).append((x, y))
+    for (x, _, number), (following, _, other) in pairwise(points):
+        assert number == other or None in (x, following)
+    return found
+
+
+def test_intermediate_values_are_drawn_and_where_a_trial_was_pruned(analysis: Analysis) -> None:
+    best = analysis.summary.best
+    assert best is not None
+    stopped = [trial.number for trial in analysis.trials if trial.number != best.number][:3]
+    trials = [
+        replace(trial, state="pruned", curve=trial.curve[:2]) if trial.number in stopped else trial
+        for trial in analysis.trials
+    ]
+    pruned, crosses, complete, winner = figures.intermediate_values(replace(analysis, trials=trials)).data
+    drawn = curves_of(pruned) | curves_of(complete) | curves_of(winner)
+    assert drawn == {trial.number: trial.curve for trial in trials}
+    assert set(curves_of(pruned)) == set(stopped)
+    assert set(curves_of(winner)) == {best.number}
+    assert list(zip(crosses.x, crosses.y, strict=True)) == [drawn[number][-1] for number in stopped]
+    assert crosses.marker.symbol == "x-thin"
+
+
+def test_pruned_trials_have_another_mark_in_the_history_and_are_never_the_best(analysis: Analysis) -> None:
+    trials = [
+        replace(trial, state="pruned", accuracy=0.999) if trial.number < 4 else trial for trial in analysis.trials
+    ]
+    pruned, complete, best = figures.history(replace(analysis, trials=trials)).data
+    assert list(pruned.x) == [0, 1, 2, 3]
+    assert pruned.marker.symbol != complete.marker.symbol
+    assert max(best.y) == max(complete.y) < 0.999
+
+
+def test_the_timeline_has_a_bar_for_each_attempt(analysis: Analysis) -> None:
+    spells = [
+        Spell("a:1", 0, False, 0.0, 60.0, "complete"),
+        Spell("b:2", 1, False, 10.0, 30.0, "pruned"),
+        Spell("b:2", 2, False, 40.0, 70.0, "given back"),
+        Spell("a:1", 2, False, 80.0, 100.0, "running"),
+        Spell("b:2", 0, True, 90.0, 600.0, "complete"),
+    ]
+    assert len(analysis.spells) == 12
+    figure = figures.timeline(replace(analysis, spells=spells))
+    bars = [
+        (worker, round(60 * base), round(60 * (base + length)), kind.name)
+        for kind in figure.data
+        for worker, base, length in zip(kind.y, kind.base, kind.x, strict=True)
+    ]
+    assert sorted(bars) == [
+        ("a:1", 0, 60, "complete"),
+        ("a:1", 80, 100, "running"),
+        ("b:2", 10, 30, "pruned"),
+        ("b:2", 40, 70, "given back, or ended otherwise"),
+        ("b:2", 90, 600, "finalists"),
+    ]
+    assert figure.layout.xaxis.title.text == "minutes since the first trial began"
+    assert list(figure.layout.yaxis.categoryarray) == ["b:2", "a:1"]  # from below: the first one on top
+    turned = figures.timeline(replace(analysis, spells=spells[::-1]))
+    assert turned.layout.yaxis.categoryarray == figure.layout.yaxis.categoryarray
+
+
+def test_slices_show_the_complete_trials_over_each_hyperparameter(analysis: Analysis) -> None:
+    drawn = {name: space_figures.slice_over(analysis, name) for name in ("filters", "learning_rate")}
+    for name, figure in drawn.items():
+        dots, best = figure.data
+        assert list(zip(dots.x, dots.y, strict=True)) == [
+            (trial.params[name], trial.accuracy) for trial in analysis.trials
+        ]
+        assert analysis.summary.best is not None
+        assert (list(best.x), list(best.y)) == ([analysis.summary.best.params[name]], [analysis.summary.best.value])
+    assert drawn["learning_rate"].layout.xaxis.type == "log"
+    assert drawn["filters"].layout.xaxis.type == "linear"
+
+
+def test_parallel_coordinates_lead_each_trial_through_its_values_to_its_accuracy(analysis: Analysis) -> None:
+    complete, top = space_figures.parallel_coordinates(analysis).data
+    lines = curves_of(complete) | curves_of(top)
+    accuracies = [trial.accuracy or 0.0 for trial in analysis.trials]
+    low, high = min(accuracies), max(accuracies)
+    for trial in analysis.trials:
+        (_, filters), (_, rate), (_, accuracy) = lines[trial.number]
+        assert filters == pytest.approx((trial.params["filters"] - 2) / 4)
+        assert 1e-4 * 100**rate == pytest.approx(trial.params["learning_rate"])
+        assert low + accuracy * (high - low) == pytest.approx(trial.accuracy)
+    assert analysis.summary.best is not None
+    assert list(curves_of(top)) == [analysis.summary.best.number]
+
+
+def test_the_map_of_the_two_most_important_is_drawn_with_its_trials(analysis: Analysis) -> None:
+    surface, points = space_figures.contour(analysis).data
+    found = analysis.landscape
+    assert found is not None
+    assert surface.type == "heatmap"  # filters have five values
+    assert [list(row) for row in surface.z] == found.z
+    assert list(zip(points.x, points.y, strict=True)) == found.points
+    ranges = replace(found, x="learning_rate", y="learning_rate", xs=[1e-4 * n for n in range(1, 26)])
+    ranges = replace(ranges, ys=ranges.xs, points=[], z=[[0.5] * 25] * 25)
+    assert space_figures.contour(replace(analysis, landscape=ranges)).data[0].type == "contour"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "texts"),
+    [
+        (0.0003, 0.05, ["0.0003", "0.001", "0.003", "0.01", "0.03"]),
+        (1e-5, 1e-1, ["1e-05", "0.0001", "0.001", "0.01", "0.1"]),
+        (80_000, 310_000, ["80k", "100k", "150k", "200k", "300k"]),
+        (0.27, 0.43, ["0.27", "0.3", "0.33", "0.36", "0.39", "0.42"]),
+        (1_900_000, 2_100_000, ["1.9M", "2M", "2.1M"]),
+        (0.5, 0.5, ["0.5"]),
+        (3.0, 3.0, ["3"]),
+    ],
+)
+def test_a_logarithmic_axis_has_a_few_round_ticks(low: float, high: float, texts: list[str]) -> None:
+    axis = logarithmic(low, high)
+    assert axis["type"] == "log"
+    assert axis["ticktext"] == texts
+    assert all(0.99 * low <= tick <= 1.01 * high for tick in axis["tickvals"])
+
+
+def test_outliers_are_out_of_sight_and_the_page_says_so(analysis: Analysis) -> None:
+    assert in_sight([0.9, 0.91, 0.92, 0.93] * 3) is None
+    low, high = in_sight([*[0.9, 0.91, 0.92, 0.93] * 3, 0.1]) or (0.0, 0.0)
+    assert 0.1 < low < 0.9
+    assert 0.93 < high < 1.0
+    sizes = definition(space={"filters": {"low": 1, "high": 30}})
+    trials = [ended(sizes, 0.9 + n / 1000, filters=n + 1) for n in range(12)]
+    for more, expected in (([], False), ([ended(sizes, 0.1, filters=20)], True)):
+        text = text_of(render(replace(analysis, costs=costs(sizes, rank(sizes, trials + more)))))
+        assert ("are out of sight" in text) == expected
+
+
 def test_importances_are_drawn_with_their_intervals(analysis: Analysis) -> None:
     shares = {"a": Importance(0.7, 0.5, 0.8), "b": Importance(0.3, 0.2, 0.5)}
     both = replace(analysis.importances, ped_anova=shares, fanova={**shares, "a": Importance(0.6, 0.6, 0.9)})
     for bars, drawn in zip(
-        figures.importances(replace(analysis, importances=both)).data, (both.ped_anova, both.fanova), strict=True
+        figures.importances(replace(analysis, importances=both)).data, (both.fanova, both.ped_anova), strict=True
     ):
         assert drawn is not None
         for name, share, more, less in zip(bars.y, bars.x, bars.error_x.array, bars.error_x.arrayminus, strict=True):
@@ -174,9 +324,11 @@ def test_costs_are_drawn_with_their_fronts(analysis: Analysis) -> None:
     sizes = definition(space={"filters": {"low": 1, "high": 30}})
     trials = [ended(sizes, 0.9 - n % 4 / 10, seconds=20.0 - n, filters=n + 1) for n in range(8)]
     found = costs(sizes, rank(sizes, trials))
-    drawn = figures.costs(replace(analysis, costs=found)).data
-    assert len(drawn) == 2 * 4  # all the costs differ
-    for all_of_it, front, name in zip(drawn[::2], drawn[1::2], ("seconds", "epoch_seconds"), strict=False):
+    dear = replace(analysis, costs=found)
+    names = [name for name in COSTS if f"cost_{name}" in drawers(dear)]
+    assert names == [name for name in COSTS if name != "epochs"]  # in which they do not differ
+    for name in names:
+        all_of_it, front = space_figures.cost(dear, name).data
         assert sorted(zip(all_of_it.x, all_of_it.y, strict=True)) == sorted(
             (getattr(cost, name), cost.accuracy) for cost in found
         )
@@ -224,31 +376,154 @@ def test_the_page_is_whole_offline_and_escapes_what_users_wrote(analysis: Analys
         assert not re.search(r"@import|url\(", without_plotly)
         assert page.count("<script>/**") == 1
         assert len(page.encode()) < 6e6
+        drawn = re.search(r'<script type="application/json" id="figures">(.*?)</script>', page, re.DOTALL)
+        assert drawn is not None
+        assert "<" not in drawn[1]  # nothing in it can end it
+        assert json.loads(drawn[1]).keys() >= {"history"}
 
 
-def test_a_search_has_its_sections(analysis: Analysis) -> None:
+def headings(page: str) -> list[tuple[int, str]]:
+    """The page's headings and their levels, in order."""
+    return [(int(level), text_of(title)) for level, title in re.findall(r"<h(\d)[^>]*>(.*?)</h\1>", page, re.DOTALL)]
+
+
+def test_a_search_has_its_sections_in_order_the_answer_first(analysis: Analysis) -> None:
     page = render(analysis)
-    for section in (
-        "What the numbers say",
-        "Which hyperparameters matter",
-        "Optimisation history",
-        "Accuracy by epoch",
-        "Training and test accuracy of the best trials",
-        "What accuracy costs",
-        "Classification report",
+    (first, *_), *others = headings(page)
+    assert first == 1
+    assert [title for level, title in others if level == 2] == list(SECTIONS.values())
+    levels = [level for level, _ in headings(page)]
+    assert all(later <= earlier + 1 for earlier, later in pairwise(levels))  # none is skipped
+    for name in SECTIONS:
+        assert page.count(f'id="{name}"') == page.count(f'href="#{name}"') == 1
+    for name in (
+        *("history", "history_by_time", "intermediate_values", "timeline", "importances", "training_curves"),
+        *("slice_filters", "slice_learning_rate", "parallel_coordinates", "contour"),
+        *("cost_seconds", "cost_parameters"),
     ):
-        assert section in page
-    for name in ("history", "intermediate_values", "importances", "training_curves", "costs", "confusion"):
-        assert f'id="{name}"' in page
+        assert page.count(f'id="{name}"') == 1
+        assert f'"{name}":{{"data"' in page
     for name in ("finalists", "ranking", "writeup"):
         assert f'id="{name}"' not in page
+    text = text_of(page)
     for finding in analysis.findings:
-        assert finding.text in page
+        assert finding.text.replace("`", "") in text
     assert analysis.summary.best is not None
     assert f"{100 * analysis.summary.best.value:.2f} %" in page
-    assert "the best of 12 finished trials" in text_of(page)
-    assert "chosen on the test images that scored it" in text_of(page)
+    assert "This is one training (one seed), the best of 12 chosen on the test images that scored it" in text
     assert "trial-000" in page
+
+
+def test_every_picture_has_words_in_its_place(analysis: Analysis) -> None:
+    page = render(analysis)
+    pictures = re.findall(r"<img [^>]*>", page)
+    assert analysis.network is not None
+    assert len(pictures) == len(analysis.network.mistakes) + len(analysis.network.filters.weights) > 0
+    assert all(re.search(r'alt="[^"]{10,}"', picture) for picture in pictures)
+    plots = re.findall(r'<div class="plot"[^>]*>', page)
+    assert plots
+    assert all(re.search(r'role="img" aria-label="[^"]{20,}"', plot) for plot in plots)
+
+
+def test_the_best_network_shows_its_mistakes_and_its_filters(analysis: Analysis) -> None:
+    network = analysis.network
+    assert network is not None
+    page = render(analysis)
+    text = text_of(page)
+    for mistake in network.mistakes:
+        assert f"{mistake.true} taken for {mistake.predicted}, {100 * mistake.probability:.1f} %" in text
+        assert grey(mistake.pixels) in page
+    assert f"{len(network.mistakes)} of the {network.wrong} images that it gets wrong" in text
+    assert f"All {network.filters.total} filters, of 5 x 5 weights" in text
+    matrix = re.search(r'<table class="confusion">.*?</table>', page, re.DOTALL)
+    assert matrix is not None
+    cells = [int(cell) for cell in re.findall(r"<td[^>]*>(\d+)</td>", matrix[0])]
+    assert cells == [count for row in network.confusion for count in row]
+    perfect = replace(network, mistakes=[], wrong=0, confused=[])
+    assert "It makes none." in render(replace(analysis, network=perfect))
+
+
+def test_where_it_comes_from_is_on_the_page(analysis: Analysis) -> None:
+    text = text_of(render(analysis))
+    origin = analysis.provenance
+    for words in (origin.fingerprint, *origin.checksums.values(), origin.database, *origin.workers):
+        assert words in text
+    assert "The command that ran it is not on record" in text
+    assert " ".join(origin.study_file.split()) in html.unescape(text)
+    run = Run("2026-11-26T07:05:00+00:00", "fmnist-search run <b>", "host: cpu", "abc")
+    text = text_of(render(replace(analysis, provenance=replace(origin, runs=[run]))))
+    assert "The command that ran it, 2026-11-26 07:05 UTC fmnist-search run &lt;b&gt; on host: cpu; commit abc" in text
+
+
+def test_the_answer_has_the_command_that_trains_it_again_and_its_checkpoint(analysis: Analysis) -> None:
+    best = analysis.summary.best
+    assert best is not None
+    assert analysis.reproduction == analysis.provenance.command("reproduce", EVIL, best.number)
+    assert str(escape(analysis.reproduction)) in render(analysis)
+    assert best.checkpoint is not None
+    assert best.checkpoint in render(analysis)
+    won = replace(analysis, standings=standings_of(BETTER))
+    assert won.reproduction == analysis.provenance.command("reproduce", f"{EVIL}.finalists", BETTER[0].trials[0])
+    grid = repeated(analysis, BETTER)
+    assert grid.reproduction == analysis.provenance.command("reproduce", EVIL, BETTER[0].trials[0])
+    masked = replace(analysis.provenance, options=" --storage postgresql://me:***@db/studies")
+    assert "*** stands for the password" in render(replace(analysis, provenance=masked))
+
+
+def test_what_to_try_next_stands_in_its_section_or_that_there_is_nothing(analysis: Analysis) -> None:
+    said = [finding.text for finding in analysis.findings if finding.about in NEXT]
+    assert said
+    section = text_of(render(analysis)).split("What to try next")[-1]
+    for text in said:
+        assert text.replace("`", "") in section
+    silent = [finding for finding in analysis.findings if finding.about not in NEXT]
+    assert "The numbers carry no advice." in text_of(render(replace(analysis, findings=silent)))
+
+
+def test_a_thousand_trials_and_more_fit_a_page_that_says_what_it_leaves_out(analysis: Analysis) -> None:
+    draw = random.Random(0)
+    trials = [
+        replace(
+            analysis.trials[number % 12],
+            number=number,
+            state="pruned" if number % 3 else "complete",
+            accuracy=draw.random(),
+            curve=[(epoch / 4, draw.random()) for epoch in range(3 if number % 3 else 12)],
+        )
+        for number in range(4000)
+    ]
+    page = render(replace(analysis, trials=trials))
+    assert len(page.encode()) < 6e6
+    text = text_of(page)
+    assert "1,000 of 4,000 trials are drawn" in text
+    assert "600 of 4,000 curves are drawn" in text
+    assert "are drawn:" not in text_of(render(analysis))
+
+
+def test_the_numbers_are_written_as_json(
+    study: optuna.Study, analysis: Analysis, folder: Path, tiny_folder: Path
+) -> None:
+    to, url = folder / "numbers.json", default_url(folder)
+    numbers = json.loads(write(study, folder / "s", to, lambda: data.load(tiny_folder), url, "json").read_text())
+    assert [trial["accuracy"] for trial in numbers["trials"]] == [trial.value for trial in study.trials]
+    assert numbers["summary"]["best"]["value"] == study.best_value
+    assert numbers["answer"]["reproduce"] == analysis.reproduction
+    assert analysis.network is not None
+    assert numbers["network"]["confusion"] == analysis.network.confusion
+    assert {"importances", "costs", "findings", "landscape", "spells", "provenance"} <= numbers.keys()
+    stored = open_storage(url).get_study_system_attrs(study._study_id)
+    assert not any(key.startswith("dashboard:") for key in stored)  # it shows what a page shows
+    odd = replace(analysis, epochs=float("nan"), costs=[replace(cost, seconds=float("inf")) for cost in analysis.costs])
+    assert json.loads(as_json(odd.as_json()))["epochs"] is None
+
+
+def test_the_json_of_finalists_and_of_the_write_up_has_their_numbers(analysis: Analysis, beside: Analysis) -> None:
+    won = json.loads(as_json(replace(analysis, standings=standings_of(BETTER)).as_json()))
+    assert won["standings"]["finalists"][0]["again"]["accuracies"] == BETTER[0].accuracies
+    assert won["answer"]["params"] == BETTER[0].params
+    assert beside.comparison is not None
+    compared = json.loads(as_json(beside.as_json()))["comparison"]
+    assert len(compared["differences"]) == len(beside.comparison.differences) > 0
 
 
 def test_a_search_with_finalists_says_who_won_and_what_shrank(analysis: Analysis) -> None:
@@ -262,7 +537,6 @@ def test_a_search_with_finalists_says_who_won_and_what_shrank(analysis: Analysis
     assert "corrected for 1 comparison)" in text
     assert "7 95.00 % 91.00 % 88.52–93.48 % 4.00 3 winner +10.00 filters=2" in text
     assert "default - 81.00 % 78.52–83.48 % - 3 10.00 behind filters=4" in text
-    assert "Which hyperparameters matter" in text
     assert "trainings are finished" not in text
     tie = text_of(render(replace(analysis, standings=standings_of(TIE))))
     assert "Too close to call between it and the default." in tie
@@ -275,7 +549,7 @@ def test_finalists_that_are_not_all_trained_have_no_winner_yet(analysis: Analysi
     text = text_of(render(replace(analysis, standings=replace(standings_of(some, trained=4), checkpoint=None))))
     assert "Ahead so far: trial 7, 95.00 % test accuracy, mean of 1 fresh seed: filters=2." in text
     assert "4 of 6 trainings are finished." in text
-    assert "Best checkpoint is not chosen yet" in text
+    assert "It is chosen when all finalists are trained." in text
     assert not re.search(r"\bwinner\b", text)  # neither is one: of the first there is a single training
 
 
@@ -284,7 +558,7 @@ def test_a_grid_with_seeds_is_ranked(analysis: Analysis) -> None:
     text = text_of(page)
     assert 'id="ranking"' in page
     assert 'id="importances"' not in page
-    assert "Which hyperparameters matter" not in text
+    assert "Importance is not measured where each configuration is trained with several seeds" in text
     assert "is the mean test accuracy of filters=2 on data set" in text
     assert "over 3 seeds (95 % interval 88.52–93.48 %)." in text
     assert re.search(r"filters=2 91.00 % 88.52–93.48 % 3 1.0 best \+10.00 filters=4 \(default\) 81.00 %", text)
@@ -317,12 +591,13 @@ def test_the_page_of_one_trial_is_in_the_singular(tmp_path: Path, tiny: DataSet,
     study = open_study(open_storage(url, "create"), "one", defined, tiny, Place(tmp_path / "one"))
     queue.top_up(study, defined, 1)
     work(WorkerSettings(url, "one", tiny_folder), lambda: False)
-    text = text_of(write(study, tmp_path / "one", tmp_path / "report.html", lambda: tiny).read_text())
-    assert "is the test accuracy of trial 0, the best of 1 finished trial on" in text
+    text = text_of(write(study, tmp_path / "one", tmp_path / "report.html", lambda: tiny, url).read_text())
+    assert "is the test accuracy of trial 0 on" in text
+    assert "This is one training (one seed): another one of it will score a little differently." in text
     assert "Trials: 1 complete, 0 pruned, 0 failed" in text
     assert "there are 1 and 1." in text
     assert "by the bootstrap" not in text
-    assert "What accuracy costs" not in text
+    assert "All configurations cost the same." in text
     compared = write_comparison([(study, tmp_path / "one")] * 2, tmp_path / "comparison.html").read_text()
     assert 'id="by_epochs"' in compared
     assert "corrected" not in text_of(compared)
@@ -332,12 +607,25 @@ def test_it_is_written_while_nothing_is_complete_and_says_what_is_missing(
     tmp_path: Path, tiny: DataSet, tiny_folder: Path
 ) -> None:
     defined = StudyDefinition.model_validate({"space": {"filters": {"low": 8, "high": 32}}})
-    study = open_study(open_storage(default_url(tmp_path), "create"), "new", defined, tiny, Place(tmp_path))
+    url = default_url(tmp_path)
+    study = open_study(open_storage(url, "create"), "new", defined, tiny, Place(tmp_path))
     queue.top_up(study, defined, 2)
-    page = write(study, tmp_path, tmp_path / "deep" / "report.html", lambda: tiny).read_text()
+    page = write(study, tmp_path, tmp_path / "deep" / "report.html", lambda: tiny, url).read_text()
     assert "No trial is complete yet" in page
     assert "Too little data for PED-ANOVA: it needs 10 finished trials and 5 completed ones; there are 0 and 0." in page
     assert "Too little data for fANOVA" in page
+    text = text_of(page)
+    for words in (
+        "No trial has an accuracy yet, so there is no history.",
+        "No worker has begun a trial yet.",
+        "nothing to show of the space",
+        "no cost to compare",
+        "There is nothing to show of it. No trial is complete yet.",
+        "The numbers carry no advice yet.",
+    ):
+        assert words in text
+    assert "The search is not finished: 0 trials of 2 are, 0 running." in text
+    assert "Plotly" not in page  # without figures there is nothing to draw them
 
 
 def test_a_missing_checkpoint_or_data_set_is_said_not_fatal(

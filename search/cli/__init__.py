@@ -3,12 +3,15 @@
 Heavy modules are imported inside the commands, so that --help answers at once.
 """
 
+import io
+import sys
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import click
 
 from fmnist.errors import ExpectedError
-from search.cli import deployment, networks, results, sharing, studies
+from search.cli import deployment, doctor, networks, results, serving, settings, sharing, studies
 
 
 class ExpectedFailure(click.ClickException):
@@ -22,12 +25,33 @@ class ExpectedFailure(click.ClickException):
 class Group(click.Group):
     """Commands in the order in which a user meets them."""
 
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        super().add_command(cmd, name)
+        settings.name_variables(cmd)
+
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return list(self.commands)
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")  # a dash that the terminal cannot show is no reason to end
+        return super().main(*args, **kwargs)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        rest = super().parse_args(ctx, args)
+        with suppress(click.UsageError) if ctx.resilient_parsing else nullcontext():  # a shell that completes
+            ctx.default_map = settings.read(ctx, self.commands)
+        return rest
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except click.BadParameter as error:
+            settings.name_source(error)
+            raise
+        except BrokenPipeError:
+            raise  # whoever read the output has enough of it; click ends without a word
         except (ExpectedError, OSError) as error:
             raise ExpectedFailure(error) from error
         except KeyboardInterrupt:
@@ -42,7 +66,12 @@ def main() -> None:
 
     \b
     Start here:
+      fmnist-search doctor
       fmnist-search run --trials 50
+
+    An option that is not given is taken from the environment (--data-dir of `run`: FMNIST_SEARCH_RUN_DATA_DIR,
+    else FMNIST_SEARCH_DATA_DIR), then from fmnist-search.toml in the working directory (data-dir below [run],
+    else at the top), then its default.
     """
 
 
@@ -53,7 +82,7 @@ for command in (
     results.status,
     results.best,
     results.report,
-    results.dashboard,
+    serving.dashboard,
     sharing.worker,
     sharing.enqueue,
     sharing.stop,
@@ -65,5 +94,6 @@ for command in (
     deployment.predict,
     deployment.export,
     networks.data,
+    doctor.doctor,
 ):
     main.add_command(command)

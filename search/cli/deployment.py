@@ -66,10 +66,11 @@ def export(checkpoint: Path, to: Path | None) -> None:
     from fmnist.checkpoint import load
     from fmnist.export import BATCHES, write_onnx
 
+    saved = load(checkpoint)
     target = to or checkpoint.with_suffix(".onnx")
     if target.resolve() == checkpoint.resolve():
         raise click.UsageError(f"{target} is the checkpoint itself; name another file with --to")
-    difference = write_onnx(load(checkpoint), target)
+    difference = write_onnx(saved, target)
     click.echo(
         f"Saved {target}\n"
         f"Largest difference of logits between onnxruntime and torch: {difference:.1e} "

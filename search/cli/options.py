@@ -1,11 +1,14 @@
 """What several commands share: options, and what they mean."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
+
+from search.cli import completion
 
 if TYPE_CHECKING:
     import optuna
@@ -14,6 +17,16 @@ if TYPE_CHECKING:
     from search.worker import WorkerSettings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class FiniteRange(click.FloatRange):
+    """A range of floats, and so neither infinite nor NaN, which is in every range of click's."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{number} is no finite number.", param, ctx)
+        return number
 
 
 def data_dir_option(command: Command) -> Command:
@@ -30,8 +43,6 @@ def storage_options(command: Command) -> Command:
     """Where studies are: their database and their files."""
     command = click.option(
         "--storage",
-        envvar="FMNIST_SEARCH_STORAGE",
-        show_envvar=True,
         help="Database: sqlite:///FILE or postgresql://USER@HOST/DB.  [default: studies.db in the output folder]",
     )(command)
     return click.option(
@@ -50,16 +61,19 @@ device_option = click.option(
 )
 
 
+workers_option = click.option("--workers", type=click.IntRange(1, 256), help="Worker processes.  [default: one a core]")
+
+
 def worker_options(command: Command) -> Command:
     """How workers run on this machine."""
     for option in reversed(
         [
-            click.option("--workers", type=click.IntRange(1, 256), help="Worker processes.  [default: one a core]"),
+            workers_option,
             data_dir_option,
             device_option,
             click.option(
                 "--grace",
-                type=click.FloatRange(1),
+                type=FiniteRange(1, 86400),
                 default=120.0,
                 show_default=True,
                 help="Seconds without progress after which other workers take over a trial of these.",
@@ -96,10 +110,19 @@ def check_engine(engine: str, workers: int | None) -> None:
 
 
 def study_name(_context: click.Context, _parameter: click.Parameter, name: str | None) -> str | None:
-    """A study's name is that of its folder too."""
-    if name is not None and name.endswith(".finalists"):
+    """The value of --name, if a study can have it."""
+    return name if name is None else checked_name(name)
+
+
+def checked_name(name: str) -> str:
+    """A name for a study, which is that of its folder too.
+
+    Raises:
+        click.BadParameter: no study can have it.
+    """
+    if name.endswith(".finalists"):
         raise click.BadParameter(f"{name!r} would be the finalists of another study; choose another name")
-    if name is not None and (not name.strip() or name.startswith(".") or {"/", "\\"} & set(name)):
+    if not name.strip() or not name.isprintable() or name.startswith(".") or {"/", "\\"} & set(name):
         raise click.BadParameter(f"{name!r} cannot name a folder; leave out slashes and a leading dot")
     return name
 
@@ -121,7 +144,8 @@ def json_option(command: Command) -> Command:
 artifacts_option = click.option(
     "--artifacts", help="Where checkpoints go: a folder, or s3://BUCKET/PREFIX.  [default: in the study's folder]"
 )
-study_argument = click.argument("study", default="cnn")
+study_argument = click.argument("study", default="cnn", shell_complete=completion.stored)
+new_study_argument = click.argument("study", default="cnn", shell_complete=completion.startable)
 
 
 def url_of(storage: str | None, output: Path | None) -> str:
@@ -135,16 +159,23 @@ def url_of(storage: str | None, output: Path | None) -> str:
 def opened_study(
     name: str, storage: str | None, output: Path | None, mode: Literal["read", "write"] = "read"
 ) -> "Iterator[tuple[optuna.Study, Path]]":
-    """Open a study, and say where its files are: in --output, else where its last run put them."""
+    """Open a study, and say where its files are."""
     from search.outage import reported
     from search.storage import open_storage
-    from search.study import folder_of, load_study
+    from search.study import load_study
 
     url = url_of(storage, output)
     with reported(url):
         study = load_study(open_storage(url, mode), name)
-        beside = output is not None or storage is None
-        yield study, (output or Path("studies")) / name if beside else folder_of(study)
+        yield study, study_folder(study, storage, output)
+
+
+def study_folder(study: "optuna.Study", storage: str | None, output: Path | None) -> Path:
+    """Where a study's files are: in --output, else where its last run put them."""
+    from search.study import folder_of
+
+    beside = output is not None or storage is None
+    return (output or Path("studies")) / study.study_name if beside else folder_of(study)
 
 
 def worker_settings(

@@ -1,13 +1,17 @@
-"""The commands that look at a study: status, best, report, dashboard."""
+"""The commands that look at a study: status, best, report."""
 
 import gc
 import json
+import webbrowser
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Literal
 
 import click
 
+from search.cli.completion import stored
 from search.cli.options import (
+    FiniteRange,
     data_dir_option,
     json_option,
     opened_study,
@@ -20,28 +24,42 @@ from search.cli.options import (
 @click.command()
 @study_argument
 @storage_options
+@click.option(
+    "--watch",
+    type=FiniteRange(0.1),
+    is_flag=False,
+    flag_value=2.0,
+    metavar="[SECONDS]",
+    help="Show it again every so many seconds, 2 if none are given, until the search is finished.",
+)
 @json_option
-def status(study: str, storage: str | None, output: Path | None, as_json: bool) -> None:
+def status(study: str, storage: str | None, output: Path | None, watch: float | None, as_json: bool) -> None:
     """Show how far a study is: trials by state, the best so far.
 
+    With --watch it is redrawn in place on a terminal; elsewhere a line is printed whenever something changed.
+
     \b
-    Example:
+    Examples:
+      fmnist-search status cnn --watch
       fmnist-search status cnn --json
     """
-    gc.disable()  # a fifth of its time: what it imports stays, and it ends soon
-
-    from rich.console import Console
+    if not watch:
+        gc.disable()  # a fifth of its time: what it imports stays, and it ends soon
 
     from search import presentation
     from search.finalists import standings_of
     from search.summary import summarize
+    from search.watch import watch as keep_watching
 
     with opened_study(study, storage, output) as (opened, folder):
+        if watch:
+            keep_watching(opened, folder, presentation.terminal(), watch, as_json=as_json)
+            return
         summary, standings = summarize(opened, folder), standings_of(opened, folder)
     if as_json:
         click.echo(json.dumps(summary.as_json()))
     else:
-        presentation.show_status(Console(), summary, standings)
+        presentation.show_status(presentation.terminal(), summary, standings)
 
 
 @click.command()
@@ -59,8 +77,6 @@ def best(study: str, storage: str | None, output: Path | None, as_json: bool) ->
     """
     from dataclasses import asdict
 
-    from rich.console import Console
-
     from search import presentation
     from search.finalists import standings_of
     from search.summary import summarize
@@ -70,50 +86,62 @@ def best(study: str, storage: str | None, output: Path | None, as_json: bool) ->
     if as_json:
         click.echo(json.dumps(asdict(summary.best) if summary.best else None))
     else:
-        presentation.show_best(Console(), summary, standings)
+        presentation.show_best(presentation.terminal(), summary, standings)
 
 
 @click.command()
-@click.argument("studies", nargs=-1, metavar="[STUDY]...")
+@click.argument("studies", nargs=-1, metavar="[STUDY]...", shell_complete=stored)
 @storage_options
 @data_dir_option
 @click.option(
+    "--format",
+    "form",
+    type=click.Choice(["html", "json"]),
+    default="html",
+    show_default=True,
+    help="A page for people, or all its numbers for programs.",
+)
+@click.option(
     "--to",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="File to write.  [default: report.html in the study's folder, or comparison.html beside several]",
+    help="File to write.  [default: report.html in the study's folder, or comparison.html beside several; or .json]",
 )
+@click.option("--open", "in_browser", is_flag=True, help="Show the page in the browser.")
 def report(
-    studies: tuple[str, ...], storage: str | None, output: Path | None, data_dir: Path | None, to: Path | None
+    studies: tuple[str, ...],
+    storage: str | None,
+    output: Path | None,
+    data_dir: Path | None,
+    form: Literal["html", "json"],
+    to: Path | None,
+    in_browser: bool,
 ) -> None:
-    """Write a report on a STUDY, or one that compares several: an HTML file that needs no network.
+    """Write a report on a STUDY, or one that compares several: a file that needs no network.
+
+    It may be written at any time, also while the study runs.
+
+    The page of one study goes into the database too: its answer and main figures, for the dashboard.
 
     \b
     Examples:
-      fmnist-search report cnn --to report.html
+      fmnist-search report cnn --open
+      fmnist-search report cnn --format json --to numbers.json
       fmnist-search report grid random
     """
     from fmnist.data import load
     from search.report import write, write_comparison
 
+    if in_browser and form == "json":
+        raise click.UsageError("--open shows a page; leave it out with --format json")
     with ExitStack() as stack:
         opened = [stack.enter_context(opened_study(name, storage, output)) for name in studies or ("cnn",)]
         if len(opened) == 1:
             study, folder = opened[0]
-            click.echo(write(study, folder, to or folder / "report.html", lambda: load(data_dir)))
+            at = to or folder / f"report.{form}"
+            written = write(study, folder, at, lambda: load(data_dir), url_of(storage, output), form)
         else:
-            click.echo(write_comparison(opened, to or (output or Path("studies")) / "comparison.html"))
-
-
-@click.command()
-@storage_options
-@click.option("--port", type=click.IntRange(1, 65535), default=8080, show_default=True, help="Port on 127.0.0.1.")
-def dashboard(storage: str | None, output: Path | None, port: int) -> None:
-    """Serve optuna-dashboard for the database, to this machine only.
-
-    \b
-    Example:
-      fmnist-search dashboard --port 8080
-    """
-    from search.dashboard import serve
-
-    serve(url_of(storage, output), port, lambda address: click.echo(f"{address}  (Ctrl-C ends it)"))
+            beside = (output or Path("studies")) / f"comparison.{form}"
+            written = write_comparison(opened, to or beside, form)
+    click.echo(written)
+    if in_browser and not webbrowser.open(written.resolve().as_uri()):
+        raise click.ClickException(f"there is no browser here; open {written} in one")

@@ -7,8 +7,10 @@ import click
 
 from search.cli.options import (
     artifacts_option,
+    checked_name,
     data_dir_option,
     device_of,
+    new_study_argument,
     opened_study,
     storage_options,
     study_argument,
@@ -55,8 +57,8 @@ def worker(
 
 
 @click.command()
-@study_argument
-@click.option("--trials", type=click.IntRange(1), default=1, show_default=True, help="Tickets to add.")
+@new_study_argument
+@click.option("--trials", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Tickets to add.")
 @click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="Fix a hyperparameter; repeatable.")
 @storage_options
 @artifacts_option
@@ -83,7 +85,8 @@ def enqueue(
     from search.enqueue import enqueue as add
 
     folder, place = output or Path("studies"), located(artifacts)
-    result = add(study, trials, assignments, url_of(storage, output), folder, name, data_dir, place)
+    named = name or checked_name(Path(study).stem)
+    result = add(study, trials, assignments, url_of(storage, output), folder, named, data_dir, place)
     click.echo(f"Study {result.study}: {result.added} added, {result.waiting} waiting, {result.goal} in all.")
 
 

@@ -1,17 +1,21 @@
 """The commands that start work on a study: run, finalists; and studies, which lists what there is."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
 import click
 
 from search.cli.options import (
+    FiniteRange,
     artifacts_option,
     check_engine,
+    checked_name,
     cluster_options,
     device_of,
     json_option,
+    new_study_argument,
     opened_study,
     score_on_option,
     storage_options,
@@ -21,16 +25,17 @@ from search.cli.options import (
     worker_options,
     worker_settings,
 )
+from search.cli.settings import as_arguments
 
 SAMPLERS = ("tpe", "gp", "random", "grid", "qmc")
 PRUNERS = ("slack", "halving", "hyperband", "median", "percentile", "none")
 
 
 @click.command()
-@study_argument
+@new_study_argument
 @click.option("--trials", type=click.IntRange(1), help="Finished trials to reach.  [default: as the study says]")
 @click.option(
-    "--timeout", type=click.FloatRange(0, min_open=True), help="Seconds after which trials stop at their next report."
+    "--timeout", type=FiniteRange(0, min_open=True), help="Seconds after which trials stop at their next report."
 )
 @storage_options
 @artifacts_option
@@ -42,17 +47,20 @@ PRUNERS = ("slack", "halving", "hyperband", "median", "percentile", "none")
 @score_on_option("as the study says")
 @click.option(
     "--finalists",
-    type=click.IntRange(0),
+    type=click.IntRange(0, 100),
     help="Best configurations to train again at the end, with 3 fresh seeds each.  [default: as the study says, or 3]",
 )
 @click.option(
     "--audit",
-    type=click.FloatRange(0, 1),
+    type=FiniteRange(0, 1),
     help="Share of pruned trials to train to the end all the same, to see what pruning misses.  [default: 0]",
 )
 @worker_options
 @cluster_options
 @click.option("--quiet", is_flag=True, help="Print only the result.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print nothing but JSON: an object a line for each trial, then the result."
+)
 def run(
     study: str,
     trials: int | None,
@@ -70,6 +78,7 @@ def run(
     engine: Literal["local", "ray"],
     address: str,
     quiet: bool,
+    as_json: bool,
     **overrides: Any,
 ) -> None:
     """Search: bring STUDY (a name or a .toml file) to a number of finished trials, then train the best again.
@@ -81,14 +90,14 @@ def run(
     Examples:
       fmnist-search run --trials 50
       fmnist-search run my-study.toml --workers 4 --timeout 600
+      fmnist-search run cnn --json > trials.jsonl
       fmnist-search run --engine ray --workers 16 --storage postgresql://me@db/studies
     """
-    from rich.console import Console
-
     from search import definition, presentation
     from search.artifacts import located
     from search.drain import RunSettings
     from search.engines.local import cores
+    from search.origin import command_line
     from search.outage import reported
     from search.report import write
     from search.run import run_search
@@ -97,7 +106,7 @@ def run(
     check_engine(engine, workers)
     path = definition.locate(study)
     wanted = definition.read(path, trials=trials, **overrides)
-    folder = (output or Path("studies")) / (name or path.stem)
+    folder = (output or Path("studies")) / (name or checked_name(path.stem))
     url = url_of(storage, output)
     if engine == "local" or device == "auto":  # whether a cluster has a device is not for this machine to say
         device = device_of(device).type
@@ -107,17 +116,22 @@ def run(
         workers=workers or cores(),
         worker=worker_settings(folder.name, url, data_dir, device, grace, allow_mixed),
         timeout=timeout,
-        quiet=quiet,
+        quiet=quiet or as_json,
+        as_json=as_json,
         engine=engine,
         address=address,
+        command=command_line(["run", *as_arguments(click.get_current_context()), *sys.argv[2:]]),
     )
-    console = Console()
+    console = presentation.terminal()
     result = run_search(wanted, settings, console)
     with reported(url):
         report = folder / "report.html"
         if result.had_work or not report.is_file():
-            write(result.study, folder, report, lambda: result.data)
-        presentation.show(console, result, settings, report)
+            write(result.study, folder, report, lambda: result.data, url)
+        if as_json:
+            click.echo(json.dumps(result.as_json() | {"report": str(report)}))
+        else:
+            presentation.show(console, result, settings, report)
     if result.error:
         raise result.error
     if result.stopped == "interrupted":
@@ -126,8 +140,10 @@ def run(
 
 @click.command()
 @study_argument
-@click.option("--top", type=click.IntRange(0), default=3, show_default=True, help="Best configurations to train again.")
-@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Trainings of each.")
+@click.option(
+    "--top", type=click.IntRange(0, 100), default=3, show_default=True, help="Best configurations to train again."
+)
+@click.option("--seeds", type=click.IntRange(1, 100), default=3, show_default=True, help="Trainings of each.")
 @storage_options
 @worker_options
 @cluster_options
@@ -157,8 +173,6 @@ def finalists(
     Example:
       fmnist-search finalists cnn --top 5 --seeds 5
     """
-    from rich.console import Console
-
     from fmnist.data import load
     from search import presentation
     from search.drain import RunSettings
@@ -182,10 +196,10 @@ def finalists(
         engine=engine,
         address=address,
     )
-    console = Console()
+    console = presentation.terminal()
     standings, stopped = run_finalists(settings, top, seeds, console)
     with opened_study(study, storage, output) as (opened, folder):
-        written = write(opened, folder, folder / "report.html", lambda: load(data_dir))
+        written = write(opened, folder, folder / "report.html", lambda: load(data_dir), url_of(storage, output))
     if as_json:
         click.echo(json.dumps(standings.as_json() if standings else None))
     else:
@@ -203,8 +217,6 @@ def studies() -> None:
     Example:
       fmnist-search studies
     """
-    from rich.console import Console
-
     from search import catalogue, presentation
 
-    presentation.show_catalogue(Console(), catalogue.entries())
+    presentation.show_catalogue(presentation.terminal(), catalogue.entries())

@@ -1,7 +1,10 @@
-"""The report of a study: numbers (analysis), pictures (figures), and the page around them."""
+"""The report of a study: numbers (analysis), pictures (figures), a page around them, and what the dashboard shows."""
 
+import json
+import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal
 
 import optuna
 
@@ -9,32 +12,65 @@ from fmnist.data import DataSet
 from fmnist.files import write_whole
 from search.report.analysis import analyse
 from search.report.comparison import compare
-from search.report.page import render, render_comparison
+
+Form = Literal["html", "json"]
 
 
-def write(study: optuna.Study, folder: Path, to: Path, data: Callable[[], DataSet]) -> Path:
-    """Write the study's report as one HTML file that needs no network; returns its path.
+def write(
+    study: optuna.Study, folder: Path, to: Path, data: Callable[[], DataSet], url: str, form: Form = "html"
+) -> Path:
+    """Write the study's report as one HTML file that needs no network, or its numbers as JSON; returns its path.
+
+    What the dashboard shows of a page goes into the database.
 
     Args:
         folder: where the study's checkpoints are.
         data: loads the data set whose images score the best checkpoint.
+        url: of the study's database.
 
     Raises:
         OSError: the file cannot be written.
+        StorageError, StudyError: the file is written, but the database cannot be, or the study is no longer there.
     """
-    return _written(to, render(analyse(study, folder, data)))
+    analysis = analyse(study, folder, data)
+    if form == "json":
+        return _written(to, as_json(analysis.as_json()))
+    from search.report.custom_plots import publish
+    from search.report.page import render  # plotly takes a second to import
+
+    written = _written(to, render(analysis))
+    publish(analysis, url)
+    return written
 
 
-def write_comparison(studies: list[tuple[optuna.Study, Path]], to: Path) -> Path:
+def write_comparison(studies: list[tuple[optuna.Study, Path]], to: Path, form: Form = "html") -> Path:
     """Write a report on several studies, given with their folders; returns its path.
 
     Raises:
         OSError: the file cannot be written.
     """
+    comparison = compare(studies)
+    if form == "json":
+        return _written(to, as_json(comparison.as_json()))
+    from search.report.page import render_comparison
+
     names = [study.study_name for study, _ in studies]
-    return _written(to, render_comparison(compare(studies), names))
+    return _written(to, render_comparison(comparison, names))
 
 
-def _written(to: Path, page: str) -> Path:
-    write_whole(to, page.encode())
+def as_json(numbers: Any) -> str:
+    """Plain values as JSON: a number that JSON has none of, of a training that diverged, is null."""
+    return json.dumps(_finite(numbers), allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _written(to: Path, content: str) -> Path:
+    write_whole(to, content.encode())
     return to

@@ -1,102 +1,120 @@
 """The numbers of a report, gathered into one typed record. Nothing here draws."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial
 
-from fmnist.checkpoint import CheckpointError, load, parse
-from fmnist.data import DataSet, split
+from fmnist.data import DataSet
 from fmnist.errors import DataError
-from fmnist.evaluation import classification_scores, evaluate
 from search.finalists import Standings, standings_of
-from search.lease import REASON
 from search.ranking import Configuration, rank
-from search.record import Epoch, checkpoint_of, history_of
+from search.record import history_of
 from search.report.cost import Cost, costs
+from search.report.course import Spell, TrialRecord, beginning, records, spells, without_pauses
 from search.report.findings import Evidence, Finding, findings
 from search.report.importance import Importances, importances
+from search.report.landscape import Landscape, foremost, landscape
+from search.report.network import BestNetwork, best_network
+from search.report.provenance import Provenance, provenance
 from search.report.pruning import audit, pruning
 from search.report.writeup import Comparison, compare
-from search.sampling import STEPS_PER_EPOCH
-from search.study import DATA, artifacts_of, definition_of
+from search.study import DATA, definition_of, finalists_name, finalists_of
 from search.summary import Summary, summarize
 
 
 @dataclass(frozen=True)
-class TrialRecord:
-    """One finished trial.
-
-    accuracy: its last, None if it had none. curve: (epoch, accuracy) pairs. history: the same with the
-    training's own, and beyond a pruning where it was audited.
-    """
-
-    number: int
-    state: str
-    accuracy: float | None
-    params: dict[str, Any]
-    curve: list[tuple[float, float]]
-    history: list[Epoch]
-    reason: str | None
-
-
-@dataclass(frozen=True)
-class BestNetwork:
-    """What the best checkpoint does: the winner's if there are finalists, on test images, else the best trial's.
-
-    path: its file or URL. scored_on: the images.
-    """
-
-    path: str
-    scored_on: str
-    accuracy: float
-    images: int
-    classes: dict[str, dict[str, float]]
-    confusion: list[list[int]]
-    seed: int
-    made_with: dict[str, Any]
-
-
-@dataclass(frozen=True)
 class Analysis:
-    """All numbers of a report. Where `network` is None, `missing` says why."""
+    """All numbers of a report. Where `network` is None, `missing` says why.
+
+    epochs: trained over all trials. paused: seconds in which nobody worked, which no other time holds.
+    """
 
     summary: Summary
     description: str
     data: str
     definition: dict[str, Any]
     trials: list[TrialRecord]
+    spells: list[Spell]
+    epochs: float
+    paused: float
     findings: list[Finding]
     standings: Standings | None
     ranking: list[Configuration]
     comparison: Comparison | None
     importances: Importances | None
+    landscape: Landscape | None
     costs: list[Cost]
     network: BestNetwork | None
     missing: str | None
+    provenance: Provenance
 
     @property
     def repeated(self) -> bool:
         """Whether the study's question is about configurations that are trained several times each."""
         return bool(self.definition["seeds"] > 1)
 
+    @property
+    def seconds(self) -> float:
+        """Wall time from the first start of a trial to the last end, that of the finalists included, without pauses."""
+        return max((spell.end for spell in self.spells), default=0.0)
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """The searched hyperparameters of the answer; none before there is one."""
+        if self.standings:
+            return self.standings.winner.again.params
+        if self.repeated and self.ranking:
+            return self.ranking[0].params
+        return self.summary.best.params if self.summary.best else {}
+
+    @property
+    def reproduction(self) -> str | None:
+        """The command that trains the answer again and holds it against the record; None before there is one."""
+        if self.standings:
+            name, number = finalists_name(self.summary.study), self.standings.winner.again.trials[0]
+        elif self.repeated and self.ranking:
+            name, number = self.summary.study, self.ranking[0].trials[0]
+        elif self.summary.best:
+            name, number = self.summary.study, self.summary.best.number
+        else:
+            return None
+        return self.provenance.command("reproduce", name, number)
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it as plain values."""
+        plain = asdict(self) | {
+            "summary": self.summary.as_json() | {"score_on": self.summary.score_on},
+            "standings": self.standings.as_json() if self.standings else None,
+            "costs": [asdict(cost) | {"fronts": sorted(cost.fronts)} for cost in self.costs],
+        }
+        if self.comparison:  # pairs of epochs are no keys of JSON
+            differences = {f"{a}, {b}": asdict(found) for (a, b), found in self.comparison.differences.items()}
+            plain["comparison"] |= {"differences": differences}
+        return plain | {"answer": {"params": self.best, "reproduce": self.reproduction}}
+
 
 def analyse(study: optuna.Study, folder: Path, data: Callable[[], DataSet]) -> Analysis:
     """Gather a study's numbers as they are now."""
+    folder = folder.resolve()
     definition, summary = definition_of(study), summarize(study, folder)
-    trials = study.get_trials(deepcopy=False)
+    trials, finalists = study.get_trials(deepcopy=False), finalists_of(study)
+    began = beginning(trials)
     loaded, missing = _load(study, data)
     standings = standings_of(study, folder)
     network = None
     if loaded:
-        network, missing = _network(study, folder, summary, standings, loaded)
+        network, missing = best_network(study, folder, summary, standings, loaded)
+    found = importances(trials) if definition.seeds == 1 else None
+    again = finalists.get_trials(deepcopy=False) if finalists else []
+    done = [*spells(trials, began, again=False), *spells(again, began, again=True)]
+    finished, done, paused = without_pauses(records(trials, began), done)
     evidence = Evidence(
         definition=definition,
         trials=trials,
-        importances=importances(trials) if definition.seeds == 1 else None,
+        importances=found,
         ranking=rank(definition, trials),
         standings=standings,
         pruning=pruning(definition, trials),
@@ -108,28 +126,20 @@ def analyse(study: optuna.Study, folder: Path, data: Callable[[], DataSet]) -> A
         description=definition.description,
         data=study.user_attrs[DATA]["name"],
         definition=definition.model_dump(mode="json"),
-        trials=[_record(trial) for trial in trials if trial.state.is_finished()],
+        trials=finished,
+        spells=done,
+        epochs=sum(history_of(trial)[-1].epoch for trial in trials if history_of(trial)),
+        paused=paused,
         findings=findings(evidence),
         standings=standings,
         ranking=evidence.ranking,
         comparison=evidence.comparison,
-        importances=evidence.importances,
+        importances=found,
+        landscape=landscape(definition, foremost(definition.space, found), trials),
         costs=costs(definition, evidence.ranking),
         network=network,
         missing=missing,
-    )
-
-
-def _record(trial: FrozenTrial) -> TrialRecord:
-    curve = [(step / STEPS_PER_EPOCH, value) for step, value in sorted(trial.intermediate_values.items())]
-    return TrialRecord(
-        number=trial.number,
-        state=trial.state.name.lower(),
-        accuracy=trial.value if trial.value is not None else (curve[-1][1] if curve else None),
-        params=trial.params,
-        curve=curve,
-        history=history_of(trial),
-        reason=trial.user_attrs.get(REASON),
+        provenance=provenance(study, definition, folder, [*trials, *again], loaded),
     )
 
 
@@ -143,34 +153,3 @@ def _load(study: optuna.Study, data: Callable[[], DataSet]) -> tuple[DataSet | N
         where = f"{loaded.name} in {loaded.folder}"
         return None, f"{where} is not what the study was trained on; name that with --data-dir."
     return loaded, None
-
-
-def _network(
-    study: optuna.Study, folder: Path, summary: Summary, standings: Standings | None, data: DataSet
-) -> tuple[BestNetwork | None, str | None]:
-    """What the best checkpoint does; None and the reason if it cannot be told."""
-    try:
-        if standings and standings.checkpoint:
-            path, checkpoint = str(standings.checkpoint), load(standings.checkpoint)
-            splits = split(data, "test")
-        elif summary.best and summary.best.checkpoint:
-            name = checkpoint_of(study.trials[summary.best.number]) or ""
-            path = summary.best.checkpoint
-            checkpoint = parse(artifacts_of(study, folder).read(name) or b"", path)
-            splits = split(data, checkpoint.score_on)
-        else:
-            return None, "Its checkpoint is gone." if summary.best else "No trial is complete yet."
-    except CheckpointError as error:
-        return None, str(error)
-    result = evaluate(checkpoint.network(), splits.scored)
-    network = BestNetwork(
-        path=path,
-        scored_on=splits.score_on,
-        accuracy=result.accuracy,
-        images=result.total,
-        classes=classification_scores(result),
-        confusion=result.confusion.tolist(),
-        seed=checkpoint.seed,
-        made_with=checkpoint.made_with,
-    )
-    return network, None

@@ -1,9 +1,10 @@
 """Several studies side by side: how fast each got how far, and how good its answer is."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -64,6 +65,10 @@ class Comparison:
     answers: list[Answer]
     differences: list[Difference | None]
     left_out: list[str]
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it as plain values."""
+        return asdict(self) | {"words": self.words if self.answers else ""}
 
     @property
     def words(self) -> str:

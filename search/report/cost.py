@@ -1,4 +1,4 @@
-"""What an accuracy costs: seconds, parameters, multiply-adds; and who is as good as any for that much."""
+"""What an accuracy costs: seconds, parameters, epochs, multiply-adds; and who is as good as any for that much."""
 
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -10,8 +10,9 @@ from search.ranking import Configuration
 
 COSTS = {
     "seconds": "seconds a training",
-    "epoch_seconds": "seconds an epoch",
     "parameters": "parameters",
+    "epochs": "epochs",
+    "epoch_seconds": "seconds an epoch",
     "multiply_adds": "multiply-adds an image",
 }
 
@@ -20,16 +21,19 @@ COSTS = {
 class Cost:
     """A configuration's accuracy, and what it takes.
 
-    fronts: the COSTS in which no other is as good for less, or better for no more.
+    trial: its number, where a configuration is trained once. fronts: the COSTS in which no other is as good for
+    less, or better for no more.
     """
 
     label: str
+    trial: int | None
     accuracy: float
     low: float | None
     high: float | None
     seconds: float
-    epoch_seconds: float
     parameters: int
+    epochs: int
+    epoch_seconds: float
     multiply_adds: int
     fronts: frozenset[str]
 
@@ -41,14 +45,15 @@ def costs(definition: StudyDefinition, ranking: list[Configuration]) -> list[Cos
     for configuration in ranking:
         hyperparameters = definition.defaults.model_copy(update=configuration.params)
         shape = hyperparameters.model_dump(include={"architecture", "filters", "blocks"})
-        per_epoch = configuration.seconds / hyperparameters.epochs
+        seconds, epochs = configuration.seconds, hyperparameters.epochs
         found = asdict(count(Hyperparameters(**shape)))
-        values.append({"seconds": configuration.seconds, "epoch_seconds": per_epoch, **found})
+        values.append({"seconds": seconds, "epochs": epochs, "epoch_seconds": seconds / epochs, **found})
     accuracies = [configuration.accuracy.mean for configuration in ranking]
     fronts = {name: _front(accuracies, [value[name] for value in values]) for name in COSTS}
     return [
         Cost(
             label=configuration.label,
+            trial=configuration.trials[0] if definition.seeds == 1 else None,
             accuracy=configuration.accuracy.mean,
             low=configuration.accuracy.low,
             high=configuration.accuracy.high,

@@ -3,14 +3,16 @@
 import plotly.graph_objects as go
 
 from search import words
+from search.colours import BEST, COLOURS, THREE
 from search.report.analysis import Analysis
 from search.report.comparison import Comparison
-from search.report.style import COLOURS, THREE, figure_of
+from search.report.style import SHARE, figure_of, lines_of, wrapped
 from search.report.writeup import ACCURACY
 from search.statistics import Estimate
 from search.text import percent
 
-ROW = 26  # pixels of a row
+SHARES = {"tickformat": SHARE, "tickangle": 0, "nticks": 6}
+ROW, LINE = 26, 13  # pixels of a row, and of each further line of its label
 
 
 def finalists(analysis: Analysis) -> go.Figure:
@@ -18,14 +20,15 @@ def finalists(analysis: Analysis) -> go.Figure:
     assert analysis.standings is not None  # the page asks only then
     rows = analysis.standings.finalists[::-1]
     names = [words.called(finalist) for finalist in rows]
-    figure = figure_of(f"{analysis.summary.score_on} accuracy", "", xaxis_tickformat=".1%", yaxis_automargin=True)
+    figure = figure_of(f"{analysis.summary.score_on} accuracy", "", xaxis=SHARES)
     searched = [(finalist.search, name) for finalist, name in zip(rows, names, strict=True) if finalist.search]
     figure.add_scatter(
         x=[accuracy for accuracy, _ in searched],
         y=[name for _, name in searched],
         mode="markers",
         name="in the search",
-        marker={"color": COLOURS["pruned"], "symbol": "circle-open", "size": 11, "line": {"width": 2}},
+        marker={"color": BEST, "symbol": "circle-open", "size": 11, "line": {"width": 2}},
+        hovertemplate="%{y} in the search: %{x:.2%}<extra></extra>",
     )
     _dots(figure, [finalist.again.accuracy for finalist in rows], names, "re-trained, 95 % interval")
     return figure.update_layout(height=180 + 2 * ROW * len(rows))
@@ -34,9 +37,10 @@ def finalists(analysis: Analysis) -> go.Figure:
 def ranking(analysis: Analysis) -> go.Figure:
     """The mean accuracy of each configuration and its interval."""
     rows = analysis.ranking[::-1]
-    figure = figure_of(f"{analysis.summary.score_on} accuracy", "", xaxis_tickformat=".1%", yaxis_automargin=True)
-    _dots(figure, [row.accuracy for row in rows], [row.label for row in rows], "mean, 95 % interval")
-    return figure.update_layout(height=160 + ROW * len(rows))
+    figure = figure_of(f"{analysis.summary.score_on} accuracy", "", xaxis=SHARES)
+    labels = [wrapped(row.label) for row in rows]
+    _dots(figure, [row.accuracy for row in rows], labels, "mean, 95 % interval")
+    return figure.update_layout(height=120 + (ROW + LINE * (lines_of(labels) - 1)) * len(rows))
 
 
 def _dots(figure: go.Figure, estimates: list[Estimate], names: list[str], legend: str) -> None:
@@ -48,7 +52,7 @@ def _dots(figure: go.Figure, estimates: list[Estimate], names: list[str], legend
             "array": [0 if each.high is None else each.high - each.mean for each in estimates],
         },
         text=[f"{percent(each.mean)} ({words.interval(each)}), n = {each.n}" for each in estimates],
-        hoverinfo="text",
+        hovertemplate="%{text}<extra></extra>",
         mode="markers",
         name=legend,
         marker={"color": COLOURS["complete"], "size": 9},
@@ -58,7 +62,7 @@ def _dots(figure: go.Figure, estimates: list[Estimate], names: list[str], legend
 def writeup(analysis: Analysis) -> go.Figure:
     """Accuracy by epoch: the write-up's three trainings, and ours with intervals."""
     assert analysis.comparison is not None  # the page asks only then
-    figure = figure_of("epoch", "test accuracy", yaxis_tickformat=".1%", xaxis_dtick=1)
+    figure = figure_of("epoch", "test accuracy", yaxis_tickformat=SHARE, xaxis_dtick=1)
     for epochs, colour in zip(ACCURACY, THREE, strict=True):
         rows = [row for row in analysis.comparison.by_epoch if row.epochs == epochs]
         x = [int(row.name) for row in rows]
@@ -80,6 +84,6 @@ def writeup(analysis: Analysis) -> go.Figure:
 def answers(comparison: Comparison) -> go.Figure:
     """The accuracy of each study's answer, and its interval."""
     rows = comparison.answers[::-1]
-    figure = figure_of("accuracy", "", xaxis_tickformat=".1%", yaxis_automargin=True)
-    _dots(figure, [row.accuracy for row in rows], [row.study for row in rows], "mean, 95 % interval")
+    figure = figure_of("accuracy", "", xaxis=SHARES)
+    _dots(figure, [row.accuracy for row in rows], [wrapped(row.study) for row in rows], "mean, 95 % interval")
     return figure.update_layout(height=180 + 2 * ROW * len(rows))

@@ -1,90 +1,188 @@
 """The pictures of a report: plotly figures from an `Analysis`. Nothing here computes."""
 
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
-from fmnist.data import CLASSES
-from search.report.analysis import Analysis, TrialRecord
+from search.colours import AGAIN, BEST, COLOURS, THREE
+from search.report import selection
+from search.report.analysis import Analysis
 from search.report.comparison import Comparison
-from search.report.cost import varied
+from search.report.course import Spell, TrialRecord
 from search.report.curves import MOST
-from search.report.style import BEST, COLOURS, THREE, figure_of
+from search.report.style import ACCURACY, SHARE, clock, figure_of, literal
 from search.text import assignments
+
+BAR = 22  # pixels of a worker
+FINE = 300  # attempts from which on lines between them would be all that is seen
+KINDS = {  # of what a worker did
+    "complete": COLOURS["complete"],
+    "pruned": COLOURS["pruned"],
+    "finalists": AGAIN,
+    "running": BEST,
+    "given back, or ended otherwise": COLOURS["fail"],
+}
 
 
 def history(analysis: Analysis) -> go.Figure:
     """The accuracy of each trial, and the best complete one so far."""
-    figure = figure_of("trial", f"{analysis.summary.score_on} accuracy", yaxis_tickformat=".1%")
-    for state in ("complete", "pruned"):
-        trials = [trial for trial in analysis.trials if trial.state == state and trial.accuracy is not None]
+    figure = figure_of("trial", f"{analysis.summary.score_on} accuracy", yaxis_tickformat=SHARE)
+    trials = selection.drawn(analysis.trials)
+    return _progress(figure, trials, [trial.number for trial in trials], _best_so_far(analysis, "number"))
+
+
+def history_by_time(analysis: Analysis) -> go.Figure:
+    """The same by the wall time at which each trial ended."""
+    unit, name = clock(max((trial.ended for trial in analysis.trials), default=0.0))
+    title = f"{name} since the first trial began"
+    figure = figure_of(title, f"{analysis.summary.score_on} accuracy", yaxis_tickformat=SHARE)
+    trials = selection.drawn(analysis.trials)
+    numbers, best = _best_so_far(analysis, "ended")
+    ends = [trial.ended / unit for trial in trials]
+    return _progress(figure, trials, ends, ([number / unit for number in numbers], best))
+
+
+def _progress(
+    figure: go.Figure, trials: list[TrialRecord], x: list[float], best: tuple[list[float], list[float]]
+) -> go.Figure:
+    for state in ("pruned", "complete"):
+        shown = [(at, trial) for at, trial in zip(x, trials, strict=True) if trial.state == state and _scored(trial)]
         figure.add_scatter(
-            x=[trial.number for trial in trials],
-            y=[trial.accuracy for trial in trials],
-            text=[_hover(trial) for trial in trials],
+            x=[at for at, _ in shown],
+            y=[trial.accuracy for _, trial in shown],
+            text=[_hover(trial) for _, trial in shown],
+            hovertemplate=f"%{{text}}<br>{ACCURACY}",
             mode="markers",
             name=state if state == "complete" else "pruned, at its last epoch",
-            marker={"color": COLOURS[state], "symbol": "circle" if state == "complete" else "x"},
+            marker={"color": COLOURS[state], "symbol": "circle" if state == "complete" else "x-thin", "size": 7}
+            | ({} if state == "complete" else {"line": {"color": COLOURS[state], "width": 1.5}}),
         )
-    numbers: list[int] = []
-    best: list[float] = []
-    for trial in analysis.trials:
-        if trial.state == "complete" and trial.accuracy is not None:
-            numbers.append(trial.number)
-            best.append(max(trial.accuracy, best[-1] if best else 0.0))
-    figure.add_scatter(x=numbers, y=best, mode="lines", line={"shape": "hv", "color": BEST}, name="best so far")
+    figure.add_scatter(
+        x=best[0],
+        y=best[1],
+        mode="lines",
+        line={"shape": "hv", "color": BEST, "width": 2.5},
+        name="best so far",
+        hovertemplate=f"best so far: {ACCURACY}",
+    )
     return figure
+
+
+def _best_so_far(analysis: Analysis, by: str) -> tuple[list[float], list[float]]:
+    """The accuracy of the best complete trial, where it grows, and at the end; by `number` or by `ended`."""
+    x: list[float] = []
+    best: list[float] = []
+    complete = [trial for trial in analysis.trials if trial.state == "complete" and _scored(trial)]
+    ordered = sorted(complete, key=lambda trial: getattr(trial, by))
+    for trial in ordered:
+        reached = max(trial.accuracy or 0.0, best[-1] if best else 0.0)
+        if not best or reached > best[-1] or trial is ordered[-1]:
+            x.append(getattr(trial, by))
+            best.append(reached)
+    return x, best
 
 
 def intermediate_values(analysis: Analysis) -> go.Figure:
-    """Each trial's accuracy by epoch."""
-    figure = figure_of("epoch", f"{analysis.summary.score_on} accuracy", yaxis_tickformat=".1%")
+    """Each trial's accuracy by epoch; a pruned one ends in a cross."""
+    figure = figure_of(
+        "epoch", f"{analysis.summary.score_on} accuracy", yaxis_tickformat=SHARE, xaxis_rangemode="tozero"
+    )
     best = analysis.summary.best.number if analysis.summary.best else None
-    shown: set[str] = set()
-    for trial in analysis.trials:
-        if not trial.curve:
-            continue
-        kind = "best" if trial.number == best else trial.state
-        figure.add_scatter(
-            x=[epoch for epoch, _ in trial.curve],
-            y=[accuracy for _, accuracy in trial.curve],
-            text=_hover(trial),
-            mode="lines+markers",
-            name=kind,
-            legendgroup=kind,
-            showlegend=kind not in shown,
-            line={"color": BEST if kind == "best" else COLOURS[trial.state], "width": 3 if kind == "best" else 1},
-            opacity=1 if kind == "best" else 0.6,
-        )
-        shown.add(kind)
+    trials = selection.curves(analysis.trials)
+    for state in ("pruned", "fail", "complete"):
+        shown = [trial for trial in trials if trial.state == state and trial.number != best]
+        if shown:
+            _curves(figure, shown, state if state != "fail" else "failed", COLOURS[state], 1.2)
+            figure.data[-1].opacity = 0.75
+        if shown and state == "pruned":
+            figure.add_scatter(
+                x=[trial.curve[-1][0] for trial in shown],
+                y=[trial.curve[-1][1] for trial in shown],
+                mode="markers",
+                marker={"symbol": "x-thin", "size": 6, "line": {"color": COLOURS[state], "width": 1.5}},
+                name="where it was pruned",
+                hoverinfo="skip",
+            )
+    if best is not None:
+        _curves(figure, [trial for trial in trials if trial.number == best], f"trial {best}, the best", BEST, 3)
     return figure
+
+
+def _curves(figure: go.Figure, trials: list[TrialRecord], name: str, colour: str, width: float) -> None:
+    """Curves of many trials as one line with gaps: a figure of a thousand lines takes a browser seconds."""
+    points = [(*point, trial.number) for trial in trials for point in [*trial.curve, (None, None)]]
+    figure.add_scatter(
+        x=[epoch for epoch, _, _ in points],
+        y=[accuracy for _, accuracy, _ in points],
+        customdata=[number for _, _, number in points],
+        hovertemplate=f"trial %{{customdata}}, epoch %{{x}}<br>{ACCURACY}",
+        mode="lines",
+        name=name,
+        line={"color": colour, "width": width},
+    )
+
+
+def timeline(analysis: Analysis) -> go.Figure:
+    """What each worker did when: a bar for each attempt at a trial."""
+    unit, name = clock(analysis.seconds)
+    figure = figure_of(f"{name} since the first trial began", "", barmode="overlay")
+    shown = {trial.number for trial in selection.drawn(analysis.trials)}
+    spells = [each for each in analysis.spells if each.again or each.outcome == "running" or each.trial in shown]
+    for kind, colour in KINDS.items():
+        bars = [each for each in spells if _kind(each) == kind]
+        if bars:
+            figure.add_bar(
+                base=[each.start / unit for each in bars],
+                x=[(each.end - each.start) / unit for each in bars],
+                y=[literal(each.worker) for each in bars],
+                text=[f"{'finalists, ' if each.again else ''}trial {each.trial}: {each.outcome}" for each in bars],
+                textposition="none",
+                hovertemplate=f"%{{text}}<br>%{{base:.4g}} to %{{x:.4g}} {name}<extra></extra>",
+                orientation="h",
+                name=kind,
+                showlegend=True,
+                marker={"color": colour, "line": {"color": "white", "width": 0.5 if len(spells) < FINE else 0}},
+            )
+    begun = sorted(spells, key=lambda each: each.start)
+    workers = list(dict.fromkeys(literal(each.worker) for each in begun))
+    figure.update_yaxes(categoryorder="array", categoryarray=workers[::-1])
+    return figure.update_layout(height=min(900, 130 + BAR * len(workers)), bargap=0.25)
+
+
+def _kind(spell: Spell) -> str:
+    if spell.outcome in ("complete", "pruned", "running"):
+        return "finalists" if spell.again and spell.outcome == "complete" else spell.outcome
+    return "given back, or ended otherwise"
 
 
 def importances(analysis: Analysis) -> go.Figure:
     """How much each hyperparameter matters by each method, as shares of 1."""
     assert analysis.importances is not None  # the page asks only then
-    figure = figure_of("importance (share of 1)", "", yaxis_automargin=True, barmode="group")
-    methods = {"PED-ANOVA": analysis.importances.ped_anova, "fANOVA": analysis.importances.fanova}
-    for (method, shares), colour in zip(methods.items(), THREE, strict=False):
-        ranked = sorted((shares or {}).items(), key=lambda item: item[1].share)
+    figure = figure_of("importance (share of 1)", "", barmode="group")
+    methods = {"fANOVA": analysis.importances.fanova, "PED-ANOVA": analysis.importances.ped_anova}
+    found = {method: shares for method, shares in methods.items() if shares}
+    order = sorted(next(iter(found.values())).items(), key=lambda item: item[1].share)
+    for (method, shares), colour in zip(found.items(), THREE, strict=False):
         figure.add_bar(
-            x=[importance.share for _, importance in ranked],
-            y=[name for name, _ in ranked],
+            x=[shares[name].share for name, _ in order],
+            y=[name for name, _ in order],
             error_x={
                 "type": "data",
-                "array": [importance.high - importance.share for _, importance in ranked],
-                "arrayminus": [importance.share - importance.low for _, importance in ranked],
+                "array": [shares[name].high - shares[name].share for name, _ in order],
+                "arrayminus": [shares[name].share - shares[name].low for name, _ in order],
+                "thickness": 1.5,
             },
+            text=[shares[name].as_words() for name, _ in order],
+            textposition="none",
+            hovertemplate="%{y}: %{text}<extra></extra>",
             orientation="h",
             name=method,
             marker_color=colour,
-            visible=shares is not None,
         )
-    return figure
+    return figure.update_layout(height=130 + 42 * len(order), xaxis_rangemode="tozero", legend_traceorder="normal")
 
 
 def training_curves(analysis: Analysis) -> go.Figure:
     """The best trials' accuracy on the images they learn from and on those that score them."""
-    figure = figure_of("epoch", "accuracy", yaxis_tickformat=".1%")
+    figure = figure_of("epoch", "accuracy", yaxis_tickformat=SHARE, xaxis_rangemode="tozero")
     complete = [trial for trial in analysis.trials if trial.state == "complete" and trial.history]
     best = sorted(complete, key=lambda trial: trial.accuracy or 0.0, reverse=True)[:MOST]
     for first, trial in enumerate(best):
@@ -96,76 +194,31 @@ def training_curves(analysis: Analysis) -> go.Figure:
             figure.add_scatter(
                 x=x,
                 y=values,
-                text=_hover(trial),
+                hovertemplate=f"trial {trial.number}, {name}: {ACCURACY}",
                 mode="lines",
                 name=name,
                 legendgroup=name,
                 showlegend=first == 0,
-                line={"color": colour, "dash": dash, "width": 1.5},
+                line={"color": colour, "dash": dash, "width": 2},
             )
     return figure
-
-
-def costs(analysis: Analysis) -> go.Figure:
-    """Accuracy against each cost, with the front of those that no other matches for less."""
-    shown = varied(analysis.costs)
-    figure = make_subplots(rows=1, cols=len(shown), shared_yaxes=True, horizontal_spacing=0.03)
-    for column, (name, title) in enumerate(shown.items(), start=1):
-        front = sorted((cost for cost in analysis.costs if name in cost.fronts), key=lambda cost: getattr(cost, name))
-        for label, rows, mode, colour in (
-            ("configuration", analysis.costs, "markers", COLOURS["complete"]),
-            ("Pareto front", front, "lines+markers", BEST),
-        ):
-            figure.add_scatter(
-                x=[getattr(cost, name) for cost in rows],
-                y=[cost.accuracy for cost in rows],
-                text=[cost.label for cost in rows],
-                mode=mode,
-                name=label,
-                legendgroup=label,
-                showlegend=column == 1,
-                marker={"color": colour},
-                line={"shape": "hv"},
-                row=1,
-                col=column,
-            )
-        figure.update_xaxes(title_text=title, type="log", row=1, col=column)
-    figure.update_yaxes(tickformat=".1%")
-    figure.update_yaxes(title_text=f"{analysis.summary.score_on} accuracy", col=1)
-    return figure.update_layout(
-        template="plotly_white",
-        height=420,
-        margin={"l": 60, "r": 20, "t": 20, "b": 50},
-        legend={"orientation": "h", "y": 1.1},
-    )
 
 
 def best_so_far(comparison: Comparison, by: str) -> go.Figure:
     """The best complete trial so far of each study, by `epochs` or by `seconds`."""
     title = "epochs trained" if by == "epochs" else "minutes since the first trial began"
-    figure = figure_of(title, "accuracy", yaxis_tickformat=".1%")
+    figure = figure_of(title, "accuracy", yaxis_tickformat=SHARE)
     for answer in comparison.answers:
         progress = answer.progress
         x = progress.epochs if by == "epochs" else [seconds / 60 for seconds in progress.seconds]
-        figure.add_scatter(x=x, y=progress.best, mode="lines+markers", line={"shape": "hv"}, name=answer.study)
-    return figure.update_layout(colorway=[*THREE, *COLOURS.values(), BEST])
+        name = literal(answer.study)
+        figure.add_scatter(x=x, y=progress.best, mode="lines+markers", line={"shape": "hv"}, name=name)
+    return figure.update_layout(colorway=[*THREE, BEST, COLOURS["pruned"]])
 
 
-def confusion(analysis: Analysis) -> go.Figure:
-    """Images of each class by the class that the best network takes them for."""
-    assert analysis.network is not None  # the page asks only then
-    figure = figure_of("predicted", "true", yaxis_autorange="reversed", xaxis_automargin=True, yaxis_automargin=True)
-    figure.add_heatmap(
-        z=analysis.network.confusion,
-        x=CLASSES,
-        y=CLASSES,
-        colorscale="Blues",
-        texttemplate="%{z}",
-        showscale=False,
-        hovertemplate="%{y} taken for %{x}: %{z}<extra></extra>",
-    )
-    return figure.update_layout(height=560)
+def _scored(trial: TrialRecord) -> bool:
+    return trial.accuracy is not None
 
 
 def _hover(trial: TrialRecord) -> str:
-    return f"trial {trial.number}: {assignments(trial.params)}"
+    return f"trial {trial.number}: {literal(assignments(trial.params))}"

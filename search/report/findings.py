@@ -9,11 +9,13 @@ from search.definition import StudyDefinition
 from search.finalists import Standings
 from search.ranking import Configuration
 from search.record import FINISHED
-from search.report import curves, edges, writeup
+from search.report import advice, curves, edges, writeup
 from search.report.importance import Importance, Importances
 from search.report.pruning import CONTENDERS, FEWEST_AUDITED, Audit, Pruning, diverged
 from search.report.writeup import Comparison
 from search.text import count, percent, points, short
+
+NEXT = ("edge", "improving", "tie", "luck", "cheaper", "unimportant", "patience", "rates", "more")  # what to try
 
 
 @dataclass(frozen=True)
@@ -40,30 +42,32 @@ class Evidence:
 
 def findings(evidence: Evidence) -> list[Finding]:
     """All that can be said of a study."""
+    ranking, standings = evidence.ranking, evidence.standings
+    again = [finalist.again for finalist in standings.finalists] if standings else ranking
     said = {
         "write-up": writeup.verdict(evidence.comparison) if evidence.comparison else None,
         "ranking": words.ranked(evidence.ranking) if evidence.definition.seeds > 1 else None,
-        "noise": _noise(evidence),
+        "noise": _noise(again),
         "importance": _importance(evidence.importances) if evidence.importances else None,
-        "edge": edges.sentence(evidence.definition, evidence.trials, _best(evidence)),
         "diverged": _diverged(evidence.trials),
-        "overfitting": curves.overfitting(evidence.definition.score_on, evidence.trials),
-        "improving": curves.improving(evidence.trials),
         "pruning": _pruning(evidence.pruning),
         "audit": _audit(evidence.audit),
+        "overfitting": curves.overfitting(evidence.definition.score_on, evidence.trials),
+        "edge": edges.sentence(evidence.definition, evidence.trials, again[0] if again else None),
+        "improving": curves.improving(evidence.trials),
+        "tie": advice.tie(standings),
+        "luck": advice.luck(evidence.definition, standings, ranking),
+        "cheaper": advice.cheaper(standings, ranking),
+        "unimportant": advice.unimportant(evidence.importances),
+        "patience": advice.patience(evidence.definition, evidence.audit),
+        "rates": advice.rates(evidence.trials),
+        "more": advice.more(evidence.importances),
     }
     return [Finding(about, text) for about, text in said.items() if text]
 
 
-def _best(evidence: Evidence) -> Configuration | None:
-    if evidence.standings:
-        return evidence.standings.winner.again
-    return evidence.ranking[0] if evidence.ranking else None
-
-
-def _noise(evidence: Evidence) -> str | None:
+def _noise(again: list[Configuration]) -> str | None:
     """The deviation of the default configuration over seeds, and the best one's gain beside it."""
-    again = [finalist.again for finalist in evidence.standings.finalists] if evidence.standings else evidence.ranking
     default = next((one for one in again if one.is_default), None)
     if default is None or default.accuracy.deviation is None:
         return None

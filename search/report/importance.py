@@ -20,7 +20,7 @@ BEST_SHARE = 0.2  # of the finished trials
 RESAMPLES = 60  # of the bootstrap (Efron, 1979); fANOVA takes 0.1 s for each
 TREES = 16  # of each of fANOVA's forests; a forest of 64 ranks no better and takes four times as long
 NEWEST = 500  # trials that are looked at
-NEWEST_COMPLETE = 150  # of them that fANOVA looks at: its time grows faster than their number
+NEWEST_COMPLETE = 120  # of them that fANOVA looks at: its time grows faster than their number
 ALIKE = "has nothing to tell apart: its trials are alike in their hyperparameters or in their accuracy"
 
 Trials = Sequence[FrozenTrial]

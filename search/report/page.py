@@ -1,30 +1,63 @@
 """The reports' pages: numbers and their figures, laid out by the templates beside this."""
 
+import json
+import math
+import re
+from collections.abc import Callable
+from datetime import datetime
+from functools import partial
 from typing import Any
 
 import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
 from search import words
-from search.report import estimates, figures
+from search.colours import BEST, COLOURS
+from search.report import estimates, figures, images, selection, space_figures
 from search.report.analysis import Analysis
 from search.report.comparison import Comparison
-from search.report.cost import COSTS, varied
-from search.text import assignments, count, percent, points, short
+from search.report.cost import varied
+from search.report.findings import NEXT
+from search.report.style import in_sight
+from search.text import assignments, count, duration, percent, points, short
+
+SECTIONS = {
+    "answer": "The answer",
+    "importance": "What matters",
+    "course": "How it got there",
+    "space": "The space",
+    "cost": "What accuracy costs",
+    "network": "The best network",
+    "next": "What to try next",
+    "provenance": "Where this comes from",
+}
+DIGITS = 6  # significant ones of a number in a figure
 
 
 def render(analysis: Analysis) -> str:
     """The page of a study."""
+    network, found = analysis.network, analysis.importances
+    methods = {"fANOVA": found.fanova, "PED-ANOVA": found.ped_anova} if found else {}
     return _page(
         "page.html",
-        _drawn(analysis),
+        {name: draw(analysis) for name, draw in drawers(analysis).items()},
         analysis=analysis,
         summary=analysis.summary,
         standings=analysis.standings,
         words=words,
-        cost_titles=COSTS,
+        sections=SECTIONS,
+        advice=NEXT,
+        methods={method: shares for method, shares in methods.items() if shares},
+        cost_titles=varied(analysis.costs),
+        thinned=_thinned(len(selection.drawn(analysis.trials)), len(analysis.trials), "trials"),
+        thinned_curves=_thinned(len(selection.curves(analysis.trials)), _curved(analysis), "curves"),
+        outliers=_outliers(analysis),
+        colours=COLOURS,
+        best_colour=BEST,
+        most_confused=max((pair[2] for pair in network.confused), default=1) if network else 1,
+        filter_scale=max(abs(one) for each in network.filters.weights for row in each for one in row) if network else 1,
     )
 
 
@@ -45,34 +78,77 @@ def _page(template: str, drawn: dict[str, go.Figure], **values: Any) -> str:
     environment = Environment(
         loader=PackageLoader("search", "report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    filters = (assignments, count, percent, points, short, words.interval)
-    environment.filters |= {each.__name__: each for each in filters}
+    filters = (assignments, code, count, duration, moment, percent, points, short, words.interval)
+    environment.filters |= {each.__name__: each for each in (*filters, images.grey, images.diverging)}
+    plain = {name: _plain(figure.to_plotly_json()) for name, figure in drawn.items()}
     return environment.get_template(template).render(
-        figures={name: _html(figure, name) for name, figure in drawn.items()},
+        figures=plain,
+        figures_json=Markup(json.dumps(plain, separators=(",", ":")).replace("<", "\\u003c")),  # noqa: S704
         plotly_js=Markup(get_plotlyjs()),  # noqa: S704  plotly's own code, not a user's text
         **values,
     )
 
 
-def _drawn(analysis: Analysis) -> dict[str, go.Figure]:
-    """The figures that there are numbers for."""
-    drawn = {"history": figures.history(analysis), "intermediate_values": figures.intermediate_values(analysis)}
+def drawers(analysis: Analysis) -> dict[str, Callable[[Analysis], go.Figure]]:
+    """What draws each figure that there are numbers for."""
     found = analysis.importances
-    wanted = {
+    complete = analysis.summary.best is not None
+    scored = any(trial.accuracy is not None for trial in analysis.trials)
+    learned = any(trial.state == "complete" and trial.history for trial in analysis.trials)
+    wanted: dict[str, tuple[Callable[[Analysis], go.Figure], object]] = {
         "finalists": (estimates.finalists, analysis.standings),
         "ranking": (estimates.ranking, analysis.repeated and analysis.ranking),
         "writeup": (estimates.writeup, analysis.comparison),
         "importances": (figures.importances, found and (found.ped_anova or found.fanova)),
-        "training_curves": (figures.training_curves, analysis.ranking),
-        "costs": (figures.costs, varied(analysis.costs)),
-        "confusion": (figures.confusion, analysis.network),
+        "history": (figures.history, scored),
+        "history_by_time": (figures.history_by_time, scored),
+        "intermediate_values": (figures.intermediate_values, scored),
+        "training_curves": (figures.training_curves, learned),
+        "timeline": (figures.timeline, analysis.spells),
+        "parallel_coordinates": (space_figures.parallel_coordinates, complete),
+        "contour": (space_figures.contour, analysis.landscape),
     }
-    return drawn | {name: draw(analysis) for name, (draw, numbers) in wanted.items() if numbers}
+    for name in analysis.definition["space"]:
+        wanted[f"slice_{name}"] = (partial(space_figures.slice_over, name=name), complete)
+    for name in varied(analysis.costs):
+        wanted[f"cost_{name}"] = (partial(space_figures.cost, name=name), True)
+    return {name: draw for name, (draw, numbers) in wanted.items() if numbers}
 
 
-def _html(figure: go.Figure, name: str) -> Markup:
-    """The figure as a fragment; plotly escapes what it puts into its JSON."""
-    fragment = figure.to_html(
-        full_html=False, include_plotlyjs=False, div_id=name, config={"displaylogo": False, "responsive": True}
-    )
-    return Markup(fragment)  # noqa: S704
+def _outliers(analysis: Analysis) -> float | None:
+    """The accuracy below which figures of complete trials begin; None if they show all."""
+    seen = in_sight([cost.accuracy for cost in analysis.costs])
+    return seen[0] if seen else None
+
+
+def _curved(analysis: Analysis) -> int:
+    return sum(bool(trial.curve) for trial in analysis.trials)
+
+
+def _thinned(shown: int, there: int, what: str) -> str:
+    """What to say of a figure that leaves some out."""
+    if shown == there:
+        return ""
+    return f"{shown:,} of {there:,} {what} are drawn: the best, and others evenly spread over the search."
+
+
+def _plain(value: Any) -> Any:
+    """A figure as JSON has it, numbers with fewer digits, without plotly's template."""
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items() if name != "template"}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
+    return value
+
+
+def code(text: str) -> Markup:
+    """A sentence, with what stands between backticks as code, and no line broken before a %."""
+    unbroken = str(escape(text)).replace(" %", "\u00a0%")
+    return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", unbroken))  # noqa: S704  it is escaped
+
+
+def moment(written: str) -> str:
+    """An ISO 8601 time: 2026-11-26 07:05 UTC."""
+    return f"{datetime.fromisoformat(written):%Y-%m-%d %H:%M} UTC"

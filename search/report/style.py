@@ -1,25 +1,91 @@
-"""How the reports' figures look."""
+"""How the reports' figures look. Fonts, grids and backgrounds are the page's: they follow its colour scheme."""
 
+import html
+import math
+import textwrap
+from collections.abc import Sequence
+from statistics import quantiles
 from typing import Any
 
 import plotly.graph_objects as go
 
-# Okabe and Ito's colours, told apart with any kind of colour vision.
-COLOURS = {"complete": "#0072B2", "pruned": "#E69F00", "fail": "#000000"}
-BEST = "#D55E00"
-THREE = ("#0072B2", "#009E73", "#CC79A7")
+SHARE = ".2~%"  # of ticks
+ACCURACY = "%{y:.2%}<extra></extra>"  # the end of what is shown under the mouse
+MANTISSAS = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8), tuple(n / 10 for n in range(10, 100)))
+MOST_TICKS = 6
+FEWEST = 8  # accuracies among which some can be called outliers
 
 
 def figure_of(x: str, y: str, **layout: Any) -> go.Figure:
     """An empty figure with its axes' titles."""
     figure = go.Figure()
     figure.update_layout(
-        template="plotly_white",
-        xaxis_title=x,
-        yaxis_title=y,
-        margin={"l": 60, "r": 20, "t": 20, "b": 50},
-        height=420,
-        legend={"orientation": "h", "y": 1.08},
-        **layout,
+        xaxis={"title": {"text": x}, "automargin": True},
+        yaxis={"title": {"text": y}, "automargin": True},
+        margin={"l": 55, "r": 15, "t": 20, "b": 45},
+        height=400,
+        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
     )
-    return figure
+    return figure.update_layout(layout)
+
+
+def small(x: str, y: str, **layout: Any) -> go.Figure:
+    """One of several figures side by side: what its colours mean is said beside them."""
+    figure = figure_of(x, y, height=250, showlegend=False, margin={"l": 50, "r": 12, "t": 10, "b": 40})
+    return figure.update_xaxes(tickangle=0, nticks=6).update_layout(layout)
+
+
+def literal(text: str) -> str:
+    """A text in which plotly sees no markup."""
+    return html.escape(text, quote=False)
+
+
+def wrapped(label: str) -> str:
+    """A label of an axis in lines that leave room for the figure on a phone."""
+    return "<br>".join(map(literal, textwrap.wrap(label, 24) or [label]))
+
+
+def lines_of(labels: list[str]) -> int:
+    """The lines that the longest wrapped label has."""
+    return max((label.count("<br>") + 1 for label in labels), default=1)
+
+
+def in_sight(accuracies: Sequence[float]) -> tuple[float, float] | None:
+    """The range of an axis that leaves far outliers below it out of sight (Tukey, 1977: three times the
+    distance of the quartiles); None if there are none."""
+    if len(accuracies) < FEWEST:
+        return None
+    first, _, third = quantiles(accuracies, n=4)
+    low, high = first - 3 * (third - first), max(accuracies)
+    if min(accuracies) >= low:
+        return None
+    margin = 0.06 * (high - low)
+    return low - margin, high + margin
+
+
+def logarithmic(low: float, high: float) -> dict[str, Any]:
+    """An axis from low to high, both above 0, with a few round ticks: plotly's own are many, and rotate on a phone."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks: list[float] = []
+    for mantissas in MANTISSAS:
+        marks = (mantissa * 10.0**decade for decade in decades for mantissa in mantissas)
+        ticks = [mark for mark in marks if 0.999 * low <= mark <= 1.001 * high]
+        if len(ticks) > 2:
+            break
+    ticks = ticks[:: math.ceil(len(ticks) / MOST_TICKS) or 1]
+    return {"type": "log", "tickvals": ticks, "ticktext": [_compact(tick) for tick in ticks]}
+
+
+def _compact(value: float) -> str:
+    """1500: 1.5k."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.4g}{letter}"
+    return f"{value:.4g}"
+
+
+def clock(seconds: float) -> tuple[float, str]:
+    """How many seconds the unit has that suits a time of that length, and its name."""
+    if seconds < 180:
+        return 1.0, "seconds"
+    return (60.0, "minutes") if seconds < 3 * 3600 else (3600.0, "hours")

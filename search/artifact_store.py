@@ -1,0 +1,91 @@
+"""The artifacts of trials as optuna-dashboard reads them: `optuna.artifacts`' store, over what is there already.
+
+A learning curve and a confusion matrix are drawn from the trial's record when they are asked for; a checkpoint is read
+from where the study keeps it. What people upload in the dashboard is in a folder of its own.
+"""
+
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+import optuna
+from optuna.artifacts import FileSystemArtifactStore
+from optuna.artifacts.exceptions import ArtifactNotFound
+from optuna.storages import RDBStorage
+
+from search.artifact_meta import CONFUSION, CURVE, Registered, registered
+from search.artifacts import Artifacts
+from search.pictures import confusion_matrix, learning_curve
+from search.record import CHECKPOINT, checkpoint_of, history_of
+from search.study import artifacts_of, definition_of
+
+
+class TrialArtifacts:
+    """An `optuna.artifacts` store.
+
+    Args:
+        folder: says where a study's files are.
+        uploads: the folder of what people upload.
+    """
+
+    def __init__(self, storage: RDBStorage, folder: Callable[[optuna.Study], Path], uploads: Path) -> None:
+        self.storage, self.folder, self.uploads = storage, folder, uploads
+        self._uploaded = FileSystemArtifactStore(uploads)
+
+    def open_reader(self, artifact_id: str) -> BinaryIO:
+        """The content of an artifact.
+
+        Raises:
+            ArtifactNotFound: there is no such artifact, or its file is gone.
+            ArtifactError: the study's checkpoints are out of reach.
+        """
+        found = self._registered(artifact_id)
+        if found is None:
+            return self._uploaded.open_reader(artifact_id)
+        content = self._content(found)
+        if content is None:
+            raise ArtifactNotFound(f"{found.name} is gone")
+        return BytesIO(content)
+
+    def write(self, artifact_id: str, content_body: BinaryIO) -> None:
+        """Store what somebody uploads."""
+        self.uploads.mkdir(parents=True, exist_ok=True)
+        self._uploaded.write(artifact_id, content_body)
+
+    def remove(self, artifact_id: str) -> None:
+        """Remove an artifact's file; a picture has none.
+
+        Raises:
+            ArtifactNotFound: there is no such artifact.
+            ArtifactError: the study's checkpoints are out of reach.
+        """
+        found = self._registered(artifact_id)
+        if found is None:
+            self._uploaded.remove(artifact_id)
+        elif found.name == checkpoint_of(self.storage.get_trial(found.trial_id)):
+            self._files(self._study(found)).remove(found.name)
+
+    def _registered(self, artifact_id: str) -> Registered | None:
+        """The artifact as a trial registered it; None if there is none, or if it was uploaded."""
+        if (self.uploads / artifact_id).is_file():
+            return None
+        with self.storage.engine.connect() as connection:
+            return registered(connection, artifact_id)
+
+    def _content(self, found: Registered) -> bytes | None:
+        trial, study = self.storage.get_trial(found.trial_id), self._study(found)
+        title, score_on = f"trial {trial.number}", definition_of(study).score_on
+        if found.name == CURVE:
+            return learning_curve(title, score_on, history_of(trial)).encode()
+        if found.name == CONFUSION:
+            return confusion_matrix(f"{title}, {score_on} images", trial.user_attrs[CHECKPOINT]["confusion"]).encode()
+        checkpoint = checkpoint_of(trial)
+        return self._files(study).read(checkpoint) if checkpoint else None
+
+    def _study(self, found: Registered) -> optuna.Study:
+        name = self.storage.get_study_name_from_id(found.study_id)
+        return optuna.load_study(storage=self.storage, study_name=name)
+
+    def _files(self, study: optuna.Study) -> Artifacts:
+        return artifacts_of(study, self.folder(study))

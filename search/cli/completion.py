@@ -1,0 +1,45 @@
+"""What a shell completes beside options and their choices: the names of studies."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+COMPLETION_TIMEOUT = 2  # seconds that a shell waits for a database server
+
+
+def stored(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The studies in the database that the command line so far, the environment and the settings mean."""
+    return [CompletionItem(name) for name in _in_database(context) if name.startswith(incomplete)]
+
+
+def startable(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Those, the ones that can be run by name, and files."""
+    from search.definition import known
+
+    there = stored(context, parameter, incomplete)
+    new = known().keys() - {item.value for item in there}
+    file = CompletionItem(incomplete, type="file")  # first, as bash forgets what comes before it
+    return [file, *there, *(CompletionItem(name) for name in sorted(new) if name.startswith(incomplete))]
+
+
+def _in_database(context: click.Context) -> list[str]:
+    """Without Optuna, which takes a second to import. A shell has no place for an error: then there are none."""
+    import sqlalchemy
+
+    from search.cli.options import url_of
+    from search.url import StorageError, parse
+
+    try:
+        url = parse(url_of(context.params.get("storage"), context.params.get("output")))
+        options: dict[str, Any] = {"connect_timeout": COMPLETION_TIMEOUT}
+        if url.drivername == "sqlite":
+            if not Path(str(url.database)).is_file():
+                return []
+            options = {}
+        engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool, connect_args=options)
+        with engine.connect() as connection:
+            return list(connection.scalars(sqlalchemy.text("SELECT study_name FROM studies ORDER BY study_name")))
+    except (StorageError, sqlalchemy.exc.SQLAlchemyError):
+        return []

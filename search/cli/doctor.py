@@ -1,0 +1,51 @@
+"""The command that looks at what a search needs of this machine: doctor."""
+
+import json
+from pathlib import Path
+
+import click
+
+from search.cli.options import artifacts_option, data_dir_option, json_option, storage_options, workers_option
+
+
+@click.command()
+@storage_options
+@artifacts_option
+@data_dir_option
+@workers_option
+@json_option
+@click.pass_context
+def doctor(
+    context: click.Context,
+    storage: str | None,
+    output: Path | None,
+    artifacts: str | None,
+    data_dir: Path | None,
+    workers: int | None,
+    as_json: bool,
+) -> None:
+    """Check what a search needs of this machine, and say how to mend it.
+
+    Python, torch and its threads, the data set, the database, the place of checkpoints, free disk, the report. It
+    makes no database and downloads nothing. The exit code is 1 if something failed; warnings do not count.
+
+    \b
+    Examples:
+      fmnist-search doctor
+      fmnist-search doctor --storage postgresql://me@db/studies --artifacts s3://bucket/prefix --json
+    """
+    from dataclasses import asdict
+
+    from search.doctor import Plan, examine
+
+    checks = []
+    for check in examine(Plan(storage, output or Path("studies"), artifacts, data_dir, workers)):
+        checks.append(check)
+        if not as_json:
+            mend = f"; {check.mend}" if check.mend else ""
+            mark = check.status.upper() if check.status == "failed" else check.status
+            click.echo(f"{mark:<8} {check.name:<10} {check.found}{mend}")
+    failed = any(check.status == "failed" for check in checks)
+    if as_json:
+        click.echo(json.dumps({"ok": not failed, "checks": list(map(asdict, checks))}))
+    context.exit(int(failed))

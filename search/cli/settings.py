@@ -1,0 +1,121 @@
+"""Where an option's value comes from when it is not on the command line: the environment, then a file.
+
+The precedence is click's own: flag, environment, file, default. Both places know an option by its long name,
+for all commands that have it or for one: `FMNIST_SEARCH_WORKERS`, `FMNIST_SEARCH_RUN_WORKERS`, and in the file
+`workers = 4` at its top or below `[run]`.
+"""
+
+import os
+import tomllib
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+from click.types import FloatParamType, IntParamType
+
+from search.text import did_you_mean
+
+FILE = Path("fmnist-search.toml")  # in the working directory
+PREFIX = "FMNIST_SEARCH"
+
+
+def options_of(command: click.Command) -> dict[str, click.Option]:
+    """A command's options by the names that settings have for them: that of --data-dir is data-dir."""
+    options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
+    return {max(option.opts, key=len).removeprefix("--"): option for option in options}
+
+
+def name_variables(command: click.Command) -> None:
+    """Let each option of a command be set by the environment: for this command, or for all that have it."""
+    for name, option in options_of(command).items():
+        own = [option.envvar] if isinstance(option.envvar, str) else option.envvar or []
+        named = [f"{PREFIX}_{command.name}_{name}", f"{PREFIX}_{name}"]
+        option.envvar = [*(variable.replace("-", "_").upper() for variable in named), *own]
+
+
+def name_source(error: click.BadParameter) -> None:
+    """Let an error name the environment variable that a wrong value came from, if it did."""
+    context, option = error.ctx, error.param
+    source = context.get_parameter_source(str(option.name)) if context and option else None
+    if option and source is ParameterSource.ENVIRONMENT:
+        error.param_hint = next(variable for variable in option.envvar or () if os.environ.get(variable))
+
+
+def as_arguments(context: click.Context) -> list[str]:
+    """The options that a command has from the environment or the file, as its command line would have them."""
+    arguments = []
+    for name, option in options_of(context.command).items():
+        value = context.params[str(option.name)]
+        elsewhere = context.get_parameter_source(str(option.name)) in (
+            ParameterSource.ENVIRONMENT,
+            ParameterSource.DEFAULT_MAP,
+        )
+        if elsewhere and value is not False:
+            arguments += [f"--{name}"] if option.is_flag else [f"--{name}", str(value)]
+    return arguments
+
+
+def read(context: click.Context, commands: Mapping[str, click.Command]) -> dict[str, dict[str, Any]]:
+    """The settings file, as click's default map: for each command the values of its parameters.
+
+    Raises:
+        click.UsageError: the file is no TOML, or has a key or value that no option has.
+    """
+    try:
+        content = tomllib.loads(FILE.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise _wrong(f"{error.strerror}; make it readable, or move it away") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _wrong(f"not TOML: {error}") from error
+    known = {name: options_of(command) for name, command in commands.items()}
+    tables = {key: value for key, value in content.items() if isinstance(value, dict)}
+    shared = {key: value for key, value in content.items() if key not in tables}
+    _check_keys(shared, {key for options in known.values() for key in options})
+    _check_keys(tables, known)
+    values = {}
+    for command, options in known.items():
+        own = tables.get(command, {})
+        _check_keys(own, options, f"{command}.")
+        given = {key: (key, value) for key, value in shared.items() if key in options}
+        given |= {key: (f"{command}.{key}", value) for key, value in own.items()}
+        checked = {options[key]: _checked(context, options[key], *keyed) for key, keyed in given.items()}
+        values[command] = {str(option.name): value for option, value in checked.items()}
+    return values
+
+
+def _wrong(what: str) -> click.UsageError:
+    return click.UsageError(f"{FILE}: {' '.join(what.split())}")
+
+
+def _check_keys(given: Iterable[str], known: Collection[str], prefix: str = "") -> None:
+    for key in given:
+        if key not in known:
+            raise _wrong(f"{prefix}{key}: is an unknown key; {did_you_mean(key, sorted(known))}")
+
+
+def _checked(context: click.Context, option: click.Option, key: str, value: Any) -> Any:
+    """A value of the type that the option has. What is wrong is not shown unless the option's type shows it."""
+    kind, types = _kind(option)
+    given = value if option.multiple and isinstance(value, list) else [value]
+    if not given or any(type(each) not in types or "\0" in str(each) for each in given):
+        raise _wrong(f"{key}: should be {kind}")
+    try:
+        option.type_cast_value(context, given if option.multiple else value)
+    except click.BadParameter as error:
+        raise _wrong(f"{key}: {error.message}") from error
+    return given if option.multiple else value
+
+
+def _kind(option: click.Option) -> tuple[str, tuple[type, ...]]:
+    """An option's type in words and in TOML's types."""
+    if option.is_flag:
+        return "true or false", (bool,)
+    if isinstance(option.type, IntParamType):
+        return "a whole number", (int,)
+    if isinstance(option.type, FloatParamType):
+        return "a number", (int, float)
+    return ("text, or a list of texts" if option.multiple else "text in quotes"), (str,)

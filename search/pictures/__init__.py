@@ -1,0 +1,85 @@
+"""Pictures of one trial as SVG, drawn whenever somebody looks. The templates beside this lay them out."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import Environment, PackageLoader
+
+from fmnist.classes import CLASSES
+from search.colours import BEST, COLOURS, INK
+from search.record import Epoch
+from search.text import percent
+
+# In units of the pictures, which are 400 by 300; the dashboard shows them at half that size.
+LEFT, RIGHT, TOP, BOTTOM = 66, 380, 62, 252
+CELL = 24
+MOST_TICKS = 6
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """A range of values between two ends of the picture, and round values within it."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def place(self, value: float) -> float:
+        return round(self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start), 1)
+
+    def ticks(self) -> list[float]:
+        step = _round_step((self.high - self.low) / MOST_TICKS)
+        first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
+        return [number * step for number in range(first, last + 1)]
+
+
+def learning_curve(title: str, score_on: str, history: Sequence[Epoch]) -> str:
+    """A trial's accuracy after each report, on the images that it learns from and on those that score it.
+
+    Args:
+        score_on: which images score it.
+        history: at least one row.
+    """
+    values = [value for epoch in history for value in (epoch.accuracy, epoch.train_accuracy)]
+    room = max(0.05 * (max(values) - min(values)), 0.002)
+    x = _Axis(0, history[-1].epoch, LEFT, RIGHT)
+    y = _Axis(min(values) - room, max(values) + room, BOTTOM, TOP)
+    scored = [(x.place(epoch.epoch), y.place(epoch.accuracy)) for epoch in history]
+    training = [(x.place(epoch.epoch), y.place(epoch.train_accuracy)) for epoch in history]
+    return _drawn(
+        "curve.svg",
+        title=f"{title}: {percent(history[-1].accuracy)} {score_on}",
+        lines=[(score_on, BEST, "", scored), ("training", COLOURS["complete"], "2 5", training)],
+        x_ticks=[(x.place(tick), f"{tick:g}") for tick in x.ticks()],
+        y_ticks=[(y.place(tick), f"{100 * tick:.3g} %") for tick in y.ticks()],
+        left=LEFT,
+        right=RIGHT,
+        top=TOP,
+        bottom=BOTTOM,
+    )
+
+
+def confusion_matrix(title: str, confusion: Sequence[Sequence[int]]) -> str:
+    """Images of each class by the class that they were taken for; the darker, the more of the true class.
+
+    Args:
+        confusion: (10, 10), a row for each true class.
+    """
+    rows = [[(count, count / max(sum(row), 1)) for count in row] for row in confusion]
+    return _drawn("confusion.svg", title=title, classes=CLASSES, rows=rows, cell=CELL, colour=COLOURS["complete"])
+
+
+def _round_step(least: float) -> float:
+    """The least of 1, 2 and 5 times a power of ten that is no smaller."""
+    power = 10.0 ** math.floor(math.log10(least))
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= least * (1 - 1e-9))
+
+
+def _drawn(template: str, **values: Any) -> str:
+    environment = Environment(
+        loader=PackageLoader("search.pictures", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template(template).render(ink=INK, **values)

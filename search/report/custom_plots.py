@@ -1,0 +1,76 @@
+"""What optuna-dashboard shows of a report: some of its figures as custom plots, and a note with the answer.
+
+They lie in the database, with the study: whoever lists studies reads all of them. So they are few and small.
+"""
+
+from dataclasses import replace
+
+import plotly.graph_objects as go
+
+from fmnist.classes import CLASSES
+from search.colours import COLOURS, INK
+from search.report.analysis import Analysis
+from search.report.network import BestNetwork
+from search.report.note import note, with_note
+from search.report.page import drawers
+from search.report.style import figure_of
+from search.storage import lock, open_storage
+from search.study import load_study
+from search.text import percent
+
+COST = "seconds"  # what a training takes is what accuracy is shown against
+MOST = 50  # best configurations that are shown beside those on its front
+
+
+def publish(analysis: Analysis, url: str) -> None:
+    """Put the figures and the note in the place of the former ones; what people wrote below the note stays.
+
+    Raises:
+        StorageError, StudyError: the database cannot be written, or the study is no longer there.
+    """
+    from optuna_dashboard import get_note, save_note, save_plotly_graph_object
+
+    with lock(url):  # each is stored in several parts
+        study = load_study(open_storage(url, "write"), analysis.summary.study)
+        for name, figure in custom_plots(analysis).items():
+            save_plotly_graph_object(study, figure, graph_object_id=name)
+        save_note(study, with_note(note(analysis), get_note(study)))
+
+
+def custom_plots(analysis: Analysis) -> dict[str, go.Figure]:
+    """The figures by the names under which the dashboard knows them, those that there are numbers for."""
+    drawable, drawn = drawers(analysis), {}
+    if draw := drawable.get("importances"):
+        drawn["importances"] = _titled(draw(analysis), "Which hyperparameters matter, 95 % intervals")
+    if draw := drawable.get(f"cost_{COST}"):
+        few = [cost for place, cost in enumerate(analysis.costs) if place < MOST or COST in cost.fronts]
+        title = f"What {analysis.summary.score_on} accuracy costs"
+        drawn["costs"] = _titled(draw(replace(analysis, costs=few)), title).update_layout(showlegend=True)
+    if network := analysis.network:
+        title = f"What the best network takes for what: {percent(network.accuracy)} {network.scored_on}"
+        drawn["confusion"] = _titled(_confusion(network), title)
+    return drawn
+
+
+def _confusion(network: BestNetwork) -> go.Figure:
+    """Images of each class by the class that the best network takes them for; the report has a table of it."""
+    figure = figure_of("predicted", "true", yaxis_autorange="reversed")
+    return figure.add_heatmap(
+        z=network.confusion,
+        x=CLASSES,
+        y=CLASSES,
+        colorscale=["#ffffff", COLOURS["complete"]],
+        texttemplate="%{z}",
+        textfont_color=INK,
+        showscale=False,
+        hovertemplate="%{y} taken for %{x}: %{z}<extra></extra>",
+    )
+
+
+def _titled(figure: go.Figure, title: str) -> go.Figure:
+    """The figure as it fits the dashboard, which gives it a room and no heading.
+
+    A template takes 7 kB, and makes little difference.
+    """
+    figure.update_layout(title={"text": title, "font": {"size": 16}}, template="none", height=None, margin_t=90)
+    return figure.update_yaxes(automargin=True, title_standoff=12)

@@ -1,0 +1,139 @@
+"""What the best checkpoint does: its scores, its mistakes, the filters that it learned."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from torch import nn
+
+from fmnist.checkpoint import Checkpoint, CheckpointError, load, parse
+from fmnist.data import CLASSES, DataSet, LabelledImages, split
+from fmnist.evaluation import Evaluation, classification_scores, evaluate
+from search.finalists import Standings
+from search.record import checkpoint_of
+from search.study import artifacts_of
+from search.summary import Summary
+
+MISTAKES = 24  # that are shown
+FILTERS = 64  # that are shown
+CONFUSED = 3  # pairs of classes that are named
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """An image that is taken for another class, and the probability that this class is given.
+
+    index: among the scored images. pixels: 28 rows of 28, 0 to 255.
+    """
+
+    index: int
+    true: str
+    predicted: str
+    probability: float
+    pixels: list[list[int]]
+
+
+@dataclass(frozen=True)
+class Filters:
+    """The first of the `total` filters of the first convolution: each a square of weights."""
+
+    total: int
+    weights: list[list[list[float]]]
+
+
+@dataclass(frozen=True)
+class BestNetwork:
+    """The best checkpoint: the winner's if there are finalists, scored on test images, else the best trial's.
+
+    path: its file or URL. scored_on: the images. confused: the most frequent mistakes as (true class,
+    predicted class, images). mistakes: the most confident ones, of `wrong`.
+    """
+
+    path: str
+    scored_on: str
+    accuracy: float
+    images: int
+    classes: dict[str, dict[str, float]]
+    confusion: list[list[int]]
+    confused: list[tuple[str, str, int]]
+    wrong: int
+    mistakes: list[Mistake]
+    filters: Filters
+    hyperparameters: dict[str, Any]
+    seed: int
+    made_with: dict[str, Any]
+
+
+def best_network(
+    study: optuna.Study, folder: Path, summary: Summary, standings: Standings | None, data: DataSet
+) -> tuple[BestNetwork | None, str | None]:
+    """What the best checkpoint does; None and the reason if it cannot be told."""
+    try:
+        if standings and standings.checkpoint:
+            path, checkpoint = str(standings.checkpoint), load(standings.checkpoint)
+            splits = split(data, "test")
+        elif summary.best and summary.best.checkpoint:
+            name = checkpoint_of(study.get_trials(deepcopy=False)[summary.best.number]) or ""
+            path = summary.best.checkpoint
+            checkpoint = parse(artifacts_of(study, folder).read(name) or b"", path)
+            splits = split(data, checkpoint.score_on)
+        else:
+            return None, "Its checkpoint is gone." if summary.best else "No trial is complete yet."
+    except CheckpointError as error:
+        return None, str(error)
+    return describe(checkpoint, path, splits.scored, splits.score_on), None
+
+
+def describe(checkpoint: Checkpoint, path: str, scored: LabelledImages, scored_on: str) -> BestNetwork:
+    """What the network of a checkpoint does with images."""
+    network = checkpoint.network()
+    result = evaluate(network, scored)
+    return BestNetwork(
+        path=path,
+        scored_on=scored_on,
+        accuracy=result.accuracy,
+        images=result.total,
+        classes=classification_scores(result),
+        confusion=result.confusion.tolist(),
+        confused=_confused(result),
+        wrong=result.total - result.correct,
+        mistakes=_mistakes(result, scored),
+        filters=_filters(network),
+        hyperparameters=checkpoint.hyperparameters.model_dump(),
+        seed=checkpoint.seed,
+        made_with=checkpoint.made_with,
+    )
+
+
+def _confused(result: Evaluation) -> list[tuple[str, str, int]]:
+    counts = result.confusion.clone().fill_diagonal_(0)
+    most = counts.flatten().topk(CONFUSED)
+    pairs = [divmod(place, len(CLASSES)) for place in most.indices.tolist()]
+    return [
+        (CLASSES[true], CLASSES[predicted], count)
+        for (true, predicted), count in zip(pairs, most.values.tolist(), strict=True)
+        if count
+    ]
+
+
+def _mistakes(result: Evaluation, scored: LabelledImages) -> list[Mistake]:
+    """The most confident first."""
+    shares = result.logits.double().softmax(dim=1).max(dim=1).values
+    wrong = (result.predictions != result.labels).nonzero().flatten()
+    order = wrong[shares[wrong].argsort(descending=True, stable=True)][:MISTAKES]
+    return [
+        Mistake(
+            index=index,
+            true=CLASSES[int(result.labels[index])],
+            predicted=CLASSES[int(result.predictions[index])],
+            probability=float(shares[index]),
+            pixels=scored.images[index, 0].tolist(),
+        )
+        for index in order.tolist()
+    ]
+
+
+def _filters(network: nn.Module) -> Filters:
+    first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
+    return Filters(first.out_channels, first.weight[:FILTERS, 0].tolist())

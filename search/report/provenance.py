@@ -1,0 +1,118 @@
+"""Where a report's numbers come from, and the commands that lead to them again."""
+
+import json
+import shlex
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial
+
+from fmnist import source
+from fmnist.data import DataSet
+from search.definition import StudyDefinition
+from search.lease import ATTEMPTS
+from search.origin import Run, runs
+from search.study import DATA, VERSIONS
+from search.tables import backend
+from search.url import default_url, masked, parse
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What one needs to come to the same numbers.
+
+    written: when the report was (ISO 8601, UTC), and `by` what. runs: of the search. database: its file, or its
+    URL without a password. options: that lead each command to the study. data_options: that lead those that read
+    the data set to it. study_file: its definition as TOML. versions: of what the study was begun with. workers:
+    each host, device and thread count, and how many attempts it made. fingerprint: SHA-256 of the data files'
+    check-sums; those are there if the data set is.
+    """
+
+    written: str
+    by: str
+    runs: list[Run]
+    database: str
+    options: str
+    data_options: str
+    study_file: str
+    versions: dict[str, str]
+    workers: dict[str, int]
+    data: str
+    fingerprint: str
+    checksums: dict[str, str]
+
+    def command(self, words: str, *names: str | int, data: bool = True) -> str:
+        """A command on the study, as it is typed in any folder; data: whether it reads the data set."""
+        options = self.options + (self.data_options if data else "")
+        return shlex.join(["fmnist-search", *words.split(), *map(str, names)]) + options
+
+
+def provenance(
+    study: optuna.Study,
+    definition: StudyDefinition,
+    folder: Path,
+    trials: Iterable[FrozenTrial],
+    data: DataSet | None,
+) -> Provenance:
+    """Gather it for a study whose files are in `folder`; data: the study's, if it can be had here."""
+    url = backend(study).engine.url.render_as_string(hide_password=False)
+    attempts = [attempt for trial in trials for attempt in trial.user_attrs.get(ATTEMPTS, [])]
+    stored = study.user_attrs
+    return Provenance(
+        written=datetime.now(UTC).isoformat(timespec="seconds"),
+        by=f"fmnist-search {version('fmnist-search')}",
+        runs=runs(study),
+        database=masked(url) if parse(url).drivername != "sqlite" else str(Path(str(parse(url).database)).resolve()),
+        options=_options(url, folder),
+        data_options=_data_options(data),
+        study_file=as_toml(definition),
+        versions=stored[VERSIONS],
+        workers=dict(Counter(f"{each['host']}, {each['device']}, threads: {each['threads']}" for each in attempts)),
+        data=stored[DATA]["name"],
+        fingerprint=stored[DATA]["fingerprint"],
+        checksums=source.declared_checksums(data.folder) if data else {},
+    )
+
+
+def _options(url: str, folder: Path) -> str:
+    """What leads a command to the database."""
+    database, output = parse(url).database, folder.resolve().parent
+    embedded = parse(default_url(output)).database
+    options = (
+        ["--output", str(output)]
+        if parse(url).drivername == "sqlite" and Path(str(database)).resolve() == Path(str(embedded))
+        else ["--storage", masked(url)]
+    )
+    return f" {shlex.join(options)}"
+
+
+def _data_options(data: DataSet | None) -> str:
+    """What leads a command to the data set, if that is not where any command looks."""
+    if data is None or data.folder in (source.cache_folder(), source.DEBIAN_FOLDER):
+        return ""
+    return f" {shlex.join(['--data-dir', str(data.folder.resolve())])}"
+
+
+def as_toml(definition: StudyDefinition) -> str:
+    """The definition as a study file that `fmnist-search run` takes; what has its usual value is left out."""
+    given = definition.model_dump(mode="json", exclude_defaults=True, exclude={"defaults", "space", "grid"})
+    lines = [_line(key, value) for key, value in given.items()]
+    lines += ["", "[defaults]", *(_line(*item) for item in definition.defaults.model_dump(mode="json").items())]
+    lines += ["", "[space]"]
+    for name, parameter in definition.space.items():
+        inner = [_line(*item) for item in parameter.model_dump(mode="json", exclude_defaults=True).items()]
+        lines.append(f"{name} = {{ {', '.join(inner)} }}")
+    for part in definition.grid:
+        lines += ["", "[[grid]]", *(_line(*item) for item in part.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _line(key: str, value: Any) -> str:
+    """JSON writes strings, numbers, booleans and lists as TOML does."""
+    return f"{key} = {json.dumps(value, ensure_ascii=False)}"

@@ -1,0 +1,58 @@
+"use strict";
+(() => {
+  const figures = JSON.parse(document.getElementById("figures").textContent);
+  const root = document.documentElement;
+  const plots = Object.keys(figures).map((id) => document.getElementById(id));
+  const touch = matchMedia("(pointer: coarse)").matches; // where a finger on a figure means to scroll the page
+
+  // What figures take from the page's colours, as a template of plotly's.
+  function template() {
+    const colours = getComputedStyle(root);
+    const of = (name) => colours.getPropertyValue(name).trim();
+    const line = of("--line");
+    const axis = { gridcolor: line, linecolor: line, zerolinecolor: line, title: { font: { size: 13 } } };
+    return {
+      data: { bar: [{ error_x: { color: of("--text") } }] },
+      layout: {
+        font: { family: getComputedStyle(document.body).fontFamily, size: 13, color: of("--text") },
+        paper_bgcolor: "rgba(0,0,0,0)",
+        plot_bgcolor: "rgba(0,0,0,0)",
+        xaxis: axis,
+        yaxis: axis,
+        hoverlabel: { bgcolor: of("--card"), bordercolor: of("--line"), font: { color: of("--text") } },
+        modebar: { bgcolor: "rgba(0,0,0,0)", color: of("--quiet"), activecolor: of("--text") },
+        dragmode: touch ? false : "zoom",
+      },
+    };
+  }
+
+  const config = {
+    displaylogo: false,
+    responsive: true,
+    displayModeBar: touch ? false : "hover",
+    modeBarButtonsToRemove: ["sendChartToCloud", "select2d", "lasso2d"], // the first would upload the figure
+    plotlyServerURL: "",
+  };
+
+  function draw() {
+    for (const plot of plots) {
+      const { data, layout } = figures[plot.id];
+      Plotly.newPlot(plot, data, { ...layout, template: template() }, config);
+    }
+  }
+
+  const recolour = () => plots.forEach((plot) => Plotly.relayout(plot, { template: template() }));
+
+  // On paper all is light, and as wide as the sheet.
+  addEventListener("beforeprint", () => {
+    root.classList.add("paper");
+    plots.forEach((plot) => Plotly.relayout(plot, { template: template(), width: plot.clientWidth }));
+  });
+  addEventListener("afterprint", () => {
+    root.classList.remove("paper");
+    plots.forEach((plot) => Plotly.relayout(plot, { template: template(), width: null, autosize: true }));
+  });
+
+  draw();
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", recolour);
+})();

@@ -1,0 +1,198 @@
+"""The pictures of accuracy over the search space, and against what it costs. Nothing here computes."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import plotly.graph_objects as go
+
+from search.colours import BEST, COLOURS, SCALE
+from search.parameter import Parameter
+from search.report import selection
+from search.report.analysis import Analysis
+from search.report.cost import COSTS
+from search.report.course import TrialRecord
+from search.report.landscape import ordered, position
+from search.report.style import ACCURACY, SHARE, figure_of, in_sight, literal, logarithmic, small
+from search.text import short
+
+MOST_COSTS = 1000  # configurations that are drawn, besides the fronts
+TOP = 0.1  # of the complete trials, whose lines stand out
+FEW = 10  # values of a hyperparameter below which a map shows cells
+
+
+def slice_over(analysis: Analysis, name: str) -> go.Figure:
+    """The accuracy of the complete trials over the hyperparameter of that name."""
+    parameter = _space(analysis)[name]
+    trials = [trial for trial in selection.drawn(analysis.trials) if trial.state == "complete"]
+    figure = small(name, "accuracy", yaxis={"tickformat": SHARE, "range": in_sight([*map(_accuracy, trials)])})
+    figure.add_scatter(
+        x=_values(parameter, (trial.params[name] for trial in trials)),
+        y=[trial.accuracy for trial in trials],
+        customdata=[trial.number for trial in trials],
+        hovertemplate=f"trial %{{customdata}}, {name} %{{x}}<br>{ACCURACY}",
+        mode="markers",
+        marker={"color": COLOURS["complete"], "size": 7, "opacity": 0.7},
+    )
+    best = analysis.summary.best
+    if best:
+        figure.add_scatter(
+            x=_values(parameter, [best.params[name]]),
+            y=[best.value],
+            hovertemplate=f"trial {best.number}, the best, {name} %{{x}}<br>{ACCURACY}",
+            mode="markers",
+            marker={"color": BEST, "size": 12, "symbol": "diamond"},
+        )
+    return figure.update_xaxes(_axis(parameter))
+
+
+def parallel_coordinates(analysis: Analysis) -> go.Figure:
+    """Each trial as a line through its values; plotly's own draws with WebGL, which paper and many machines lack."""
+    space = _space(analysis)
+    score_on = analysis.summary.score_on
+    trials = [trial for trial in selection.drawn(analysis.trials) if trial.accuracy is not None]
+    complete = sorted((trial for trial in trials if trial.state == "complete"), key=_accuracy)
+    top = complete[-max(1, round(TOP * len(complete))) :] if complete else []
+    groups = {
+        "pruned": ([trial for trial in trials if trial.state == "pruned"], COLOURS["pruned"], 0.35, 1.0),
+        "complete": (complete[: len(complete) - len(top)], COLOURS["complete"], 0.5, 1.0),
+        f"the best {len(top)}": (top, BEST, 0.9, 2.0),
+    }
+    accuracies = [_accuracy(trial) for trial in trials]
+    low, high = min(accuracies, default=0.0), max(accuracies, default=1.0)
+    names = [*space, "accuracy"]
+    figure = figure_of("", "", yaxis_range=[-0.12, 1.12], yaxis_visible=False, yaxis_fixedrange=True)
+    for label, (shown, colour, opacity, width) in groups.items():
+        lines = [_line(space, trial, low, high) for trial in shown]
+        if lines:
+            figure.add_scatter(
+                x=[place for _ in lines for place in [*range(len(names)), None]],
+                y=[each for line in lines for each in [*line, None]],
+                customdata=[trial.number for trial in shown for _ in range(len(names) + 1)],
+                hovertemplate="trial %{customdata}<extra></extra>",
+                mode="lines",
+                name=label,
+                line={"color": colour, "width": width},
+                opacity=opacity,
+            )
+    for place, parameter in enumerate(space.values()):
+        for value in _ticks(parameter):
+            _tick(figure, place, position(parameter, value), short(value))
+    for at, accuracy in ((0.0, low), (1.0, high)):
+        _tick(figure, len(space), at, f"{accuracy:.1%}")
+    titles = [*map(literal, space), f"{score_on} accuracy"]
+    figure.update_xaxes(
+        tickvals=list(range(len(names))),
+        ticktext=[title.replace("_", "_<br>", 1).replace(" ", "<br>") for title in titles],
+        showgrid=True,
+        gridwidth=2,
+        range=[-0.4, len(names) - 0.6],
+        side="top",
+        fixedrange=True,
+    )
+    return figure.update_layout(height=440, legend={"y": -0.02, "yanchor": "top"}, margin={"t": 60, "b": 40})
+
+
+def _line(space: dict[str, Parameter], trial: TrialRecord, low: float, high: float) -> list[float]:
+    values = [position(parameter, trial.params[name]) for name, parameter in space.items()]
+    return [*values, (_accuracy(trial) - low) / (high - low) if high > low else 0.5]
+
+
+def _ticks(parameter: Parameter) -> list[Any]:
+    """The ends of a range, or all choices."""
+    return [parameter.low, parameter.high] if parameter.choices is None else ordered(parameter.choices)
+
+
+def _tick(figure: go.Figure, x: float, y: float, text: str) -> None:
+    shift = {"yshift": -11 if y == 0 else 11 if y == 1 else 0, "xshift": 0 if y in (0, 1) else 6}
+    anchor = "center" if y in (0, 1) else "left"
+    figure.add_annotation(x=x, y=y, text=literal(text), showarrow=False, font_size=11, xanchor=anchor, **shift)
+
+
+def contour(analysis: Analysis) -> go.Figure:
+    """The mean accuracy over the two most important hyperparameters; cells where one of them has few values."""
+    found = analysis.landscape
+    assert found is not None  # the page asks only then
+    x, y = (_space(analysis)[name] for name in (found.x, found.y))
+    figure = figure_of(found.x, found.y, height=460, showlegend=False)
+    xs, ys = _values(x, found.xs), _values(y, found.ys)
+    seen = in_sight([mean for row in found.z for mean in row if mean is not None])
+    surface = {
+        "x": xs,
+        "y": ys,
+        "z": found.z,
+        "colorscale": SCALE,
+        "zmin": seen[0] if seen else None,
+        "zmax": seen[1] if seen else None,
+        # a horizontal one draws the title of x over its ticks
+        "colorbar": {"thickness": 12, "xpad": 4, "tickformat": SHARE, "nticks": 6},
+        "hovertemplate": f"{found.x} %{{x}}, {found.y} %{{y}}<br>mean %{{z:.2%}}<extra></extra>",
+    }
+    ranges = all(each.choices is None for each in (x, y)) and min(len(found.xs), len(found.ys)) > FEW
+    figure.add_trace(go.Contour(**surface, connectgaps=False, line_width=0.5) if ranges else go.Heatmap(**surface))
+    figure.add_scatter(
+        x=_values(x, (point[0] for point in found.points)),
+        y=_values(y, (point[1] for point in found.points)),
+        mode="markers",
+        marker={"color": "white", "size": 6, "line": {"color": "#1b1f24", "width": 1.2}},
+        hoverinfo="skip",
+    )
+    return figure.update_xaxes(_axis(x)).update_yaxes(_axis(y))
+
+
+def cost(analysis: Analysis, name: str) -> go.Figure:
+    """The accuracy against the one of COSTS, with the front of those that no other matches for less."""
+    title = COSTS[name]
+    seen = in_sight([each.accuracy for each in analysis.costs])
+    figure = small(title, "accuracy", yaxis={"tickformat": SHARE, "range": seen})
+    front = sorted((each for each in analysis.costs if name in each.fronts), key=lambda each: getattr(each, name))
+    shown = analysis.costs[:MOST_COSTS]
+    figure.add_scatter(
+        x=[getattr(each, name) for each in shown],
+        y=[each.accuracy for each in shown],
+        text=[literal(each.label) if each.trial is None else f"trial {each.trial}" for each in shown],
+        hovertemplate=f"%{{text}}<br>{title} %{{x}}<br>{ACCURACY}",
+        mode="markers",
+        name="configuration",
+        marker={"color": COLOURS["complete"], "size": 7, "opacity": 0.6},
+    )
+    figure.add_scatter(
+        x=[getattr(each, name) for each in front],
+        y=[each.accuracy for each in front],
+        text=[f"{'' if each.trial is None else f'trial {each.trial}: '}{literal(each.label)}" for each in front],
+        hovertemplate=f"%{{text}}<br>{title} %{{x}}<br>{ACCURACY}",
+        mode="lines+markers",
+        name="Pareto front",
+        marker={"color": BEST, "size": 8},
+        line={"shape": "hv", "width": 2},
+    )
+    values = [getattr(each, name) for each in analysis.costs]
+    logs = name != "epochs" and min(values) > 0
+    return figure.update_xaxes(logarithmic(min(values), max(values)) if logs else {"type": "linear"})
+
+
+def _space(analysis: Analysis) -> dict[str, Parameter]:
+    return {name: Parameter.model_validate(given) for name, given in analysis.definition["space"].items()}
+
+
+def _axis(parameter: Parameter) -> dict[str, Any]:
+    """The axis of a hyperparameter's values."""
+    if parameter.choices is not None:
+        places = [literal(str(choice)) for choice in ordered(parameter.choices)]
+        return {"type": "category", "categoryorder": "array", "categoryarray": places}
+    assert parameter.low is not None  # it is a range
+    assert parameter.high is not None
+    if parameter.log:
+        return logarithmic(parameter.low, parameter.high)
+    steps = round((parameter.high - parameter.low) / parameter.step) if parameter.step else FEW
+    if parameter.step is None or steps >= FEW:
+        return {"type": "linear"}
+    return {"type": "linear", "tickvals": [parameter.low + step * parameter.step for step in range(steps + 1)]}
+
+
+def _values(parameter: Parameter, values: Iterable[Any]) -> list[Any]:
+    """Values as that axis takes them."""
+    return [literal(str(value)) if parameter.choices is not None else value for value in values]
+
+
+def _accuracy(trial: TrialRecord) -> float:
+    return trial.accuracy or 0.0

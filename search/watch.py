@@ -1,0 +1,68 @@
+"""A study's status, shown again and again until nothing is left to do."""
+
+import json
+import signal
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+import optuna
+from rich.console import Console
+from rich.text import Text
+
+from search import presentation, queue
+from search.finalists import Standings, standings_of
+from search.interrupts import handled
+from search.live import live_view
+from search.outage import persistently
+from search.record import FINISHED
+from search.study import definition_of, finalists_of
+from search.summary import Summary, summarize
+
+PATIENCE = 30.0  # seconds after the last trial within which a `run` has made the study of its finalists
+
+
+def watch(study: optuna.Study, folder: Path, console: Console, seconds: float, *, as_json: bool) -> None:
+    """Show a study's status every so many seconds, until it and its finalists are finished.
+
+    On a terminal it is drawn in its place; elsewhere a line is printed whenever it says something new.
+
+    Raises:
+        StudyError: the study was deleted.
+        KeyboardInterrupt: by Ctrl-C, and by SIGTERM too.
+    """
+
+    def look() -> tuple[Summary, Standings | None]:
+        return summarize(study, folder), standings_of(study, folder)
+
+    shown, said, busy = persistently(look), "", float("-inf")  # when something was last left to do
+    live = console.is_interactive and not as_json
+    view = live_view(console, lambda: Text("\n".join(presentation.status(*shown))), stays=True)
+    with handled(signal.default_int_handler), view if live else nullcontext():
+        while True:
+            line = json.dumps(shown[0].as_json()) if as_json else " ".join(presentation.status(*shown, running=False))
+            if not live and line != said:
+                print(line, file=console.file, flush=True)
+                said = line
+            if persistently(lambda: _is_busy(study, shown[0])):  # noqa: B023  called at once
+                busy = time.monotonic()
+            elif not persistently(lambda: _awaits_finalists(study)) or time.monotonic() - busy > PATIENCE:
+                return
+            time.sleep(seconds)
+            shown = persistently(look)
+
+
+def _is_busy(study: optuna.Study, summary: Summary) -> bool:
+    """Whether trials are left, of the study or of its finalists."""
+    if summary.trials.running or summary.trials.waiting:
+        return True
+    finalists = finalists_of(study)
+    if finalists is None:
+        return False
+    state = queue.counts(finalists)
+    return sum(state[each] for each in FINISHED) < queue.goal(finalists)["trials"]
+
+
+def _awaits_finalists(study: optuna.Study) -> bool:
+    """Whether a `run` would choose finalists now. Workers do not: nobody may ever do so."""
+    return definition_of(study).finalists > 0 and finalists_of(study) is None

@@ -1,0 +1,84 @@
+"""What trials have as artifacts, as Optuna itself lists them."""
+
+import optuna
+import pytest
+from optuna.artifacts import get_all_artifact_meta
+from optuna.trial import TrialState
+
+from search import artifact_meta, collect, lease, queue
+from search.artifact_meta import CONFUSION, CURVE
+from search.artifacts import open_artifacts
+from search.lease import Holder, Ticket
+from search.record import CHECKPOINT
+from search.storage import open_storage
+from search.tables import backend
+
+
+@pytest.fixture
+def study(url: str) -> optuna.Study:
+    study = optuna.create_study(storage=open_storage(url, "create"), study_name="s", direction="maximize")
+    for _ in range(3):
+        study.enqueue_trial({})
+    return study
+
+
+def claimed(study: optuna.Study) -> Ticket:
+    """A ticket whose training has been saved once."""
+    ticket = queue.claim(study, Holder(), "token")
+    assert ticket is not None
+    record = {"name": f"trial-{ticket.number:05d}-epoch-1.pt"}
+    study._storage.set_trial_user_attr(ticket.trial_id, CHECKPOINT, record)
+    return ticket
+
+
+def listed(study: optuna.Study, number: int) -> list[str]:
+    fresh = optuna.load_study(storage=backend(study), study_name="s")
+    return [meta.filename for meta in get_all_artifact_meta(fresh.trials[number], storage=backend(study))]
+
+
+def test_a_complete_trial_has_its_pictures_and_its_checkpoint(study: optuna.Study) -> None:
+    lease.finish(study, claimed(study), TrialState.COMPLETE, 0.9)
+    assert listed(study, 0) == [CURVE, CONFUSION, "trial-00000-epoch-1.pt"]
+    trial = study.trials[0]
+    metas = get_all_artifact_meta(trial, storage=backend(study))
+    assert [(meta.mimetype, meta.encoding) for meta in metas[:2]] == [("image/svg+xml", None)] * 2
+    assert metas[2].mimetype == "application/octet-stream"
+    with backend(study).engine.connect() as connection:
+        found = artifact_meta.registered(connection, metas[2].artifact_id)
+        assert found == (study._study_id, trial._trial_id, "trial-00000-epoch-1.pt")
+        assert artifact_meta.registered(connection, "another") is None
+
+
+def test_one_that_was_pruned_has_pictures_only(study: optuna.Study) -> None:
+    lease.finish(study, claimed(study), TrialState.PRUNED)
+    assert listed(study, 0) == [CURVE, CONFUSION]
+
+
+def test_one_that_failed_for_good_has_what_it_came_to(study: optuna.Study) -> None:
+    for attempt in range(lease.MOST_ATTEMPTS):
+        assert listed(study, 0) == [], attempt
+        lease.fail(study, claimed(study), "it raised")
+    assert study.trials[0].state == TrialState.FAIL
+    assert listed(study, 0) == [CURVE, CONFUSION]
+
+
+def test_one_that_waits_runs_or_never_got_to_a_score_has_none(study: optuna.Study) -> None:
+    lease.give_back(study, claimed(study))
+    assert listed(study, 0) == []
+    claimed(study)
+    assert listed(study, 0) == []
+    bare = queue.claim(study, Holder(), "other")
+    assert bare is not None
+    lease.finish(study, bare, TrialState.PRUNED, reason="diverged: at once")
+    assert listed(study, bare.number) == []
+
+
+def test_a_checkpoint_that_is_beaten_is_listed_no_more(study: optuna.Study, tmp_path: object) -> None:
+    artifacts = open_artifacts(str(tmp_path))
+    for accuracy in (0.7, 0.9):
+        ticket = claimed(study)
+        artifacts.write(f"trial-{ticket.number:05d}-epoch-1.pt", b"")
+        lease.finish(study, ticket, TrialState.COMPLETE, accuracy)
+    assert collect.drop_beaten(study, artifacts, keep=1) == 1
+    assert listed(study, 0) == [CURVE, CONFUSION]
+    assert listed(study, 1) == [CURVE, CONFUSION, "trial-00001-epoch-1.pt"]

@@ -1,0 +1,236 @@
+"""The report in a real browser: headless Chromium, with the network off."""
+
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from fmnist.data import DataSet
+from search import queue
+from search.finalists import define, place_of
+from search.report import write
+from search.report.comparison import compare
+from search.report.page import render_comparison
+from search.storage import lock, open_storage
+from search.study import Place, open_study
+from search.url import default_url
+from search.worker import WorkerSettings, work
+from tests.conftest import definition
+from tests.test_comparison import HIGH, LOW, repeated, study_of
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
+
+EVIL = "<img src=x onerror=alert(1)><b>bold</b>"
+CONTRAST = 4.5  # of text, at least: WCAG 2.2, 1.4.3
+DESKTOP, PHONE = (1200, 900), (360, 740)
+
+Open = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory, tiny: DataSet, tiny_folder: Path) -> Path:
+    """The report of a search with pruned trials and finalists, whose name is hostile."""
+    folder = tmp_path_factory.mktemp("out")
+    url, defined = (
+        default_url(folder),
+        definition(
+            description=EVIL,
+            sampler="random",
+            pruner="median",
+            defaults={"architecture": "simple", "epochs": 2, "filters": 4, "learning_rate": 0.002},
+            space={
+                "filters": {"low": 2, "high": 5},
+                "learning_rate": {"low": 1e-4, "high": 0.05, "log": True},
+                "batch_size": {"choices": [32, 64]},
+            },
+        ),
+    )
+    settings = WorkerSettings(url, EVIL, tiny_folder)
+    storage = open_storage(url, "create")
+    with lock(url):
+        study = open_study(storage, EVIL, defined, tiny, Place(folder / "s"))
+        queue.top_up(study, defined, 24)
+    work(settings, lambda: False)
+    chosen = define(study, 2, 2)
+    assert chosen is not None
+    with lock(url):
+        again = open_study(storage, f"{EVIL}.finalists", chosen, tiny, place_of(study, folder / "s"))
+        queue.top_up(again, chosen, None)
+    work(settings, lambda: False)
+    return write(study, folder / "s", folder / "report.html", lambda: tiny, url)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def opened(browser: Any) -> Open:
+    """Open a file; whatever it asks the network for, and each error in it, fails the test."""
+
+    @contextmanager
+    def open_(path: Path, size: tuple[int, int] = DESKTOP, **options: Any) -> Iterator[Any]:
+        viewport = {"width": size[0], "height": size[1]}
+        context = browser.new_context(viewport=viewport, offline=True, **options)
+        page, wrong = context.new_page(), []
+        page.on("request", lambda request: wrong.append(request.url) if not is_local(request.url) else None)
+        page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("dialog", lambda dialog: wrong.append(dialog.message))
+        page.goto(path.as_uri())
+        yield page
+        context.close()
+        assert wrong == []
+
+    return open_
+
+
+def is_local(url: str) -> bool:
+    return url.startswith(("file:", "data:", "blob:"))
+
+
+def test_every_figure_draws_marks_with_the_network_off(report: Path, opened: Open) -> None:
+    with opened(report) as page:
+        marks = page.evaluate(
+            """() => Object.fromEntries([...document.querySelectorAll(".plot")].map((plot) => [plot.id,
+                plot.querySelectorAll(".main-svg .points path, .main-svg .js-line, .main-svg .hm image,"
+                    + ".main-svg .contourfill path, .main-svg .contourlines path").length]))"""
+        )
+        assert {"history", "history_by_time", "intermediate_values", "timeline", "finalists", "contour"} <= marks.keys()
+        assert {"slice_filters", "slice_batch_size", "parallel_coordinates", "cost_seconds"} <= marks.keys()
+        assert all(marks.values()), marks
+        missing = page.evaluate("[...document.images].filter((image) => !image.complete || !image.naturalWidth).length")
+        assert missing == 0
+        assert page.locator(".gallery img").count() > 0
+        assert page.locator(".filters img").count() > 0
+
+
+def test_the_title_of_an_axis_is_below_its_ticks(report: Path, opened: Open) -> None:
+    with opened(report) as page:
+        gaps = page.evaluate(
+            """() => Object.fromEntries([...document.querySelectorAll(".plot")].flatMap((plot) => {
+                const [title, tick] = [".xtitle", ".xtick text"].map((each) => plot.querySelector(each));
+                if (!title || !tick) return [];
+                return [[plot.id, title.getBoundingClientRect().top - tick.getBoundingClientRect().bottom]];
+            }))"""
+        )
+        assert {"history", "timeline", "finalists", "contour", "slice_filters", "cost_seconds"} <= gaps.keys()
+        assert all(gap > 0 for gap in gaps.values()), gaps
+
+
+def test_what_a_user_wrote_is_shown_as_text(report: Path, opened: Open) -> None:
+    with opened(report) as page:
+        assert page.inner_text("h1") == f"Study {EVIL}"
+        assert page.locator("main b, header b, img[src=x]").count() == 0
+
+
+def test_names_in_figures_are_text_too(tmp_path: Path, opened: Open) -> None:
+    storage = optuna.storages.InMemoryStorage()
+    found = compare([study_of(storage, name, repeated(*values)) for name, values in ((EVIL, LOW), ("b & c", HIGH))])
+    file = tmp_path / "comparison.html"
+    file.write_text(render_comparison(found, [EVIL, "b & c"]), encoding="utf-8")
+    with opened(file) as page:
+        legend = page.locator("#by_epochs .legendtext").all_text_contents()
+        assert legend == [EVIL, "b & c"]
+        labels = page.locator("#answers .ytick text").all_text_contents()
+        assert re.sub(r"\s", "", labels[-1]) == re.sub(r"\s", "", EVIL)
+        assert page.locator("#answers [style*='bold'], #answers a").count() == 0
+
+
+def test_no_figure_offers_to_send_itself_away(report: Path, opened: Open) -> None:
+    with opened(report) as page:
+        buttons = page.evaluate("[...document.querySelectorAll('.modebar-btn')].map((each) => each.dataset.title)")
+        assert "Download plot as a PNG" in buttons
+        assert not [button for button in buttons if re.search("share|cloud|edit", button, re.IGNORECASE)]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_scrolls_the_page_down_only(report: Path, opened: Open, scheme: str) -> None:
+    with opened(report, PHONE, has_touch=True, is_mobile=True, color_scheme=scheme) as page:
+        assert page.evaluate("document.documentElement.scrollWidth") == PHONE[0]
+        wide = page.evaluate(
+            """() => [...document.querySelectorAll("main *")].filter((each) => !each.closest(".scroll, .wide, pre")
+                && each.getBoundingClientRect().right > innerWidth + 1).map((each) => each.outerHTML.slice(0, 80))"""
+        )
+        assert wide == []
+
+
+def luminance(colour: list[float]) -> float:
+    """Relative luminance of sRGB values up to 255 (WCAG 2.2)."""
+    shares = (one / 255 for one in colour)
+    red, green, blue = (one / 12.92 if one <= 0.04045 else ((one + 0.055) / 1.055) ** 2.4 for one in shares)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(one: str, other: str) -> float:
+    first, second = (luminance([float(part) for part in re.findall(r"[\d.]+", colour)[:3]]) for colour in (one, other))
+    return (max(first, second) + 0.05) / (min(first, second) + 0.05)
+
+
+COLOURS = """() => {
+    const of = (selector, property) => getComputedStyle(document.querySelector(selector))[property];
+    const texts = ["body", ".note", ".answer", "figcaption", "th", "a", "code"].map((each) => of(each, "color"));
+    const figures = [of("#history .xtick text", "fill"), of("#history .legendtext", "fill")];
+    return { page: of("body", "backgroundColor"), card: of(".card", "backgroundColor"), texts: [...texts, ...figures] };
+}"""
+
+
+def test_page_and_figures_follow_the_colour_scheme_when_it_changes_too(report: Path, opened: Open) -> None:
+    with opened(report, color_scheme="light") as page:
+        light = page.evaluate(COLOURS)
+        page.emulate_media(color_scheme="dark")
+        page.wait_for_function(
+            "colour => getComputedStyle(document.querySelector('#history .xtick text')).fill !== colour",
+            arg=light["texts"][-1],
+        )
+        dark = page.evaluate(COLOURS)
+    with opened(report, color_scheme="dark") as page:
+        assert page.evaluate(COLOURS) == dark
+    assert contrast(light["page"], "255, 255, 255") < 1.2
+    assert contrast(dark["page"], "0, 0, 0") < 1.5
+    for found in (light, dark):
+        for text in found["texts"]:
+            for background in (found["page"], found["card"]):
+                assert contrast(text, background) >= CONTRAST, (text, background)
+
+
+def test_on_paper_it_is_light_and_figures_fit_the_sheet(report: Path, opened: Open) -> None:
+    with opened(report, color_scheme="dark") as page:
+        page.evaluate(
+            """() => addEventListener("beforeprint", () => {
+                const plots = [...document.querySelectorAll(".plot")];
+                window.printed = {
+                    page: getComputedStyle(document.body).backgroundColor,
+                    text: getComputedStyle(document.querySelector("#history .xtick text")).fill,
+                    sheet: document.body.clientWidth,
+                    widths: plots.map((plot) => plot.querySelector(".main-svg").getBoundingClientRect().width),
+                };
+            })"""
+        )
+        assert len(page.pdf(format="A4", print_background=True)) > 50_000
+        printed = page.evaluate("window.printed")
+        assert contrast(printed["page"], "255, 255, 255") < 1.2
+        assert contrast(printed["text"], printed["page"]) >= CONTRAST
+        assert 600 < printed["sheet"] < 700  # of an A4 sheet's 794 pixels, less the margins
+        assert 0 < min(printed["widths"]) <= max(printed["widths"]) <= printed["sheet"]
+        assert max(printed["widths"]) > 0.9 * printed["sheet"]
+        page.wait_for_function("document.querySelector('#history .main-svg').getBoundingClientRect().width > 900")
+        assert not page.evaluate("document.documentElement.classList.contains('paper')")
+
+
+def test_without_javascript_the_numbers_are_there(report: Path, opened: Open) -> None:
+    with opened(report, java_script_enabled=False) as page:
+        assert "The figures need JavaScript." in page.inner_text("noscript")
+        assert re.search(r"\d\d\.\d\d %", page.inner_text(".answer"))

@@ -1,0 +1,189 @@
+"""What the dashboard is given of a report."""
+
+import json
+import random
+from dataclasses import replace
+
+import optuna
+import pytest
+from optuna_dashboard import get_note, save_note
+
+from fmnist.data import CLASSES
+from search.finalists import Standings
+from search.report.analysis import Analysis
+from search.report.cost import Cost
+from search.report.custom_plots import MOST, custom_plots, publish
+from search.report.importance import Importance, Importances
+from search.report.network import BestNetwork, Filters
+from search.report.note import MARK, note, with_note
+from search.report.provenance import Provenance
+from search.storage import open_storage
+from search.study import DEFINITION, KEY, StudyError
+from search.summary import BestTrial, Summary, TrialCounts
+from tests.conftest import definition
+from tests.test_report import BETTER, repeated, standings_of
+
+LABEL = "learning_rate=0.001234 batch_size=128 filters=24 dropout=0.1234 label_smoothing=0.04321 augmentation=0.1234"
+
+
+def cost(number: int, draw: random.Random) -> Cost:
+    fronts = frozenset({"seconds"} if number % 100 == 0 else ())
+    accuracy, seconds = draw.uniform(0.8, 0.93), draw.uniform(20, 200)
+    return Cost(
+        label=LABEL,
+        trial=number,
+        accuracy=accuracy,
+        low=None,
+        high=None,
+        seconds=seconds,
+        parameters=100_000 + number,
+        epochs=7,
+        epoch_seconds=seconds / 7,
+        multiply_adds=10_000_000 + number,
+        fronts=fronts,
+    )
+
+
+@pytest.fixture
+def analysis() -> Analysis:
+    """Of a search of a thousand complete trials over eight hyperparameters."""
+    draw = random.Random(0)
+    shares = {
+        f"hyperparameter_{number}": Importance(draw.random(), draw.random(), draw.random()) for number in range(8)
+    }
+    network = BestNetwork(
+        path="studies/s/best one.pt",
+        scored_on="test",
+        accuracy=0.9312,
+        images=10_000,
+        classes={},
+        confusion=[[draw.randint(0, 1000) for _ in CLASSES] for _ in CLASSES],
+        confused=[],
+        wrong=0,
+        mistakes=[],
+        filters=Filters(0, []),
+        hyperparameters={},
+        seed=1,
+        made_with={},
+    )
+    origin = Provenance(
+        written="",
+        by="",
+        runs=[],
+        database="",
+        options=" --storage 'postgresql+psycopg://me:***@db/studies'",
+        data_options=" --data-dir data",
+        study_file="",
+        versions={},
+        workers={},
+        data="digits",
+        fingerprint="",
+        checksums={},
+    )
+    best = BestTrial(7, 0.93, {"learning_rate": 0.004, "filters": 24}, "studies/s/checkpoints/trial-00007-epoch-7.pt")
+    return Analysis(
+        summary=Summary("s", "test", TrialCounts(1000, 0, 0, 0, 0), best, []),
+        description="",
+        data="digits",
+        definition=definition().model_dump(mode="json"),
+        trials=[],
+        spells=[],
+        epochs=0.0,
+        paused=0.0,
+        findings=[],
+        standings=None,
+        ranking=[],
+        comparison=None,
+        importances=Importances(shares, shares, 200, 1000, 1000, []),
+        landscape=None,
+        costs=[cost(number, draw) for number in range(1000)],
+        network=network,
+        missing=None,
+        provenance=origin,
+    )
+
+
+def test_the_figures_of_a_large_study_stay_small(analysis: Analysis) -> None:
+    plots = custom_plots(analysis)
+    assert plots.keys() == {"importances", "costs", "confusion"}
+    assert {name: len(plot.to_json()) // 1000 for name, plot in plots.items()} == pytest.approx(
+        {"importances": 3, "costs": 5, "confusion": 2}, abs=2
+    )
+
+
+def test_of_many_costs_the_best_and_those_on_the_front_are_drawn(analysis: Analysis) -> None:
+    configurations, front = custom_plots(analysis)["costs"].data
+    assert set(front.x) == {cost.seconds for cost in analysis.costs[::100]}
+    assert len(configurations.x) == MOST + len([number for number in range(MOST, 1000) if number % 100 == 0])
+    assert set(configurations.x) >= {cost.seconds for cost in analysis.costs[:MOST]}
+
+
+def test_figures_have_a_title_and_the_room_that_the_dashboard_gives_them(analysis: Analysis) -> None:
+    plots = custom_plots(analysis)
+    assert all(plot.layout.title.text and plot.layout.height is None for plot in plots.values())
+    assert plots["confusion"].layout.title.text == "What the best network takes for what: 93.12 % test"
+
+
+def test_what_there_are_no_numbers_for_is_not_drawn(analysis: Analysis) -> None:
+    assert custom_plots(replace(analysis, importances=None, costs=analysis.costs[:1], network=None)) == {}
+
+
+def test_the_note_has_the_answer_and_commands_that_each_take_their_options(analysis: Analysis) -> None:
+    text = note(analysis)
+    assert "Trial 7: 93.00 % test accuracy with learning\\_rate=0.004 filters=24." in text
+    assert "the best of 1000 chosen on the test images that scored it" in text
+    commands = text.split("```")[1].splitlines()[1:]
+    where = "--storage 'postgresql+psycopg://me:***@db/studies'"
+    assert commands == [
+        f"fmnist-search best s {where}",
+        f"fmnist-search report s {where} --data-dir data",
+        "fmnist-search predict 'studies/s/best one.pt' IMAGE.png",
+        f"fmnist-search reproduce s 7 {where} --data-dir data",
+    ]
+
+
+def test_the_answer_is_that_of_the_finalists_if_there_are_any(analysis: Analysis) -> None:
+    standings: Standings = standings_of(BETTER)
+    text = note(replace(analysis, standings=standings))
+    assert "91.00 % test accuracy, mean of 3 fresh seeds" in text
+    assert f"reproduce s.finalists {standings.winner.again.trials[0]} " in text
+    ranked = note(repeated(analysis, BETTER))
+    assert "Best: filters=2, 91.00 %" in ranked
+    assert f"reproduce s {BETTER[0].trials[0]} " in ranked
+    nothing = replace(analysis, summary=replace(analysis.summary, best=None), network=None)
+    assert "No trial is complete yet." in note(nothing)
+    assert "reproduce" not in note(nothing)
+
+
+def test_a_name_is_a_name_in_the_note(analysis: Analysis) -> None:
+    best = replace(analysis.summary.best, checkpoint="[a](b)*c*`<i>`")  # type: ignore[type-var]  # there is one
+    text = note(replace(analysis, summary=replace(analysis.summary, study="a; rm b", best=best)))
+    assert r"\[a\](b)\*c\*\`\<i\>\`" in text
+    assert "fmnist-search best 'a; rm b' " in text
+
+
+def test_what_people_wrote_stays_below() -> None:
+    once = with_note("## Answer\n\nfirst", "mine")
+    assert once == f"## Answer\n\nfirst\n\n{MARK}\n\nmine"
+    again = with_note("## Answer\n\nsecond", f"{once}\nmore of mine\n")
+    assert again == f"## Answer\n\nsecond\n\n{MARK}\n\nmine\nmore of mine"
+    assert with_note("third", with_note("second", "")) == f"third\n\n{MARK}"
+
+
+def test_it_is_published_again_in_the_place_of_the_former(analysis: Analysis, url: str) -> None:
+    storage = open_storage(url, "create")
+    study = optuna.create_study(storage=storage, study_name="s", direction="maximize")
+    with pytest.raises(StudyError, match="was not made by this version"):
+        publish(analysis, url)
+    study.set_user_attr(KEY, "key")
+    study.set_user_attr(DEFINITION, {})
+    save_note(study, "mine")
+    publish(analysis, url)
+    assert get_note(study) == with_note(note(analysis), "mine")
+    first = storage.get_study_system_attrs(study._study_id)
+    publish(replace(analysis, costs=analysis.costs[::200]), url)
+    second = storage.get_study_system_attrs(study._study_id)
+    parts = sorted(key for key in second if key.startswith("dashboard:plot_data:costs:"))
+    assert parts == sorted(key for key in first if key.startswith("dashboard:plot_data:costs:"))
+    assert len(json.loads("".join(second[part] for part in parts))["data"][0]["x"]) == 5
+    assert get_note(study) == with_note(note(analysis), "mine")

@@ -1,0 +1,220 @@
+"""`doctor` and what it finds where something is amiss: the real defect each time."""
+
+import json
+import os
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import psycopg
+import pytest
+from sqlalchemy import text
+
+from fmnist import source
+from search.doctor import database, machine
+from search.doctor.check import Check
+from search.storage import open_storage
+from search.url import default_url
+from tests.conftest import Command
+from tests.postgresql import Server
+
+ROOT = Path(__file__).resolve().parent.parent
+NEEDED = ["Python", "torch", "threads", "data set", "storage", "artifacts", "free disk", "report"]
+
+
+def doctor(
+    tmp_path: Path, *arguments: str, before: str = "", environment: dict[str, str] | None = None
+) -> dict[str, Check]:
+    """Run it as a user would; returns what it found, after checking that its exit code says whether something failed.
+
+    before: shell commands of root in a view of the file system of their own, which ends with the command.
+    """
+    call = [sys.executable, "-m", "search", "doctor", "--json", *arguments]
+    if before:
+        flags = ["--mount"] if os.geteuid() == 0 else ["--mount", "--map-root-user"]
+        call = ["unshare", *flags, "sh", "-ec", f'{before}\nexec "$@"', "sh", *call]
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)} | (environment or {})
+    result = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert result.stdout, result.stderr
+    found = json.loads(result.stdout)
+    checks = [Check(**check) for check in found["checks"]]
+    well = all(check.status != "failed" for check in checks)
+    assert (result.returncode, found["ok"]) == (int(not well), well)
+    return {check.name: check for check in checks}
+
+
+def stored(url: str) -> dict[str, Check]:
+    """What is found of a database, and that a failure is its last word and says how to mend it."""
+    checks = list(database.examine(url, workers=2))
+    for check in checks:
+        assert "\n" not in check.found
+        assert check.status != "failed" or (check is checks[-1] and check.mend)
+    return {check.name: check for check in checks}
+
+
+def test_a_machine_on_which_nothing_is_there_yet_is_well_and_stays_as_it_is(command: Command, tmp_path: Path) -> None:
+    result = command("doctor")
+    assert result.returncode == 0, result.stdout
+    found = [re.match(r"(?:ok|warning) +([\w ]+?)  ", line) for line in result.stdout.splitlines()]
+    assert [line and line.group(1) for line in found] == NEEDED
+    assert "studies/studies.db, which `run` makes" in result.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_fails_is_marked_says_how_to_mend_it_and_is_the_exit_code(command: Command, tmp_path: Path) -> None:
+    result = command("doctor", "--storage", "postgresql://me:hunter2@127.0.0.1:9/db", data_dir=tmp_path)
+    assert result.returncode == 1
+    failed = [line for line in result.stdout.splitlines() if line.startswith("FAILED")]
+    assert re.match(r"FAILED +data set +.*no train-images.* in it; name the folder that holds", failed[0])
+    assert re.match(r"FAILED +storage +.*refused; start the server, or correct the URL", failed[1])
+    assert len(failed) == 2
+    assert "hunter2" not in result.stdout + result.stderr
+
+
+def test_the_versions_of_python_are_those_of_the_package() -> None:
+    required = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    (oldest, newest) = machine.OLDEST, machine.NEWEST
+    assert required == f">={oldest[0]}.{oldest[1]},<{newest[0]}.{newest[1] + 1}"
+    assert machine.python().status == "ok"
+    assert machine.python((3, 14)).status == machine.python((3, 10)).status == "failed"
+
+
+def test_a_broken_torch_and_plotly_are_named_and_the_other_checks_go_on(tmp_path: Path) -> None:
+    for package in ("torch", "plotly"):
+        (tmp_path / "broken" / package).mkdir(parents=True)
+        (tmp_path / "broken" / package / "__init__.py").write_text(f"raise OSError('lib{package}.so: cannot open')")
+    checks = doctor(tmp_path, environment={"PYTHONPATH": str(tmp_path / "broken")})
+    assert {name for name, check in checks.items() if check.status == "failed"} == {"torch", "data set", "report"}
+    for name in ("torch", "report"):
+        assert "cannot open" in checks[name].found
+        assert "pip" in (checks[name].mend or "")
+    assert checks["storage"].status == "ok"
+
+
+def test_more_threads_than_cores_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    assert [check.status for check in machine.torch(workers=None)] == ["ok", "ok"]
+    assert "give --workers" in str(list(machine.torch(workers=256))[1])
+    torch.set_num_threads(256)
+    (_, threads) = machine.torch(workers=None)
+    assert (threads.status, threads.mend) == ("warning", "unset OMP_NUM_THREADS")
+
+
+def test_a_data_set_is_looked_at_and_not_fetched(
+    tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert machine.data_set(tiny_folder).found == (f"data set 'digits': 1,200 + 597 images, verified, in {tiny_folder}")
+    cut = tmp_path / "cut"
+    shutil.copytree(tiny_folder, cut)
+    file = cut / "t10k-images-idx3-ubyte.gz"
+    file.write_bytes(file.read_bytes()[:-100])
+    truncated = machine.data_set(cut)
+    assert (truncated.status, truncated.mend) == ("failed", "delete it and fetch it again")
+    assert "t10k-images-idx3-ubyte.gz: truncated" in truncated.found
+    monkeypatch.delenv("FMNIST_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(source, "DEBIAN_FOLDER", tmp_path / "nowhere")
+    assert machine.data_set(None).status == "warning"
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_database_of_ours_is_well_also_while_it_is_used(tmp_path: Path) -> None:
+    url = default_url(tmp_path)
+    with open_storage(url, "create").engine.connect():
+        checks = stored(url)
+    assert {check.status for check in checks.values()} == {"ok"}
+    assert checks["storage"].found.endswith("studies.db can be written, 0 studies")
+    assert checks["schema"].found.startswith("v")
+    assert checks["WAL"].found.startswith("on")
+
+
+def test_a_write_ahead_log_that_is_off_is_warned_of_and_left_off(tmp_path: Path) -> None:
+    url = default_url(tmp_path)
+    open_storage(url, "create").engine.dispose()
+    connection = sqlite3.connect(tmp_path / "studies.db")
+    connection.execute("PRAGMA journal_mode=DELETE")
+    assert stored(url)["WAL"].status == "warning"
+    assert connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+    connection.close()
+
+
+def test_a_locked_database_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "REACH", 0.1)
+    url = default_url(tmp_path)
+    open_storage(url, "create").engine.dispose()
+    other = sqlite3.connect(tmp_path / "studies.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    assert "locked" in stored(url)["storage"].found
+    other.close()
+
+
+def test_a_foreign_a_broken_and_an_empty_database_are_told_apart(tmp_path: Path) -> None:
+    file, url = tmp_path / "studies.db", default_url(tmp_path)
+    file.touch()
+    assert "studies.db is empty" in stored(url)["storage"].found
+    sqlite3.connect(file).execute("CREATE TABLE cats (name)").connection.close()
+    assert "holds something else (cats)" in stored(url)["storage"].found
+    file.write_bytes(b"this is not a database" * 100)
+    assert "not a database" in stored(url)["storage"].found
+
+
+def test_the_schema_of_another_optuna_is_named(url: str) -> None:
+    with open_storage(url, "create").engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = 'v0.9.0.a'"))
+    checks = list(database.examine(url, workers=2))
+    assert checks[-1].status == "failed"
+    assert "optuna" in f"{checks[-1].found} {checks[-1].mend}"
+
+
+def test_what_a_server_refuses_is_named(postgresql: Server) -> None:
+    url = postgresql.create_database()
+    assert "is empty" in stored(url)["storage"].found
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("DROP ROLE IF EXISTS guest")
+        connection.execute("CREATE ROLE guest LOGIN")
+        connection.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+        guest = url.replace("tester@", "guest@")
+        assert stored(guest)["storage"].mend == "say GRANT CREATE ON SCHEMA public TO guest"
+        connection.execute("ALTER ROLE guest SET default_transaction_read_only = on")
+    assert "read-only" in stored(guest)["storage"].found
+    assert "does not exist" in list(database.examine(postgresql.url("nosuch"), workers=2))[-1].found
+
+
+def test_folders_that_cannot_be_are_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for place in (str(tmp_path / "file"), str(tmp_path / "file" / "below"), "ftp://x", "s3://"):
+        assert machine.artifacts(place).status == "failed"
+    assert "cannot be made" in stored(default_url(tmp_path / "file" / "below"))["storage"].found
+    assert machine.artifacts(str(tmp_path)).status == machine.artifacts(str(tmp_path / "new" / "x")).status == "ok"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("journal", ["wal", "delete"])
+def test_a_read_only_disk_is_named(tmp_path: Path, tiny_folder: Path, journal: str) -> None:
+    open_storage(default_url(tmp_path / "studies"), "create").engine.dispose()
+    sqlite3.connect(tmp_path / "studies" / "studies.db").execute(f"PRAGMA journal_mode={journal}").connection.close()
+    mount = f"mount --bind {tmp_path} {tmp_path}; mount -o remount,ro,bind {tmp_path}; cd {tmp_path}"
+    checks = doctor(tmp_path, "--data-dir", str(tiny_folder), before=mount)
+    assert {name for name, check in checks.items() if check.status == "failed"} == {"storage", "artifacts"}
+    assert "writ" in (checks["storage"].mend or "")
+
+
+def test_a_full_disk_is_named(tmp_path: Path, tiny_folder: Path) -> None:
+    (tmp_path / "studies").mkdir()
+    fill = "mount -t tmpfs -o size=1m tmpfs studies; cat /dev/zero > studies/zeros || true"
+    checks = doctor(tmp_path, "--data-dir", str(tiny_folder), before=fill)
+    assert {name for name, check in checks.items() if check.status == "failed"} == {"artifacts", "free disk"}
+    assert "No space left" in checks["artifacts"].found
+    assert checks["free disk"].found.startswith("0.0 GB in ")
+
+
+def test_little_room_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = shutil.disk_usage(tmp_path).free
+    monkeypatch.setattr(machine, "COMFORTABLE", 2 * free)
+    (check,) = machine.free_disk([tmp_path, tmp_path / "new" / "folder"])
+    assert (check.status, check.mend) == ("warning", "make room, or name another --output")

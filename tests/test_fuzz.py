@@ -1,0 +1,205 @@
+"""Whatever a study file, the settings file or the command line holds, it ends in one clear line and no traceback."""
+
+import datetime
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from fmnist.hyperparameters import Hyperparameters
+from search import catalogue, definition, presentation, space
+from search.cli import main
+from search.cli.settings import FILE, options_of
+from search.definition import DefinitionError, StudyDefinition
+from search.parameter import Parameter
+from tests.conftest import STUDY, Make
+from tests.conftest import definition as defined
+
+# The same examples each time, however slow the machine.
+BOUNDED = settings(derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+
+NUMBERS = st.one_of(
+    st.integers(-2, 70_000),
+    st.sampled_from([10**30, -(10**30), 10**400, 1e-320, 1e308, float("nan"), float("inf"), float("-inf")]),
+    st.floats(-2, 2),
+    st.floats(),
+)
+TEXTS = st.one_of(st.text(max_size=8), st.sampled_from(["", " ", "[/b]", "\u202e", "a\nb", "a\x1b[2Jb", "\U0001f455"]))
+KNOWN = sorted({*StudyDefinition.model_fields, *Hyperparameters.model_fields, *Parameter.model_fields})
+CHOICES = ["simple", "cnn", "both", "grid", "qmc", "gp", "none", "hyperband", "validation", "write-up"]
+
+
+def toml(value: Any) -> str:
+    """A value as TOML writes it, if it can be written so at all."""
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{toml(key)} = {toml(each)}' for key, each in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(toml, value))}]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else str(value)
+
+
+KEYS = st.one_of(st.sampled_from(KNOWN), TEXTS)
+SCALARS = st.one_of(NUMBERS, st.booleans(), TEXTS, st.sampled_from(CHOICES), st.just(datetime.date(2026, 11, 26)))
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=3), max_leaves=6
+)
+PARAMETERS = st.dictionaries(
+    st.sampled_from(sorted(Parameter.model_fields)), NUMBERS | st.booleans() | st.lists(NUMBERS, max_size=4), max_size=4
+)
+CHANGES = st.tuples(st.sampled_from(["", "defaults", "space", "space.filters", "grid"]), KEYS, VALUES | PARAMETERS)
+
+
+@st.composite
+def study_files(draw: st.DrawFn) -> str:
+    """A study that is right but for a few keys."""
+    content = tomllib.loads(STUDY)
+    for where, key, value in draw(st.lists(CHANGES, min_size=1, max_size=4)):
+        table: Any = content
+        for part in filter(None, where.split(".")):
+            table = table.setdefault(part, {})
+            if not isinstance(table, dict):
+                break
+        else:
+            table[key] = value
+            continue
+        content[key] = value
+    if isinstance(content.get("grid"), dict):
+        content["grid"] = [content["grid"]]
+    return "".join(f"{toml(key)} = {toml(value)}\n" for key, value in content.items())
+
+
+def read_and_use(file: Path) -> None:
+    """Read a study file: what is right can be used, what is wrong is said in a line that names the file."""
+    try:
+        read = definition.read(file)
+    except DefinitionError as error:
+        message = str(error)
+    else:
+        use(read)
+        return
+    assert message.startswith(f"{file}: ")
+    assert len(message.splitlines()) == 1
+
+
+def use(read: StudyDefinition) -> None:
+    """Do what is done with a definition before a search begins."""
+    assert StudyDefinition.model_validate(read.model_dump(mode="json")) == read
+    assert json.loads(json.dumps(read.identity(), allow_nan=False)) == read.identity()
+    assert space.default_point(read).keys() == space.distributions(read).keys()
+    entry = catalogue.Entry("s", read.description, read.sampler, catalogue.trials_of(read), read.minutes)
+    presentation.show_catalogue(presentation.terminal(), [entry])
+
+
+@settings(BOUNDED, max_examples=300)
+@given(content=study_files())
+def test_a_study_file_of_any_values(tmp_path_factory: pytest.TempPathFactory, content: str) -> None:
+    file = tmp_path_factory.getbasetemp() / "any-values.toml"
+    file.write_text(content, encoding="utf-8", errors="replace")
+    read_and_use(file)
+
+
+@settings(BOUNDED, max_examples=200)
+@given(at=st.integers(0, len(STUDY)), length=st.integers(0, 40), put=st.binary(max_size=12))
+def test_a_study_file_with_any_bytes_in_it(
+    tmp_path_factory: pytest.TempPathFactory, at: int, length: int, put: bytes
+) -> None:
+    file = tmp_path_factory.getbasetemp() / "any-bytes.toml"
+    file.write_bytes(STUDY.encode()[:at] + put + STUDY.encode()[at + length :])
+    read_and_use(file)
+
+
+@pytest.mark.parametrize("content", [5000 * "[", "a = " + 5000 * "[", "a = " + 5000 * "{b=", 'a."' + 5000 * 'b"."'])
+def test_a_study_file_that_is_nested_without_end(tmp_path: Path, content: str) -> None:
+    (tmp_path / "deep.toml").write_text(content)
+    read_and_use(tmp_path / "deep.toml")
+
+
+# What an operating system can hand over: no NUL, and bytes that are no UTF-8 as lone surrogates.
+ARGUMENTS = st.one_of(
+    (st.integers(-2, 9) | st.floats() | st.sampled_from([10**30, 10**19, 1e308])).map(str),
+    st.sampled_from(
+        ["", "-", "--", "s", "cnn", ".", "9" * 5000, "x" * 300, "\udcff", "[/b]", "nan", "%", "epochs=", "=x"]
+    ),
+    st.sampled_from(
+        ["postgresql://127.0.0.1:9/", "postgresql://me:@[/x", "mysql://h/d", "sqlite://", "sqlite:///x.db"]
+    ),
+    st.text(st.characters(exclude_characters="\0/", exclude_categories=["Cs"]), max_size=8),
+)
+
+
+def command_lines(names: list[str], without: str = "") -> st.SearchStrategy[list[str]]:
+    """A command with some options, whatever their values, and some arguments; no flags: --yes and --follow mean it."""
+
+    def of(name: str) -> st.SearchStrategy[list[str]]:
+        options = options_of(main.commands[name]).items()
+        pairs = [
+            st.tuples(st.just(f"--{key}"), ARGUMENTS | _choices(option))
+            for key, option in options
+            if not option.is_flag and key != without
+        ]
+        chosen = st.lists(st.one_of(pairs), max_size=2) if pairs else st.just([])
+        return st.builds(
+            lambda given, rest: [name, *(part for pair in given for part in pair), *rest],
+            chosen,
+            st.lists(ARGUMENTS, max_size=2),
+        )
+
+    return st.sampled_from(names).flatmap(of)
+
+
+def _choices(option: click.Option) -> st.SearchStrategy[str]:
+    return st.sampled_from(list(option.type.choices)) if isinstance(option.type, click.Choice) else ARGUMENTS
+
+
+@pytest.fixture
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory without a data set, so that nothing is trained."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FMNIST_DATA", str(tmp_path))
+    return tmp_path
+
+
+def check(arguments: list[str]) -> None:
+    """Run a command in this process: it ends with an exit code, and if that is not 0 with one line that says why."""
+    result = CliRunner().invoke(main, arguments)
+    assert isinstance(result.exception, SystemExit | None), result.exception
+    assert result.exit_code in (0, 1, 2), result.output
+    if result.exit_code and arguments[0] != "doctor":  # whose report that is
+        assert "\nError: " in f"\n{result.stderr}" or "Aborted!" in result.stderr, result.output
+
+
+@settings(BOUNDED, max_examples=300)
+@given(arguments=command_lines(sorted(main.commands.keys() - {"dashboard"})))
+@example(arguments=["export", ""])
+@example(arguments=["run", "\udcff.toml"])
+def test_a_command_line_of_any_values(nowhere: Path, arguments: list[str]) -> None:
+    check(arguments)
+
+
+@settings(BOUNDED, max_examples=150)
+@given(arguments=command_lines(["best", "delete", "enqueue", "gc", "report", "reproduce", "status", "stop"], "watch"))
+def test_a_command_line_of_any_values_on_a_study_that_is_there(nowhere: Path, make: Make, arguments: list[str]) -> None:
+    if not (nowhere / "studies.db").exists():
+        make(defined(), 1)
+    check([*arguments[:1], "--output", str(nowhere), *arguments[1:]])
+
+
+@settings(BOUNDED, max_examples=200)
+@given(
+    content=st.dictionaries(
+        st.sampled_from([*main.commands, "keep", "storage", "data-dir"]) | TEXTS, VALUES, max_size=4
+    )
+)
+def test_a_settings_file_of_any_values(nowhere: Path, content: dict[str, Any]) -> None:
+    FILE.write_text(
+        "".join(f"{toml(key)} = {toml(value)}\n" for key, value in content.items()), encoding="utf-8", errors="replace"
+    )
+    check(["status", "s"])

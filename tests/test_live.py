@@ -1,0 +1,122 @@
+"""What is left of a terminal by each way out of a search: real processes on real pseudo-terminals, real signals."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from search import collect
+from search.storage import lock, open_storage
+from search.study import load_study
+from search.url import default_url
+from tests.conftest import STUDY
+from tests.terminal import Terminal
+
+LONG = STUDY.replace("epochs = 2", "epochs = 400")
+DRAWN = "elapsed"  # what each frame of the live view holds, and nothing else
+Start = Callable[..., Terminal]
+
+
+@pytest.fixture
+def start(tmp_path: Path, tiny_folder: Path) -> Start:
+    """Start a command on a terminal; one of a long search is drawn already."""
+
+    def started(*arguments: str, columns: int = 80, **environment: str) -> Terminal:
+        return Terminal(*arguments, cwd=tmp_path, columns=columns, FMNIST_DATA=str(tiny_folder), **environment)
+
+    return started
+
+
+@pytest.fixture
+def searching(start: Start, study_file: Path) -> Start:
+    """Start a search that goes on for long, and wait until it is seen."""
+
+    def started(columns: int = 80) -> Terminal:
+        study_file.write_text(LONG)
+        terminal = start("run", "tiny.toml", "--workers", "1", columns=columns)
+        terminal.read_until(DRAWN)
+        return terminal
+
+    return started
+
+
+def left(terminal: Terminal, exit_code: int) -> str:
+    """What is to be read on the terminal at the end, after checking that it is whole."""
+    code, screen = terminal.wait()
+    assert code == exit_code, screen.text
+    assert screen.cursor_shown
+    assert DRAWN not in screen.text
+    assert "Traceback" not in screen.text
+    return screen.text
+
+
+@pytest.mark.parametrize("columns", [80, 20])
+def test_a_search_that_comes_to_its_end_leaves_its_result(start: Start, study_file: Path, columns: int) -> None:
+    terminal = start("run", "tiny.toml", "--workers", "1", columns=columns)
+    text = left(terminal, 0)
+    assert DRAWN in terminal.output
+    assert "Done: 6 trials, 6 complete and 0 pruned." in text.replace("\n", "" if columns == 20 else "\n")
+    assert "best so far" not in text
+
+
+@pytest.mark.parametrize("columns", [80, 20])
+def test_ctrl_c_leaves_what_is_said_of_it(searching: Start, columns: int) -> None:
+    terminal = searching(columns)
+    terminal.type(b"\x03")
+    text = left(terminal, 130).replace("\n", "")
+    assert "Stopping after" in terminal.output
+    assert "Stopping after" not in text
+    assert "Stopped: 0 of 6 trials are finished; the same command goes on from here." in text
+
+
+def test_ctrl_c_twice_leaves_one_word(searching: Start, study_file: Path) -> None:
+    study_file.write_text(LONG.replace("filters = 4", "filters = 256"))
+    terminal = searching()
+    terminal.type(b"\x03")
+    terminal.read_until("Ctrl-C again")
+    terminal.type(b"\x03")
+    assert re.search(r"^(\^C)*Stopped\.$", left(terminal, 130), re.MULTILINE)
+
+
+def test_sigterm_leaves_what_is_said_of_it(searching: Start) -> None:
+    terminal = searching()
+    terminal.process.send_signal(signal.SIGTERM)
+    assert "Stopped: 0 of 6 trials are finished" in left(terminal, 130)
+
+
+def test_an_error_in_the_middle_leaves_its_one_line(searching: Start, tmp_path: Path) -> None:
+    terminal = searching()
+    url = default_url(tmp_path / "studies")
+    with lock(url):
+        collect.delete(load_study(open_storage(url, "write"), "tiny"), tmp_path / "studies" / "tiny")
+    text = left(terminal, 2)
+    assert text.splitlines()[-1].startswith("Error: ")
+    assert "study 'tiny' was deleted" in text
+
+
+def test_what_is_killed_leaves_a_cursor(searching: Start) -> None:
+    terminal = searching()
+    terminal.process.kill()
+    code, screen = terminal.wait()
+    assert code == -signal.SIGKILL
+    assert screen.cursor_shown
+
+
+def test_a_dumb_terminal_gets_lines(start: Start, study_file: Path) -> None:
+    terminal = start("run", "tiny.toml", "--workers", "1", TERM="dumb")
+    text = left(terminal, 0)
+    assert "\x1b" not in terminal.output
+    assert len(re.findall(r"^\[\d/6\] trial \d complete at", text, re.MULTILINE)) == 6
+
+
+def test_a_pipe_gets_lines_whatever_it_is_said_to_be(study_file: Path, tmp_path: Path, tiny_folder: Path) -> None:
+    environment = os.environ | {"FMNIST_DATA": str(tiny_folder), "FORCE_COLOR": "1", "TERM": "xterm"}
+    call = [sys.executable, "-m", "search", "run", "tiny.toml", "--workers", "1"]
+    result = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert set(re.findall(r"\x1b\[[^a-zA-Z]*([a-zA-Z])", result.stdout)) <= {"m"}  # colours, as was asked for
+    assert len(re.findall(r"^\[\d/6\] trial \d complete at", result.stdout, re.MULTILINE)) == 6

@@ -1,0 +1,50 @@
+"""What a study keeps of the runs that made it."""
+
+import shlex
+from dataclasses import replace
+
+import pytest
+
+from search import origin
+from search.origin import command_line, machine, note, runs
+from tests.conftest import Make, definition
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        (["run", "cnn", "--trials", "50"], "fmnist-search run cnn --trials 50"),
+        (["run", "my study.toml"], "fmnist-search run 'my study.toml'"),
+        (
+            ["run", "--storage", "postgresql://me:hunter2@db/studies"],
+            "fmnist-search run --storage 'postgresql+psycopg://me:***@db/studies'",
+        ),
+        (
+            ["run", "--storage=postgresql://me:hunter2@db/studies"],
+            "fmnist-search run '--storage=postgresql+psycopg://me:***@db/studies'",
+        ),
+        (
+            ["run", "--storage", "postgresql://me@db/studies?password=hunter2"],
+            "fmnist-search run --storage postgresql+psycopg://me@db/studies",
+        ),
+        (["run", "--artifacts", "s3://bucket/x"], "fmnist-search run --artifacts s3://bucket/x"),
+    ],
+)
+def test_a_command_is_shown_as_it_was_typed_but_for_passwords(given: list[str], shown: str) -> None:
+    assert command_line(given) == shown
+    assert "hunter2" not in command_line(given)
+    assert len(shlex.split(shown)) == len(given) + 1
+
+
+def test_a_run_is_noted_once_for_as_long_as_it_is_the_same(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    study, _ = make(definition(), 1)
+    assert runs(study) == []
+    for command in ("run a", "run a", "run b", "run a"):
+        note(study, command)
+    assert [run.command for run in runs(study)] == ["run a", "run b", "run a"]
+    assert {run.machine for run in runs(study)} == {machine()}
+    monkeypatch.setattr(origin, "machine", lambda: "another")
+    note(study, "run a")
+    assert [run.machine for run in runs(study)[-2:]] == [machine(), "another"]
+    first, *_ = runs(study)
+    assert replace(first, at="") == replace(runs(study)[2], at="")

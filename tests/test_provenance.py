@@ -1,0 +1,88 @@
+"""Where a report's numbers come from, and the commands that lead to them again."""
+
+import hashlib
+import shlex
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from fmnist import source
+from fmnist.data import DataSet
+from search import definition as definitions
+from search.definition import StudyDefinition
+from search.report.provenance import Provenance, _options, as_toml, provenance
+from search.study import versions
+from search.worker import work
+from tests.conftest import Make, definition
+
+
+@pytest.mark.parametrize("path", definitions.bundled(), ids=lambda path: path.stem)
+def test_a_definition_comes_back_from_the_file_that_it_is_written_as(path: Path) -> None:
+    defined = definitions.read(path)
+    assert StudyDefinition.model_validate(tomllib.loads(as_toml(defined))) == defined
+
+
+def test_so_does_one_with_odd_texts_and_small_numbers() -> None:
+    defined = definition(
+        description='</script> "quotes", \\ and \n ünïcode',
+        audit=0.25,
+        pruner="slack",
+        seed=7,
+        space={"weight_decay": {"low": 1e-9, "high": 1e-3, "log": True}, "filters": {"choices": [4, 8]}},
+        defaults={"weight_decay": 1e-7, "filters": 4},
+    )
+    assert StudyDefinition.model_validate(tomllib.loads(as_toml(defined))) == defined
+
+
+def gathered(make: Make, tiny: DataSet, *, trials: int = 1, data: bool = True) -> tuple[Provenance, Path]:
+    defined = definition(defaults={"architecture": "simple", "epochs": 1, "filters": 4, "learning_rate": 0.002})
+    study, settings = make(defined, trials)
+    work(settings, lambda: False)
+    folder = Path(study.user_attrs["folder"])
+    return provenance(study, defined, folder, study.trials, tiny if data else None), folder
+
+
+def test_it_has_versions_workers_and_check_sums(make: Make, tiny: DataSet) -> None:
+    found, _ = gathered(make, tiny, trials=2)
+    assert found.versions == versions()
+    assert list(found.workers.values()) == [2]
+    assert next(iter(found.workers)).endswith(", cpu, threads: 1")
+    assert (found.data, found.fingerprint) == (tiny.name, tiny.fingerprint)
+    assert found.checksums.keys() == source.CHECKSUMS.keys()
+    together = hashlib.sha256(" ".join(found.checksums.values()).encode()).hexdigest()
+    assert together == found.fingerprint
+
+
+def test_a_command_leads_to_database_and_data_from_any_folder(make: Make, tiny: DataSet) -> None:
+    found, folder = gathered(make, tiny)
+    assert shlex.split(found.command("reproduce", "my study", 3)) == [
+        *("fmnist-search", "reproduce", "my study", "3"),
+        *("--output", str(folder.parent), "--data-dir", str(tiny.folder)),
+    ]
+    assert shlex.split(found.command("best", "s", data=False)) == [
+        *("fmnist-search", "best", "s", "--output", str(folder.parent)),
+    ]
+    assert found.database == str(folder.parent / "studies.db")
+
+
+def test_without_the_data_set_nothing_is_said_of_where_it_is(make: Make, tiny: DataSet) -> None:
+    found, _ = gathered(make, tiny, data=False)
+    assert "--data-dir" not in found.command("reproduce", "s", 3)
+    assert found.checksums == {}
+
+
+def test_another_database_is_named_without_its_password(make: Make, tiny: DataSet, url: str, tmp_path: Path) -> None:
+    defined = definition()
+    study, _ = make(defined, 1, url)
+    elsewhere = tmp_path / "elsewhere" / "s"
+    found = provenance(study, defined, elsewhere, [], None)
+    options = shlex.split(found.options)
+    assert options[0] == "--storage"
+    if url.startswith("postgresql"):
+        assert options[1].startswith("postgresql+psycopg://")
+        assert found.database == options[1]
+    else:
+        assert options[1] == f"sqlite:///{tmp_path / 'studies.db'}"
+    hidden = " --storage 'postgresql+psycopg://me:***@db/studies'"
+    assert _options("postgresql://me:hunter2@db/studies", elsewhere) == hidden

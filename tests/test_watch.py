@@ -1,0 +1,126 @@
+"""status --watch: a real process beside a search that goes on."""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+import pytest
+from rich.console import Console
+
+from search import watch
+from search.worker import WorkerSettings, work
+from tests.conftest import STUDY, Make, definition
+from tests.terminal import Terminal
+
+WATCH = ["status", "s", "--watch", "0.1"]
+Made = tuple[optuna.Study, WorkerSettings]
+
+
+@pytest.fixture
+def made(make: Make) -> Made:
+    return make(definition(finalists=0), 3)
+
+
+def drain(made: Made) -> None:
+    """Run the study's trials in this process."""
+    work(made[1], lambda: False)
+
+
+def piped(tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
+    call = [sys.executable, "-m", "search", *WATCH, "--output", str(tmp_path), *arguments]
+    return subprocess.Popen(call, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_pipe_gets_a_line_when_something_changed_until_nothing_is_left_to_do(made: Made, tmp_path: Path) -> None:
+    process = piped(tmp_path)
+    assert process.stdout
+    first = process.stdout.readline()
+    assert first == "Study s: 0 trials finished (0 complete, 0 pruned), 0 running, 3 waiting, 0 failed.\n"
+    drain(made)
+    rest, errors = process.communicate()
+    assert (process.returncode, errors) == (0, "")
+    lines = rest.splitlines()
+    assert all(before != after for before, after in zip([first, *lines], lines, strict=False))
+    assert lines[-1].startswith(
+        "Study s: 3 trials finished (3 complete, 0 pruned), 0 running, 0 waiting, 0 failed. Best"
+    )
+
+
+def test_a_program_gets_the_record_of_status_when_it_changed(
+    made: Made, tmp_path: Path, command: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    process = piped(tmp_path, "--json")
+    assert process.stdout
+    assert json.loads(process.stdout.readline())["trials"]["waiting"] == 3
+    drain(made)
+    last = process.communicate()[0].splitlines()[-1]
+    assert json.loads(last) == json.loads(command("status", "s", "--output", tmp_path, "--json").stdout)
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize("columns", [80, 20])
+def test_a_terminal_has_it_in_its_place(made: Made, tmp_path: Path, columns: int) -> None:
+    terminal = Terminal(*WATCH, "--output", str(tmp_path), cwd=tmp_path, columns=columns)
+    terminal.read_until("Study s: 0 trials")
+    drain(made)
+    exit_code, screen = terminal.wait()
+    assert exit_code == 0
+    assert screen.text.count("Study s") == 1
+    assert "3 waiting" in " ".join(terminal.output.split())
+    assert "3 trials finished (3 complete" in " ".join(screen.text.split())
+    assert screen.cursor_shown
+
+
+@pytest.mark.parametrize("ending", [b"\x03", signal.SIGTERM])
+def test_it_can_be_ended_before_and_leaves_the_terminal_whole(
+    made: Made, tmp_path: Path, ending: bytes | signal.Signals
+) -> None:
+    terminal = Terminal(*WATCH, "--output", str(tmp_path), cwd=tmp_path, columns=80)
+    terminal.read_until("Study s: 0 trials")
+    if isinstance(ending, bytes):
+        terminal.type(ending)
+    else:
+        terminal.process.send_signal(ending)
+    exit_code, screen = terminal.wait()
+    assert exit_code == 130
+    assert screen.text.count("Study s: 0 trials finished") == 1
+    assert screen.text.splitlines()[-1].endswith("Stopped.")
+    assert screen.cursor_shown
+
+
+def test_it_stays_for_the_finalists_of_a_run(study_file: Path, tmp_path: Path, tiny_folder: Path) -> None:
+    study_file.write_text(STUDY.replace("finalists = 0", "finalists = 1").replace("epochs = 2", "epochs = 20"))
+    call = [sys.executable, "-m", "search"]
+    options = ["--trials", "2", "--workers", "1", "--data-dir", str(tiny_folder)]
+    subprocess.run([*call, "enqueue", "tiny.toml", "--data-dir", str(tiny_folder)], cwd=tmp_path, check=True)
+    watcher = subprocess.Popen(
+        [*call, "status", "tiny", "--watch", "0.2"], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    )
+    assert watcher.stdout
+    assert "1 waiting" in watcher.stdout.readline()
+    subprocess.run([*call, "run", "tiny.toml", *options, "--quiet"], cwd=tmp_path, check=True)
+    *_, last = watcher.communicate()[0].splitlines()
+    assert watcher.returncode == 0
+    trained = last.partition("Finalists: ")[2].split()
+    assert trained[0] == trained[2]
+
+
+def test_finalists_that_nobody_chooses_are_not_waited_for_without_end(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Workers alone end a search so. One that had ended before is not waited for at all."""
+    study, settings = make(definition(finalists=1), 1)
+    worker = threading.Thread(target=work, args=(settings, lambda: False))
+    monkeypatch.setattr(watch, "PATIENCE", 0.3)
+    worker.start()
+    watch.watch(study, tmp_path / "s", Console(), 0.1, as_json=False)
+    worker.join()
+    assert "1 trials finished" in capsys.readouterr().out
+    monkeypatch.setattr(watch, "PATIENCE", 1e9)
+    watch.watch(study, tmp_path / "s", Console(), 0.1, as_json=False)
+    assert "1 trials finished" in capsys.readouterr().out
