@@ -3,28 +3,34 @@
 import time
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from pathlib import Path
+from typing import Literal, Self
 
 import optuna
 from rich.console import Console
 
+from fmnist.device import device_of
 from search import queue
+from search.artifacts import located
 from search.engines import local, ray
 from search.interrupts import Interrupts
+from search.lease import GRACE
 from search.outage import persistently
 from search.progress import FinishedTrials, Progress
 from search.study import Place, stop_requests, told_if_deleted
 from search.summary import summarize
+from search.url import default_url
 from search.worker import WorkerSettings
 
 Stopped = Literal["interrupted", "timeout", "request"]
+Engine = Literal["local", "ray"]
 
 
 @dataclass(frozen=True)
 class RunSettings:
     """How a search runs here, as opposed to what it searches.
 
-    trials: None for all of a grid, or the usual number of another search.
+    trials: to finish; None for as many as the definition says.
     worker: what each worker gets, but for its share of cores and devices. timeout: seconds.
     quiet: say nothing. as_json: print finished trials as JSON. address: of the Ray cluster, for the engine `ray`.
     command: that asked for it, without a password.
@@ -37,9 +43,65 @@ class RunSettings:
     timeout: float | None
     quiet: bool
     as_json: bool = False
-    engine: Literal["local", "ray"] = "local"
+    engine: Engine = "local"
     address: str = "auto"
     command: str | None = None
+
+    @classmethod
+    def of(
+        cls,
+        study: str,
+        *,
+        trials: int | None = None,
+        output: Path | str = "studies",
+        storage: str | None = None,
+        artifacts: str | None = None,
+        keep: int = Place.keep,
+        workers: int | None = None,
+        data_dir: Path | str | None = None,
+        device: str = "auto",
+        grace: float = GRACE,
+        allow_mixed: bool = False,
+        timeout: float | None = None,
+        quiet: bool = False,
+        as_json: bool = False,
+        engine: Engine = "local",
+        address: str = "auto",
+        command: str | None = None,
+    ) -> Self:
+        """The settings that `fmnist-search run` makes of its options, with its defaults.
+
+        Args:
+            study: its name in the database, and that of its folder in `output`.
+            storage: URL of the database; studies.db in `output` if None.
+            workers: processes; one a core if None.
+            device: auto, cpu, cuda or mps.
+
+        Raises:
+            UsageError: the device is not on this machine.
+        """
+        if engine == "local" or device == "auto":  # whether a cluster has a device is not for this machine to say
+            device = device_of(device).type
+        output = Path(output)
+        return cls(
+            trials=trials,
+            place=Place(output / study, located(artifacts), keep),
+            workers=workers or local.cores(),
+            worker=WorkerSettings(
+                storage=storage or default_url(output),
+                study=study,
+                data_dir=Path(data_dir) if data_dir else None,
+                device=device,
+                grace=grace,
+                allow_mixed=allow_mixed,
+            ),
+            timeout=timeout,
+            quiet=quiet,
+            as_json=as_json,
+            engine=engine,
+            address=address,
+            command=command,
+        )
 
     def deadline(self) -> float | None:
         """When the time that starts now is up, on the monotonic clock."""

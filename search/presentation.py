@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import optuna
@@ -22,7 +21,6 @@ from search.text import percent, short
 from search.url import options_for
 
 if TYPE_CHECKING:
-    from search.drain import RunSettings
     from search.run import RunResult
 
 SHOWN = 5  # trials in the table of the best
@@ -35,7 +33,7 @@ def terminal() -> Console:
     return Console(markup=False, emoji=False, highlight=False, force_interactive=interactive)
 
 
-def show(console: Console, result: "RunResult", settings: "RunSettings", report: Path) -> None:
+def show(console: Console, result: "RunResult", storage: str) -> None:
     """The end of a run: what was done, the best trials, where things lie, how to look further."""
     trials, name = result.summary.trials, result.summary.study
     say = _speaker(console)
@@ -68,8 +66,8 @@ def show(console: Console, result: "RunResult", settings: "RunSettings", report:
         if not repeated:
             say(words.caution(result.summary))
         say(f"Best checkpoint  {best.checkpoint or 'is gone'}")
-    say(f"Report           {report}")
-    say(f"Look further     fmnist-search dashboard{options_for(settings.worker.storage)}")
+    say(f"Report           {result.report}")
+    say(f"Look further     fmnist-search dashboard{options_for(storage)}")
 
 
 def best_trials(study: optuna.Study, score_on: str) -> Table:

@@ -1,6 +1,7 @@
-"""A whole search: make or resume the study, fill its queue, let workers drain it, then its finalists."""
+"""A whole search: make or resume the study, fill its queue, let workers drain it, then its finalists; its report."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -13,6 +14,7 @@ from search.definition import StudyDefinition
 from search.drain import RunSettings, Stopped, drain
 from search.finalists import SEEDS, Standings, standings_of
 from search.outage import persistently, reported
+from search.presentation import terminal
 from search.reaper import held, release
 from search.retrain import retrain
 from search.storage import lock, open_storage
@@ -27,7 +29,7 @@ class RunResult:
     """How a search ended. goal: trials it aimed at. standings: of the finalists, if any are trained.
 
     had_work: whether anything was left to do. stopped: by whom, before the end; None if it was reached.
-    error: what the finalists failed of, though the search is done.
+    error: what the finalists failed of, though the search is done. report: the file.
     """
 
     study: optuna.Study
@@ -38,6 +40,7 @@ class RunResult:
     had_work: bool
     stopped: Stopped | None
     error: ExpectedError | None
+    report: Path
 
     def as_json(self) -> dict[str, Any]:
         """The record with which `run --json` ends: that of `status --json`, and how the search ended."""
@@ -48,18 +51,26 @@ class RunResult:
             "stopped": self.stopped,
             "finalists": self.standings.as_json() if self.standings else None,
             "error": str(self.error) if self.error else None,
+            "report": str(self.report),
         }
 
 
-def run_search(definition: StudyDefinition, settings: RunSettings, console: Console) -> RunResult:
-    """Bring the study to `settings.trials` finished trials, or as far as time allows, then its finalists.
+def run_search(definition: StudyDefinition, settings: RunSettings, console: Console | None = None) -> RunResult:
+    """Bring the study to its number of finished trials, or as far as time allows, then its finalists, and report.
 
-    Tickets that an earlier run left in the queue are run too, if they are more.
+    Tickets that an earlier run left in the queue are run too, if they are more. Workers are processes that import
+    the main module: a script calls this below `if __name__ == "__main__":`.
+
+    Args:
+        console: where progress is shown; standard output if None.
 
     Raises:
         DataError, StorageError, StudyError, ArtifactError: nothing was started.
         WorkersDied, ClusterError, TooManyFailures: it cannot be brought there.
+        OSError: the report cannot be written.
     """
+    console = console or terminal()
+    settings = replace(settings, trials=settings.trials or definition.trials)
     worker, folder, deadline = settings.worker, settings.place.folder, settings.deadline()
     searching = replace(settings, worker=replace(worker, finalists=False))  # those of an earlier run come later
     data = fashion.load(worker.data_dir)
@@ -90,7 +101,12 @@ def run_search(definition: StudyDefinition, settings: RunSettings, console: Cons
         standings = persistently(lambda: standings_of(view, folder))
         summary = persistently(lambda: summarize(view, folder))
         goal = persistently(lambda: queue.goal(view)["trials"])
-    return RunResult(view, data, summary, goal, standings, had_work, stopped, error)
+        report = folder / "report.html"
+        if had_work or not report.is_file():
+            from search.report import write  # a second, for which no search waits to begin
+
+            write(view, folder, report, lambda: data, worker.storage)
+    return RunResult(view, data, summary, goal, standings, had_work, stopped, error, report)
 
 
 def _announce(

@@ -28,14 +28,12 @@ def predict(context: click.Context, checkpoint: Path, images: tuple[Path, ...], 
     Example:
       fmnist-search predict fmnist_cnn_full.pth boot.png shirt.jpg --invert
     """
-    import torch
-
     from fmnist import prediction
     from fmnist.checkpoint import load
 
     network = load(checkpoint).network()
     read, errors = prediction.read_images(images, invert)
-    answers = prediction.predict(network, torch.stack([image for _, image in read])) if read else []
+    answers = prediction.predict(network, [image for _, image in read]) if read else []
     named = [(path, answer) for (path, _), answer in zip(read, answers, strict=True)]
     click.echo(
         json.dumps([prediction_json(*pair) for pair in named]) if as_json else prediction_table(named), nl=as_json

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from search.cli.options import data_dir_option, device_of, device_option, json_option, score_on_option
+from search.cli.options import data_dir_option, device_option, json_option, score_on_option
 
 if TYPE_CHECKING:
     from fmnist.evaluation import Evaluation
@@ -46,6 +46,7 @@ def train(seed: int, score_on: "ScoreOn | None", data_dir: Path | None, device: 
       fmnist-search train --architecture simple --filters 8 --epochs 3
     """
     from fmnist import checkpoint, data
+    from fmnist.device import device_of
     from fmnist.evaluation import classification_report, evaluate
     from fmnist.training import Training
 

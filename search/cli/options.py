@@ -12,9 +12,6 @@ from search.cli import completion
 
 if TYPE_CHECKING:
     import optuna
-    import torch
-
-    from search.worker import WorkerSettings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -176,36 +173,3 @@ def study_folder(study: "optuna.Study", storage: str | None, output: Path | None
 
     beside = output is not None or storage is None
     return (output or Path("studies")) / study.study_name if beside else folder_of(study)
-
-
-def worker_settings(
-    study: str, url: str, data_dir: Path | None, device: str, grace: float, allow_mixed: bool, follow: bool = False
-) -> "WorkerSettings":
-    """What each worker of this machine gets, but for its share of cores and devices."""
-    from search.worker import WorkerSettings
-
-    return WorkerSettings(
-        storage=url,
-        study=study,
-        data_dir=data_dir,
-        device=device,
-        grace=grace,
-        follow=follow,
-        allow_mixed=allow_mixed,
-    )
-
-
-def device_of(name: str) -> "torch.device":
-    """The device of that name.
-
-    Raises:
-        click.UsageError: it is not on this machine.
-    """
-    import torch
-
-    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        return torch.device(next(device for device, there in present.items() if there))
-    if not present[name]:
-        raise click.UsageError(f"--device {name}: there is none on this machine; use --device cpu")
-    return torch.device(name)

@@ -9,7 +9,6 @@ from search.cli.options import (
     artifacts_option,
     checked_name,
     data_dir_option,
-    device_of,
     new_study_argument,
     opened_study,
     storage_options,
@@ -17,7 +16,6 @@ from search.cli.options import (
     study_name,
     url_of,
     worker_options,
-    worker_settings,
 )
 
 
@@ -47,11 +45,20 @@ def worker(
       fmnist-search worker cnn --storage postgresql://me@db/studies
       fmnist-search worker cnn --follow --workers 1
     """
+    from fmnist.device import device_of
     from search.engines.local import cores
     from search.join import join
+    from search.worker import WorkerSettings
 
-    here = device_of(device).type
-    settings = worker_settings(study, url_of(storage, output), data_dir, here, grace, allow_mixed, follow)
+    settings = WorkerSettings(
+        storage=url_of(storage, output),
+        study=study,
+        data_dir=data_dir,
+        device=device_of(device).type,
+        grace=grace,
+        follow=follow,
+        allow_mixed=allow_mixed,
+    )
     if join(settings, workers or cores(), say=click.echo):
         raise SystemExit(130)
 

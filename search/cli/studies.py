@@ -13,7 +13,6 @@ from search.cli.options import (
     check_engine,
     checked_name,
     cluster_options,
-    device_of,
     json_option,
     new_study_argument,
     opened_study,
@@ -23,7 +22,6 @@ from search.cli.options import (
     study_name,
     url_of,
     worker_options,
-    worker_settings,
 )
 from search.cli.settings import as_arguments
 
@@ -94,27 +92,25 @@ def run(
       fmnist-search run --engine ray --workers 16 --storage postgresql://me@db/studies
     """
     from search import definition, presentation
-    from search.artifacts import located
     from search.drain import RunSettings
-    from search.engines.local import cores
     from search.origin import command_line
     from search.outage import reported
-    from search.report import write
     from search.run import run_search
-    from search.study import Place
 
     check_engine(engine, workers)
     path = definition.locate(study)
     wanted = definition.read(path, trials=trials, **overrides)
-    folder = (output or Path("studies")) / (name or checked_name(path.stem))
-    url = url_of(storage, output)
-    if engine == "local" or device == "auto":  # whether a cluster has a device is not for this machine to say
-        device = device_of(device).type
-    settings = RunSettings(
-        trials=wanted.trials,
-        place=Place(folder, located(artifacts), keep),
-        workers=workers or cores(),
-        worker=worker_settings(folder.name, url, data_dir, device, grace, allow_mixed),
+    settings = RunSettings.of(
+        name or checked_name(path.stem),
+        output=output or Path("studies"),
+        storage=storage,
+        artifacts=artifacts,
+        keep=keep,
+        workers=workers,
+        data_dir=data_dir,
+        device=device,
+        grace=grace,
+        allow_mixed=allow_mixed,
         timeout=timeout,
         quiet=quiet or as_json,
         as_json=as_json,
@@ -124,14 +120,11 @@ def run(
     )
     console = presentation.terminal()
     result = run_search(wanted, settings, console)
-    with reported(url):
-        report = folder / "report.html"
-        if result.had_work or not report.is_file():
-            write(result.study, folder, report, lambda: result.data, url)
-        if as_json:
-            click.echo(json.dumps(result.as_json() | {"report": str(report)}))
-        else:
-            presentation.show(console, result, settings, report)
+    if as_json:
+        click.echo(json.dumps(result.as_json()))
+    else:
+        with reported(settings.worker.storage):
+            presentation.show(console, result, settings.worker.storage)
     if result.error:
         raise result.error
     if result.stopped == "interrupted":
@@ -176,26 +169,24 @@ def finalists(
     from fmnist.data import load
     from search import presentation
     from search.drain import RunSettings
-    from search.engines.local import cores
     from search.report import write
     from search.retrain import run_finalists
-    from search.study import Place
 
     check_engine(engine, workers)
     with opened_study(study, storage, output) as (_, folder):
-        place = Place(folder)
-    if engine == "local" or device == "auto":
-        device = device_of(device).type
-    settings = RunSettings(
-        trials=None,
-        place=place,
-        workers=workers or cores(),
-        worker=worker_settings(study, url_of(storage, output), data_dir, device, grace, allow_mixed),
-        timeout=None,
-        quiet=quiet or as_json,
-        engine=engine,
-        address=address,
-    )
+        settings = RunSettings.of(
+            study,
+            output=folder.parent,
+            storage=url_of(storage, output),
+            workers=workers,
+            data_dir=data_dir,
+            device=device,
+            grace=grace,
+            allow_mixed=allow_mixed,
+            quiet=quiet or as_json,
+            engine=engine,
+            address=address,
+        )
     console = presentation.terminal()
     standings, stopped = run_finalists(settings, top, seeds, console)
     with opened_study(study, storage, output) as (opened, folder):
