@@ -58,13 +58,13 @@ class Checkpoint:
         return network.eval()
 
 
-def save(path: Path, training: Training, score_on: ScoreOn, data: DataSet) -> None:
+def save(path: Path | str, training: Training, score_on: ScoreOn, data: DataSet) -> None:
     """Write the training as it stands. A reader sees the former file or the whole new one.
 
     Raises:
         OSError: the disk is full or the folder cannot be written; the former file stays.
     """
-    write_whole(path, dump(training, score_on, data))
+    write_whole(Path(path), dump(training, score_on, data))
 
 
 def dump(training: Training, score_on: ScoreOn, data: DataSet) -> bytes:
@@ -88,14 +88,14 @@ def dump(training: Training, score_on: ScoreOn, data: DataSet) -> bytes:
     return content.getvalue()
 
 
-def load(path: Path) -> Checkpoint:
+def load(path: Path | str) -> Checkpoint:
     """Read a checkpoint with its tensors on the CPU.
 
     Raises:
         CheckpointError: the file cannot be read or was not written by `save`.
     """
     try:
-        content = path.read_bytes()
+        content = Path(path).read_bytes()
     except OSError as error:
         raise CheckpointError(
             f"{path}: {error.strerror or error}; name a checkpoint that fmnist-search wrote"

@@ -99,13 +99,16 @@ def split(data: DataSet, score_on: ScoreOn) -> Splits:
     return Splits(data.train[torch.from_numpy(kept)], data.train[torch.from_numpy(held_out)], score_on)
 
 
-def load(folder: Path | None = None) -> DataSet:
+def load(folder: Path | str | None = None) -> DataSet:
     """Find, or else fetch, the data set; verify and read it.
+
+    Args:
+        folder: of its four files; looked for as `source.find` does if None.
 
     Raises:
         DataError: it is absent, or a file is truncated, altered or malformed.
     """
-    found = source.find(folder) or source.fetch()
+    found = source.find(Path(folder) if folder else None) or source.fetch()
     checksums = source.declared_checksums(found)
     train, test = (_read(found, prefix, checksums) for prefix in ("train", "t10k"))
     name = "Fashion-MNIST" if checksums == source.CHECKSUMS else f"data set {found.resolve().name!r}"

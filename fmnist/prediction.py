@@ -5,7 +5,7 @@ grey pixels, light clothes on black. One that is so already passes through bit f
 """
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,14 +35,15 @@ class Prediction:
 
 
 @torch.no_grad()
-def predict(network: nn.Module, images: Tensor) -> list[Prediction]:
+def predict(network: nn.Module, images: Tensor | Sequence[Tensor]) -> list[Prediction]:
     """Classify images by a network in evaluation mode.
 
     Args:
         network: on the same device as the images.
-        images: (N, 1, 28, 28) uint8, 0 is the background; N is 1 or more.
+        images: (N, 1, 28, 28) uint8, or N of (1, 28, 28), 0 is the background; N is 1 or more.
     """
     network.eval()
+    images = images if isinstance(images, Tensor) else torch.stack(list(images))
     logits = torch.cat([network(standardize(part)) for part in images.split(BATCH)])
     shares = logits.to(torch.float64).softmax(dim=1)
     return [
@@ -62,7 +63,7 @@ def read_images(paths: Iterable[Path], invert: bool) -> tuple[list[tuple[Path, T
     return images, errors
 
 
-def read_image(path: Path, invert: bool) -> Tensor:
+def read_image(path: Path | str, invert: bool = False) -> Tensor:
     """Read an image as the network's training images are.
 
     Args:
@@ -75,7 +76,7 @@ def read_image(path: Path, invert: bool) -> Tensor:
     Raises:
         ImageError: it cannot be read.
     """
-    grey, alpha = _grey_and_alpha(_decode(path))
+    grey, alpha = _grey_and_alpha(_decode(Path(path)))
     light = ImageOps.invert(grey) if invert else grey
     return torch.from_numpy(np.array(_fit(ImageChops.multiply(light, alpha)))).unsqueeze(0)
 

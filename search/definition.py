@@ -174,12 +174,16 @@ def locate(study: str) -> Path:
     return named[study]
 
 
-def read(path: Path, **overrides: Any) -> StudyDefinition:
+def read(study: Path | str, **overrides: Any) -> StudyDefinition:
     """Read and validate a definition; overrides that are not None replace its own values.
+
+    Args:
+        study: its file, or what `locate` finds.
 
     Raises:
         DefinitionError: the file is absent, no TOML, or wrong somewhere.
     """
+    path = locate(study) if isinstance(study, str) else study
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

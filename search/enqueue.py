@@ -57,5 +57,5 @@ def enqueue(
 def _opened(storage: RDBStorage, named: str, study: str, place: Place, data_dir: Path | None) -> optuna.Study:
     if named in optuna.get_all_study_names(storage):
         return load_study(storage, named)
-    defined = definition.read(definition.locate(study))
+    defined = definition.read(study)
     return open_study(storage, named, defined, fashion.load(data_dir), place)

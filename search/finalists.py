@@ -22,7 +22,7 @@ from search.queue import counts
 from search.ranking import Configuration, accuracies_of, by_configuration, rank
 from search.record import FINISHED
 from search.statistics import Estimate, estimate
-from search.study import ARTIFACTS, Place, definition_of, finalists_name, finalists_of
+from search.study import ARTIFACTS, Place, definition_of, finalists_name, finalists_of, folder_of
 
 SEEDS = 3  # trainings of each finalist
 BEST = "best.pt"  # in the study's folder: a training of the winner
@@ -145,15 +145,16 @@ def place_of(study: optuna.Study, folder: Path) -> Place:
     return Place(folder.parent / name, f"{stored}/finalists" if stored else None, keep=sys.maxsize)
 
 
-def standings_of(study: optuna.Study, folder: Path) -> Standings | None:
+def standings_of(study: optuna.Study, folder: Path | None = None) -> Standings | None:
     """How the finalists of a study stand; None before the first of them is trained.
 
     Args:
-        folder: the study's, where BEST is.
+        folder: the study's, where BEST is, if that is not where the last `run` had it.
     """
     again = finalists_of(study)
     if again is None:
         return None
+    folder = folder or folder_of(study)
     definition = definition_of(again)
     settlement = again.user_attrs.get(SETTLED, {})
     found = Found(**settlement["found"]) if "found" in settlement else None

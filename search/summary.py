@@ -70,8 +70,8 @@ class Summary:
         }
 
 
-def summarize(study: optuna.Study, folder: Path) -> Summary:
-    """Read a study's numbers; `folder` is where its checkpoints are."""
+def summarize(study: optuna.Study, folder: Path | None = None) -> Summary:
+    """Read a study's numbers; `folder` is where its files are, if that is not where the last `run` had them."""
     of_study = TRIALS.c.study_id == study._study_id
     with backend(study).engine.connect() as connection:
         running_ids = list(
@@ -105,7 +105,7 @@ def summarize(study: optuna.Study, folder: Path) -> Summary:
     )
 
 
-def _best(study: optuna.Study, trial_id: int, folder: Path) -> BestTrial:
+def _best(study: optuna.Study, trial_id: int, folder: Path | None) -> BestTrial:
     trial = study._storage.get_trial(trial_id)
     assert trial.value is not None  # the trial is complete
     name = checkpoint_of(trial)
