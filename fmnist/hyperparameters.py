@@ -24,17 +24,19 @@ class Hyperparameters(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    architecture: Architecture = Field("cnn", description="the network")
+    architecture: Architecture = Field("cnn", description="the network; simple: the write-up's, of one convolution")
     epochs: int = Field(6, ge=1, le=1000, description="passes over the training images")
     learning_rate: float = Field(2e-3, gt=0, le=1, description="Adam's step size at its peak, after warm-up")
     batch_size: int = Field(64, ge=1, le=60_000, description="images a gradient step")
     filters: int = Field(
         20, ge=1, le=1024, description="filters of the first convolution; transformer: features a head"
     )
-    blocks: int = Field(3, ge=1, le=4, description="blocks of the network; `simple` has none")
+    blocks: int = Field(3, ge=1, le=4, description="blocks of the network; simple has none")
     dropout: float = Field(0.05, ge=0, lt=1, description="share of features dropped")
     weight_decay: float = Field(0.0, ge=0, le=1, description="L2 penalty: this times the weights joins the gradient")
     l1: float = Field(0.0, ge=0, le=1, description="L1 penalty: this times the weights' signs joins the gradient")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of each label spread over all classes")
     augmentation: float = Field(0.05, ge=0, le=1, description="strength of augmentation; 0 is none")
-    augmentation_kind: AugmentationKind = Field("both", description="which augmentation; both: flip and rotation")
+    augmentation_kind: AugmentationKind = Field(
+        "both", description="which augmentation; both: flip and rotation, crop: a shift by up to 4 pixels"
+    )

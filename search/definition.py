@@ -40,24 +40,35 @@ class StudyDefinition(Strict):
     """What a study searches, and how."""
 
     description: str = Field("", description="one line on the question that the study answers")
-    minutes: int | None = Field(None, ge=1, description="expected time on two cores")
-    trials: int | None = Field(None, ge=1, description="finished trials that `run` aims at: 50, or all of a grid")
-    sampler: SamplerName = Field("tpe", description="how parameters are chosen")
-    pruner: PrunerName = Field("slack", description="how hopeless trials are ended early")
+    minutes: int | None = Field(None, ge=1, description="expected time on two cores, for the list of studies")
+    trials: int | None = Field(None, ge=1, description="finished trials to reach; 50, or all of a grid, if not given")
+    sampler: SamplerName = Field(
+        "tpe",
+        description="how parameters are chosen: tpe and gp learn from earlier trials, random and qmc (Sobol) do not, "
+        "grid takes all combinations",
+    )
+    pruner: PrunerName = Field(
+        "slack",
+        description="which trials end early: with slack those too far behind the best one at the same epoch, "
+        "with none no trial; the others are Optuna's",
+    )
     audit: float = Field(0.0, ge=0, le=1, description="share of pruned trials that are trained to the end all the same")
-    score_on: ScoreOn = Field("test", description="the images that score a trial")
+    score_on: ScoreOn = Field("test", description="images that score a trial; validation: a sixth of the training set")
     seed: int = Field(0, ge=0, description="decides every random choice of the study")
     seeds: int = Field(1, ge=1, description="trainings of each configuration of a grid, each with its own seed")
     finalists: int = Field(3, ge=0, le=100, description="best configurations that `run` trains again with fresh seeds")
     reference: Literal["write-up"] | None = Field(None, description="published results that the report compares with")
     defaults: Hyperparameters = Field(
         default_factory=lambda: Hyperparameters(),
-        description="trial 0, and what is not searched",
+        description="trial 0, and the value of what is not searched: hyperparameters by name",
     )
-    space: dict[str, Parameter] = Field(default_factory=dict, description="the hyperparameters that are searched")
+    space: dict[str, Parameter] = Field(
+        default_factory=dict, description="what is searched: hyperparameters by name, each with a range or choices"
+    )
     grid: list[dict[str, Values]] = Field(
         default_factory=list,
-        description="parts of a grid: values to combine, others as in defaults; if there are none, all of space",
+        description="parts of a grid, a `[[grid]]` each: values to combine, others as in defaults; "
+        "without parts it has all of space",
     )
 
     @model_validator(mode="before")
