@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fmnist.hyperparameters import AugmentationKind
+from fmnist.choices import AugmentationKind
 
 # Each at strength 1.
 FLIP_PROBABILITY = 0.5

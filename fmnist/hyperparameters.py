@@ -9,8 +9,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Architecture = Literal["simple", "cnn", "resnet", "transformer"]
-AugmentationKind = Literal["flip", "rotation", "both", "crop", "jitter", "erasing"]
+from fmnist.choices import Architecture, AugmentationKind
+
 ScoreOn = Literal["test", "validation"]  # the images that score a training; the latter are held out of it
 
 

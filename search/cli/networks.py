@@ -2,10 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
+from fmnist.choices import Architecture, AugmentationKind
 from search.cli.options import data_dir_option, device_option, json_option, score_on_option
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--epochs", type=int)
-@click.option("--architecture", type=click.Choice(["simple", "cnn", "resnet", "transformer"]))
+@click.option("--architecture", type=click.Choice(get_args(Architecture)))
 @click.option("--learning-rate", type=float)
 @click.option("--batch-size", type=int)
 @click.option("--filters", type=int)
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 @click.option("--l1", type=float)
 @click.option("--label-smoothing", type=float)
 @click.option("--augmentation", type=float)
-@click.option("--augmentation-kind", type=click.Choice(["flip", "rotation", "both", "crop", "jitter", "erasing"]))
+@click.option("--augmentation-kind", type=click.Choice(get_args(AugmentationKind)))
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @score_on_option("test")
 @data_dir_option
