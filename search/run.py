@@ -1,4 +1,4 @@
-"""A whole search: make or resume the study, fill its queue, let workers drain it, then its finalists; its report."""
+"""A whole search: the study and its queue, workers that drain it, its finalists, its report."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
