@@ -42,16 +42,16 @@ test: dev data  ## run the whole test suite
 chaos: dev  ## kill 200 workers on SQLite and on PostgreSQL, about 15 minutes
 	$(BIN)/pytest tests/test_faults.py -k test_chaos --kills 200 -s
 
-check: dev  ## lint, types, and whether the README's help is that of the commands
+check: dev  ## lint, types, and whether the documents have what is generated for them
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/cog --check README.md
+	$(BIN)/cog --check README.md CONTRIBUTING.md
 
-format: dev  ## format the code and write the commands' help into the README
+format: dev  ## format the code and write into the documents what is generated for them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/cog -r README.md
+	$(BIN)/cog -r README.md CONTRIBUTING.md
 
 clean:  ## remove the virtual environment and caches, but no study
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

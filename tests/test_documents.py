@@ -1,0 +1,59 @@
+"""What the documents refer to is there: files, headings, commands, names of the code."""
+
+import re
+import shlex
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from search.cli import main
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = sorted(path.name for path in ROOT.glob("*.md"))
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
+
+
+def anchors(document: Path) -> set[str]:
+    """The headings of a document as links name them."""
+    headings = re.findall(r"^#+ (.*)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_each_link_and_picture_leads_somewhere(name: str) -> None:
+    text = (ROOT / name).read_text()
+    targets = {*re.findall(r"\]\(([^)]+)\)", text), *re.findall(r'src="([^"]+)"', text)}
+    for target in (target for target in targets if not target.startswith("https://")):
+        file, _, anchor = target.partition("#")
+        document = ROOT / (file or name)
+        assert document.is_file(), target
+        assert not anchor or anchor in anchors(document), target
+
+
+def test_each_file_that_a_contributor_is_sent_to_is_there() -> None:
+    named = set(re.findall(r"\b(?:tests|fmnist|studies|docs)/[\w/]+\.(?:py|toml|md)\b", CONTRIBUTING))
+    assert len(named) > 30
+    missing = {file for file in named if "NAME" not in file and not (ROOT / file).is_file()}
+    assert missing == set()
+
+
+def test_each_step_of_a_trials_life_is_a_name_of_the_code() -> None:
+    life = re.search(r"^## How a trial lives\n(.*?)^## ", CONTRIBUTING, re.MULTILINE | re.DOTALL)
+    assert life
+    steps = re.findall(r"`([a-z]\w*)\.(\w+)`", life[1])
+    assert len(steps) > 15
+    for module, name in steps:
+        assert hasattr(import_module(f"search.{module}"), name), f"{module}.{name}"
+
+
+def test_each_command_of_the_readme_is_one_that_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "password").write_text("boots\n")
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "README.md").read_text()
+    shown = re.findall(r"^\$ fmnist-search (?!.*--help)(.*?)(?:  +#.*)?$", text, re.MULTILINE)
+    assert len(shown) > 15
+    for command in shown:
+        name, *arguments = shlex.split(command)
+        main.commands[name].make_context(name, arguments)  # raises what a user would be told
+    assert set(re.findall(r"`fmnist-search ([a-z]+)", text)) <= main.commands.keys()
