@@ -338,7 +338,7 @@ def test_a_study_that_is_out_of_memory_in_each_trial_ends_with_the_reason(
     )
     study_file.write_text(larger)
     message = one_line(
-        command("run", "tiny.toml", "--trials", "20", "--workers", "1", "--quiet", memory=6_000_000_000), 1
+        command("run", "tiny.toml", "--trials", "20", "--workers", "1", "--quiet", memory=4_000_000_000), 1
     )
     assert "4 trials failed, the last of them: RuntimeError: " in message
     assert "can't allocate memory" in message

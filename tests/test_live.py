@@ -57,9 +57,10 @@ def left(terminal: Terminal, exit_code: int) -> str:
 
 @pytest.mark.parametrize("columns", [80, 20])
 def test_a_search_that_comes_to_its_end_leaves_its_result(start: Start, study_file: Path, columns: int) -> None:
+    study_file.write_text(STUDY.replace("epochs = 2", "epochs = 10"))
     terminal = start("run", "tiny.toml", "--workers", "1", columns=columns)
+    terminal.read_until(DRAWN)
     text = left(terminal, 0)
-    assert DRAWN in terminal.output
     assert "Done: 6 trials, 6 complete and 0 pruned." in text.replace("\n", "" if columns == 20 else "\n")
     assert "best so far" not in text
 

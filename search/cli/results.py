@@ -1,6 +1,5 @@
 """The commands that look at a study: status, best, report."""
 
-import gc
 import json
 import webbrowser
 from contextlib import ExitStack
@@ -43,9 +42,6 @@ def status(study: str, storage: str | None, output: Path | None, watch: float | 
       fmnist-search status cnn --watch
       fmnist-search status cnn --json
     """
-    if not watch:
-        gc.disable()  # a fifth of its time: what it imports stays, and it ends soon
-
     from search import presentation
     from search.finalists import standings_of
     from search.summary import summarize
