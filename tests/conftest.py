@@ -9,11 +9,13 @@ from pathlib import Path
 import optuna
 import pytest
 import torch
+from click.testing import CliRunner
 from sklearn.datasets import load_digits
 
 from fmnist import data
 from fmnist.data import DataSet, LabelledImages
 from search import queue
+from search.cli import main
 from search.definition import StudyDefinition
 from search.storage import lock, open_storage
 from search.study import Place, open_study
@@ -183,5 +185,20 @@ def command(tmp_path: Path, tiny_folder: Path) -> Command:
             text=True,
             check=False,
         )
+
+    return run
+
+
+@pytest.fixture
+def invoke(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """The same in this process, which spares the imports: for what only reads, or prints what it is told."""
+
+    def run(*arguments: str | Path, data_dir: Path | None = tiny_folder) -> subprocess.CompletedProcess[str]:
+        environment = {"FMNIST_DATA": None if data_dir is None else str(data_dir), "HOME": str(tmp_path)}
+        call = [str(argument) for argument in arguments]
+        with monkeypatch.context() as here:
+            here.chdir(tmp_path)
+            result = CliRunner(env=environment).invoke(main, call, prog_name="fmnist-search", catch_exceptions=False)
+        return subprocess.CompletedProcess(call, result.exit_code, result.stdout, result.stderr)
 
     return run

@@ -101,12 +101,14 @@ def test_run_reaches_its_number_then_has_nothing_to_do_then_adds_the_difference(
     assert counts(tmp_path)["complete"] == 8
 
 
-def test_status_and_best_print_the_promised_json(command: Command, study_file: Path, tmp_path: Path) -> None:
+def test_status_and_best_print_the_promised_json(
+    command: Command, invoke: Command, study_file: Path, tmp_path: Path
+) -> None:
     command("run", "tiny.toml", "--trials", "2", "--workers", "1", "--quiet")
-    status = json.loads(command("status", "tiny", "--json").stdout)
+    status = json.loads(invoke("status", "tiny", "--json").stdout)
     assert list(status) == ["study", "direction", "trials", "best"]
     assert (status["study"], status["direction"]) == ("tiny", "maximize")
-    best = json.loads(command("best", "tiny", "--json").stdout)
+    best = json.loads(invoke("best", "tiny", "--json").stdout)
     assert best == status["best"]
     assert list(best) == ["number", "value", "params", "checkpoint"]
     study = load_study(open_storage(default_url(tmp_path / "studies")), "tiny")
@@ -120,15 +122,17 @@ def test_status_and_best_print_the_promised_json(command: Command, study_file: P
     for name in ("status", "best"):
         text = command(name, "tiny").stdout
         assert f"{100 * best['value']:.2f} % on test" in text
-    assert "one seed" in command("best", "tiny").stdout
+    assert "one seed" in invoke("best", "tiny").stdout
 
 
-def test_a_report_leads_back_to_the_search_that_it_is_of(command: Command, study_file: Path, tmp_path: Path) -> None:
+def test_a_report_leads_back_to_the_search_that_it_is_of(
+    command: Command, invoke: Command, study_file: Path, tmp_path: Path
+) -> None:
     """Its numbers name the command that made it, and one that trains the answer again, in whatever folder."""
     (tmp_path / "fmnist-search.toml").write_text("[run]\nquiet = true\n")
     arguments = ["tiny.toml", "--trials", "2", "--workers", "1", "--finalists", "1"]
     assert command("run", *arguments).returncode == 0
-    written = command("report", "tiny", "--format", "json")
+    written = invoke("report", "tiny", "--format", "json")
     assert written.stdout == "studies/tiny/report.json\n"
     numbers = json.loads((tmp_path / "studies" / "tiny" / "report.json").read_text())
     expected = shlex.join(["fmnist-search", "run", "--quiet", *arguments])
@@ -148,8 +152,8 @@ def test_a_report_leads_back_to_the_search_that_it_is_of(command: Command, study
     assert "Metrics: the same bit for bit. Weights: the same bit for bit." in reproduced.stdout
 
 
-def test_a_report_is_opened_in_the_users_browser(command: Command, study_file: Path, tmp_path: Path) -> None:
-    command("enqueue", "tiny.toml")
+def test_a_report_is_opened_in_the_users_browser(invoke: Command, study_file: Path, tmp_path: Path) -> None:
+    invoke("enqueue", "tiny.toml")
     browser = tmp_path / "browser"
     browser.write_text(f'#!/bin/sh\necho "$1" > {tmp_path / "shown"}\n')
     browser.chmod(0o755)
@@ -165,19 +169,19 @@ def test_a_report_is_opened_in_the_users_browser(command: Command, study_file: P
     page = tmp_path / "studies" / "tiny" / "report.html"
     assert (tmp_path / "shown").read_text().strip() == page.as_uri()
     assert "No trial is complete yet." in page.read_text()
-    assert "--open shows a page" in one_line(command("report", "tiny", "--open", "--format", "json"), 2)
+    assert "--open shows a page" in one_line(invoke("report", "tiny", "--open", "--format", "json"), 2)
 
 
-def test_several_studies_are_compared_as_numbers_too(command: Command, study_file: Path, tmp_path: Path) -> None:
+def test_several_studies_are_compared_as_numbers_too(invoke: Command, study_file: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
-        command("enqueue", "tiny.toml", "--name", name)
-    assert command("report", "one", "two", "--format", "json").stdout == "studies/comparison.json\n"
+        invoke("enqueue", "tiny.toml", "--name", name)
+    assert invoke("report", "one", "two", "--format", "json").stdout == "studies/comparison.json\n"
     compared = json.loads((tmp_path / "studies" / "comparison.json").read_text())
     assert (compared["answers"], compared["left_out"]) == ([], ["one", "two"])
 
 
 def test_run_prints_an_object_a_line_for_a_program_and_each_at_once(
-    command: Command, study_file: Path, launch, tmp_path: Path
+    invoke: Command, study_file: Path, launch, tmp_path: Path
 ) -> None:  # type: ignore[no-untyped-def]
     study_file.write_text(STUDY.replace("finalists = 0", "finalists = 1"))
     process = launch("tiny.toml", "--trials", "2", "--workers", "1", "--json")
@@ -203,8 +207,8 @@ def test_run_prints_an_object_a_line_for_a_program_and_each_at_once(
         "event", "study", "direction", "trials", "best", "goal", "stopped", "finalists", "error", "report"
     ]  # fmt: skip
     assert (result["event"], result["goal"], result["stopped"], result["error"]) == ("result", 2, None, None)
-    assert json.loads(command("best", "tiny", "--json").stdout) == result["best"]
-    assert json.loads(command("status", "tiny", "--json").stdout).items() <= result.items()
+    assert json.loads(invoke("best", "tiny", "--json").stdout) == result["best"]
+    assert json.loads(invoke("status", "tiny", "--json").stdout).items() <= result.items()
     assert result["finalists"]["trained"] == result["finalists"]["wanted"] == len(trials) - 2
     assert (tmp_path / result["report"]).is_file()
 
@@ -220,13 +224,15 @@ def test_whoever_reads_no_further_ends_the_search_without_a_word(study_file: Pat
     assert counts(tmp_path)["running"] == 0
 
 
-def test_best_is_null_before_a_trial_is_complete(command: Command, study_file: Path, tmp_path: Path) -> None:
+def test_best_is_null_before_a_trial_is_complete(
+    command: Command, invoke: Command, study_file: Path, tmp_path: Path
+) -> None:
     study_file.write_text(LONG)
     stopped = command("run", "tiny.toml", "--trials", "2", "--timeout", "0.5", "--workers", "1")
     assert "Time is up: 0 of 2 trials are finished; the same command goes on from here." in stopped.stdout
     assert stopped.returncode == 0
-    assert json.loads(command("best", "tiny", "--json").stdout) is None
-    assert json.loads(command("status", "tiny", "--json").stdout)["best"] is None
+    assert json.loads(invoke("best", "tiny", "--json").stdout) is None
+    assert json.loads(invoke("status", "tiny", "--json").stdout)["best"] is None
     assert counts(tmp_path) == {"complete": 0, "pruned": 0, "failed": 0, "running": 0, "waiting": 2}
 
 
@@ -357,11 +363,13 @@ def test_an_artifact_folder_that_cannot_be_is_one_line(command: Command, study_f
     assert "file" in one_line(command("run", "tiny.toml", "--artifacts", "file", "--name", "other"), 1)
 
 
-def test_a_study_is_shared_out_by_its_commands(command: Command, study_file: Path, tmp_path: Path) -> None:
+def test_a_study_is_shared_out_by_its_commands(
+    command: Command, invoke: Command, study_file: Path, tmp_path: Path
+) -> None:
     """enqueue makes and fills it, a worker that has no study file drains it, and its trials can be had again."""
-    made = command("enqueue", "tiny.toml", "--set", "learning_rate=0.003", "--set", "filters=2")
+    made = invoke("enqueue", "tiny.toml", "--set", "learning_rate=0.003", "--set", "filters=2")
     assert made.stdout == "Study tiny: 1 added, 1 waiting, 1 in all.\n"
-    assert command("enqueue", "tiny", "--trials", "6").stdout == "Study tiny: 6 added, 7 waiting, 7 in all.\n"
+    assert invoke("enqueue", "tiny", "--trials", "6").stdout == "Study tiny: 6 added, 7 waiting, 7 in all.\n"
     study_file.unlink()
     worked = command("worker", "tiny", "--workers", "1")
     assert worked.returncode == 0, worked.stderr
@@ -372,63 +380,65 @@ def test_a_study_is_shared_out_by_its_commands(command: Command, study_file: Pat
 
     checkpoints = tmp_path / "studies" / "tiny" / "checkpoints"
     assert len(list(checkpoints.glob("trial-*"))) == 5
-    best = json.loads(command("best", "tiny", "--json").stdout)
+    best = json.loads(invoke("best", "tiny", "--json").stdout)
     (checkpoints / "trial-00001-epoch-0.5.pt").touch()
-    collected = command("gc", "tiny", "--keep", "2").stdout
+    collected = invoke("gc", "tiny", "--keep", "2").stdout
     assert collected == "Removed 3 checkpoints of beaten trials and 1 that no trial names.\n"
     assert tmp_path / best["checkpoint"] in checkpoints.glob("trial-*")
     assert len(list(checkpoints.glob("trial-*"))) == 2
 
-    again = command("reproduce", "tiny", "3")
+    again = invoke("reproduce", "tiny", "3")
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("the same\n") == 4
     assert "Metrics: the same bit for bit. Weights: the same bit for bit." in again.stdout
-    assert "has no trial 7; its last is 6" in one_line(command("reproduce", "tiny", "7"), 2)
+    assert "has no trial 7; its last is 6" in one_line(invoke("reproduce", "tiny", "7"), 2)
 
 
-def test_a_trial_that_comes_out_otherwise_is_said(command: Command, study_file: Path, tmp_path: Path) -> None:
+def test_a_trial_that_comes_out_otherwise_is_said(
+    command: Command, invoke: Command, study_file: Path, tmp_path: Path
+) -> None:
     command("run", "tiny.toml", "--trials", "1", "--workers", "1", "--quiet")
     database = sqlite3.connect(tmp_path / "studies" / "studies.db")
     with database:
         database.execute("UPDATE trial_intermediate_values SET intermediate_value = 0.5 WHERE step = 100")
     database.close()
-    again = command("reproduce", "tiny", "0")
+    again = invoke("reproduce", "tiny", "0")
     assert again.returncode == 1
     assert "epoch 1: recorded 50.00 %, now " in again.stdout
     assert "Metrics: different. Weights: the same bit for bit." in again.stdout
 
 
-def test_a_ticket_that_the_study_cannot_have_is_refused(command: Command, study_file: Path, tmp_path: Path) -> None:
-    message = one_line(command("enqueue", "tiny.toml", "--set", "filters=9"), 2)
+def test_a_ticket_that_the_study_cannot_have_is_refused(invoke: Command, study_file: Path, tmp_path: Path) -> None:
+    message = one_line(invoke("enqueue", "tiny.toml", "--set", "filters=9"), 2)
     assert "--set filters=9: filters is from 2 to 4 in steps of 1 in this study" in message
     assert counts(tmp_path)["waiting"] == 0
 
 
-def test_delete_asks_first(command: Command, study_file: Path, tmp_path: Path) -> None:
+def test_delete_asks_first(command: Command, invoke: Command, study_file: Path, tmp_path: Path) -> None:
     command("run", "tiny.toml", "--trials", "1", "--workers", "1", "--quiet")
-    refused = command("delete", "tiny")  # nobody answers
+    refused = invoke("delete", "tiny")  # nobody answers
     assert refused.returncode == 1
     assert "Delete study tiny with 1 finished and 0 running trials" in refused.stdout
     assert counts(tmp_path)["complete"] == 1
-    assert command("delete", "tiny", "--yes").stdout == "Study tiny is deleted.\n"
+    assert invoke("delete", "tiny", "--yes").stdout == "Study tiny is deleted.\n"
     assert not (tmp_path / "studies" / "tiny").exists()
-    assert "no study named 'tiny'" in one_line(command("status", "tiny"), 2)
+    assert "no study named 'tiny'" in one_line(invoke("status", "tiny"), 2)
 
 
-def test_a_study_that_is_deleted_while_it_is_run_ends_the_run(command: Command, study_file: Path, start) -> None:  # type: ignore[no-untyped-def]
+def test_a_study_that_is_deleted_while_it_is_run_ends_the_run(invoke: Command, study_file: Path, start) -> None:  # type: ignore[no-untyped-def]
     study_file.write_text(LONG)
     process = start("tiny.toml", "--trials", "2", "--workers", "1")
-    assert command("delete", "tiny", "--yes").returncode == 0
+    assert invoke("delete", "tiny", "--yes").returncode == 0
     output, _ = process.communicate()
     assert process.returncode != 0
     assert "study 'tiny' was deleted" in output
     assert "Traceback" not in output
 
 
-def test_stop_ends_a_search_that_runs_elsewhere(command: Command, study_file: Path, start, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_stop_ends_a_search_that_runs_elsewhere(invoke: Command, study_file: Path, start, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     study_file.write_text(LONG)
     process = start("tiny.toml", "--trials", "2", "--workers", "1")
-    stopped = command("stop", "tiny")
+    stopped = invoke("stop", "tiny")
     assert "asked: trial 0 by process" in stopped.stdout
     output, _ = process.communicate()
     assert process.returncode == 0
@@ -437,7 +447,7 @@ def test_stop_ends_a_search_that_runs_elsewhere(command: Command, study_file: Pa
 
 
 def test_a_worker_that_follows_waits_for_database_study_and_tickets(
-    command: Command, study_file: Path, tmp_path: Path, tiny_folder: Path
+    invoke: Command, study_file: Path, tmp_path: Path, tiny_folder: Path
 ) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "search", "worker", "tiny", "--follow", "--workers", "1"],
@@ -450,7 +460,7 @@ def test_a_worker_that_follows_waits_for_database_study_and_tickets(
     assert process.stdout
     assert process.stdout.readline().startswith("Waiting: no database studies/studies.db")
     for done in (1, 2):
-        command("enqueue", "tiny.toml")
+        invoke("enqueue", "tiny.toml")
         while counts(tmp_path)["complete"] < done:
             assert process.poll() is None
             time.sleep(0.05)
@@ -462,9 +472,9 @@ def test_a_worker_that_follows_waits_for_database_study_and_tickets(
     assert "Stopping after the running epochs" in output
 
 
-def test_a_worker_of_no_study_says_so(command: Command, study_file: Path) -> None:
+def test_a_worker_of_no_study_says_so(command: Command, invoke: Command, study_file: Path) -> None:
     assert "no database studies/studies.db" in one_line(command("worker", "tiny"), 1)
-    command("enqueue", "tiny.toml")
+    invoke("enqueue", "tiny.toml")
     assert "no study named 'tinny' in this database; there are tiny" in one_line(command("worker", "tinny"), 2)
 
 
@@ -503,11 +513,11 @@ def test_output_moves_everything(command: Command, study_file: Path, tmp_path: P
         (["data", "--data-dir", "."], 1, "no train-images-idx3-ubyte.gz in it"),
     ],
 )
-def test_bad_input_is_one_clear_line(command: Command, arguments: list[str], exit_code: int, message: str) -> None:
+def test_bad_input_is_one_clear_line(invoke: Command, arguments: list[str], exit_code: int, message: str) -> None:
     if "cuda" in arguments and torch.cuda.is_available():
         arguments = ["run", "--device", "cuda9"]
         message = "is not one of"
-    line = one_line(command(*arguments), exit_code)
+    line = one_line(invoke(*arguments), exit_code)
     assert message in line
     assert "hunter2" not in line
 
@@ -530,17 +540,17 @@ def test_train_prints_the_write_ups_lines_and_saves(command: Command, tmp_path: 
     assert (values["correct"], values["total"], values["score_on"]) == (saved.history[-1].correct, 597, "test")
 
 
-def test_scoring_on_validation_says_so_everywhere(command: Command, study_file: Path) -> None:
+def test_scoring_on_validation_says_so_everywhere(command: Command, invoke: Command, study_file: Path) -> None:
     result = command("run", "tiny.toml", "--trials", "1", "--workers", "1", "--score-on", "validation")
     assert "validation accuracy" in result.stdout
-    assert "on validation" in command("best", "tiny").stdout
-    line = command("train", "--architecture", "simple", "--epochs", "1", "--score-on", "validation").stdout
+    assert "on validation" in invoke("best", "tiny").stdout
+    line = invoke("train", "--architecture", "simple", "--epochs", "1", "--score-on", "validation").stdout
     assert re.match(r"Validation set: .*/200 ", line)
 
 
-def test_a_foreign_checkpoint_is_refused(command: Command, tmp_path: Path) -> None:
+def test_a_foreign_checkpoint_is_refused(invoke: Command, tmp_path: Path) -> None:
     torch.save({"model": torch.zeros(2)}, tmp_path / "foreign.pth")
-    assert "foreign.pth: not a checkpoint of fmnist-search" in one_line(command("evaluate", "foreign.pth"), 1)
+    assert "foreign.pth: not a checkpoint of fmnist-search" in one_line(invoke("evaluate", "foreign.pth"), 1)
 
 
 def test_data_says_what_it_found(command: Command, tiny_folder: Path) -> None:

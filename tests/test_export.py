@@ -164,7 +164,7 @@ def test_without_the_extra_it_says_how_to_get_it(
 
 
 def test_the_command_writes_beside_the_checkpoint_or_where_it_is_told(
-    command: Command, saved: Path, tiny: DataSet, tmp_path: Path
+    command: Command, invoke: Command, saved: Path, tiny: DataSet, tmp_path: Path
 ) -> None:
     result = command("export", "net.pth")
     assert (result.returncode, result.stderr) == (0, "")
@@ -177,12 +177,12 @@ def test_the_command_writes_beside_the_checkpoint_or_where_it_is_told(
     )
     expected = evaluate(checkpoint.load(saved).network(), tiny.test).predictions
     assert torch.equal(logits_of(tmp_path / "net.onnx", tiny.test, 100).argmax(dim=1), expected)
-    told = command("export", "net.pth", "--format", "onnx", "--to", "there/boots.onnx")
+    told = invoke("export", "net.pth", "--format", "onnx", "--to", "there/boots.onnx")
     assert told.stdout.startswith("Saved there/boots.onnx\n")
     assert (tmp_path / "there" / "boots.onnx").read_bytes() == (tmp_path / "net.onnx").read_bytes()
 
 
-def test_the_command_says_in_a_line_what_it_cannot_do(command: Command, saved: Path, tmp_path: Path) -> None:
+def test_the_command_says_in_a_line_what_it_cannot_do(invoke: Command, saved: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     saved.with_name("odd.onnx").write_bytes(saved.read_bytes())
     for arguments, exit_code, message in (
@@ -191,7 +191,7 @@ def test_the_command_says_in_a_line_what_it_cannot_do(command: Command, saved: P
         (["odd.onnx"], 2, "Error: odd.onnx is the checkpoint itself; name another file with --to"),
         (["net.pth", "--format", "tflite"], 2, "Error: Invalid value for '--format': 'tflite' is not 'onnx'."),
     ):
-        result = command("export", *arguments)
+        result = invoke("export", *arguments)
         assert result.returncode == exit_code, result.stderr
         assert result.stderr.splitlines()[-1].startswith(message)
         assert "Traceback" not in result.stderr

@@ -344,7 +344,9 @@ def test_words_tell_ties_from_differences() -> None:
     assert words.standing(configuration([0.9], None), "winner") == ""
 
 
-def test_run_ends_with_the_finalists_and_goes_on_with_them(command: Command, study_file: Path, tmp_path: Path) -> None:
+def test_run_ends_with_the_finalists_and_goes_on_with_them(
+    command: Command, invoke: Command, study_file: Path, tmp_path: Path
+) -> None:
     stopped = command("run", "tiny.toml", "--finalists", "3", "--timeout", "0.001", "--workers", "1")
     assert "Finalists" not in stopped.stdout
     first = command("run", "tiny.toml", "--workers", "2", "--finalists", "3")
@@ -356,8 +358,8 @@ def test_run_ends_with_the_finalists_and_goes_on_with_them(command: Command, stu
     again = command("run", "tiny.toml", "--finalists", "3")
     assert "Nothing left to do" in again.stdout
     assert again.stdout[again.stdout.index("Winner") :] == first.stdout[first.stdout.index("Winner") :]
-    assert "Winner: trial" in command("best", "tiny").stdout
-    assert "trainings finished. Winner: trial" in command("status", "tiny").stdout
+    assert "Winner: trial" in invoke("best", "tiny").stdout
+    assert "trainings finished. Winner: trial" in invoke("status", "tiny").stdout
 
     more = command("finalists", "tiny", "--top", "4", "--seeds", "4", "--json")
     assert more.returncode == 0, more.stderr
@@ -365,11 +367,11 @@ def test_run_ends_with_the_finalists_and_goes_on_with_them(command: Command, stu
     assert record["trained"] == record["wanted"] == 4 * len(record["finalists"])
     assert {finalist["again"]["accuracy"]["n"] for finalist in record["finalists"]} == {4}
 
-    deleted = command("delete", "tiny", "--yes")
+    deleted = invoke("delete", "tiny", "--yes")
     assert deleted.returncode == 0, deleted.stderr
     assert not (tmp_path / "studies" / "tiny").exists()
     assert not (tmp_path / "studies" / "tiny.finalists").exists()
-    assert "there are none yet" in command("status", "tiny.finalists").stderr
+    assert "there are none yet" in invoke("status", "tiny.finalists").stderr
 
 
 def test_finalists_0_turns_them_off(command: Command, study_file: Path, tmp_path: Path) -> None:

@@ -307,10 +307,10 @@ def test_the_command_answers_in_columns(command: Command, saved: Path, tiny: Dat
     ]
 
 
-def test_the_command_answers_in_json_and_inverts(command: Command, saved: Path, tiny: DataSet, tmp_path: Path) -> None:
+def test_the_command_answers_in_json_and_inverts(invoke: Command, saved: Path, tiny: DataSet, tmp_path: Path) -> None:
     Image.fromarray(255 - tiny.test.images[3, 0].numpy()).convert("RGB").save(tmp_path / "dark.png")
     (expected,) = predict(checkpoint.load(saved).network(), tiny.test.images[3:4])
-    answers = json.loads(command("predict", saved, "dark.png", "--invert", "--json").stdout)
+    answers = json.loads(invoke("predict", saved, "dark.png", "--invert", "--json").stdout)
     assert answers == [
         {
             "image": "dark.png",
@@ -323,24 +323,24 @@ def test_the_command_answers_in_json_and_inverts(command: Command, saved: Path, 
 
 @pytest.mark.parametrize("as_json", [False, True])
 def test_bad_images_are_named_and_the_others_answered(
-    command: Command, saved: Path, files: list[Path], tmp_path: Path, as_json: bool
+    invoke: Command, saved: Path, files: list[Path], tmp_path: Path, as_json: bool
 ) -> None:
     (tmp_path / "words.png").write_text("a boot")
     (tmp_path / "folder").mkdir()
     flag = ["--json"] if as_json else []
-    result = command("predict", saved, "absent.png", files[0], "words.png", files[1], "folder", *flag)
+    result = invoke("predict", saved, "absent.png", files[0], "words.png", files[1], "folder", *flag)
     assert result.returncode == 1
     assert result.stderr.splitlines() == [
         "Error: absent.png: No such file or directory; name a PNG or JPEG image",
         "Error: words.png: not a PNG or JPEG image; convert it to one",
         "Error: folder: Is a directory; name a PNG or JPEG image",
     ]
-    assert result.stdout == command("predict", saved, *files[:2], *flag).stdout
-    alone = command("predict", saved, "absent.png", *flag)
+    assert result.stdout == invoke("predict", saved, *files[:2], *flag).stdout
+    alone = invoke("predict", saved, "absent.png", *flag)
     assert (alone.returncode, alone.stdout) == (1, "[]\n" if as_json else "")
 
 
-def test_without_an_image_the_command_explains_its_use(command: Command, saved: Path) -> None:
-    result = command("predict", saved)
+def test_without_an_image_the_command_explains_its_use(invoke: Command, saved: Path) -> None:
+    result = invoke("predict", saved)
     assert result.returncode == 2
     assert "Missing argument 'IMAGE" in result.stderr
