@@ -16,7 +16,7 @@ import waitress
 
 from fmnist.errors import ExpectedError, UsageError
 from search.artifact_store import TrialArtifacts
-from search.gate import ByMethod, Credentials, KnownHosts, MissingArtifacts, SignIn, read_only
+from search.gate import ByMethod, Credentials, KnownHosts, Mended, SignIn, read_only
 from search.storage import open_storage
 
 LARGEST = 128 * 2**20  # bytes of a request: the dashboard reads no more of an upload
@@ -87,7 +87,7 @@ def _application(settings: DashboardSettings, local: bool) -> WSGIApplication:
     What reads has a storage of its own, which waits for no writer, and for which no writer waits.
     """
     changing = read_only if settings.read_only else _dashboard(settings, "write")
-    application: WSGIApplication = MissingArtifacts(ByMethod(_dashboard(settings, "read"), changing))
+    application: WSGIApplication = Mended(ByMethod(_dashboard(settings, "read"), changing))
     if settings.credentials:
         return SignIn(application, settings.credentials)
     return KnownHosts(application, settings.host) if local else application

@@ -10,7 +10,8 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import closing, nullcontext
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from optuna.artifacts.exceptions import ArtifactNotFound
@@ -22,6 +23,7 @@ READING = frozenset(
     {"GET", "HEAD", "OPTIONS"}
 )  # methods that change nothing (RFC 9110, 9.2.1); the dashboard keeps to it
 WORK = 2**12  # scrypt's: it is done again for each request, in about 10 ms
+BREAKING_LINES = b"<style>main p { white-space: normal; overflow-wrap: anywhere }</style>"
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -89,19 +91,45 @@ class ByMethod:
         return application(environ, start_response)
 
 
-class MissingArtifacts:
-    """Says in a line that an artifact is gone, or out of reach."""
+class Mended:
+    """The dashboard with what it does not see to itself.
+
+    An artifact that is gone, or out of reach, is said in a line. Who accepts no compressed answer, or does not say so
+    (curl), gets the plain one. A trial's attributes break into lines, where the page would be thousands of pixels wide.
+    """
 
     def __init__(self, application: WSGIApplication) -> None:
         self.application = application
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        environ.setdefault("HTTP_ACCEPT_ENCODING", "")
         try:
+            if environ["REQUEST_METHOD"] == "GET" and environ["PATH_INFO"].startswith("/dashboard"):
+                return self._page(environ, start_response)
             return self.application(environ, start_response)
         except ArtifactNotFound as error:
             return refuse(start_response, "404 Not Found", str(error))
         except ArtifactError as error:
             return refuse(start_response, "502 Bad Gateway", str(error))
+
+    def _page(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """The dashboard's one page, with a style that breaks lines."""
+        started: list[tuple[str, list[tuple[str, str]]]] = []
+
+        def start(status: str, headers: list[tuple[str, str]], *_: object) -> Callable[[bytes], object]:
+            started.append((status, headers))
+            return lambda _: None
+
+        answer = self.application(environ, start)
+        with closing(answer) if hasattr(answer, "close") else nullcontext():  # type: ignore[type-var]
+            body = b"".join(answer)
+        (status, headers) = started[0]
+        if status.startswith("200"):
+            body = body.replace(b"</head>", BREAKING_LINES + b"</head>")
+            headers = [header for header in headers if header[0] != "Content-Length"]
+            headers.append(("Content-Length", str(len(body))))
+        start_response(status, headers)
+        return [body]
 
 
 def read_only(_environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:

@@ -1,7 +1,6 @@
 """The report in a real browser: headless Chromium, with the network off."""
 
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,11 +19,10 @@ from search.storage import lock, open_storage
 from search.study import Place, open_study
 from search.url import default_url
 from search.worker import WorkerSettings, work
-from tests.conftest import definition
+from tests.conftest import NEEDS_CHROMIUM, definition
 from tests.test_comparison import HIGH, LOW, repeated, study_of
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
+pytestmark = NEEDS_CHROMIUM
 
 EVIL = "<img src=x onerror=alert(1)><b>bold</b>"
 CONTRAST = 4.5  # of text, at least: WCAG 2.2, 1.4.3
@@ -64,16 +62,6 @@ def report(tmp_path_factory: pytest.TempPathFactory, tiny: DataSet, tiny_folder:
         queue.top_up(again, chosen, None)
     work(settings, lambda: False)
     return write(study, folder / "s", folder / "report.html", lambda: tiny, url)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield running
-        running.close()
 
 
 @pytest.fixture

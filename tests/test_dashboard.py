@@ -31,10 +31,11 @@ from search.study import Place, open_study
 from search.text import percent
 from search.url import default_url
 from search.worker import WorkerSettings, work
-from tests.conftest import definition
+from tests.conftest import NEEDS_CHROMIUM, definition
 
 SECRET = "päss:w0rd"  # noqa: S105  # a colon and a letter that is not ASCII may be in a password
 USER = "mé"
+WIDTH = 1200  # pixels of the browser's window
 
 
 class Answer(NamedTuple):
@@ -189,6 +190,45 @@ def test_a_trial_shows_its_learning_curve_confusion_matrix_and_checkpoint(site: 
         assert set(map(str, row)) <= set(cells)
     assert file.body == (site.output / "shown" / "checkpoints" / names[2]).read_bytes()
     assert checkpoint.parse(file.body, names[2]).history[-1].accuracy == best.value
+
+
+@NEEDS_CHROMIUM
+def test_a_browser_shows_study_figures_and_a_checkpoint_to_download(site: Site, browser: Any) -> None:
+    best = max(trials_of(site.output)[:12], key=lambda trial: trial.value or 0.0)
+    name = best.user_attrs[CHECKPOINT]["name"]
+    context, wrong = browser.new_context(viewport={"width": WIDTH, "height": 900}), []
+    page = context.new_page()
+    page.on("request", lambda request: wrong.append(request.url) if not is_of(site, request.url) else None)
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.goto(f"{site.address}/dashboard")
+    page.get_by_role("heading", name="shown").click()
+    for title in ("Which hyperparameters matter", "What test accuracy costs", "What the best network takes for what"):
+        page.locator(".gtitle", has_text=title).wait_for()
+
+    page.goto(f"{site.address}/dashboard/studies/1/trials?numbers={best.number}")
+    card = page.locator(f'a[download="{name}"]')
+    card.wait_for()
+    page.wait_for_function("[...document.images].length == 2 && [...document.images].every(one => one.naturalWidth)")
+    assert page.evaluate("document.documentElement.scrollWidth") == WIDTH
+    with page.expect_download() as download:
+        card.click()
+    kept = site.output / "shown" / "checkpoints" / name
+    assert Path(download.value.path()).read_bytes() == kept.read_bytes()
+    context.close()
+    assert wrong == []
+
+
+def is_of(site: Site, url: str) -> bool:
+    return url.startswith((site.address, "data:", "blob:"))
+
+
+def test_who_says_nothing_of_compression_gets_plain_files(site: Site) -> None:
+    connection = HTTPConnection(urlsplit(site.address).netloc)
+    connection.putrequest("GET", "/static/bundle.js", skip_accept_encoding=True)
+    connection.endheaders()
+    with connection.getresponse() as response:
+        assert (response.status, response.headers["Content-Encoding"]) == (200, None)
+    connection.close()
 
 
 def test_it_does_without_torch(site: Site) -> None:
