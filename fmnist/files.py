@@ -8,10 +8,16 @@ from pathlib import Path
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file, and its folder where there is none. A reader sees the former file or the whole new one.
 
+    What is there and no regular file, as a pipe or /dev/null, is written to and stays what it is.
+
     Raises:
         OSError: the disk is full or the folder cannot be written; the former file stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and not path.is_file():
+        with path.open("wb") as file:
+            file.write(content)
+        return
     partial = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
     try:
         with partial.open("wb") as file:
