@@ -15,7 +15,8 @@ import pytest
 from sqlalchemy import text
 
 from fmnist import source
-from search.doctor import database, machine
+from search.cli.doctor import PARTS
+from search.doctor import Plan, database, machine, parts
 from search.doctor.check import Check
 from search.storage import open_storage
 from search.url import default_url
@@ -63,6 +64,15 @@ def test_a_machine_on_which_nothing_is_there_yet_is_well_and_stays_as_it_is(comm
     assert [line and line.group(1) for line in found] == NEEDED
     assert "studies/studies.db, which `run` makes" in result.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_parts_can_be_looked_at_alone_without_torch(tmp_path: Path) -> None:
+    """As a container's health check does again and again."""
+    empty = {"PYTHONPATH": str(tmp_path)}
+    (tmp_path / "torch.py").write_text("raise ImportError('not needed')")
+    assert list(doctor(tmp_path, "--only", "storage", "--only", "disk", environment=empty)) == ["storage", "free disk"]
+    assert doctor(tmp_path, "--only", "torch", environment=empty)["torch"].status == "failed"
+    assert list(parts(Plan(None, tmp_path, None, None, None))) == list(PARTS)
 
 
 def test_what_fails_is_marked_says_how_to_mend_it_and_is_the_exit_code(command: Command, tmp_path: Path) -> None:

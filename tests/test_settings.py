@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from search.cli import main, settings
+from search.cli.options import STORAGE_FILE
 
 
 @pytest.fixture(autouse=True)
@@ -142,6 +143,28 @@ def test_a_password_in_the_file_is_never_shown() -> None:
     write('storage = "postgresql://me:hunter2@127.0.0.1:9/db?connect_timeout=2"')
     result = CliRunner().invoke(main, ["status"])
     assert (result.exit_code, "hunter2" in result.output) == (1, False)
+
+
+def test_the_database_may_be_named_in_a_file_that_the_environment_names(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = folder / "secret"
+    monkeypatch.setenv(STORAGE_FILE, str(secret))
+    secret.write_text("postgresql://me:hunter2@127.0.0.1:9/db?connect_timeout=2\nmore\n")
+    write('storage = "sqlite:///file.db"')
+    assert parameters("status")["storage"] == "postgresql://me:hunter2@127.0.0.1:9/db?connect_timeout=2"
+    assert parameters("status", "--storage", "sqlite:///flag.db")["storage"] == "sqlite:///flag.db"
+    result = CliRunner().invoke(main, ["status"])
+    assert (result.exit_code, "hunter2" in result.output) == (1, False)
+    monkeypatch.setenv("FMNIST_SEARCH_STORAGE", "sqlite:///variable.db")
+    assert parameters("status")["storage"] == "sqlite:///variable.db"
+
+
+def test_a_file_without_a_database_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(STORAGE_FILE, "secret")
+    assert error("status").startswith(f"Error: {STORAGE_FILE}: secret cannot be read (")
+    (folder / "secret").write_text("\npostgresql://me@db/studies\n")
+    assert error("status") == f"Error: {STORAGE_FILE}: the first line of secret is empty; write the URL there"
 
 
 @pytest.mark.parametrize("name", ["FMNIST_SEARCH_WORKERS", "FMNIST_SEARCH_RUN_WORKERS"])

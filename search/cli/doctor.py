@@ -7,12 +7,15 @@ import click
 
 from search.cli.options import artifacts_option, data_dir_option, json_option, storage_options, workers_option
 
+PARTS = ("python", "torch", "data", "storage", "artifacts", "disk", "report")  # of search.doctor, which imports Optuna
+
 
 @click.command()
 @storage_options
 @artifacts_option
 @data_dir_option
 @workers_option
+@click.option("--only", type=click.Choice(PARTS), multiple=True, help="Look at this part alone; repeatable.")
 @json_option
 @click.pass_context
 def doctor(
@@ -22,6 +25,7 @@ def doctor(
     artifacts: str | None,
     data_dir: Path | None,
     workers: int | None,
+    only: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Check what a search needs of this machine, and say how to mend it.
@@ -39,7 +43,7 @@ def doctor(
     from search.doctor import Plan, examine
 
     checks = []
-    for check in examine(Plan(storage, output or Path("studies"), artifacts, data_dir, workers)):
+    for check in examine(Plan(storage, output or Path("studies"), artifacts, data_dir, workers, only)):
         checks.append(check)
         if not as_json:
             mend = f"; {check.mend}" if check.mend else ""

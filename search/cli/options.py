@@ -1,17 +1,21 @@
 """What several commands share: options, and what they mean."""
 
 import math
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from search.cli import completion
 
 if TYPE_CHECKING:
     import optuna
+
+STORAGE_FILE = "FMNIST_SEARCH_STORAGE_FILE"
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -36,10 +40,29 @@ def data_dir_option(command: Command) -> Command:
     )(command)
 
 
+def _or_from_file(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """The value of --storage, else the first line of the file that the environment names: a secret, in containers."""
+    given = context.get_parameter_source(str(parameter.name)) in (
+        ParameterSource.COMMANDLINE,
+        ParameterSource.ENVIRONMENT,
+    )
+    file = os.environ.get(STORAGE_FILE)
+    if given or not file or context.resilient_parsing:
+        return value
+    try:
+        lines = Path(file).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"{STORAGE_FILE}: {file} cannot be read ({error}); name a text file") from error
+    if not lines or not lines[0].strip():
+        raise click.UsageError(f"{STORAGE_FILE}: the first line of {file} is empty; write the URL there")
+    return lines[0].strip()
+
+
 def storage_options(command: Command) -> Command:
     """Where studies are: their database and their files."""
     command = click.option(
         "--storage",
+        callback=_or_from_file,
         help="Database: sqlite:///FILE or postgresql://USER@HOST/DB.  [default: studies.db in the output folder]",
     )(command)
     return click.option(

@@ -4,7 +4,7 @@ Nothing is made but a file that is removed at once where checkpoints go, and not
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,22 +15,35 @@ from search.url import default_url
 
 @dataclass(frozen=True)
 class Plan:
-    """What a search would be started with; None is what is taken where nothing is given."""
+    """What a search would be started with; None is what is taken where nothing is given.
+
+    only: the parts that are looked at; all if there are none.
+    """
 
     storage: str | None
     output: Path
     artifacts: str | None
     data_dir: Path | None
     workers: int | None
+    only: tuple[str, ...] = ()
 
 
 def examine(plan: Plan) -> Iterator[Check]:
     """All checks, each as soon as it is done."""
+    for name, part in parts(plan).items():
+        if name in (plan.only or (name,)):
+            yield from part()
+
+
+def parts(plan: Plan) -> dict[str, Callable[[], Iterable[Check]]]:
+    """What can be looked at, by name."""
     url = plan.storage or default_url(plan.output)
-    yield machine.python()
-    yield from machine.torch(plan.workers)
-    yield machine.data_set(plan.data_dir)
-    yield from database.examine(url, plan.workers or os.cpu_count() or 1)
-    yield machine.artifacts(plan.artifacts or str(plan.output))
-    yield from machine.free_disk([plan.output, *database.folders(url)])
-    yield machine.report()
+    return {
+        "python": lambda: [machine.python()],
+        "torch": lambda: machine.torch(plan.workers),
+        "data": lambda: [machine.data_set(plan.data_dir)],
+        "storage": lambda: database.examine(url, plan.workers or os.cpu_count() or 1),
+        "artifacts": lambda: [machine.artifacts(plan.artifacts or str(plan.output))],
+        "disk": lambda: machine.free_disk([plan.output, *database.folders(url)]),
+        "report": lambda: [machine.report()],
+    }

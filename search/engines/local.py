@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 
+import joblib
 import optuna
 
 from fmnist.errors import ExpectedError
@@ -35,8 +36,8 @@ class WorkersDied(ExpectedError):
 
 
 def cores() -> int:
-    """The CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The CPU cores that this process may use: its affinity, and a container's limit, count."""
+    return int(joblib.cpu_count())
 
 
 def threads_each(workers: int) -> int:
