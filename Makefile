@@ -3,10 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev data run test chaos check format clean
+.PHONY: help install dev data run test chaos check docker-check docker-test format clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\):.*##/\1/p' $(MAKEFILE_LIST) | awk '{ name = $$1; $$1 = ""; printf "  make %-10s%s\n", name, $$0 }'
+	@sed -n 's/^\([a-z-]*\):.*##/\1/p' $(MAKEFILE_LIST) | awk '{ name = $$1; $$1 = ""; printf "  make %-14s%s\n", name, $$0 }'
 
 .venv/made:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
@@ -42,11 +42,18 @@ test: dev data  ## run the whole test suite
 chaos: dev  ## kill 200 workers on SQLite and on PostgreSQL, about 15 minutes
 	$(BIN)/pytest tests/test_faults.py -k test_chaos --kills 200 -s
 
-check: dev  ## lint, types, and whether the documents have what is generated for them
+check: dev docker-check  ## lint, types, and whether the documents have what is generated for them
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/cog --check README.md CONTRIBUTING.md
+
+docker-check: dev  ## lint the Dockerfile, and hold the compose files against their schema
+	$(BIN)/hadolint docker/Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml docker/compose.gpu.yaml
+
+docker-test: dev  ## build the image and run the whole service, with Docker or podman: half an hour and 20 GB
+	$(BIN)/python docker/test.py
 
 format: dev  ## format the code and write into the documents what is generated for them
 	$(BIN)/ruff check --fix .
