@@ -42,6 +42,7 @@ learning_rate = {{ low = 0.0005, high = 0.005, log = true }}
 POSTGRES_ENTRYPOINT = """\
 #!/bin/sh
 set -eu
+export PATH=/usr/lib/postgresql/15/bin:/usr/bin:/bin PGDATA=/var/lib/postgresql/data
 install --directory --owner postgres --group postgres --mode 700 "$PGDATA" /var/run/postgresql
 as="setpriv --reuid postgres --regid postgres --clear-groups"
 if [ ! -e "$PGDATA/PG_VERSION" ]; then
@@ -114,7 +115,8 @@ class Service:
 
     def build(self) -> None:
         """The image, and what it and the database are made from if no registry has it."""
-        if self.call(self.engine, "pull", "--quiet", BASE, check=False).returncode:
+        there = (["inspect", BASE], ["pull", "--quiet", BASE])
+        if all(self.call(self.engine, *each, check=False).returncode for each in there):
             self._bases_from_packages()
         revision = self.call("git", "-C", ROOT, "describe", "--always", "--dirty").stdout.strip()
         kind = ["--format", "docker"] if self.engine == "podman" else []  # OCI's has no health check
@@ -129,15 +131,14 @@ class Service:
     def _bases_from_packages(self) -> None:
         (self.folder / "entrypoint").write_text(POSTGRES_ENTRYPOINT)
         (self.folder / "entrypoint").chmod(0o755)
-        self._from_packages(BASE, "ca-certificates", [])
-        environment = "ENV PATH=/usr/lib/postgresql/15/bin:/usr/bin:/bin PGDATA=/var/lib/postgresql/data"
-        changes = [environment, 'ENTRYPOINT ["/usr/local/bin/entrypoint"]']
-        self._from_packages(POSTGRES, "postgresql", changes, "--customize-hook=copy-in entrypoint /usr/local/bin")
+        self._from_packages(BASE, "ca-certificates")
+        self._from_packages(POSTGRES, "postgresql", "--customize-hook=copy-in entrypoint /usr/local/bin")
 
-    def _from_packages(self, tag: str, package: str, changes: list[str], *hooks: str) -> None:
+    def _from_packages(self, tag: str, package: str, *hooks: str) -> None:
         tar = self.folder / "base.tar"
         self.call("mmdebstrap", "--variant=minbase", f"--include={package}", *hooks, "bookworm", tar)
-        self.call(self.engine, "import", *(each for change in changes for each in ("--change", change)), tar, tag)
+        entry = ["--change", 'ENTRYPOINT ["/usr/local/bin/entrypoint"]'] if hooks else []
+        self.call(self.engine, "import", *entry, tar, tag)
 
 
 def _docker_runs() -> bool:

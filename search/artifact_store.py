@@ -18,7 +18,7 @@ from search.artifact_meta import CONFUSION, CURVE, Registered, registered
 from search.artifacts import Artifacts
 from search.pictures import confusion_matrix, learning_curve
 from search.record import CHECKPOINT, checkpoint_of, history_of
-from search.study import artifacts_of, definition_of
+from search.study import artifacts_of, definition_of, load_study
 
 
 class TrialArtifacts:
@@ -85,7 +85,7 @@ class TrialArtifacts:
 
     def _study(self, found: Registered) -> optuna.Study:
         name = self.storage.get_study_name_from_id(found.study_id)
-        return optuna.load_study(storage=self.storage, study_name=name)
+        return load_study(self.storage, name)
 
     def _files(self, study: optuna.Study) -> Artifacts:
         return artifacts_of(study, self.folder(study))

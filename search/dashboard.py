@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from wsgiref.types import WSGIApplication
 
 import optuna
@@ -16,10 +16,11 @@ import waitress
 
 from fmnist.errors import ExpectedError, UsageError
 from search.artifact_store import TrialArtifacts
-from search.gate import ByMethod, Credentials, KnownHosts, Mended, SignIn, read_only
-from search.storage import open_storage
+from search.gate import ByMethod, Credentials, KnownHosts, Mended, SignIn, keeping_names, read_only
+from search.storage import Mode, open_storage
+from search.url import parse
 
-LARGEST = 128 * 2**20  # bytes of a request: the dashboard reads no more of an upload
+LARGEST, LARGEST_READING = 32 * 2**20, 2**16  # bytes of a request: it is read before anybody is asked who he is
 
 
 class DashboardError(ExpectedError):
@@ -73,7 +74,11 @@ def serve(settings: DashboardSettings, ready: Callable[[str], None]) -> None:
             reason = f"port {settings.port} cannot be opened on {address[0]} ({error.strerror})"
             raise DashboardError(f"{reason}; choose {mend}") from error
         server = waitress.create_server(
-            application, sockets=[listener], threads=4, ident=None, max_request_body_size=LARGEST
+            application,
+            sockets=[listener],
+            threads=4,
+            ident=None,
+            max_request_body_size=LARGEST_READING if settings.read_only else LARGEST,
         )
         host = f"[{address[0]}]" if family == socket.AF_INET6 else address[0]
         with suppress(KeyboardInterrupt):  # which the server knows to end by, once it runs
@@ -84,16 +89,18 @@ def serve(settings: DashboardSettings, ready: Callable[[str], None]) -> None:
 def _application(settings: DashboardSettings, local: bool) -> WSGIApplication:
     """The dashboard and what stands before it.
 
-    What reads has a storage of its own, which waits for no writer, and for which no writer waits.
+    What reads has a storage of its own, which waits for no writer, and for which no writer waits. A server's database
+    may be empty: a service is there before its first study.
     """
-    changing = read_only if settings.read_only else _dashboard(settings, "write")
+    mode: Mode = "write" if parse(settings.storage).drivername == "sqlite" else "create"
+    changing = read_only if settings.read_only else keeping_names(_dashboard(settings, mode))
     application: WSGIApplication = Mended(ByMethod(_dashboard(settings, "read"), changing))
     if settings.credentials:
         return SignIn(application, settings.credentials)
     return KnownHosts(application, settings.host) if local else application
 
 
-def _dashboard(settings: DashboardSettings, mode: Literal["read", "write"]) -> WSGIApplication:
+def _dashboard(settings: DashboardSettings, mode: Mode) -> WSGIApplication:
     """optuna-dashboard itself."""
     storage = open_storage(settings.storage, mode)
     application = optuna_dashboard.wsgi(storage, TrialArtifacts(storage, settings.folder, settings.uploads))

@@ -12,18 +12,19 @@ import re
 import secrets
 from collections.abc import Callable, Iterable
 from contextlib import closing, nullcontext
+from typing import Any
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from optuna.artifacts.exceptions import ArtifactNotFound
 
-from fmnist.errors import UsageError
-from search.artifacts import ArtifactError
+from fmnist.errors import ExpectedError, UsageError
 
 READING = frozenset(
     {"GET", "HEAD", "OPTIONS"}
 )  # methods that change nothing (RFC 9110, 9.2.1); the dashboard keeps to it
 WORK = 2**12  # scrypt's: it is done again for each request, in about 10 ms
 BREAKING_LINES = b"<style>main p { white-space: normal; overflow-wrap: anywhere }</style>"
+HARMLESS = [("Content-Security-Policy", "sandbox"), ("X-Content-Type-Options", "nosniff")]
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -45,7 +46,8 @@ class Credentials:
         return hmac.compare_digest(self._hashed(given), self._hash)
 
     def _hashed(self, both: bytes) -> bytes:
-        return hashlib.scrypt(both, salt=self._salt, n=WORK, r=8, p=1)
+        digest = hashlib.sha256(both).digest()  # scrypt takes "secret" and "secret\0" for the same
+        return hashlib.scrypt(digest, salt=self._salt, n=WORK, r=8, p=1)
 
 
 class SignIn:
@@ -94,8 +96,9 @@ class ByMethod:
 class Mended:
     """The dashboard with what it does not see to itself.
 
-    An artifact that is gone, or out of reach, is said in a line. Who accepts no compressed answer, or does not say so
-    (curl), gets the plain one. A trial's attributes break into lines, where the page would be thousands of pixels wide.
+    What is not there, or out of reach, is said in a line. Who accepts no compressed answer, or does not say so (curl),
+    gets the plain one. A trial's attributes break into lines, where the page would be thousands of pixels wide. What
+    somebody uploaded runs no script in the dashboard's name.
     """
 
     def __init__(self, application: WSGIApplication) -> None:
@@ -103,14 +106,29 @@ class Mended:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         environ.setdefault("HTTP_ACCEPT_ENCODING", "")
+        path = environ["PATH_INFO"]
         try:
-            if environ["REQUEST_METHOD"] == "GET" and environ["PATH_INFO"].startswith("/dashboard"):
+            if environ["REQUEST_METHOD"] == "GET" and path.startswith("/dashboard"):
                 return self._page(environ, start_response)
+            if path.startswith("/artifacts/"):
+                return self._artifact(environ, start_response)
             return self.application(environ, start_response)
         except ArtifactNotFound as error:
             return refuse(start_response, "404 Not Found", str(error))
-        except ArtifactError as error:
+        except ExpectedError as error:
             return refuse(start_response, "502 Bad Gateway", str(error))
+
+    def _artifact(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """An artifact, which is no page of the dashboard's whatever it holds, nor for pages of other sites to read."""
+
+        def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Callable[[bytes], object]:
+            kept = [header for header in headers if header[0] != "Access-Control-Allow-Origin"]
+            return start_response(status, [*kept, *HARMLESS], *rest)
+
+        try:
+            return self.application(environ, start)
+        except KeyError:  # Optuna's, of a study or trial
+            return refuse(start_response, "404 Not Found", "There is no such study or trial.")
 
     def _page(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """The dashboard's one page, with a style that breaks lines."""
@@ -130,6 +148,18 @@ class Mended:
             headers.append(("Content-Length", str(len(body))))
         start_response(status, headers)
         return [body]
+
+
+def keeping_names(application: WSGIApplication) -> WSGIApplication:
+    """Refuses to rename studies: their folders, their finalists and their workers know them by name."""
+
+    def kept(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if re.fullmatch(r"/api/studies/\d+/rename", environ["PATH_INFO"]):
+            why = "A study's files and workers go by its name; start one of another name with `run --name`."
+            return refuse(start_response, "403 Forbidden", why)
+        return application(environ, start_response)
+
+    return kept
 
 
 def read_only(_environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:

@@ -4,10 +4,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console, RenderableType
+from rich.constrain import Constrain
 from rich.live import Live
 
 from search.interrupts import held_back
 
+ECHO = 4  # columns left free: the terminal's echo of two Ctrl-C in them begins no line that nobody would erase
 REFRESH = 2  # times a second: what a slow connection bears
 
 
@@ -24,7 +26,7 @@ def live_view(console: Console, draw: Callable[[], RenderableType], *, stays: bo
     over = False
 
     def drawn() -> RenderableType:  # at last rich would let a view that is to go overflow the terminal
-        return "" if over and not stays else draw()
+        return "" if over and not stays else Constrain(draw(), console.width - ECHO)
 
     live = Live(console=console, get_renderable=drawn, refresh_per_second=REFRESH, transient=not stays)
     try:

@@ -18,8 +18,10 @@ from sqlalchemy.engine import URL
 from search.outage import BUSY_TIMEOUT, reported
 from search.url import StorageError, masked, parse
 
+Mode = Literal["create", "write", "read"]
 
-def open_storage(url: str, mode: Literal["create", "write", "read"] = "read") -> RDBStorage:
+
+def open_storage(url: str, mode: Mode = "read") -> RDBStorage:
     """Connect to the database of studies.
 
     Args:

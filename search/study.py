@@ -127,8 +127,10 @@ def load_study(storage: RDBStorage | BaseStorage, name: str) -> optuna.Study:
     """Open an existing study, to read it.
 
     Raises:
-        StudyError: there is none of that name, or it was not made by fmnist-search.
+        StudyError: there is none of that name, or it was not made by fmnist-search, or its folder would be elsewhere.
     """
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise StudyError(f"study {name!r} would have its files outside the output folder; choose another name")
     names = optuna.get_all_study_names(storage)
     if name not in names:
         known = f"there are {', '.join(sorted(names))}" if names else "there are none yet"

@@ -53,7 +53,11 @@ def masked(url: str) -> str:
 
 def options_for(url: str) -> str:
     """The options that lead a command to this database, from the folder that this one was called in."""
-    return "" if url == default_url(Path("studies")) else f" --storage {shlex.quote(masked(url))}"
+    parsed = parse(url)
+    output = Path(str(parsed.database)).parent
+    if parsed.drivername != "sqlite" or url != default_url(output):
+        return f" --storage {shlex.quote(masked(url))}"
+    return "" if output == Path("studies") else f" --output {shlex.quote(str(output))}"
 
 
 def without_password(text: str, url: str) -> str:

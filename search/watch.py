@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import optuna
+from optuna.trial import TrialState
 from rich.console import Console
 from rich.text import Text
 
@@ -40,21 +41,23 @@ def watch(study: optuna.Study, folder: Path, console: Console, seconds: float, *
     view = live_view(console, lambda: Text("\n".join(presentation.status(*shown))), stays=True)
     with handled(signal.default_int_handler), view if live else nullcontext():
         while True:
+            left, awaited = persistently(lambda: (_is_busy(study), _awaits_finalists(study)))
+            shown = persistently(look)  # after that: the last to be shown is the end
             line = json.dumps(shown[0].as_json()) if as_json else " ".join(presentation.status(*shown, running=False))
             if not live and line != said:
                 print(line, file=console.file, flush=True)
                 said = line
-            if persistently(lambda: _is_busy(study, shown[0])):  # noqa: B023  called at once
+            if left:
                 busy = time.monotonic()
-            elif not persistently(lambda: _awaits_finalists(study)) or time.monotonic() - busy > PATIENCE:
+            elif not awaited or time.monotonic() - busy > PATIENCE:
                 return
             time.sleep(seconds)
-            shown = persistently(look)
 
 
-def _is_busy(study: optuna.Study, summary: Summary) -> bool:
+def _is_busy(study: optuna.Study) -> bool:
     """Whether trials are left, of the study or of its finalists."""
-    if summary.trials.running or summary.trials.waiting:
+    state = queue.counts(study)
+    if state[TrialState.RUNNING] or state[TrialState.WAITING]:
         return True
     finalists = finalists_of(study)
     if finalists is None:
@@ -64,5 +67,6 @@ def _is_busy(study: optuna.Study, summary: Summary) -> bool:
 
 
 def _awaits_finalists(study: optuna.Study) -> bool:
-    """Whether a `run` would choose finalists now. Workers do not: nobody may ever do so."""
-    return definition_of(study).finalists > 0 and finalists_of(study) is None
+    """Whether a `run` would choose finalists now, or is about to. Workers do not: nobody may ever do so."""
+    finalists = finalists_of(study)
+    return definition_of(study).finalists > 0 and (finalists is None or queue.goal(finalists)["trials"] == 0)

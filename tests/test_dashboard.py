@@ -32,6 +32,7 @@ from search.text import percent
 from search.url import default_url
 from search.worker import WorkerSettings, work
 from tests.conftest import NEEDS_CHROMIUM, definition
+from tests.postgresql import Server
 
 SECRET = "päss:w0rd"  # noqa: S105  # a colon and a letter that is not ASCII may be in a password
 USER = "mé"
@@ -285,6 +286,7 @@ def test_whatever_is_asked_for_needs_the_sign_in(gated: Site, path: str) -> None
         {},
         *({"Authorization": basic(*both)} for both in ((USER, "wrong"), ("other", SECRET), (USER, ""), ("", SECRET))),
         {"Authorization": basic(USER, SECRET).replace("Basic", "Bearer")},
+        {"Authorization": basic(USER, f"{SECRET}\0")},
         {"Authorization": "Basic"},
         {"Authorization": "Basic !"},
         {"Authorization": "Basic ÿ"},
@@ -332,12 +334,54 @@ def test_elsewhere_all_of_it_can(searched: Path, tmp_path: Path) -> None:
     trials = trials_of(output)
     with serving(output) as served:
         for method, path, body in changes(trials[0]._trial_id, trials[12]._trial_id):
-            if path in ("/api/studies/1/rename", "/incompatible-rdb-schema"):
-                continue  # there is no study 1 after the one; the other mends databases of another version
+            if path == "/incompatible-rdb-schema":
+                continue  # it mends databases of another version
+            if path == "/api/studies/1/rename":
+                continue  # which is refused
             before = content(output)
             assert served.ask(path, method, body).status in (201, 204), path
             assert content(output) != before, path
     assert list((output / "uploads").iterdir()) == []  # two were there, and went with their study
+
+
+def test_a_server_may_be_empty_before_the_first_study(tmp_path: Path, postgresql: Server) -> None:
+    with serving(tmp_path, "--storage", postgresql.create_database()) as served:
+        assert served.ask("/api/studies").json()["study_summaries"] == []
+
+
+def test_a_study_keeps_its_name_by_which_its_files_and_workers_go(site: Site) -> None:
+    for name in ("renamed", "../elsewhere"):
+        answer = site.ask("/api/studies/1/rename", "POST", {"study_name": name})
+        assert (answer.status, b"go by its name" in answer.body) == (403, True)
+    assert site.study()["name"] == "shown"
+
+
+def test_a_study_whose_name_leads_elsewhere_has_no_files(searched: Path, tmp_path: Path) -> None:
+    """As somebody may call it who writes to the database."""
+    output = copied(searched, tmp_path)
+    with serving(output) as served:
+        best = max(served.study()["trials"][:12], key=lambda each: each["values"][0])
+        path = served.artifact(best, best["artifacts"][2]["filename"])
+        for name in ("../copied/shown", str(output / "shown")):
+            with sqlite3.connect(output / "studies.db") as database:
+                database.execute("UPDATE studies SET study_name = ?", [name])
+            answer = served.ask(path)
+            assert (answer.status, b"outside the output folder" in answer.body) == (502, True)
+
+
+def test_what_is_uploaded_runs_nothing_in_the_name_of_the_dashboard(searched: Path, tmp_path: Path) -> None:
+    output = copied(searched, tmp_path)
+    with serving(output) as served:
+        file = {"file": "data:text/html;base64,PHNjcmlwdD4=", "filename": "page.html"}
+        identifier = served.ask("/api/artifacts/1", "POST", file).json()["artifact_id"]
+        answer = served.ask(f"/artifacts/1/{identifier}")
+        assert answer.headers["Content-Security-Policy"] == "sandbox"
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Access-Control-Allow-Origin"] is None
+
+
+def test_of_those_who_only_read_no_large_request_is_taken(gated: Site) -> None:
+    assert gated.ask("/api/studies", "POST", "x" * 2**17).status == 413
 
 
 def test_what_is_uploaded_can_be_looked_at_and_removed(searched: Path, tmp_path: Path) -> None:
@@ -372,6 +416,8 @@ def test_no_file_but_artifacts_can_be_reached(searched: Path, tmp_path: Path) ->
         name = trial["artifacts"][2]["filename"]
         path = served.artifact(trial, name)
         folder = path.rsplit("/", 1)[0]
+        for nowhere in ("/artifacts/99/1/00", "/artifacts/1/9999/00", "/artifacts/99/00"):
+            assert served.ask(nowhere).status == 404, nowhere
         for inside in ("../../../secret", "..%2f..%2f..%2fsecret", "%2e%2e/secret", str(secret), "0" * 36):
             for before in (folder, "/artifacts/1", "/static", "/dashboard"):
                 answer = served.ask(f"{before}/{inside}")

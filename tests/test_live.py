@@ -65,11 +65,13 @@ def test_a_search_that_comes_to_its_end_leaves_its_result(start: Start, study_fi
     assert "best so far" not in text
 
 
-@pytest.mark.parametrize("columns", [80, 20])
+@pytest.mark.parametrize("columns", [80, 40, 20])
 def test_ctrl_c_leaves_what_is_said_of_it(searching: Start, columns: int) -> None:
     terminal = searching(columns)
     terminal.type(b"\x03")
-    text = left(terminal, 130).replace("\n", "")
+    text = left(terminal, 130)
+    assert not re.search("^0 of 6 trials  ", text, re.MULTILINE), "the view is still there"
+    text = text.replace("\n", "")
     assert "Stopping after" in terminal.output
     assert "Stopping after" not in text
     assert "Stopped: 0 of 6 trials are finished; the same command goes on from here." in text

@@ -66,7 +66,7 @@ def test_a_program_gets_the_record_of_status_when_it_changed(
 @pytest.mark.parametrize("columns", [80, 20])
 def test_a_terminal_has_it_in_its_place(made: Made, tmp_path: Path, columns: int) -> None:
     terminal = Terminal(*WATCH, "--output", str(tmp_path), cwd=tmp_path, columns=columns)
-    terminal.read_until("Study s: 0 trials")
+    terminal.read_until("Study s: 0")
     drain(made)
     exit_code, screen = terminal.wait()
     assert exit_code == 0
@@ -81,7 +81,7 @@ def test_it_can_be_ended_before_and_leaves_the_terminal_whole(
     made: Made, tmp_path: Path, ending: bytes | signal.Signals
 ) -> None:
     terminal = Terminal(*WATCH, "--output", str(tmp_path), cwd=tmp_path, columns=80)
-    terminal.read_until("Study s: 0 trials")
+    terminal.read_until("Study s: 0")
     if isinstance(ending, bytes):
         terminal.type(ending)
     else:
