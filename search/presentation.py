@@ -17,7 +17,7 @@ from search.finalists import Standings
 from search.ranking import Configuration, rank
 from search.study import definition_of
 from search.summary import Summary
-from search.text import percent, short
+from search.text import count, percent, points, short
 from search.url import options_for
 
 if TYPE_CHECKING:
@@ -44,12 +44,12 @@ def show(console: Console, result: "RunResult", storage: str) -> None:
         say(f"{_WHY[result.stopped]}: {done}; the same command goes on from here.")
     elif not result.had_work:
         say(
-            f"Nothing left to do: study {name} has {trials.finished} finished trials of {result.goal}; "
+            f"Nothing left to do: study {name} has {count(trials.finished, 'finished trial')} of {result.goal}; "
             "ask for more with --trials."
         )
     else:
         failed = f", {trials.failed} failed and were replaced" if trials.failed else ""
-        say(f"Done: {trials.finished} trials, {trials.complete} complete and {trials.pruned} pruned{failed}.")
+        say(f"Done: {count(trials.finished, 'trial')}, {trials.complete} complete and {trials.pruned} pruned{failed}.")
     best = result.summary.best
     if best is None:
         say("No trial is complete yet, so there is no best one.")
@@ -114,7 +114,7 @@ def show_finalists(console: Console, study: str, standings: Standings | None) ->
             "-" if finalist.search is None else percent(finalist.search),
             percent(finalist.again.accuracy.mean),
             words.interval(finalist.again.accuracy),
-            "-" if finalist.shrinkage is None else f"{100 * finalist.shrinkage:+.2f}",
+            "-" if finalist.shrinkage is None else points(finalist.shrinkage),
             str(finalist.again.accuracy.n),
             words.standing(finalist.again, "" if place else standings.title),
         )
@@ -146,7 +146,7 @@ def status(summary: Summary, standings: Standings | None, *, running: bool = Tru
     """A study at this moment, in lines; `running`: with one for each trial at work."""
     trials = summary.trials
     lines = [
-        f"Study {summary.study}: {trials.finished} trials finished "
+        f"Study {summary.study}: {count(trials.finished, 'trial')} finished "
         f"({trials.complete} complete, {trials.pruned} pruned), "
         f"{trials.running} running, {trials.waiting} waiting, {trials.failed} failed."
     ]

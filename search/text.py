@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 
-def percent(accuracy: float) -> str:
-    """An accuracy in [0, 1]: 92.34 %."""
-    return f"{100 * accuracy:.2f} %"
+def percent(share: float, digits: int = 2) -> str:
+    """A share of 1, as an accuracy is: 92.34 %."""
+    return f"{100 * share:.{digits}f} %"
 
 
 def points(difference: float) -> str:

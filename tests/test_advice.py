@@ -93,7 +93,7 @@ TIE = [0.89, 0.90, 0.92]
 def test_the_cheapest_that_ties_with_the_best_is_named_with_what_it_saves() -> None:
     ranking = costing(BEST, (3, 4.0, TIE), (4, 6.0, TIE))
     assert said("cheaper", GRID, ranking=ranking) == (
-        "Filters=3 cannot be told from the best and takes 60% less time to train (4.0 s in the place of 10.0 s): "
+        "Filters=3 cannot be told from the best and takes 60 % less time to train (4.0 s in the place of 10.0 s): "
         "take it where time counts."
     )
     finalists = [Finalist(number, 0.99, one) for number, one in enumerate(ranking)]

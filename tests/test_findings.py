@@ -215,9 +215,9 @@ def lost(defined: StudyDefinition, **params: Any) -> FrozenTrial:
 def test_the_share_that_diverged_is_said_and_at_which_learning_rates() -> None:
     fine = [ended(RATES, 0.9) for _ in range(6)]
     trials = [*fine, lost(RATES, learning_rate=0.9), lost(RATES, learning_rate=0.25)]
-    assert said("diverged", RATES, trials) == "2 trials of 8 (25.0%) diverged, at learning rates from 0.25 to 0.9."
-    assert said("diverged", RATES, trials[:-1]) == "1 trial of 7 (14.3%) diverged, at a learning rate of 0.9."
-    assert said("diverged", TWO, [ended(TWO, 0.9), lost(TWO)]) == "1 trial of 2 (50.0%) diverged."
+    assert said("diverged", RATES, trials) == "2 trials of 8 (25.0 %) diverged, at learning rates from 0.25 to 0.9."
+    assert said("diverged", RATES, trials[:-1]) == "1 trial of 7 (14.3 %) diverged, at a learning rate of 0.9."
+    assert said("diverged", TWO, [ended(TWO, 0.9), lost(TWO)]) == "1 trial of 2 (50.0 %) diverged."
 
 
 def test_where_none_diverged_nothing_is_said_of_it() -> None:
@@ -246,7 +246,7 @@ FITS = curves((0.6, 0.5, 0.45), FALLING)
 def test_a_loss_that_rises_while_the_training_loss_falls_is_overfitting() -> None:
     text = said("overfitting", TWO, [FITS, FITS, curves((0.6, 0.4, 0.5), FALLING), curves((0.6, 0.4, 0.46), FALLING)])
     assert text == (
-        "2 of the best 4 trials overfit: their test loss ends 20% above its lowest while the training loss still "
+        "2 of the best 4 trials overfit: their test loss ends 20 % above its lowest while the training loss still "
         "falls. At the end the training accuracy (with dropout and augmentation, if any) is 5.00 points above the test "
         "accuracy, on average over the best 4."
     )
@@ -273,7 +273,7 @@ def test_one_that_overfits_is_spoken_of_in_the_singular() -> None:
     over = curves((0.6, 0.4, 0.5), FALLING, gap=-0.02)
     text = said("overfitting", TWO.model_copy(update={"score_on": "validation"}), [over])
     assert text is not None
-    assert text.startswith("The best trial overfits: its validation loss ends 25% above")
+    assert text.startswith("The best trial overfits: its validation loss ends 25 % above")
     assert text.endswith("is 2.00 points below the validation accuracy.")
     text = said("overfitting", TWO, [FITS, over])
     assert text is not None
@@ -399,7 +399,7 @@ def test_nothing_is_called_the_best_while_one_that_was_trained_once_is_ahead() -
 
 def test_what_pruning_saved_is_said_with_its_epochs() -> None:
     assert said("pruning", TWO, pruning=Pruning(12.5, 50)) == (
-        "Pruning saved 75% of the work: 12.5 epochs were trained, in the place of 50 to every trial's end."
+        "Pruning saved 75 % of the work: 12.5 epochs were trained, in the place of 50 to every trial's end."
     )
     assert said("pruning", TWO) is None
 
@@ -407,7 +407,7 @@ def test_what_pruning_saved_is_said_with_its_epochs() -> None:
 def test_an_audit_gives_the_false_prune_rate_or_says_that_it_has_too_few() -> None:
     assert said("audit", TWO, audit=Audit(12, 5, 0.8765, share(3, 12))) == (
         "Audit of the pruner: of 12 pruned trials that were trained to the end all the same, 3 would have been among "
-        "the study's best three (87.65 % or more): a false-prune rate of 25% (95 % interval 9% to 53%)."
+        "the study's best three (87.65 % or more): a false-prune rate of 25 % (95 % interval 9 % to 53 %)."
     )
     assert said("audit", TWO, audit=Audit(9, 2, 0.9, None)) == (
         "The audit of the pruner has too few trials for a rate: 9 audited and 2 completed; 10 and 3 are needed."

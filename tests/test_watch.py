@@ -120,7 +120,7 @@ def test_finalists_that_nobody_chooses_are_not_waited_for_without_end(
     worker.start()
     watch.watch(study, tmp_path / "s", Console(), 0.1, as_json=False)
     worker.join()
-    assert "1 trials finished" in capsys.readouterr().out
+    assert "Study s: 1 trial finished" in capsys.readouterr().out
     monkeypatch.setattr(watch, "PATIENCE", 1e9)
     watch.watch(study, tmp_path / "s", Console(), 0.1, as_json=False)
-    assert "1 trials finished" in capsys.readouterr().out
+    assert "Study s: 1 trial finished" in capsys.readouterr().out

@@ -12,7 +12,7 @@ from search.record import FINISHED
 from search.report.curves import best_trials
 from search.report.importance import FEWEST_COMPLETE, Importances
 from search.report.pruning import Audit, diverged
-from search.text import count, points, short
+from search.text import count, percent, points, short
 
 UNIMPORTANT = 0.05  # of 1: what the interval of an importance must stay below for the hyperparameter to be fixed
 IMPATIENT = 0.05  # what the interval of the false-prune rate must lie above for the pruner to be blamed
@@ -68,10 +68,10 @@ def cheaper(standings: Standings | None, ranking: list[Configuration]) -> str | 
     least = min(ties, key=lambda other: other.seconds, default=best)
     if least.seconds > CHEAPER * best.seconds:
         return None
-    name = names[found.index(least)]
+    name, less = names[found.index(least)], percent(1 - least.seconds / best.seconds, 0)
     return (
-        f"{name[0].upper()}{name[1:]} cannot be told from the best and takes {1 - least.seconds / best.seconds:.0%} "
-        f"less time to train ({least.seconds:.1f} s in the place of {best.seconds:.1f} s): take it where time counts."
+        f"{name[0].upper()}{name[1:]} cannot be told from the best and takes {less} less time to "
+        f"train ({least.seconds:.1f} s in the place of {best.seconds:.1f} s): take it where time counts."
     )
 
 

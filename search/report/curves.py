@@ -8,7 +8,7 @@ from optuna.trial import FrozenTrial, TrialState
 from fmnist.hyperparameters import ScoreOn
 from search.record import history_of
 from search.statistics import estimate
-from search.text import points
+from search.text import percent, points
 
 MOST = 5  # trials whose curves are looked at
 RISE = 1.02  # of a loss over its minimum: less is not called overfitting
@@ -34,9 +34,10 @@ def overfitting(score_on: ScoreOn, trials: list[FrozenTrial]) -> str | None:
     one = len(best) == 1
     subject = "The best trial" if one else f"{len(rises)} of the best {len(best)} trials"
     return (
-        f"{subject} {'overfits: its' if len(rises) == 1 else 'overfit: their'} {score_on} loss ends {fmean(rises):.0%} "
-        f"above its lowest while the training loss still falls. At the end the training accuracy (with dropout and "
-        f"augmentation, if any) is {points(abs(gap))} points {'above' if gap > 0 else 'below'} the {score_on} accuracy"
+        f"{subject} {'overfits: its' if len(rises) == 1 else 'overfit: their'} {score_on} loss ends "
+        f"{percent(fmean(rises), 0)} above its lowest while the training loss still falls. At the end the training "
+        f"accuracy (with dropout and augmentation, if any) is {points(abs(gap))} points "
+        f"{'above' if gap > 0 else 'below'} the {score_on} accuracy"
         f"{'' if one else f', on average over the best {len(best)}'}."
     )
 

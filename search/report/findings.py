@@ -114,7 +114,7 @@ def _diverged(trials: list[FrozenTrial]) -> str | None:
     those = [trial for trial in finished if diverged(trial)]
     if not those:
         return None
-    share = f"{count(len(those), 'trial')} of {len(finished)} ({len(those) / len(finished):.1%}) diverged"
+    share = f"{count(len(those), 'trial')} of {len(finished)} ({percent(len(those) / len(finished), 1)}) diverged"
     rates = [trial.params["learning_rate"] for trial in those if "learning_rate" in trial.params]
     if not rates:
         return f"{share}."
@@ -127,7 +127,7 @@ def _pruning(found: Pruning | None) -> str | None:
     if found is None:
         return None
     return (
-        f"Pruning saved {found.saved:.0%} of the work: {found.trained:g} epochs were trained, "
+        f"Pruning saved {percent(found.saved, 0)} of the work: {found.trained:g} epochs were trained, "
         f"in the place of {found.whole} to every trial's end."
     )
 
@@ -143,6 +143,6 @@ def _audit(found: Audit | None) -> str | None:
     false = found.false
     return (
         f"Audit of the pruner: of {found.audited} pruned trials that were trained to the end all the same, "
-        f"{false.hits} would have been among the study's best three ({percent(found.bar)} or more): a false-prune "
-        f"rate of {false.hits / false.n:.0%} (95 % interval {false.low:.0%} to {false.high:.0%})."
+        f"{false.hits} would have been among the study's best three ({percent(found.bar)} or more): a false-prune rate "
+        f"of {percent(false.hits / false.n, 0)} (95 % interval {percent(false.low, 0)} to {percent(false.high, 0)})."
     )
