@@ -9,6 +9,7 @@ import pytest
 from optuna_dashboard import get_note, save_note
 
 from fmnist.data import CLASSES
+from search.colours import GREY
 from search.finalists import Standings
 from search.report.analysis import Analysis
 from search.report.cost import Cost
@@ -21,6 +22,7 @@ from search.storage import open_storage
 from search.study import DEFINITION, KEY, StudyError
 from search.summary import BestTrial, Summary, TrialCounts
 from tests.conftest import definition
+from tests.test_browser import contrast
 from tests.test_report import BETTER, repeated, standings_of
 
 LABEL = "learning_rate=0.001234 batch_size=128 filters=24 dropout=0.1234 label_smoothing=0.04321 augmentation=0.1234"
@@ -124,6 +126,18 @@ def test_figures_have_a_title_and_the_room_that_the_dashboard_gives_them(analysi
     assert plots["confusion"].layout.title.text == "What the best network takes for what: 93.12 % test"
 
 
+def test_figures_read_on_the_dashboards_light_and_on_its_dark_cards(analysis: Analysis) -> None:
+    for name, plot in custom_plots(analysis).items():
+        assert plot.layout.paper_bgcolor == plot.layout.plot_bgcolor == "rgba(0,0,0,0)", name
+        for axis in (plot.layout.xaxis, plot.layout.yaxis):
+            assert axis.linecolor == plot.layout.font.color == GREY
+        for bars in plot.select_traces({"type": "bar"}):
+            assert bars.error_x.color == GREY
+    grey = str([int(GREY[place : place + 2], 16) for place in (1, 3, 5)])
+    for background in ("255, 255, 255", "30, 30, 30"):
+        assert contrast(grey, background) > 4
+
+
 def test_what_there_are_no_numbers_for_is_not_drawn(analysis: Analysis) -> None:
     assert custom_plots(replace(analysis, importances=None, costs=analysis.costs[:1], network=None)) == {}
 
@@ -140,6 +154,14 @@ def test_the_note_has_the_answer_and_commands_that_each_take_their_options(analy
         "fmnist-search predict 'studies/s/best one.pt' IMAGE.png",
         f"fmnist-search reproduce s 7 {where} --data-dir data",
     ]
+
+
+def test_the_note_says_why_the_dashboards_importances_may_stand_in_another_order(analysis: Analysis) -> None:
+    said = f"may stand in another order than those under “{custom_plots(analysis)['importances'].layout.title.text}”"
+    assert said in note(analysis)
+    none = Importances(None, None, 0, 0, 0, [])
+    assert "importance" not in note(replace(analysis, importances=none))
+    assert "importance" not in note(replace(analysis, importances=None))
 
 
 def test_the_answer_is_that_of_the_finalists_if_there_are_any(analysis: Analysis) -> None:

@@ -8,10 +8,10 @@ from dataclasses import replace
 import plotly.graph_objects as go
 
 from fmnist.classes import CLASSES
-from search.colours import COLOURS, INK
+from search.colours import COLOURS, GREY, INK
 from search.report.analysis import Analysis
 from search.report.network import BestNetwork
-from search.report.note import note, with_note
+from search.report.note import TITLE, note, with_note
 from search.report.page import drawers
 from search.report.style import figure_of
 from search.storage import lock, open_storage
@@ -19,6 +19,8 @@ from search.study import load_study
 from search.text import percent
 
 COST = "seconds"  # what a training takes is what accuracy is shown against
+CLEAR = "rgba(0,0,0,0)"
+FAINT = "rgba(125,125,125,0.3)"  # of GREY
 MOST = 50  # best configurations that are shown beside those on its front
 
 
@@ -41,7 +43,7 @@ def custom_plots(analysis: Analysis) -> dict[str, go.Figure]:
     """The figures by the names under which the dashboard knows them, those that there are numbers for."""
     drawable, drawn = drawers(analysis), {}
     if draw := drawable.get("importances"):
-        drawn["importances"] = _titled(draw(analysis), "Which hyperparameters matter, 95 % intervals")
+        drawn["importances"] = _titled(draw(analysis), TITLE)
     if draw := drawable.get(f"cost_{COST}"):
         few = [cost for place, cost in enumerate(analysis.costs) if place < MOST or COST in cost.fronts]
         title = f"What {analysis.summary.score_on} accuracy costs"
@@ -70,7 +72,10 @@ def _confusion(network: BestNetwork) -> go.Figure:
 def _titled(figure: go.Figure, title: str) -> go.Figure:
     """The figure as it fits the dashboard, which gives it a room and no heading.
 
-    A template takes 7 kB, and makes little difference.
+    It draws them in its light and its dark mode alike. A template takes 7 kB, and makes little difference.
     """
     figure.update_layout(title={"text": title, "font": {"size": 16}}, template="none", height=None, margin_t=90)
-    return figure.update_yaxes(automargin=True, title_standoff=12)
+    figure.update_layout(font_color=GREY, paper_bgcolor=CLEAR, plot_bgcolor=CLEAR)
+    figure.update_traces(error_x_color=GREY, marker_opacity=0.5, selector={"type": "bar"})
+    lines = {"gridcolor": FAINT, "zerolinecolor": FAINT, "linecolor": GREY, "tickcolor": GREY}
+    return figure.update_xaxes(lines).update_yaxes(lines | {"automargin": True, "title_standoff": 12})

@@ -8,14 +8,21 @@ from search.report.analysis import Analysis
 from search.text import assignments, percent
 
 MARK = "_What is above is written anew after each run; what you write below stays._"
+TITLE = "Which hyperparameters matter, 95 % intervals"  # of the figure
+IMPORTANCE = (
+    "Its own importances (PED-ANOVA over complete trials only) have no intervals and may stand in another order than "
+    f"those under “{TITLE}”: where intervals overlap, no order is to be trusted."
+)
 
 
 def note(analysis: Analysis) -> str:
     """The answer in sentences and the commands as a block."""
     answer = "\n\n".join(_escaped(sentence) for sentence in _answer(analysis))
-    steps = "In the dashboard's figures a step is a hundredth of an epoch."
+    found, remarks = analysis.importances, ["In the dashboard's figures a step is a hundredth of an epoch."]
+    if found and (found.ped_anova or found.fanova):
+        remarks.append(IMPORTANCE)
     commands = ["## Commands", "", "```console", *_commands(analysis), "```"]
-    return "\n".join(["## Answer", "", answer, "", steps, "", *commands])
+    return "\n".join(["## Answer", "", answer, "", " ".join(remarks), "", *commands])
 
 
 def with_note(ours: str, former: str) -> str:
