@@ -32,12 +32,17 @@ def distributions(definition: StudyDefinition) -> dict[str, BaseDistribution]:
     return {name: _distribution(name, parameter) for name, parameter in definition.space.items()}
 
 
+def is_whole(name: str) -> bool:
+    """Whether a hyperparameter takes whole numbers only."""
+    return Hyperparameters.model_fields[name].annotation is int
+
+
 def _distribution(name: str, parameter: Parameter) -> BaseDistribution:
     if parameter.choices is not None:
         return CategoricalDistribution(parameter.choices)
     assert parameter.low is not None  # the definition is validated
     assert parameter.high is not None
-    if Hyperparameters.model_fields[name].annotation is int:
+    if is_whole(name):
         return IntDistribution(
             int(parameter.low), int(parameter.high), log=parameter.log, step=int(parameter.step or 1)
         )

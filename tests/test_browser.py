@@ -118,6 +118,35 @@ def test_the_title_of_an_axis_is_below_its_ticks(report: Path, opened: Open) -> 
         assert all(gap > 0 for gap in gaps.values()), gaps
 
 
+OVERLAPS = """() => [...document.querySelectorAll(".plot")].flatMap((plot) => {
+    const ticks = [...plot.querySelectorAll(".xtick text")];
+    const boxes = ticks.map((each) => each.getBoundingClientRect()).sort((one, other) => one.left - other.left);
+    return boxes.slice(1).filter((box, place) => box.left <= boxes[place].right).map(() => plot.id);
+})"""
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE])
+def test_ticks_of_an_axis_do_not_touch(report: Path, opened: Open, size: tuple[int, int]) -> None:
+    with opened(report, size) as page:
+        assert page.locator(".xtick text").count() > 20
+        assert page.evaluate(OVERLAPS) == []
+
+
+def test_a_slice_has_all_choices_and_the_key_has_the_mark_of_the_best(report: Path, opened: Open) -> None:
+    with opened(report) as page:
+        assert page.locator("#slice_batch_size .xtick text").all_text_contents() == ["32", "64"]
+        assert page.locator("#slice_filters .xtick text").all_text_contents() == ["2", "3", "4", "5"]
+        assert page.evaluate("document.getElementById('slice_filters').data.at(-1).marker.symbol") == "diamond"
+        key = page.evaluate(
+            """() => {
+                const { borderRadius, transform } = getComputedStyle(document.querySelector(".key.diamond"));
+                const { a, b } = new DOMMatrix(transform);
+                return [borderRadius, (Math.atan2(b, a) * 180) / Math.PI];
+            }"""
+        )
+        assert key == ["0px", pytest.approx(45)]
+
+
 def test_what_a_user_wrote_is_shown_as_text(report: Path, opened: Open) -> None:
     with opened(report) as page:
         assert page.inner_text("h1") == f"Study {EVIL}"
@@ -194,6 +223,16 @@ def test_page_and_figures_follow_the_colour_scheme_when_it_changes_too(report: P
                 assert contrast(text, background) >= CONTRAST, (text, background)
 
 
+def test_on_paper_a_heading_and_its_sentence_stay_with_what_follows(report: Path, opened: Open) -> None:
+    with opened(report) as page:
+        page.emulate_media(media="print")
+        apart = page.evaluate(
+            """() => [...document.querySelectorAll("h2, h3, h2 + p, h3 + p")].filter((each) => !each.closest(".card")
+                && getComputedStyle(each).breakAfter !== "avoid").map((each) => each.textContent)"""
+        )
+        assert apart == []
+
+
 def test_on_paper_it_is_light_and_figures_fit_the_sheet(report: Path, opened: Open) -> None:
     with opened(report, color_scheme="dark") as page:
         page.evaluate(
@@ -203,14 +242,16 @@ def test_on_paper_it_is_light_and_figures_fit_the_sheet(report: Path, opened: Op
                     page: getComputedStyle(document.body).backgroundColor,
                     text: getComputedStyle(document.querySelector("#history .xtick text")).fill,
                     sheet: document.body.clientWidth,
+                    overlaps: (OVERLAPS)(),
                     widths: plots.map((plot) => plot.querySelector(".main-svg").getBoundingClientRect().width),
                 };
-            })"""
+            })""".replace("OVERLAPS", OVERLAPS)
         )
         assert len(page.pdf(format="A4", print_background=True)) > 50_000
         printed = page.evaluate("window.printed")
         assert contrast(printed["page"], "255, 255, 255") < 1.2
         assert contrast(printed["text"], printed["page"]) >= CONTRAST
+        assert printed["overlaps"] == []
         assert 600 < printed["sheet"] < 700  # of an A4 sheet's 794 pixels, less the margins
         assert 0 < min(printed["widths"]) <= max(printed["widths"]) <= printed["sheet"]
         assert max(printed["widths"]) > 0.9 * printed["sheet"]

@@ -21,6 +21,7 @@ from search.finalists import define, standings_of
 from search.lease import Holder, finish
 from search.objective import training_seed
 from search.ranking import Configuration
+from search.report.analysis import analyse
 from search.retrain import run_finalists, settle
 from search.space import distributions
 from search.statistics import Difference, estimate
@@ -137,6 +138,9 @@ def test_they_are_trained_again_and_the_winner_is_the_best_mean(
     assert best.hyperparameters.filters == first.again.params["filters"]
     assert evaluate(best.network(), tiny.test).accuracy == standings.checkpoint_accuracy == first.again.accuracies[0]
     assert standings.checkpoint == tmp_path / "s" / "best.pt"
+    analysis = analyse(study, tmp_path / "s", lambda: tiny)
+    assert analysis.epochs == 2 + 6  # as the wall time, which ends when the last finalist does
+    assert analysis.seconds == max(spell.end for spell in analysis.spells if spell.again)
 
 
 def test_more_of_them_or_more_seeds_train_the_difference_and_fewer_change_nothing(

@@ -1,6 +1,7 @@
 """The report of a study: its numbers, its figures and its page."""
 
 import html
+import io
 import json
 import random
 import re
@@ -12,6 +13,7 @@ from typing import Any
 import optuna
 import pytest
 from markupsafe import escape
+from rich.console import Console
 
 from fmnist import data
 from fmnist.data import CLASSES, DataSet, split
@@ -20,6 +22,7 @@ from search import queue
 from search.definition import StudyDefinition
 from search.finalists import Finalist, Standings
 from search.origin import Run
+from search.presentation import show_finalists
 from search.ranking import Configuration, rank
 from search.record import checkpoint_of, history_of
 from search.report import as_json, estimates, figures, space_figures, write, write_comparison
@@ -30,7 +33,7 @@ from search.report.findings import NEXT, findings
 from search.report.images import grey
 from search.report.importance import Importance
 from search.report.page import SECTIONS, drawers, render
-from search.report.style import in_sight, logarithmic
+from search.report.style import in_sight, logarithmic, stepped
 from search.report.writeup import compare
 from search.statistics import estimate
 from search.storage import open_storage
@@ -249,6 +252,30 @@ def test_slices_show_the_complete_trials_over_each_hyperparameter(analysis: Anal
     assert drawn["filters"].layout.xaxis.type == "linear"
 
 
+SPACE: dict[str, Any] = {
+    "filters": {"low": 8, "high": 24, "step": 8},
+    "epochs": {"low": 1, "high": 3},
+    "learning_rate": {"low": 1e-4, "high": 0.01, "log": True},
+    "batch_size": {"choices": [64, 32, 128]},
+}
+
+
+@pytest.mark.parametrize("name", SPACE)
+def test_a_slice_shows_all_that_is_searched(analysis: Analysis, name: str) -> None:
+    """Be it that no trial came near."""
+    trials = [replace(trial, params={name: SPACE[name].get("low", 32)}) for trial in analysis.trials]
+    changed = replace(analysis, trials=trials, definition=analysis.definition | {"space": {name: SPACE[name]}})
+    changed = replace(changed, summary=replace(analysis.summary, best=None))
+    axis = space_figures.slice_over(changed, name).layout.xaxis
+    low, high = (10**end if axis.type == "log" else end for end in axis.range)
+    if axis.type == "category":
+        assert list(axis.categoryarray) == ["32", "64", "128"]
+        assert (low, high) == (-0.5, 2.5)  # so plotly counts them
+    else:
+        assert 0.7 * SPACE[name]["low"] < low < SPACE[name]["low"]
+        assert SPACE[name]["high"] < high < 1.4 * SPACE[name]["high"]
+
+
 def test_parallel_coordinates_lead_each_trial_through_its_values_to_its_accuracy(analysis: Analysis) -> None:
     complete, top = space_figures.parallel_coordinates(analysis).data
     lines = curves_of(complete) | curves_of(top)
@@ -261,6 +288,10 @@ def test_parallel_coordinates_lead_each_trial_through_its_values_to_its_accuracy
         assert low + accuracy * (high - low) == pytest.approx(trial.accuracy)
     assert analysis.summary.best is not None
     assert list(curves_of(top)) == [analysis.summary.best.number]
+    assert top.name == "the best"
+    more = [replace(trial, number=trial.number + 12 * copy) for copy in range(2) for trial in analysis.trials]
+    *_, top = space_figures.parallel_coordinates(replace(analysis, trials=more)).data
+    assert (top.name, len(curves_of(top))) == ("the best 2", 2)
 
 
 def test_the_map_of_the_two_most_important_is_drawn_with_its_trials(analysis: Analysis) -> None:
@@ -276,12 +307,52 @@ def test_the_map_of_the_two_most_important_is_drawn_with_its_trials(analysis: An
 
 
 @pytest.mark.parametrize(
+    ("low", "high", "step", "ticks"),
+    [
+        (1, 3, 1, [1, 2, 3]),
+        (3, 7, 1, [3, 4, 5, 6, 7]),
+        (8, 24, 8, [8, 16, 24]),
+        (4, 13, 3, [4, 7, 10, 13]),
+        (2, 300, 1, [50, 100, 150, 200, 250, 300]),
+        (0.0, 0.5, 0.1, [0, 0.1, 0.2, 0.3, 0.4, 0.5]),
+        (3, 3, 1, [3]),
+    ],
+)
+def test_an_axis_of_steps_has_a_few_ticks_at_some_of_them(
+    low: float, high: float, step: float, ticks: list[float]
+) -> None:
+    axis = stepped(low, high, step)
+    ends = [round((end - axis["tick0"]) / axis["dtick"] + shift) for end, shift in ((low, 0.499), (high, -0.499))]
+    assert [axis["tick0"] + place * axis["dtick"] for place in range(ends[0], ends[1] + 1)] == pytest.approx(ticks)
+
+
+@pytest.mark.parametrize(("low", "high"), [(1, 4), (1, 64), (11, 19), (8, 512)])
+def test_a_logarithmic_axis_of_whole_numbers_has_ticks_at_whole_numbers(low: int, high: int) -> None:
+    axis = logarithmic(low, high, whole=True)
+    assert 2 < len(axis["tickvals"]) <= 6
+    assert axis["ticktext"] == [str(round(tick)) for tick in axis["tickvals"]]
+
+
+def test_hyperparameters_that_are_whole_have_whole_ticks(analysis: Analysis) -> None:
+    """Also where they differ by little, in slices, in the map and in costs."""
+    found = replace(analysis, definition=analysis.definition | {"space": {"filters": {"low": 2, "high": 4}}})
+    assert space_figures.slice_over(found, "filters").layout.xaxis.dtick == 1
+    assert analysis.landscape is not None
+    assert space_figures.contour(analysis).layout.xaxis.dtick == 1
+    longer = definition(space={"epochs": {"low": 1, "high": 3}})
+    trials = [ended(longer, 0.9, epochs=epochs) for epochs in (1, 2, 3)]
+    found = replace(analysis, costs=costs(longer, rank(longer, trials)))
+    assert space_figures.cost(found, "epochs").layout.xaxis.dtick == 1
+
+
+@pytest.mark.parametrize(
     ("low", "high", "texts"),
     [
         (0.0003, 0.05, ["0.0003", "0.001", "0.003", "0.01", "0.03"]),
         (1e-5, 1e-1, ["1e-05", "0.0001", "0.001", "0.01", "0.1"]),
-        (80_000, 310_000, ["80k", "100k", "150k", "200k", "300k"]),
-        (0.27, 0.43, ["0.27", "0.3", "0.33", "0.36", "0.39", "0.42"]),
+        (80_000, 310_000, ["80k", "150k", "300k"]),
+        (0.27, 0.43, ["0.27", "0.31", "0.35", "0.39", "0.43"]),
+        (17.1, 70.2, ["20", "40", "60"]),
         (1_900_000, 2_100_000, ["1.9M", "2M", "2.1M"]),
         (0.5, 0.5, ["0.5"]),
         (3.0, 3.0, ["3"]),
@@ -462,9 +533,15 @@ def test_the_answer_has_the_command_that_trains_it_again_and_its_checkpoint(anal
     assert str(escape(analysis.reproduction)) in render(analysis)
     assert best.checkpoint is not None
     assert best.checkpoint in render(analysis)
+    alone = "Train it again, and see that it comes out the same"
+    of_three = "Repeat the first of its 3 trainings, and see that it comes out the same"
+    assert alone in text_of(render(analysis))
     won = replace(analysis, standings=standings_of(BETTER))
+    assert of_three in text_of(render(won))
     assert won.reproduction == analysis.provenance.command("reproduce", f"{EVIL}.finalists", BETTER[0].trials[0])
     grid = repeated(analysis, BETTER)
+    assert of_three in text_of(render(grid))
+    assert alone in text_of(render(repeated(analysis, ranking_of((2, [0.95]), (4, [0.8, 0.81])))))
     assert grid.reproduction == analysis.provenance.command("reproduce", EVIL, BETTER[0].trials[0])
     masked = replace(analysis.provenance, options=" --storage postgresql://me:***@db/studies")
     assert "*** stands for the password" in render(replace(analysis, provenance=masked))
@@ -537,7 +614,12 @@ def test_a_search_with_finalists_says_who_won_and_what_shrank(analysis: Analysis
     assert "corrected for 1 comparison)" in text
     assert "7 95.00 % 91.00 % 88.52–93.48 % 4.00 3 winner +10.00 filters=2" in text
     assert "default - 81.00 % 78.52–83.48 % - 3 10.00 behind filters=4" in text
+    console = Console(file=io.StringIO(), width=120)
+    show_finalists(console, "s", standings_of(BETTER))
+    assert "7 95.00 % 91.00 % 88.52–93.48 % 4.00 3 winner" in " ".join(console.file.getvalue().split())
     assert "trainings are finished" not in text
+    assert "12 complete, 0 pruned, 6 of finalists" in text
+    assert "of finalists" not in text_of(render(analysis))
     tie = text_of(render(replace(analysis, standings=standings_of(TIE))))
     assert "Too close to call between it and the default." in tie
     tested = text_of(render(replace(analysis, standings=standings_of(BETTER, tested=True))))
@@ -624,7 +706,7 @@ def test_it_is_written_while_nothing_is_complete_and_says_what_is_missing(
         "The numbers carry no advice yet.",
     ):
         assert words in text
-    assert "The search is not finished: 0 trials of 2 are, 0 running." in text
+    assert "The search is not finished, with 0 of 2 trials done and 0 running." in text
     assert "Plotly" not in page  # without figures there is nothing to draw them
 
 

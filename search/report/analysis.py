@@ -29,7 +29,8 @@ from search.summary import Summary, summarize
 class Analysis:
     """All numbers of a report. Where `network` is None, `missing` says why.
 
-    epochs: trained over all trials. paused: seconds in which nobody worked, which no other time holds.
+    epochs: trained over all trials, those of the finalists included. paused: seconds in which nobody worked, which no
+    other time holds.
     """
 
     summary: Summary
@@ -62,26 +63,27 @@ class Analysis:
         return max((spell.end for spell in self.spells), default=0.0)
 
     @property
+    def answer(self) -> Configuration | None:
+        """The configuration that is the answer, where that is a mean; None where it is a single trial, or not yet."""
+        if self.standings:
+            return self.standings.winner.again
+        return self.ranking[0] if self.repeated and self.ranking else None
+
+    @property
     def best(self) -> dict[str, Any]:
         """The searched hyperparameters of the answer; none before there is one."""
-        if self.standings:
-            return self.standings.winner.again.params
-        if self.repeated and self.ranking:
-            return self.ranking[0].params
+        if self.answer:
+            return self.answer.params
         return self.summary.best.params if self.summary.best else {}
 
     @property
     def reproduction(self) -> str | None:
-        """The command that trains the answer again and holds it against the record; None before there is one."""
-        if self.standings:
-            name, number = finalists_name(self.summary.study), self.standings.winner.again.trials[0]
-        elif self.repeated and self.ranking:
-            name, number = self.summary.study, self.ranking[0].trials[0]
-        elif self.summary.best:
-            name, number = self.summary.study, self.summary.best.number
-        else:
-            return None
-        return self.provenance.command("reproduce", name, number)
+        """The command that trains the answer again, of a mean its first training, and holds that against the record;
+        None before there is one."""
+        name = finalists_name(self.summary.study) if self.standings else self.summary.study
+        if self.answer:
+            return self.provenance.command("reproduce", name, self.answer.trials[0])
+        return self.provenance.command("reproduce", name, self.summary.best.number) if self.summary.best else None
 
     def as_json(self) -> dict[str, Any]:
         """All of it as plain values."""
@@ -128,7 +130,7 @@ def analyse(study: optuna.Study, folder: Path, data: Callable[[], DataSet]) -> A
         definition=definition.model_dump(mode="json"),
         trials=finished,
         spells=done,
-        epochs=sum(history_of(trial)[-1].epoch for trial in trials if history_of(trial)),
+        epochs=sum(history_of(trial)[-1].epoch for trial in [*trials, *again] if history_of(trial)),
         paused=paused,
         findings=findings(evidence),
         standings=standings,

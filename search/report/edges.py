@@ -8,6 +8,7 @@ from search.definition import StudyDefinition
 from search.parameter import Parameter
 from search.ranking import Configuration
 from search.record import FINISHED
+from search.space import is_whole
 from search.text import short
 
 FEWEST = 10  # finished trials below which a best value at an edge tells nothing of the range
@@ -33,7 +34,7 @@ def _beyond(name: str, parameter: Parameter, value: float) -> str | None:
     assert parameter.low is not None  # it is a range
     assert parameter.high is not None
     low, high = parameter.low, parameter.high
-    whole = Hyperparameters.model_fields[name].annotation is int
+    whole = is_whole(name)
     step = parameter.step or (1 if whole else EDGE * (high - low))
     slack = step / 2 if whole or parameter.step else step
     near_low = value <= low * (high / low) ** EDGE if parameter.log else value <= low + slack

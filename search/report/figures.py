@@ -60,8 +60,8 @@ def _progress(
         y=best[1],
         mode="lines",
         line={"shape": "hv", "color": BEST, "width": 2.5},
-        name="best so far",
-        hovertemplate=f"best so far: {ACCURACY}",
+        name="best single training so far",
+        hovertemplate=f"best single training so far: {ACCURACY}",
     )
     return figure
 
@@ -102,7 +102,8 @@ def intermediate_values(analysis: Analysis) -> go.Figure:
                 hoverinfo="skip",
             )
     if best is not None:
-        _curves(figure, [trial for trial in trials if trial.number == best], f"trial {best}, the best", BEST, 3)
+        shown = [trial for trial in trials if trial.number == best]
+        _curves(figure, shown, f"trial {best}, the best single training", BEST, 3)
     return figure
 
 

@@ -1,5 +1,6 @@
 """The pictures of accuracy over the search space, and against what it costs. Nothing here computes."""
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,11 +13,13 @@ from search.report.analysis import Analysis
 from search.report.cost import COSTS
 from search.report.course import TrialRecord
 from search.report.landscape import ordered, position
-from search.report.style import ACCURACY, SHARE, figure_of, in_sight, literal, logarithmic, small
+from search.report.style import ACCURACY, SHARE, figure_of, in_sight, literal, logarithmic, small, stepped
+from search.space import is_whole
 from search.text import short
 
 MOST_COSTS = 1000  # configurations that are drawn, besides the fronts
 TOP = 0.1  # of the complete trials, whose lines stand out
+MARGIN = 0.06  # of a range, beside it
 FEW = 10  # values of a hyperparameter below which a map shows cells
 
 
@@ -38,11 +41,11 @@ def slice_over(analysis: Analysis, name: str) -> go.Figure:
         figure.add_scatter(
             x=_values(parameter, [best.params[name]]),
             y=[best.value],
-            hovertemplate=f"trial {best.number}, the best, {name} %{{x}}<br>{ACCURACY}",
+            hovertemplate=f"trial {best.number}, the best single training, {name} %{{x}}<br>{ACCURACY}",
             mode="markers",
             marker={"color": BEST, "size": 12, "symbol": "diamond"},
         )
-    return figure.update_xaxes(_axis(parameter))
+    return figure.update_xaxes(_axis(name, parameter), range=_range(parameter))
 
 
 def parallel_coordinates(analysis: Analysis) -> go.Figure:
@@ -55,7 +58,7 @@ def parallel_coordinates(analysis: Analysis) -> go.Figure:
     groups = {
         "pruned": ([trial for trial in trials if trial.state == "pruned"], COLOURS["pruned"], 0.35, 1.0),
         "complete": (complete[: len(complete) - len(top)], COLOURS["complete"], 0.5, 1.0),
-        f"the best {len(top)}": (top, BEST, 0.9, 2.0),
+        "the best" if len(top) == 1 else f"the best {len(top)}": (top, BEST, 0.9, 2.0),
     }
     accuracies = [_accuracy(trial) for trial in trials]
     low, high = min(accuracies, default=0.0), max(accuracies, default=1.0)
@@ -136,7 +139,7 @@ def contour(analysis: Analysis) -> go.Figure:
         marker={"color": "white", "size": 6, "line": {"color": "#1b1f24", "width": 1.2}},
         hoverinfo="skip",
     )
-    return figure.update_xaxes(_axis(x)).update_yaxes(_axis(y))
+    return figure.update_xaxes(_axis(found.x, x)).update_yaxes(_axis(found.y, y))
 
 
 def cost(analysis: Analysis, name: str) -> go.Figure:
@@ -166,27 +169,39 @@ def cost(analysis: Analysis, name: str) -> go.Figure:
         line={"shape": "hv", "width": 2},
     )
     values = [getattr(each, name) for each in analysis.costs]
-    logs = name != "epochs" and min(values) > 0
-    return figure.update_xaxes(logarithmic(min(values), max(values)) if logs else {"type": "linear"})
+    if name == "epochs":
+        return figure.update_xaxes(stepped(min(values), max(values)))
+    return figure.update_xaxes(logarithmic(min(values), max(values)) if min(values) > 0 else {"type": "linear"})
 
 
 def _space(analysis: Analysis) -> dict[str, Parameter]:
     return {name: Parameter.model_validate(given) for name, given in analysis.definition["space"].items()}
 
 
-def _axis(parameter: Parameter) -> dict[str, Any]:
+def _axis(name: str, parameter: Parameter) -> dict[str, Any]:
     """The axis of a hyperparameter's values."""
     if parameter.choices is not None:
         places = [literal(str(choice)) for choice in ordered(parameter.choices)]
         return {"type": "category", "categoryorder": "array", "categoryarray": places}
     assert parameter.low is not None  # it is a range
     assert parameter.high is not None
+    whole = is_whole(name)
     if parameter.log:
-        return logarithmic(parameter.low, parameter.high)
-    steps = round((parameter.high - parameter.low) / parameter.step) if parameter.step else FEW
-    if parameter.step is None or steps >= FEW:
-        return {"type": "linear"}
-    return {"type": "linear", "tickvals": [parameter.low + step * parameter.step for step in range(steps + 1)]}
+        return logarithmic(parameter.low, parameter.high, whole=whole)
+    if parameter.step or whole:
+        return stepped(parameter.low, parameter.high, parameter.step or 1)
+    return {"type": "linear"}
+
+
+def _range(parameter: Parameter) -> tuple[float, float]:
+    """All that is searched, as plotly has the range of that axis, and a margin."""
+    if parameter.choices is not None:
+        return -0.5, len(parameter.choices) - 0.5
+    assert parameter.low is not None  # it is a range
+    assert parameter.high is not None
+    low, high = (math.log10(end) if parameter.log else end for end in (parameter.low, parameter.high))
+    margin = MARGIN * (high - low)
+    return low - margin, high + margin
 
 
 def _values(parameter: Parameter, values: Iterable[Any]) -> list[Any]:

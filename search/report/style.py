@@ -1,6 +1,7 @@
 """How the reports' figures look. Fonts, grids and backgrounds are the page's: they follow its colour scheme."""
 
 import html
+import itertools
 import math
 import textwrap
 from collections.abc import Sequence
@@ -11,8 +12,10 @@ import plotly.graph_objects as go
 
 SHARE = ".2~%"  # of ticks
 ACCURACY = "%{y:.2%}<extra></extra>"  # the end of what is shown under the mouse
+ROUND = (1, 2, 5)  # of ticks, and what is ten, a hundred ... times as much
 MANTISSAS = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8), tuple(n / 10 for n in range(10, 100)))
 MOST_TICKS = 6
+NEAREST = 0.17  # of an axis, between two ticks
 FEWEST = 8  # accuracies among which some can be called outliers
 
 
@@ -63,16 +66,28 @@ def in_sight(accuracies: Sequence[float]) -> tuple[float, float] | None:
     return low - margin, high + margin
 
 
-def logarithmic(low: float, high: float) -> dict[str, Any]:
-    """An axis from low to high, both above 0, with a few round ticks: plotly's own are many, and rotate on a phone."""
+def stepped(low: float, high: float, step: float = 1) -> dict[str, Any]:
+    """An axis from low to high in steps, with ticks at a few of them and none between."""
+    sizes = (size * 10**power for power in itertools.count() for size in ROUND)
+    stride = next(size for size in sizes if high - low < MOST_TICKS * size * step)
+    return {"type": "linear", "tick0": low % step, "dtick": stride * step}
+
+
+def logarithmic(low: float, high: float, *, whole: bool = False) -> dict[str, Any]:
+    """An axis from low to high, both above 0, with a few round ticks: plotly's own are many, and rotate on a phone.
+
+    whole: at whole numbers only.
+    """
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks: list[float] = []
     for mantissas in MANTISSAS:
         marks = (mantissa * 10.0**decade for decade in decades for mantissa in mantissas)
-        ticks = [mark for mark in marks if 0.999 * low <= mark <= 1.001 * high]
+        ticks = [mark for mark in marks if 0.999 * low <= mark <= 1.001 * high and not (whole and round(mark, 6) % 1)]
         if len(ticks) > 2:
             break
-    ticks = ticks[:: math.ceil(len(ticks) / MOST_TICKS) or 1]
+    least = NEAREST * math.log(high / low)
+    strides = (ticks[::stride] for stride in itertools.count(1))
+    ticks = next(few for few in strides if all(math.log(b / a) >= least for a, b in itertools.pairwise(few)))
     return {"type": "log", "tickvals": ticks, "ticktext": [_compact(tick) for tick in ticks]}
 
 
