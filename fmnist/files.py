@@ -11,8 +11,15 @@ def write_whole(path: Path, content: bytes) -> None:
     What is there and no regular file, as a pipe or /dev/null, is written to and stays what it is.
 
     Raises:
-        OSError: the disk is full or the folder cannot be written; the former file stays.
+        OSError: the disk is full or the folder cannot be written; the former file stays. It names the path as given.
     """
+    try:
+        _write(path, content)
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(path)) from error
+
+
+def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and not path.is_file():
         with path.open("wb") as file:

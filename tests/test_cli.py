@@ -505,6 +505,8 @@ def test_output_moves_everything(command: Command, study_file: Path, tmp_path: P
         (["run", "--name", "../up"], 2, "'../up' cannot name a folder"),
         (["run", "--device", "cuda"], 2, "--device cuda: there is none on this machine"),
         (["status"], 1, "no database studies/studies.db; start a search"),
+        (["status", "--watch", "mine"], 2, "a study goes first: status mine --watch"),
+        (["run", "--output", "/dev/null/x"], 1, "/dev/null/x: Not a directory; name another place"),
         (["report"], 1, "no database"),
         (["dashboard"], 1, "no database"),
         (["train", "--epochs", "0"], 2, "--epochs: should be greater than or equal to 1, not 0"),

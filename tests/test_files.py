@@ -17,6 +17,14 @@ def test_what_cannot_be_written_whole_leaves_the_former_file(tmp_path: Path) -> 
     assert list(file.parent.iterdir()) == [file]
 
 
+def test_an_error_names_the_path_that_was_given(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(NotADirectoryError) as caught:
+        write_whole(file / "below" / "report.html", b"page")
+    assert caught.value.filename == str(file / "below" / "report.html")
+
+
 def test_what_is_no_file_is_written_to_and_stays(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)

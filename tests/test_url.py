@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from search.url import StorageError, _file_system, default_url, masked, parse, warnings_for
+from search.url import StorageError, _file_system, default_url, masked, options_for, parse, warnings_for
 
 SECRET = "hunter2"  # noqa: S105
 
@@ -46,3 +46,16 @@ def test_a_network_file_system_is_warned_of(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("search.url.NETWORKED", (_file_system(tmp_path),))
     assert any("network file system" in warning for warning in warnings_for(default_url(tmp_path), 1))
     assert _file_system(Path("/proc/self")) == "proc"
+
+
+@pytest.mark.parametrize(
+    ("url", "options"),
+    [
+        ("sqlite:///studies/studies.db", ""),
+        ("sqlite:///my work/studies.db", " --output 'my work'"),
+        ("sqlite:///work/other.db", " --storage sqlite:///work/other.db"),
+        (f"postgresql://me:{SECRET}@host/db", " --storage 'postgresql+psycopg://me:***@host/db'"),
+    ],
+)
+def test_commands_are_led_to_the_database(url: str, options: str) -> None:
+    assert options_for(url) == options

@@ -19,7 +19,10 @@ class ExpectedFailure(click.ClickException):
     """An error that the user can mend, shown as one line."""
 
     def __init__(self, error: ExpectedError | OSError) -> None:
-        super().__init__(" ".join(str(error).split()))
+        text = str(error)
+        if isinstance(error, OSError) and error.filename:
+            text = f"{error.filename}: {error.strerror}; name another place, or mend this one"
+        super().__init__(" ".join(text.split()))
         self.exit_code = getattr(error, "exit_code", 1)  # type: ignore[misc]  # click reads the instance's
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from fmnist.prediction import Prediction
 
 
-@click.command()
+@click.command(short_help="Say what clothes images show.")
 @click.argument("checkpoint", type=click.Path(path_type=Path, dir_okay=False))
 @click.argument("images", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="IMAGE...")
 @click.option("--invert", is_flag=True, help="The images show dark clothes on white, as photographs of products do.")
@@ -43,7 +43,7 @@ def predict(context: click.Context, checkpoint: Path, images: tuple[Path, ...], 
     context.exit(1 if errors else 0)
 
 
-@click.command()
+@click.command(short_help="Write a CHECKPOINT's network as ONNX.")
 @click.argument("checkpoint", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--format", type=click.Choice(["onnx"]), default="onnx", show_default=True, expose_value=False)
 @click.option(

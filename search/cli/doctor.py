@@ -10,7 +10,7 @@ from search.cli.options import artifacts_option, data_dir_option, json_option, s
 PARTS = ("python", "torch", "data", "storage", "artifacts", "disk", "report")  # of search.doctor, which imports Optuna
 
 
-@click.command()
+@click.command(short_help="Check what a search needs here.")
 @storage_options
 @artifacts_option
 @data_dir_option

@@ -61,7 +61,7 @@ def train(seed: int, score_on: "ScoreOn | None", data_dir: Path | None, device: 
     click.echo(f"\n{classification_report(result)}\nSaved {save}")
 
 
-@click.command()
+@click.command(short_help="Score a CHECKPOINT.")
 @click.argument("checkpoint", type=click.Path(path_type=Path, dir_okay=False))
 @score_on_option("as the checkpoint was scored")
 @data_dir_option

@@ -4,7 +4,7 @@ import json
 import webbrowser
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
@@ -20,12 +20,23 @@ from search.cli.options import (
 )
 
 
+class Pause(FiniteRange):
+    """Seconds; a name in their place is the study's, which click has taken for the option's value."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            float(value)
+        except ValueError:
+            self.fail(f"{value!r} is no number of seconds; a study goes first: status {value} --watch", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 @click.command()
 @study_argument
 @storage_options
 @click.option(
     "--watch",
-    type=FiniteRange(0.1),
+    type=Pause(0.1),
     is_flag=False,
     flag_value=2.0,
     metavar="[SECONDS]",
@@ -58,7 +69,7 @@ def status(study: str, storage: str | None, output: Path | None, watch: float | 
         presentation.show_status(presentation.terminal(), summary, standings)
 
 
-@click.command()
+@click.command(short_help="Show a study's answer.")
 @study_argument
 @storage_options
 @json_option
@@ -85,7 +96,7 @@ def best(study: str, storage: str | None, output: Path | None, as_json: bool) ->
         presentation.show_best(presentation.terminal(), summary, standings)
 
 
-@click.command()
+@click.command(short_help="Write the report of a STUDY.")
 @click.argument("studies", nargs=-1, metavar="[STUDY]...", shell_complete=stored)
 @storage_options
 @data_dir_option

@@ -12,7 +12,7 @@ from search.cli.options import storage_options, study_folder, url_of
 PASSWORD = "FMNIST_SEARCH_PASSWORD"  # noqa: S105  # the variable's name
 
 
-@click.command()
+@click.command(short_help="Serve optuna-dashboard for the studies.")
 @storage_options
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(1, 65535), default=8080, show_default=True, help="Port to listen on.")

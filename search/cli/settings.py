@@ -74,7 +74,10 @@ def read(context: click.Context, commands: Mapping[str, click.Command]) -> dict[
     known = {name: options_of(command) for name, command in commands.items()}
     tables = {key: value for key, value in content.items() if isinstance(value, dict)}
     shared = {key: value for key, value in content.items() if key not in tables}
-    _check_keys(shared, {key for options in known.values() for key in options})
+    shareable = {key for options in known.values() for key in options}
+    for key in shared.keys() & known.keys() - shareable:
+        raise _wrong(f"{key}: is a command; write [{key}], and its options below")
+    _check_keys(shared, shareable)
     _check_keys(tables, known)
     values = {}
     for command, options in known.items():

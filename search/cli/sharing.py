@@ -19,7 +19,7 @@ from search.cli.options import (
 )
 
 
-@click.command()
+@click.command(short_help="Work on a STUDY of another process.")
 @study_argument
 @storage_options
 @click.option("--follow", is_flag=True, help="Stay when the queue is empty, and wait for the study and its tickets.")
@@ -63,7 +63,7 @@ def worker(
         raise SystemExit(130)
 
 
-@click.command()
+@click.command(short_help="Add tickets to the queue of a STUDY.")
 @new_study_argument
 @click.option("--trials", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Tickets to add.")
 @click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="Fix a hyperparameter; repeatable.")
@@ -97,7 +97,7 @@ def enqueue(
     click.echo(f"Study {result.study}: {result.added} added, {result.waiting} waiting, {result.goal} in all.")
 
 
-@click.command()
+@click.command(short_help="Ask all workers of a STUDY to end.")
 @study_argument
 @storage_options
 def stop(study: str, storage: str | None, output: Path | None) -> None:
@@ -148,7 +148,7 @@ def delete(study: str, storage: str | None, output: Path | None, yes: bool) -> N
     click.echo(f"Study {study} is deleted.")
 
 
-@click.command()
+@click.command(short_help="Remove checkpoints of beaten trials.")
 @study_argument
 @storage_options
 @click.option("--keep", type=click.IntRange(1), help="Best checkpoints to keep.  [default: as the last run said]")
@@ -170,7 +170,7 @@ def gc(study: str, storage: str | None, output: Path | None, keep: int | None) -
     click.echo(f"Removed {count(beaten, 'checkpoint')} of beaten trials and {orphans} that no trial names.")
 
 
-@click.command()
+@click.command(short_help="Train a trial again, bit for bit.")
 @study_argument
 @click.argument("number", type=click.IntRange(0))
 @storage_options

@@ -29,7 +29,7 @@ SAMPLERS = ("tpe", "gp", "random", "grid", "qmc")
 PRUNERS = ("slack", "halving", "hyperband", "median", "percentile", "none")
 
 
-@click.command()
+@click.command(short_help="Search for the best training of a STUDY.")
 @new_study_argument
 @click.option("--trials", type=click.IntRange(1), help="Finished trials to reach.  [default: as the study says]")
 @click.option(
@@ -131,7 +131,7 @@ def run(
         raise SystemExit(130)
 
 
-@click.command()
+@click.command(short_help="Train the best again with fresh seeds.")
 @study_argument
 @click.option(
     "--top", type=click.IntRange(0, 100), default=3, show_default=True, help="Best configurations to train again."
@@ -200,7 +200,7 @@ def finalists(
         raise SystemExit(130)
 
 
-@click.command()
+@click.command(short_help="List the studies that can be run by name.")
 def studies() -> None:
     """List the studies that can be run by name: those of this package and those in ./studies.
 
