@@ -72,9 +72,10 @@ class Service:
         if self.engine == "podman" and not Path("/run/systemd/system").exists():
             self.environment["CONTAINERS_CONF"] = str(_without_systemd(folder))
 
-    def call(self, *command: str | Path, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
+    def call(self, *command: str | Path, check: bool = True, said: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command of the engine or of its compose; what it printed is in the result."""
-        print("$", shlex.join(map(str, command)), flush=True)
+        if said:
+            print("$", shlex.join(map(str, command)), flush=True)
         done = subprocess.run(
             list(map(str, command)),
             cwd=self.folder,
@@ -82,7 +83,6 @@ class Service:
             capture_output=True,
             text=True,
             check=False,
-            **options,
         )
         if check and done.returncode:
             raise SystemExit(f"exit code {done.returncode}\n{done.stdout[-4000:]}{done.stderr[-4000:]}")
@@ -100,7 +100,7 @@ class Service:
         """The identifiers of a service's containers that run."""
         labels = ("com.docker.compose.project=" + PROJECT, "com.docker.compose.service=" + service)
         filters = [each for label in labels for each in ("--filter", f"label={label}")]
-        return self.call(self.engine, "ps", "--quiet", "--no-trunc", *filters).stdout.split()
+        return self.call(self.engine, "ps", "--quiet", "--no-trunc", *filters, said=False).stdout.split()
 
     def inspect(self, thing: str, template: str) -> str:
         return self.call(self.engine, "inspect", "--format", template, thing).stdout.strip()
@@ -109,9 +109,9 @@ class Service:
         """The rows of an answer of one column; none while the database is not there."""
         (container,) = self.containers("postgres")
         psql = ["psql", "--host", "127.0.0.1", "--username", "fmnist", "--dbname", "studies", "-tAc", query]
-        password = (self.folder / "docker/secrets/postgres-password").read_text().strip()
-        done = self.call(self.engine, "exec", "--env", f"PGPASSWORD={password}", container, *psql, check=False)
-        return done.stdout.splitlines()
+        self.environment["PGPASSWORD"] = (self.folder / "docker/secrets/postgres-password").read_text().strip()
+        exec_ = [self.engine, "exec", "--env", "PGPASSWORD", container]
+        return self.call(*exec_, *psql, check=False, said=False).stdout.splitlines()
 
     def build(self) -> None:
         """The image, and what it and the database are made from if no registry has it."""
@@ -225,8 +225,10 @@ def main() -> None:
         look_at_confinement(running, workers[0])
 
         study = ["--volume", f"{running.folder}/short.toml:/short.toml:ro", "search", "run", "/short.toml"]
-        search = running.start(*running.compose, "--file", "docker/compose.yaml", "run", "--rm", *study)
-        killed, stopped = disturb(running, workers)
+        search = running.start(
+            *running.compose, "--file", "docker/compose.yaml", "--profile", "search", "run", "--rm", "-T", *study
+        )
+        killed, stopped = disturb(running, workers, search)
         check("run ends well", search.wait() == 0)
 
         found = attempts(running, "COMPLETE")
@@ -265,7 +267,7 @@ def look_at_confinement(running: Service, worker: str) -> None:
     check("it can write to /studies and /tmp only", inside(program).strip() == "['/studies', '/tmp']")
 
 
-def disturb(running: Service, workers: list[str]) -> tuple[int, int]:
+def disturb(running: Service, workers: list[str], search: subprocess.Popen[bytes]) -> tuple[int, int]:
     """Kill one worker and stop another, each in mid-trial; returns the numbers of their trials."""
 
     def busy() -> dict[str, int]:
@@ -273,7 +275,8 @@ def disturb(running: Service, workers: list[str]) -> tuple[int, int]:
         at = {tried[-1]["host"]: number for number, tried in attempts(running, "RUNNING").items() if tried}
         return {each: at[each[:12]] for each in workers if each[:12] in at}
 
-    until(lambda: len(busy()) >= 2, "two workers are at trials")
+    until(lambda: len(busy()) >= 2 or search.poll() is not None, "two workers are at trials")
+    check("the search goes on", search.poll() is None)
     (kill, killed), (stop, stopped), *_ = busy().items()
     running.call(running.engine, "kill", "--signal", "KILL", kill)
     began = time.monotonic()
