@@ -21,7 +21,11 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-BASE, POSTGRES = "docker.io/library/debian:bookworm-slim", "docker.io/library/postgres:17-bookworm"
+BASE, POSTGRES, IMAGE = (
+    "docker.io/library/debian:bookworm-slim",
+    "localhost/postgres-test",
+    "localhost/fmnist-search-test",
+)
 PROJECT, PORT = "fmnist-search-test", 18080
 TRIALS = 12
 STUDY = f"""\
@@ -68,6 +72,7 @@ class Service:
             "COMPOSE_PROJECT_NAME": PROJECT,
             "DASHBOARD_PORT": str(PORT),
             "STUDY": "short",
+            "FMNIST_SEARCH_IMAGE": IMAGE,
         }
         if self.engine == "podman" and not Path("/run/systemd/system").exists():
             self.environment["CONTAINERS_CONF"] = str(_without_systemd(folder))
@@ -115,23 +120,24 @@ class Service:
 
     def build(self) -> None:
         """The image, and what it and the database are made from if no registry has it."""
-        there = (["inspect", BASE], ["pull", "--quiet", BASE])
-        if all(self.call(self.engine, *each, check=False).returncode for each in there):
+        if self.call(self.engine, "pull", "--quiet", BASE, check=False).returncode:
+            self.environment["POSTGRES_IMAGE"] = POSTGRES
             self._bases_from_packages()
         revision = self.call("git", "-C", ROOT, "describe", "--always", "--dirty").stdout.strip()
         kind = ["--format", "docker"] if self.engine == "podman" else []  # OCI's has no health check
         own = shlex.split(os.environ.get("DOCKER_BUILD_ARGS", ""))
-        named = ["--build-arg", f"REVISION={revision}", "--tag", "fmnist-search", "--file", "docker/Dockerfile"]
+        named = ["--build-arg", f"REVISION={revision}", "--tag", IMAGE, "--file", "docker/Dockerfile"]
         began = time.monotonic()
         self.call(self.engine, "build", *kind, *own, *named, ".")
         took = time.monotonic() - began
-        size = int(self.inspect("fmnist-search", "{{.Size}}"))
+        size = int(self.inspect(IMAGE, "{{.Size}}"))
         print(f"Image: {size / 1e9:.2f} GB, built in {took:.0f} s")
 
     def _bases_from_packages(self) -> None:
         (self.folder / "entrypoint").write_text(POSTGRES_ENTRYPOINT)
         (self.folder / "entrypoint").chmod(0o755)
-        self._from_packages(BASE, "ca-certificates")
+        if self.call(self.engine, "inspect", BASE, check=False).returncode:
+            self._from_packages(BASE, "ca-certificates")
         self._from_packages(POSTGRES, "postgresql", "--customize-hook=copy-in entrypoint /usr/local/bin")
 
     def _from_packages(self, tag: str, package: str, *hooks: str) -> None:
@@ -142,10 +148,10 @@ class Service:
 
 
 def _docker_runs() -> bool:
-    """Whether there is an engine behind the command."""
-    return (
-        bool(shutil.which("docker"))
-        and not subprocess.run(["docker", "info"], capture_output=True, check=False).returncode
+    """Whether Docker has an engine and compose here."""
+    asked = (["docker", "info"], ["docker", "compose", "version"])
+    return bool(shutil.which("docker")) and not any(
+        subprocess.run(each, capture_output=True, check=False).returncode for each in asked
     )
 
 
@@ -241,6 +247,11 @@ def main() -> None:
         by_host = {each[-1]["host"] for each in found.values()}
         check(f"containers that finished trials: {len(by_host)}", len(by_host) > 1)
 
+        health = ["fmnist-search", "doctor", "--only", "storage"]
+        check(
+            "the health check passes",
+            not running.call(running.engine, "exec", running.containers("worker")[0], *health).returncode,
+        )
         password = (running.folder / "docker/secrets/dashboard-password").read_text().strip()
         until(listens, "the dashboard answers")
         for path in ("/dashboard", "/api/studies", "/static/bundle.js"):
@@ -277,10 +288,12 @@ def disturb(running: Service, workers: list[str], search: subprocess.Popen[bytes
 
     until(lambda: len(busy()) >= 2 or search.poll() is not None, "two workers are at trials")
     check("the search goes on", search.poll() is None)
+    held = running.sql("SELECT count(*) FROM pg_stat_activity WHERE datname = 'studies' GROUP BY client_addr")
+    print(f"connections of each container: {', '.join(sorted(held))}")
     (kill, killed), (stop, stopped), *_ = busy().items()
     running.call(running.engine, "kill", "--signal", "KILL", kill)
     began = time.monotonic()
-    running.call(running.engine, "stop", "--time", "120", stop)
+    running.call(running.engine, "stop", "-t", "120", stop)
     print(f"killed one worker at trial {killed}, stopped one at trial {stopped} in {time.monotonic() - began:.1f} s")
     return killed, stopped
 

@@ -109,8 +109,9 @@ def lock(url: str) -> Iterator[None]:
             yield
         return
     engine = sqlalchemy.create_engine(parsed, poolclass=sqlalchemy.NullPool)
-    with engine.connect() as connection:
+    with engine.connect() as connection:  # for one transaction, which ends with it: behind a pooler a session does not
+        connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
         connection.execute(
-            sqlalchemy.select(sqlalchemy.func.pg_advisory_lock(sqlalchemy.func.hashtext("fmnist-search")))
+            sqlalchemy.select(sqlalchemy.func.pg_advisory_xact_lock(sqlalchemy.func.hashtext("fmnist-search")))
         )
         yield

@@ -51,8 +51,10 @@ def _or_from_file(context: click.Context, parameter: click.Parameter, value: str
         return value
     try:
         lines = Path(file).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise click.UsageError(f"{STORAGE_FILE}: {file} cannot be read ({error}); name a text file") from error
+    except OSError as error:
+        raise click.UsageError(f"{STORAGE_FILE}: {file} cannot be read ({error.strerror}); name a file") from error
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"{STORAGE_FILE}: {file} is no text; name another file") from error
     if not lines or not lines[0].strip():
         raise click.UsageError(f"{STORAGE_FILE}: the first line of {file} is empty; write the URL there")
     return lines[0].strip()

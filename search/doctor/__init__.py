@@ -3,10 +3,11 @@
 Nothing is made but a file that is removed at once where checkpoints go, and nothing is downloaded.
 """
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import joblib
 
 from search.doctor import database, machine
 from search.doctor.check import Check
@@ -42,7 +43,7 @@ def parts(plan: Plan) -> dict[str, Callable[[], Iterable[Check]]]:
         "python": lambda: [machine.python()],
         "torch": lambda: machine.torch(plan.workers),
         "data": lambda: [machine.data_set(plan.data_dir)],
-        "storage": lambda: database.examine(url, plan.workers or os.cpu_count() or 1),
+        "storage": lambda: database.examine(url, plan.workers or joblib.cpu_count()),
         "artifacts": lambda: [machine.artifacts(plan.artifacts or str(plan.output))],
         "disk": lambda: machine.free_disk([plan.output, *database.folders(url)]),
         "report": lambda: [machine.report()],
