@@ -207,7 +207,7 @@ def command(tmp_path: Path, tiny_folder: Path) -> Command:
 
 @pytest.fixture
 def invoke(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
-    """The same in this process, which spares the imports: for what only reads, or prints what it is told."""
+    """The same in this process, which spares the imports: for what is not about processes and how they end."""
 
     def run(*arguments: str | Path, data_dir: Path | None = tiny_folder) -> subprocess.CompletedProcess[str]:
         environment = {"FMNIST_DATA": None if data_dir is None else str(data_dir), "HOME": str(tmp_path)}

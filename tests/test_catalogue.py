@@ -53,8 +53,8 @@ def test_ones_own_studies_are_listed_too_and_come_first(tmp_path: Path, monkeypa
         catalogue.entries()
 
 
-def test_studies_prints_them(command: Command) -> None:
-    result = command("studies")
+def test_studies_prints_them(invoke: Command) -> None:
+    result = invoke("studies")
     assert result.returncode == 0
     rows = [line.split()[:4] for line in result.stdout.splitlines()]
     for entry in catalogue.entries():

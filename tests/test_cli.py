@@ -80,7 +80,7 @@ def start(launch, tmp_path: Path):  # type: ignore[no-untyped-def]
 
 
 def test_run_reaches_its_number_then_has_nothing_to_do_then_adds_the_difference(
-    command: Command, study_file: Path, tmp_path: Path
+    command: Command, invoke: Command, study_file: Path, tmp_path: Path
 ) -> None:
     first = command("run", "tiny.toml", "--workers", "2")
     assert first.returncode == 0, first.stderr
@@ -91,20 +91,18 @@ def test_run_reaches_its_number_then_has_nothing_to_do_then_adds_the_difference(
     assert "fmnist-search dashboard" in first.stdout
     assert (tmp_path / "studies" / "tiny" / "report.html").is_file()
 
-    again = command("run", "tiny.toml")
+    again = invoke("run", "tiny.toml")
     assert again.returncode == 0
     assert "Nothing left to do: study tiny has 6 finished trials of 6" in again.stdout
 
-    more = command("run", "tiny.toml", "--trials", "8", "--quiet")
+    more = invoke("run", "tiny.toml", "--trials", "8", "--quiet")
     assert more.returncode == 0
     assert "[7/8]" not in more.stdout
     assert counts(tmp_path)["complete"] == 8
 
 
-def test_status_and_best_print_the_promised_json(
-    command: Command, invoke: Command, study_file: Path, tmp_path: Path
-) -> None:
-    command("run", "tiny.toml", "--trials", "2", "--workers", "1", "--quiet")
+def test_status_and_best_print_the_promised_json(invoke: Command, study_file: Path, tmp_path: Path) -> None:
+    invoke("run", "tiny.toml", "--trials", "2", "--workers", "1", "--quiet")
     status = json.loads(invoke("status", "tiny", "--json").stdout)
     assert list(status) == ["study", "direction", "trials", "best"]
     assert (status["study"], status["direction"]) == ("tiny", "maximize")
@@ -120,7 +118,7 @@ def test_status_and_best_print_the_promised_json(
     saved = checkpoint.load(tmp_path / best["checkpoint"])
     assert saved.history[-1].accuracy == best["value"]
     for name in ("status", "best"):
-        text = command(name, "tiny").stdout
+        text = invoke(name, "tiny").stdout
         assert f"{100 * best['value']:.2f} % on test" in text
     assert "one seed" in invoke("best", "tiny").stdout
 
@@ -224,11 +222,9 @@ def test_whoever_reads_no_further_ends_the_search_without_a_word(study_file: Pat
     assert counts(tmp_path)["running"] == 0
 
 
-def test_best_is_null_before_a_trial_is_complete(
-    command: Command, invoke: Command, study_file: Path, tmp_path: Path
-) -> None:
+def test_best_is_null_before_a_trial_is_complete(invoke: Command, study_file: Path, tmp_path: Path) -> None:
     study_file.write_text(LONG)
-    stopped = command("run", "tiny.toml", "--trials", "2", "--timeout", "0.5", "--workers", "1")
+    stopped = invoke("run", "tiny.toml", "--trials", "2", "--timeout", "0.5", "--workers", "1")
     assert "Time is up: 0 of 2 trials are finished; the same command goes on from here." in stopped.stdout
     assert stopped.returncode == 0
     assert json.loads(invoke("best", "tiny", "--json").stdout) is None
@@ -237,13 +233,13 @@ def test_best_is_null_before_a_trial_is_complete(
 
 
 def test_a_smaller_number_still_ends_with_what_an_earlier_run_asked_for(
-    command: Command, study_file: Path, start, tmp_path: Path
+    invoke: Command, study_file: Path, start, tmp_path: Path
 ) -> None:  # type: ignore[no-untyped-def]
     study_file.write_text(STUDY.replace("epochs = 2", "epochs = 30"))
     process = start("tiny.toml", "--trials", "4", "--workers", "1")
     process.kill()
     process.communicate()
-    result = command("run", "tiny.toml", "--trials", "2", "--workers", "1")
+    result = invoke("run", "tiny.toml", "--trials", "2", "--workers", "1")
     said = (
         r"Study tiny: 4 trials( \(\d (is|are) finished already\))?, as an earlier run asked for more than 2, of simple"
     )
@@ -300,13 +296,13 @@ def test_a_second_interrupt_stops_at_once_and_holds_nothing(
 
 
 def test_a_search_killed_hard_is_finished_by_the_same_command(
-    command: Command, study_file: Path, start, tmp_path: Path
+    invoke: Command, study_file: Path, start, tmp_path: Path
 ) -> None:  # type: ignore[no-untyped-def]
     study_file.write_text(STUDY.replace("epochs = 2", "epochs = 30"))
     process = start("tiny.toml", "--workers", "2")
     process.kill()
     process.communicate()  # ends when the workers, which hold the pipe, have ended too
-    result = command("run", "tiny.toml", "--workers", "2")
+    result = invoke("run", "tiny.toml", "--workers", "2")
     assert result.returncode == 0, result.stderr
     assert counts(tmp_path) == {"complete": 6, "pruned": 0, "failed": 0, "running": 0, "waiting": 0}
 
@@ -357,21 +353,19 @@ def test_a_study_that_is_out_of_memory_in_each_trial_ends_with_the_reason(
     }  # with those to come
 
 
-def test_an_artifact_folder_that_cannot_be_is_one_line(command: Command, study_file: Path, tmp_path: Path) -> None:
+def test_an_artifact_folder_that_cannot_be_is_one_line(invoke: Command, study_file: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("a file where the folder should be")
-    assert "no such artifact store" in one_line(command("run", "tiny.toml", "--artifacts", "ftp://x"), 1)
-    assert "file" in one_line(command("run", "tiny.toml", "--artifacts", "file", "--name", "other"), 1)
+    assert "no such artifact store" in one_line(invoke("run", "tiny.toml", "--artifacts", "ftp://x"), 1)
+    assert "file" in one_line(invoke("run", "tiny.toml", "--artifacts", "file", "--name", "other"), 1)
 
 
-def test_a_study_is_shared_out_by_its_commands(
-    command: Command, invoke: Command, study_file: Path, tmp_path: Path
-) -> None:
+def test_a_study_is_shared_out_by_its_commands(invoke: Command, study_file: Path, tmp_path: Path) -> None:
     """enqueue makes and fills it, a worker that has no study file drains it, and its trials can be had again."""
     made = invoke("enqueue", "tiny.toml", "--set", "learning_rate=0.003", "--set", "filters=2")
     assert made.stdout == "Study tiny: 1 added, 1 waiting, 1 in all.\n"
     assert invoke("enqueue", "tiny", "--trials", "6").stdout == "Study tiny: 6 added, 7 waiting, 7 in all.\n"
     study_file.unlink()
-    worked = command("worker", "tiny", "--workers", "1")
+    worked = invoke("worker", "tiny", "--workers", "1")
     assert worked.returncode == 0, worked.stderr
     assert worked.stdout.startswith("1 worker on study tiny")
     assert "trial 0 complete at " in worked.stdout
@@ -394,10 +388,8 @@ def test_a_study_is_shared_out_by_its_commands(
     assert "has no trial 7; its last is 6" in one_line(invoke("reproduce", "tiny", "7"), 2)
 
 
-def test_a_trial_that_comes_out_otherwise_is_said(
-    command: Command, invoke: Command, study_file: Path, tmp_path: Path
-) -> None:
-    command("run", "tiny.toml", "--trials", "1", "--workers", "1", "--quiet")
+def test_a_trial_that_comes_out_otherwise_is_said(invoke: Command, study_file: Path, tmp_path: Path) -> None:
+    invoke("run", "tiny.toml", "--trials", "1", "--workers", "1", "--quiet")
     database = sqlite3.connect(tmp_path / "studies" / "studies.db")
     with database:
         database.execute("UPDATE trial_intermediate_values SET intermediate_value = 0.5 WHERE step = 100")
@@ -414,8 +406,8 @@ def test_a_ticket_that_the_study_cannot_have_is_refused(invoke: Command, study_f
     assert counts(tmp_path)["waiting"] == 0
 
 
-def test_delete_asks_first(command: Command, invoke: Command, study_file: Path, tmp_path: Path) -> None:
-    command("run", "tiny.toml", "--trials", "1", "--workers", "1", "--quiet")
+def test_delete_asks_first(invoke: Command, study_file: Path, tmp_path: Path) -> None:
+    invoke("run", "tiny.toml", "--trials", "1", "--workers", "1", "--quiet")
     refused = invoke("delete", "tiny")  # nobody answers
     assert refused.returncode == 1
     assert "Delete study tiny with 1 finished and 0 running trials" in refused.stdout
@@ -478,12 +470,12 @@ def test_a_worker_of_no_study_says_so(command: Command, invoke: Command, study_f
     assert "no study named 'tinny' in this database; there are tiny" in one_line(command("worker", "tinny"), 2)
 
 
-def test_a_changed_definition_is_refused_with_the_difference(command: Command, study_file: Path) -> None:
-    command("run", "tiny.toml", "--trials", "1", "--workers", "1", "--quiet")
-    message = one_line(command("run", "tiny.toml", "--seed", "3", "--pruner", "median"), 2)
+def test_a_changed_definition_is_refused_with_the_difference(invoke: Command, study_file: Path) -> None:
+    invoke("run", "tiny.toml", "--trials", "1", "--workers", "1", "--quiet")
+    message = one_line(invoke("run", "tiny.toml", "--seed", "3", "--pruner", "median"), 2)
     assert "pruner: none -> median; seed: 0 -> 3" in message
     assert "--name" in message
-    assert command("run", "tiny.toml", "--seed", "3", "--trials", "1", "--name", "other", "--quiet").returncode == 0
+    assert invoke("run", "tiny.toml", "--seed", "3", "--trials", "1", "--name", "other", "--quiet").returncode == 0
 
 
 def test_output_moves_everything(command: Command, study_file: Path, tmp_path: Path) -> None:
@@ -542,8 +534,8 @@ def test_train_prints_the_write_ups_lines_and_saves(command: Command, tmp_path: 
     assert (values["correct"], values["total"], values["score_on"]) == (saved.history[-1].correct, 597, "test")
 
 
-def test_scoring_on_validation_says_so_everywhere(command: Command, invoke: Command, study_file: Path) -> None:
-    result = command("run", "tiny.toml", "--trials", "1", "--workers", "1", "--score-on", "validation")
+def test_scoring_on_validation_says_so_everywhere(invoke: Command, study_file: Path) -> None:
+    result = invoke("run", "tiny.toml", "--trials", "1", "--workers", "1", "--score-on", "validation")
     assert "validation accuracy" in result.stdout
     assert "on validation" in invoke("best", "tiny").stdout
     line = invoke("train", "--architecture", "simple", "--epochs", "1", "--score-on", "validation").stdout

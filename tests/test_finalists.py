@@ -348,24 +348,22 @@ def test_words_tell_ties_from_differences() -> None:
     assert words.standing(configuration([0.9], None), "winner") == ""
 
 
-def test_run_ends_with_the_finalists_and_goes_on_with_them(
-    command: Command, invoke: Command, study_file: Path, tmp_path: Path
-) -> None:
-    stopped = command("run", "tiny.toml", "--finalists", "3", "--timeout", "0.001", "--workers", "1")
+def test_run_ends_with_the_finalists_and_goes_on_with_them(invoke: Command, study_file: Path, tmp_path: Path) -> None:
+    stopped = invoke("run", "tiny.toml", "--finalists", "3", "--timeout", "0.001", "--workers", "1")
     assert "Finalists" not in stopped.stdout
-    first = command("run", "tiny.toml", "--workers", "2", "--finalists", "3")
+    first = invoke("run", "tiny.toml", "--workers", "2", "--finalists", "3")
     assert first.returncode == 0, first.stderr
     assert "trained again with 3 fresh seeds each" in first.stdout
     assert "Winner: trial" in first.stdout
     assert "one of 3)" in first.stdout
     assert (tmp_path / "studies" / "tiny" / "best.pt").is_file()
-    again = command("run", "tiny.toml", "--finalists", "3")
+    again = invoke("run", "tiny.toml", "--finalists", "3")
     assert "Nothing left to do" in again.stdout
     assert again.stdout[again.stdout.index("Winner") :] == first.stdout[first.stdout.index("Winner") :]
     assert "Winner: trial" in invoke("best", "tiny").stdout
     assert "trainings finished. Winner: trial" in invoke("status", "tiny").stdout
 
-    more = command("finalists", "tiny", "--top", "4", "--seeds", "4", "--json")
+    more = invoke("finalists", "tiny", "--top", "4", "--seeds", "4", "--json")
     assert more.returncode == 0, more.stderr
     record = json.loads(more.stdout)
     assert record["trained"] == record["wanted"] == 4 * len(record["finalists"])
@@ -378,13 +376,13 @@ def test_run_ends_with_the_finalists_and_goes_on_with_them(
     assert "there are none yet" in invoke("status", "tiny.finalists").stderr
 
 
-def test_finalists_0_turns_them_off(command: Command, study_file: Path, tmp_path: Path) -> None:
+def test_finalists_0_turns_them_off(invoke: Command, study_file: Path, tmp_path: Path) -> None:
     study_file.write_text(study_file.read_text().replace("finalists = 0", "finalists = 3"))
-    result = command("run", "tiny.toml", "--trials", "2", "--finalists", "0")
+    result = invoke("run", "tiny.toml", "--trials", "2", "--finalists", "0")
     assert result.returncode == 0, result.stderr
     assert "Finalists" not in result.stdout
     assert "This is one training (one seed)" in result.stdout
     assert not (tmp_path / "studies" / "tiny.finalists").exists()
-    absent = command("finalists", "nothing")
+    absent = invoke("finalists", "nothing")
     assert absent.returncode == 2
     assert "no study named 'nothing'" in absent.stderr
