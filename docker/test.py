@@ -107,6 +107,13 @@ class Service:
         filters = [each for label in labels for each in ("--filter", f"label={label}")]
         return self.call(self.engine, "ps", "--quiet", "--no-trunc", *filters, said=False).stdout.split()
 
+    def remove(self) -> None:
+        """Remove containers, volumes and network. podman-compose leaves the scaled workers, and what they use."""
+        label = f"label=com.docker.compose.project={PROJECT}"
+        containers = self.call(self.engine, "ps", "--all", "--quiet", "--filter", label, said=False).stdout.split()
+        self.call(self.engine, "rm", "--force", *containers, check=False)
+        self.composed("--profile", "search", "down", "--volumes", check=False)
+
     def inspect(self, thing: str, template: str) -> str:
         return self.call(self.engine, "inspect", "--format", template, thing).stdout.strip()
 
@@ -177,10 +184,11 @@ def service() -> Iterator[Service]:
         (folder / "short.toml").write_text(STUDY)
         made = Service(folder)
         made.call("docker/init-secrets")
+        made.remove()  # of a run that was killed
         try:
             yield made
         finally:
-            made.composed("--profile", "search", "down", "--volumes", check=False)
+            made.remove()
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = 300) -> Any:
