@@ -1,5 +1,6 @@
 """The commands that look at a study: status, best, report."""
 
+import gc
 import json
 import webbrowser
 from contextlib import ExitStack
@@ -53,13 +54,17 @@ def status(study: str, storage: str | None, output: Path | None, watch: float | 
       fmnist-search status cnn --watch
       fmnist-search status cnn --json
     """
+    if not watch:
+        gc.disable()  # it ends soon: even the collector's last look takes a tenth of its time
+
     from search import presentation
     from search.finalists import standings_of
     from search.summary import summarize
-    from search.watch import watch as keep_watching
 
     with opened_study(study, storage, output) as (opened, folder):
         if watch:
+            from search.watch import watch as keep_watching
+
             keep_watching(opened, folder, presentation.terminal(), watch, as_json=as_json)
             return
         summary, standings = summarize(opened, folder), standings_of(opened, folder)
