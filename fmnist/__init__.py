@@ -3,8 +3,9 @@
 Each name is imported when it is first used: torch takes seconds.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from fmnist.lazy import exports
 
 if TYPE_CHECKING:
     from fmnist import checkpoint, data
@@ -26,20 +27,16 @@ __all__ = [
     "read_image",
 ]
 
-_FROM = {
-    "ExpectedError": "errors",
-    "Hyperparameters": "hyperparameters",
-    "Training": "training",
-    "classification_report": "evaluation",
-    "evaluate": "evaluation",
-    "predict": "prediction",
-    "read_image": "prediction",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _FROM:
-        return getattr(import_module(f"{__name__}.{_FROM[name]}"), name)
-    if name in __all__:
-        return import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = exports(
+    __name__,
+    __all__,
+    {
+        "ExpectedError": "errors",
+        "Hyperparameters": "hyperparameters",
+        "Training": "training",
+        "classification_report": "evaluation",
+        "evaluate": "evaluation",
+        "predict": "prediction",
+        "read_image": "prediction",
+    },
+)

@@ -3,8 +3,9 @@
 Each name is imported when it is first used: torch and Optuna take seconds.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from fmnist.lazy import exports
 
 if TYPE_CHECKING:
     from search import definition, report
@@ -28,20 +29,16 @@ __all__ = [
     "summarize",
 ]
 
-_FROM = {
-    "RunSettings": "drain",
-    "StudyDefinition": "definition",
-    "load_study": "study",
-    "open_storage": "storage",
-    "run_search": "run",
-    "standings_of": "finalists",
-    "summarize": "summary",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _FROM:
-        return getattr(import_module(f"{__name__}.{_FROM[name]}"), name)
-    if name in __all__:
-        return import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = exports(
+    __name__,
+    __all__,
+    {
+        "RunSettings": "drain",
+        "StudyDefinition": "definition",
+        "load_study": "study",
+        "open_storage": "storage",
+        "run_search": "run",
+        "standings_of": "finalists",
+        "summarize": "summary",
+    },
+)

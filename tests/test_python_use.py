@@ -26,9 +26,10 @@ PACKAGES = pytest.mark.parametrize("package", [fmnist, search], ids=["fmnist", "
 def promised(package: ModuleType) -> dict[str, str]:
     """The names that a package exports as a type checker sees it, and the module that it sees each in."""
     assert package.__file__
-    imports = [node for node in ast.walk(ast.parse(Path(package.__file__).read_text())) if type(node) is ast.ImportFrom]
-    own = [node for node in imports if node.module and node.module.split(".")[0] == package.__name__]
-    return {alias.name: str(node.module) for node in own for alias in node.names}
+    (checking,) = (node for node in ast.parse(Path(package.__file__).read_text()).body if type(node) is ast.If)
+    assert ast.unparse(checking.test) == "TYPE_CHECKING"
+    imports = [node for node in checking.body if type(node) is ast.ImportFrom]
+    return {alias.name: str(node.module) for node in imports for alias in node.names}
 
 
 @PACKAGES

@@ -52,8 +52,8 @@ def test_a_network_file_system_is_warned_of(tmp_path: Path, monkeypatch: pytest.
     ("url", "options"),
     [
         ("sqlite:///studies/studies.db", ""),
-        ("sqlite:///my work/studies.db", " --output 'my work'"),
-        ("sqlite:///work/other.db", " --storage sqlite:///work/other.db"),
+        ("sqlite:///my studies/studies.db", " --output 'my studies'"),
+        ("sqlite:///elsewhere/other.db", " --storage sqlite:///elsewhere/other.db"),
         (f"postgresql://me:{SECRET}@host/db", " --storage 'postgresql+psycopg://me:***@host/db'"),
     ],
 )
