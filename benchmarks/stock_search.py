@@ -16,6 +16,7 @@ from search.definition import StudyDefinition
 from search.engines.local import cores
 from search.record import FINISHED
 from search.storage import open_storage
+from search.url import sqlite_url
 
 AT = "at"  # a user attribute of trials: as in Ended
 
@@ -27,7 +28,7 @@ def stock_search(definition: StudyDefinition, splits: Splits, trials: int, file:
     that ran when it was are made anew.
     """
     torch.set_num_threads(1)
-    storage = open_storage(f"sqlite:///{file}", "create")  # or both threads may take the default's trial
+    storage = open_storage(sqlite_url(file), "create")  # or both threads may take the default's trial
     study = optuna.create_study(storage=storage, study_name="stock", direction="maximize", load_if_exists=True)
     ended = ended_trials(study)
     study.sampler = optuna.samplers.TPESampler(seed=len(ended))  # 0 again would be the first trials again

@@ -6,17 +6,15 @@ readers' transactions would otherwise take the same ticket (optuna#4002, optuna#
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import Any, Literal
 
 import optuna
 import sqlalchemy
 from optuna.storages import RDBStorage
 from sqlalchemy import event
-from sqlalchemy.engine import URL
 
 from search.outage import BUSY_TIMEOUT, reported
-from search.url import StorageError, masked, parse
+from search.url import StorageError, absolute, file_of, masked
 
 Mode = Literal["create", "write", "read"]
 
@@ -34,10 +32,8 @@ def open_storage(url: str, mode: Mode = "read") -> RDBStorage:
         OSError: its folder cannot be made.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # what is to be said, we say
-    parsed = parse(url)
-    sqlite, create = parsed.drivername == "sqlite", mode == "create"
-    if sqlite:
-        file = Path(str(parsed.database))
+    file, create = file_of(url), mode == "create"
+    if file:
         if not create and not file.is_file():
             raise StorageError(
                 f"no database {file}; start a search with `fmnist-search run`, or name another with --storage"
@@ -46,19 +42,21 @@ def open_storage(url: str, mode: Mode = "read") -> RDBStorage:
             file.parent.mkdir(parents=True, exist_ok=True)
     options: dict[str, Any] = (
         {"connect_args": {"timeout": BUSY_TIMEOUT}}
-        if sqlite
+        if file
         else {"pool_size": 2, "max_overflow": 0, "pool_pre_ping": True}
     )
     with reported(url), lock(url) if create else nullcontext():
         if not create:
-            _refuse_unfinished(parsed)  # Optuna would write into it, beside whoever is making the tables
+            _refuse_unfinished(url)  # Optuna would write into it, beside whoever is making the tables
         try:
             storage = RDBStorage(
-                parsed.render_as_string(hide_password=False), engine_kwargs=options, skip_table_creation=not create
+                absolute(url).render_as_string(hide_password=False),
+                engine_kwargs=options,
+                skip_table_creation=not create,
             )
         except RuntimeError as error:  # the schema is of another version of Optuna
             raise StorageError(f"{masked(url)}: {' '.join(str(error).split())}") from error
-        if not sqlite:
+        if not file:
             storage.engine.dispose()  # connections made before the event was there
             event.listen(storage.engine, "connect", _bound_idle_transactions)
         elif mode != "read":
@@ -66,12 +64,12 @@ def open_storage(url: str, mode: Mode = "read") -> RDBStorage:
     return storage
 
 
-def _refuse_unfinished(url: URL) -> None:
+def _refuse_unfinished(url: str) -> None:
     """See whether the tables are there, to the last that Optuna makes."""
-    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
+    engine = sqlalchemy.create_engine(absolute(url), poolclass=sqlalchemy.NullPool)
     if not sqlalchemy.inspect(engine).has_table("alembic_version"):
         raise StorageError(
-            f"{masked(url.render_as_string(hide_password=False))}: no study was made in this database yet; "
+            f"{masked(url)}: no study was made in this database yet; "
             "start one with `fmnist-search run`, or name another database with --storage"
         )
 
@@ -101,14 +99,14 @@ def _begin_as_writer(engine: sqlalchemy.Engine) -> None:
 @contextmanager
 def lock(url: str) -> Iterator[None]:
     """Hold the one lock that all processes on this database respect."""
-    parsed = parse(url)
-    if parsed.drivername == "sqlite":
+    place = absolute(url)
+    if place.drivername == "sqlite":
         from filelock import FileLock
 
-        with FileLock(f"{parsed.database}.lock"):
+        with FileLock(f"{place.database}.lock"):
             yield
         return
-    engine = sqlalchemy.create_engine(parsed, poolclass=sqlalchemy.NullPool)
+    engine = sqlalchemy.create_engine(place, poolclass=sqlalchemy.NullPool)
     with engine.connect() as connection:  # for one transaction, which ends with it: behind a pooler a session does not
         connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
         connection.execute(

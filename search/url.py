@@ -1,5 +1,6 @@
 """The URL of a database of studies: checked, shown without its password, and what is to be said of it."""
 
+import os
 import shlex
 from pathlib import Path
 
@@ -17,8 +18,24 @@ class StorageError(ExpectedError):
 
 
 def default_url(output: Path) -> str:
-    """The embedded database of an output folder."""
-    return f"sqlite:///{output / 'studies.db'}"
+    """The embedded database of an output folder.
+
+    Raises:
+        StorageError: the folder's name is not valid UTF-8.
+    """
+    return sqlite_url(output / "studies.db")
+
+
+def sqlite_url(file: Path) -> str:
+    """The URL of an SQLite database; what has a meaning in URLs is quoted.
+
+    Raises:
+        StorageError: the file's path is not valid UTF-8.
+    """
+    try:
+        return URL.create("sqlite", database=str(file)).render_as_string()
+    except UnicodeEncodeError:  # bytes that Python keeps as lone surrogates; Optuna takes its database as text
+        raise StorageError(f"{str(file)!a}: not valid UTF-8; name another place with --output") from None
 
 
 def parse(url: str) -> URL:
@@ -28,7 +45,10 @@ def parse(url: str) -> URL:
         StorageError: it is malformed, in memory, or of another database.
     """
     try:
+        url.encode()
         parsed = make_url(url)
+    except UnicodeEncodeError:
+        raise StorageError(f"{url!a}: not valid UTF-8; name another database with --storage") from None
     except (ArgumentError, ValueError):
         raise StorageError(
             "the storage URL is malformed; write sqlite:///FILE or postgresql://USER@HOST/DATABASE"
@@ -46,6 +66,22 @@ def parse(url: str) -> URL:
     return parsed
 
 
+def absolute(url: str) -> URL:
+    """The URL as it means the same in any working directory.
+
+    The operating system resolves an SQLite file's path here: SQLAlchemy removes `..` by name, and so would open
+    another file than everybody else does where the folder before it is a symbolic link.
+    """
+    parsed = parse(url)
+    return parsed.set(database=str(file.resolve())) if (file := file_of(url)) else parsed
+
+
+def file_of(url: str) -> Path | None:
+    """The file of an SQLite database; None of a database on a server."""
+    parsed = parse(url)
+    return Path(str(parsed.database)) if parsed.drivername == "sqlite" else None
+
+
 def masked(url: str) -> str:
     """The URL as it may be shown: a password as ***, and no options, which may hold one too."""
     return parse(url).set(query={}).render_as_string(hide_password=True)
@@ -53,11 +89,10 @@ def masked(url: str) -> str:
 
 def options_for(url: str) -> str:
     """The options that lead a command to this database, from the folder that this one was called in."""
-    parsed = parse(url)
-    output = Path(str(parsed.database)).parent
-    if parsed.drivername != "sqlite" or url != default_url(output):
+    file = file_of(url)
+    if file is None or parse(url) != parse(default_url(file.parent)):
         return f" --storage {shlex.quote(masked(url))}"
-    return "" if output == Path("studies") else f" --output {shlex.quote(str(output))}"
+    return "" if file.parent == Path("studies") else f" --output {shlex.quote(str(file.parent))}"
 
 
 def without_password(text: str, url: str) -> str:
@@ -74,15 +109,15 @@ def warnings_for(url: str, workers: int, *, cluster: bool = False) -> list[str]:
 
     cluster: whether the workers may be on several machines.
     """
-    parsed = parse(url)
-    if parsed.drivername != "sqlite":
+    file = file_of(url)
+    if file is None:
         return []
     warnings = []
     if cluster:
         warnings.append("Warning: SQLite serves workers of this machine only; use PostgreSQL for those of others.")
     if workers > SQLITE_WORKERS:
         warnings.append(f"Warning: more than {SQLITE_WORKERS} workers wait for each other on SQLite; use PostgreSQL.")
-    kind = _file_system(Path(str(parsed.database)))
+    kind = _file_system(file)
     if kind.startswith(NETWORKED):
         warnings.append(f"Warning: SQLite is not safe on a network file system ({kind}); use PostgreSQL.")
     return warnings
@@ -93,7 +128,7 @@ def _file_system(path: Path) -> str:
     mounts = Path("/proc/mounts")
     if not mounts.is_file():
         return ""
-    mounted = map(str.split, mounts.read_text().splitlines())
-    kinds = {Path(fields[1].encode().decode("unicode_escape")): fields[2] for fields in mounted}
-    absolute = path.resolve()
-    return next((kinds[folder] for folder in (absolute, *absolute.parents) if folder in kinds), "")
+    mounted = [line.split() for line in mounts.read_bytes().splitlines()]  # a space in a name is \040 there
+    kinds = {Path(os.fsdecode(fields[1].decode("unicode_escape").encode("latin-1"))): fields[2] for fields in mounted}
+    resolved = path.resolve()
+    return next((kinds[folder].decode() for folder in (resolved, *resolved.parents) if folder in kinds), "")

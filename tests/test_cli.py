@@ -485,6 +485,21 @@ def test_output_moves_everything(command: Command, study_file: Path, tmp_path: P
     assert json.loads(command("status", "tiny", "--output", "elsewhere", "--json").stdout)["trials"]["complete"] == 1
 
 
+@pytest.mark.parametrize("name", ["per%20cent", "what?", "a{b}c#d"])
+def test_an_output_folder_of_any_name_holds_the_database_and_the_files(
+    invoke: Command, study_file: Path, tmp_path: Path, name: str
+) -> None:
+    assert invoke("enqueue", "tiny.toml", "--output", name).returncode == 0
+    worked = invoke("worker", "tiny", "--workers", "1", "--output", name)
+    assert worked.returncode == 0, worked.stderr
+    assert json.loads(invoke("status", "tiny", "--output", name, "--json").stdout)["trials"]["complete"] == 1
+    assert invoke("report", "tiny", "--output", name, "--format", "json").returncode == 0
+    report = json.loads((tmp_path / name / "tiny" / "report.json").read_text())
+    assert report["provenance"]["database"] == str(tmp_path / name / "studies.db")
+    assert list((tmp_path / name / "tiny" / "checkpoints").glob("trial-*"))
+    assert not {path.name for path in tmp_path.iterdir()} - {name, "tiny.toml"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "exit_code", "message"),
     [

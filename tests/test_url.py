@@ -1,8 +1,27 @@
+import os
+import shlex
 from pathlib import Path
 
 import pytest
+import sqlalchemy
+from hypothesis import example, given
+from hypothesis import strategies as st
+from optuna.storages import RDBStorage
 
-from search.url import StorageError, _file_system, default_url, masked, options_for, parse, warnings_for
+from search.cli import main
+from search.cli.options import url_of
+from search.origin import command_line
+from search.url import (
+    StorageError,
+    _file_system,
+    absolute,
+    default_url,
+    file_of,
+    masked,
+    options_for,
+    parse,
+    warnings_for,
+)
 
 SECRET = "hunter2"  # noqa: S105
 
@@ -59,3 +78,45 @@ def test_a_network_file_system_is_warned_of(tmp_path: Path, monkeypatch: pytest.
 )
 def test_commands_are_led_to_the_database(url: str, options: str) -> None:
     assert options_for(url) == options
+
+
+# What a file system allows in a name: anything but a slash, NUL and bytes that are not UTF-8.
+NAMES = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=20)
+
+
+@given(st.lists(NAMES, min_size=1, max_size=3), st.booleans())
+@example(["per%20cent"], False)
+@example(["what?"], False)
+@example(["a{b}c#d"], False)
+@example(["{SCHEMA_VERSION}", "new\nline", "me:you@host"], True)
+@example(["..", "a+b &c=d;", "~"], False)
+@example([":memory:"], False)
+def test_any_path_survives_every_way_that_its_url_goes(names: list[str], from_root: bool) -> None:
+    output = Path(*(["/"] if from_root else []), *names)
+    url, file = default_url(output), output / "studies.db"
+    assert str(parse(url).database) == str(file)
+    assert file_of(masked(url)) == file  # what is printed may be typed
+    assert file_of(RDBStorage._fill_storage_url_template(url)) == file
+    resolved = absolute(url).render_as_string(hide_password=False)
+    assert sqlalchemy.create_engine(resolved).url.database == str(file.resolve())
+    context = main.commands["status"].make_context("status", shlex.split(options_for(url)))
+    assert file_of(url_of(context.params["storage"], context.params["output"])) == file
+    *_, storage = shlex.split(command_line(["run", "--storage", url]))
+    assert file_of(storage) == file
+
+
+def test_a_path_that_is_no_text_is_refused_in_one_line() -> None:
+    for refused in (lambda: default_url(Path(os.fsdecode(b"\xff"))), lambda: parse("sqlite:///\udcff")):
+        with pytest.raises(StorageError, match=r"not valid UTF-8; name another .*--") as error:
+            refused()
+        str(error.value).encode()
+
+
+def test_a_url_that_a_user_gives_is_read_as_a_url() -> None:
+    assert file_of("sqlite:///per%20cent/what?timeout=5#x") == Path("per cent/what")
+
+
+def test_a_folder_beyond_a_link_is_that_of_the_operating_system(tmp_path: Path) -> None:
+    (tmp_path / "far" / "below").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "below")
+    assert absolute(default_url(tmp_path / "link" / "..")).database == str(tmp_path / "far" / "studies.db")

@@ -1,6 +1,5 @@
 """What a shell completes beside options and their choices: the names of studies."""
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -29,16 +28,16 @@ def _in_database(context: click.Context) -> list[str]:
     import sqlalchemy
 
     from search.cli.options import url_of
-    from search.url import StorageError, parse
+    from search.url import StorageError, absolute, file_of
 
     try:
-        url = parse(url_of(context.params.get("storage"), context.params.get("output")))
+        url = url_of(context.params.get("storage"), context.params.get("output"))
         options: dict[str, Any] = {"connect_timeout": COMPLETION_TIMEOUT}
-        if url.drivername == "sqlite":
-            if not Path(str(url.database)).is_file():
+        if file := file_of(url):
+            if not file.is_file():
                 return []
             options = {}
-        engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool, connect_args=options)
+        engine = sqlalchemy.create_engine(absolute(url), poolclass=sqlalchemy.NullPool, connect_args=options)
         with engine.connect() as connection:
             return list(connection.scalars(sqlalchemy.text("SELECT study_name FROM studies ORDER BY study_name")))
     except (StorageError, sqlalchemy.exc.SQLAlchemyError):

@@ -13,7 +13,7 @@ from search.doctor.machine import nearest
 from search.outage import reported
 from search.storage import open_storage
 from search.text import count
-from search.url import StorageError, masked, parse, warnings_for
+from search.url import StorageError, absolute, file_of, masked, warnings_for
 
 REACH = 5  # seconds within which a server answers and a lock is free
 
@@ -31,7 +31,7 @@ def examine(url: str, workers: int) -> Iterator[Check]:
         if file and not os.access(file, os.F_OK):
             yield _absent(file)
         else:
-            with reported(url), _connected(parse(url)) as connection:
+            with reported(url), _connected(absolute(url)) as connection:
                 yield from _examine(url, connection)
         for warning in warnings_for(url, workers):
             yield Check.warning("storage", warning.removeprefix("Warning: "))
@@ -42,10 +42,9 @@ def examine(url: str, workers: int) -> Iterator[Check]:
 def _file(url: str) -> Path | None:
     """The file of an SQLite database."""
     try:
-        parsed = parse(url)
+        return file_of(url)
     except StorageError:
         return None  # which `examine` says
-    return Path(str(parsed.database)) if parsed.drivername == "sqlite" else None
 
 
 def _absent(file: Path) -> Check:

@@ -27,7 +27,7 @@ from search.queue import TooManyFailures, check_failures
 from search.reaper import release
 from search.storage import open_storage
 from search.study import load_study, request_stop, stop_requests
-from search.url import parse
+from search.url import absolute
 from search.worker import WorkerSettings, work
 
 CONNECT = 5.0  # seconds within which the head of the cluster must accept a connection
@@ -125,13 +125,10 @@ def _asked(study: optuna.Study, request: str | None) -> bool:
 
 def _anywhere(settings: WorkerSettings) -> WorkerSettings:
     """The settings as they mean the same in the working directory and environment of any process here."""
-    url = parse(settings.storage)
-    if url.drivername == "sqlite":
-        url = url.set(database=str(Path(str(url.database)).resolve()))
     data_dir = settings.data_dir or os.environ.get("FMNIST_DATA")
     return replace(
         settings,
-        storage=url.render_as_string(hide_password=False),
+        storage=absolute(settings.storage).render_as_string(hide_password=False),
         data_dir=Path(data_dir).resolve() if data_dir else None,
     )
 
