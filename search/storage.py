@@ -4,6 +4,7 @@ Every transaction on SQLite begins as a writer's. Two workers that read the queu
 readers' transactions would otherwise take the same ticket (optuna#4002, optuna#4621).
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
@@ -11,12 +12,16 @@ from typing import Any, Literal
 import optuna
 import sqlalchemy
 from optuna.storages import RDBStorage
+from optuna.storages._rdb.models import BaseModel
 from sqlalchemy import event
 
 from search.outage import BUSY_TIMEOUT, reported
 from search.url import StorageError, absolute, file_of, masked
 
 Mode = Literal["create", "write", "read"]
+
+ALEMBIC = "alembic_version"
+OPTUNA_REVISION = re.compile(r"v\d+\.\d+\.\d+\.\w+")  # other programs keep Alembic's own, of 12 hexadecimal digits
 
 
 def open_storage(url: str, mode: Mode = "read") -> RDBStorage:
@@ -28,7 +33,7 @@ def open_storage(url: str, mode: Mode = "read") -> RDBStorage:
             "write"; "read" never waits for a writer of SQLite, and must not write.
 
     Raises:
-        StorageError: it is absent, locked, broken or out of reach.
+        StorageError: it is absent, locked, broken, out of reach, or another program's.
         OSError: its folder cannot be made.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # what is to be said, we say
@@ -46,13 +51,18 @@ def open_storage(url: str, mode: Mode = "read") -> RDBStorage:
         else {"pool_size": 2, "max_overflow": 0, "pool_pre_ping": True}
     )
     with reported(url), lock(url) if create else nullcontext():
-        if not create:
-            _refuse_unfinished(url)  # Optuna would write into it, beside whoever is making the tables
+        with _connected(url, options.get("connect_args", {})) as connection:
+            made = has_schema(connection, url)
+        if not (made or create):  # Optuna would write into it, beside whoever is making the tables
+            raise StorageError(
+                f"{masked(url)}: no study was made in this database yet; "
+                "start one with `fmnist-search run`, or name another database with --storage"
+            )
         try:
             storage = RDBStorage(
                 absolute(url).render_as_string(hide_password=False),
                 engine_kwargs=options,
-                skip_table_creation=not create,
+                skip_table_creation=made,
             )
         except RuntimeError as error:  # the schema is of another version of Optuna
             raise StorageError(f"{masked(url)}: {' '.join(str(error).split())}") from error
@@ -64,14 +74,40 @@ def open_storage(url: str, mode: Mode = "read") -> RDBStorage:
     return storage
 
 
-def _refuse_unfinished(url: str) -> None:
-    """See whether the tables are there, to the last that Optuna makes."""
-    engine = sqlalchemy.create_engine(absolute(url), poolclass=sqlalchemy.NullPool)
-    if not sqlalchemy.inspect(engine).has_table("alembic_version"):
-        raise StorageError(
-            f"{masked(url)}: no study was made in this database yet; "
-            "start one with `fmnist-search run`, or name another database with --storage"
-        )
+def _connected(url: str, connect_args: dict[str, Any]) -> sqlalchemy.Connection:
+    engine = sqlalchemy.create_engine(absolute(url), poolclass=sqlalchemy.NullPool, connect_args=connect_args)
+    return engine.connect()
+
+
+def has_schema(connection: sqlalchemy.Connection, url: str) -> bool:
+    """Whether Optuna's tables, of whatever version, are there; False for no table, and for unfinished creation.
+
+    Raises:
+        StorageError: the database belongs to another program, and nothing may be created in it.
+    """
+    inspector = sqlalchemy.inspect(connection)
+    expected = {table.name: set(table.columns.keys()) for table in BaseModel.metadata.tables.values()}
+    # on PostgreSQL those of the current schema, where Optuna would create its own, and what it would find elsewhere
+    tables = {
+        *inspector.get_table_names(inspector.default_schema_name),
+        *({*expected, ALEMBIC} & set(inspector.get_table_names())),
+    }
+    revisions: list[str] = []
+    if ALEMBIC in tables:  # many programs have one; Optuna creates and fills it last
+        revisions = list(connection.scalars(sqlalchemy.text(f"SELECT version_num FROM {ALEMBIC}")))  # noqa: S608
+    if revisions and all(map(OPTUNA_REVISION.fullmatch, revisions)):
+        return True
+    if expected.keys() <= tables and not revisions:
+        expected[ALEMBIC] = {"version_num"}
+    foreign = {
+        *(table for table in tables if expected.get(table) != {each["name"] for each in inspector.get_columns(table)}),
+        *(expected.keys() & set(inspector.get_view_names())),  # Optuna would take a view for the table that it needs
+    }
+    if foreign:
+        names, more = sorted(foreign)[:3], len(foreign) - 3
+        held = f"{', '.join(names)} and {more} more" if more > 0 else ", ".join(names)
+        raise StorageError(f"{masked(url)}: holds tables of another program ({held}); name another with --storage")
+    return False
 
 
 def _bound_idle_transactions(connection: Any, _record: object) -> None:

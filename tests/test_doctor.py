@@ -166,9 +166,9 @@ def test_a_locked_database_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_foreign_a_broken_and_an_empty_database_are_told_apart(tmp_path: Path) -> None:
     file, url = tmp_path / "studies.db", default_url(tmp_path)
     file.touch()
-    assert "studies.db is empty" in stored(url)["storage"].found
+    assert "not in use yet" in stored(url)["storage"].found
     sqlite3.connect(file).execute("CREATE TABLE cats (name)").connection.close()
-    assert "holds something else (cats)" in stored(url)["storage"].found
+    assert "another program (cats)" in stored(url)["storage"].found
     file.write_bytes(b"this is not a database" * 100)
     assert "not a database" in stored(url)["storage"].found
 
@@ -183,7 +183,7 @@ def test_the_schema_of_another_optuna_is_named(url: str) -> None:
 
 def test_what_a_server_refuses_is_named(postgresql: Server) -> None:
     url = postgresql.create_database()
-    assert "is empty" in stored(url)["storage"].found
+    assert "not in use yet" in stored(url)["storage"].found
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("DROP ROLE IF EXISTS guest")
         connection.execute("CREATE ROLE guest LOGIN")

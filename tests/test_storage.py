@@ -4,11 +4,14 @@ from pathlib import Path
 
 import optuna
 import pytest
+import sqlalchemy
+from optuna.storages._rdb.models import BaseModel
 from sqlalchemy import text
 
 from search import storage
+from search.doctor import database
 from search.outage import persistently
-from search.url import StorageError, default_url, masked
+from search.url import StorageError, absolute, default_url, masked
 from tests.postgresql import Server
 
 SECRET = "hunter2"  # noqa: S105
@@ -65,10 +68,94 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
         storage.open_storage(default_url(tmp_path), "create")
 
 
-def test_a_database_of_something_else_is_named(tmp_path: Path) -> None:
-    sqlite3.connect(tmp_path / "studies.db").execute("CREATE TABLE cats (name)").connection.close()
-    with pytest.raises(StorageError, match=r"studies.db: no study was made in this database yet; start one"):
-        storage.open_storage(default_url(tmp_path))
+MLFLOW = ["CREATE TABLE experiments (experiment_id INTEGER)", "CREATE TABLE alembic_version (version_num VARCHAR(32))"]
+STAMPED = [*MLFLOW, "INSERT INTO alembic_version VALUES ('0a8213491aaf')"]
+
+
+@pytest.mark.parametrize("mode", ["read", "write", "create"])
+@pytest.mark.parametrize(
+    ("statements", "found"),
+    [
+        (["CREATE TABLE cats (name TEXT)"], "cats"),
+        (MLFLOW, "experiments"),
+        (STAMPED, "experiments"),
+        (STAMPED[1:], "alembic_version"),
+        (["CREATE TABLE studies (id INTEGER, title TEXT)"], "studies"),
+        (["CREATE VIEW trials AS SELECT 1 AS trial_id"], "trials"),
+    ],
+)
+def test_a_database_of_another_program_is_named_and_left_as_it_is(
+    url: str, statements: list[str], found: str, mode: storage.Mode
+) -> None:
+    change(url, *statements)
+    before = relations(url)
+    with pytest.raises(StorageError, match=rf"another program \(.*{found}.*\); name another with --storage"):
+        storage.open_storage(url, mode)
+    (check,) = database.examine(url, workers=1)
+    assert (check.status, check.mend) == ("failed", "name another with --storage")
+    assert found in check.found
+    assert relations(url) == before
+
+
+def test_optunas_tables_do_not_make_another_programs_database_ours(url: str) -> None:
+    storage.open_storage(url, "create").engine.dispose()
+    change(url, "UPDATE alembic_version SET version_num = '0a8213491aaf'", *MLFLOW[:1])
+    with pytest.raises(StorageError, match=r"another program \(alembic_version, experiments\)"):
+        storage.open_storage(url)
+
+
+def test_a_database_of_optunas_own_is_opened_whatever_else_is_in_it(url: str) -> None:
+    stock = optuna.storages.RDBStorage(absolute(url).render_as_string(hide_password=False))
+    stock.engine.dispose()
+    change(url, "CREATE TABLE cats (name TEXT)")
+    for mode in ("read", "write", "create"):
+        storage.open_storage(url, mode)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("left", [1, 5, 12, 13])
+def test_tables_that_a_process_died_while_making_are_completed(url: str, left: int) -> None:
+    """As long as Optuna had not noted its version, which it does last."""
+    tables = [*BaseModel.metadata.sorted_tables]
+    engine = sqlalchemy.create_engine(absolute(url))
+    BaseModel.metadata.create_all(engine, tables[:left])
+    engine.dispose()
+    if left > len(tables):
+        change(url, MLFLOW[1])
+    with pytest.raises(StorageError, match="no study was made in this database yet; start one"):
+        storage.open_storage(url)
+    optuna.create_study(storage=storage.open_storage(url, "create"), study_name="s")
+    assert optuna.get_all_study_names(storage.open_storage(url)) == ["s"]
+
+
+def test_another_schema_of_postgresql_is_another_programs_affair(postgresql: Server) -> None:
+    url = postgresql.create_database()
+    change(
+        url, "CREATE SCHEMA theirs", "CREATE TABLE theirs.studies (id INTEGER)", "CREATE TABLE theirs.cats (x INTEGER)"
+    )
+    storage.open_storage(url, "create")
+    change(url, "CREATE SCHEMA empty", "CREATE TABLE public.dogs (x INTEGER)")
+    path = f"{url}?options=-csearch_path%3D"
+    storage.open_storage(f"{path}empty,pg_catalog", "create")
+    change(url, "CREATE SCHEMA mine")
+    with pytest.raises(StorageError, match=r"another program \(studies\)"):  # which Optuna would take for its own
+        storage.open_storage(f"{path}mine,theirs", "create")
+
+
+def change(url: str, *statements: str) -> None:
+    """What another program does to a database."""
+    engine = sqlalchemy.create_engine(absolute(url), poolclass=sqlalchemy.NullPool)
+    with engine.begin() as connection:
+        for statement in statements:
+            connection.execute(text(statement))
+
+
+def relations(url: str) -> list[str]:
+    """The tables and views of a database, each with its columns."""
+    engine = sqlalchemy.create_engine(absolute(url), poolclass=sqlalchemy.NullPool)
+    with engine.connect() as connection:
+        inspector = sqlalchemy.inspect(connection)
+        names = inspector.get_table_names() + inspector.get_view_names()
+        return [f"{name} {[column['name'] for column in inspector.get_columns(name)]}" for name in names]
 
 
 def test_transactions_begin_as_writers_in_the_write_ahead_log(tmp_path: Path) -> None:

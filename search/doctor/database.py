@@ -11,7 +11,7 @@ from sqlalchemy.engine import URL, Connection
 from search.doctor.check import Check
 from search.doctor.machine import nearest
 from search.outage import reported
-from search.storage import open_storage
+from search.storage import has_schema, open_storage
 from search.text import count
 from search.url import StorageError, absolute, file_of, masked, warnings_for
 
@@ -65,25 +65,20 @@ def _examine(url: str, connection: Connection) -> Iterator[Check]:
     Raises:
         StorageError: of the first thing that is not well.
     """
-    sqlite = connection.dialect.name == "sqlite"
+    sqlite, made = connection.dialect.name == "sqlite", has_schema(connection, url)
     if sqlite:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
         connection.exec_driver_sql("CREATE TABLE doctor (x)")  # BEGIN may pass on a read-only disk
         connection.rollback()
     elif connection.scalar(sqlalchemy.text("SHOW transaction_read_only")) == "on":
         raise StorageError(f"{masked(url)}: read-only; name the primary server, or let {_user(connection)} write")
-    tables = set(sqlalchemy.inspect(connection).get_table_names())
-    if not tables:
+    if not made:
         may = "SELECT has_schema_privilege(current_schema(), 'CREATE')"
         if not sqlite and not connection.scalar(sqlalchemy.text(may)):
             grant = f"GRANT CREATE ON SCHEMA public TO {_user(connection)}"
             raise StorageError(f"{masked(url)}: {_user(connection)} may not make tables in it; say {grant}")
-        yield Check.ok("storage", f"{masked(url)} is empty; `run` makes its tables")
+        yield Check.ok("storage", f"{masked(url)} is not in use yet; `run` makes its tables")
         return
-    if not {"studies", "trials"} <= tables:
-        raise StorageError(
-            f"{masked(url)}: holds something else ({', '.join(sorted(tables)[:3])}); name another with --storage"
-        )
     storage = open_storage(url)
     studies = count(len(optuna.get_all_study_names(storage)), "study").replace("studys", "studies")
     yield Check.ok("storage", f"{masked(url)} can be written, {studies}")
