@@ -5,6 +5,7 @@ Each name is imported when it is first used: torch takes seconds.
 
 from typing import TYPE_CHECKING
 
+from fmnist import streams
 from fmnist.lazy import exports
 
 if TYPE_CHECKING:
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from fmnist.hyperparameters import Hyperparameters
     from fmnist.prediction import predict, read_image
     from fmnist.training import Training
+
+streams.occupy()  # before this package, or `search`, which imports it first, opens a file
 
 __all__ = [
     "ExpectedError",

@@ -15,6 +15,7 @@ from optuna.storages import RDBStorage
 from optuna.storages._rdb.models import BaseModel
 from sqlalchemy import event
 
+from fmnist import streams
 from search.outage import BUSY_TIMEOUT, reported
 from search.url import StorageError, absolute, file_of, masked
 
@@ -36,6 +37,7 @@ def open_storage(url: str, mode: Mode = "read") -> RDBStorage:
         StorageError: it is absent, locked, broken, out of reach, or another program's.
         OSError: its folder cannot be made.
     """
+    streams.occupy()  # again: a program may have closed them since it imported us, as one does that becomes a daemon
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # what is to be said, we say
     file, create = file_of(url), mode == "create"
     if file:

@@ -51,13 +51,20 @@ def worker_pids(parent: int) -> list[int]:
 
 def worker_servers(parent: int) -> list[int]:
     """The process that forks the workers of a search."""
-    return [pid for pid in _children(parent) if b"forkserver" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [pid for pid in _children(parent) if b"forkserver" in _command_line(pid)]
+
+
+def _command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):  # it ended just now
+        return b""
 
 
 def _children(pid: int) -> list[int]:
     try:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return []
 
 

@@ -5,8 +5,10 @@ Heavy modules are imported inside the commands, so that --help answers at once.
 
 import gc
 import io
+import os
 import sys
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import click
@@ -22,8 +24,35 @@ class ExpectedFailure(click.ClickException):
         text = str(error)
         if isinstance(error, OSError) and error.filename:
             text = f"{error.filename}: {error.strerror}; name another place, or mend this one"
+        elif isinstance(error, OSError):
+            text = error.strerror or text
+            if _output_is_lost():
+                text = f"standard output cannot be written: {text}; send it somewhere else"
         super().__init__(" ".join(text.split()))
         self.exit_code = getattr(error, "exit_code", 1)  # type: ignore[misc]  # click reads the instance's
+
+
+def _output_is_lost() -> bool:
+    """Whether standard output cannot be written. If so, what it still holds is thrown away."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # Python flushes at exit, and would report it too
+        return True
+    return False
+
+
+@contextmanager
+def _expected_failures() -> Iterator[None]:
+    """Turn the errors that a user can fix into one line."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise  # whoever read the output has enough of it; click ends without a word
+    except (ExpectedError, OSError) as error:
+        raise ExpectedFailure(error) from error
 
 
 class Group(click.Group):
@@ -44,21 +73,19 @@ class Group(click.Group):
         return super().main(*args, **kwargs)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        rest = super().parse_args(ctx, args)
+        with _expected_failures():
+            rest = super().parse_args(ctx, args)
         with suppress(click.UsageError) if ctx.resilient_parsing else nullcontext():  # a shell that completes
             ctx.default_map = settings.read(ctx, self.commands)
         return rest
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with _expected_failures():
+                return super().invoke(ctx)
         except click.BadParameter as error:
             settings.name_source(error)
             raise
-        except BrokenPipeError:
-            raise  # whoever read the output has enough of it; click ends without a word
-        except (ExpectedError, OSError) as error:
-            raise ExpectedFailure(error) from error
         except KeyboardInterrupt:
             click.echo("Stopped.", err=True)
             raise SystemExit(130) from None

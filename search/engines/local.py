@@ -8,14 +8,16 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
-from multiprocessing import connection, resource_tracker
+from multiprocessing import connection, resource_tracker, util
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
+from typing import Any
 
 import joblib
 import optuna
@@ -29,6 +31,7 @@ from search.worker import FAILED, WorkerSettings, main
 TICK = 1.0  # seconds between two looks at the queue
 CRASHES = 5  # in a row, before a trial was begun, after which a worker is not started again
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 30.0  # seconds before a worker that crashed is started again
+LONGEST_TMPDIR = 70  # bytes: a socket's path may have 103 on macOS, 107 on Linux, of which multiprocessing adds 32
 
 
 class WorkersDied(ExpectedError):
@@ -69,15 +72,30 @@ class Pool:
         self.ending = False
 
     def fill(self) -> None:
-        """Start a worker in each place whose time has come."""
-        context = _context()
+        """Start a worker in each place whose time has come; where that fails, try again later.
+
+        Raises:
+            WorkersDied: it failed too many times in a row.
+        """
         for place in [place for place, when in self.due.items() if when <= time.monotonic()]:
             del self.due[place]
-            self.errors[place], theirs = context.Pipe(duplex=False)
-            self.processes[place] = context.Process(target=main, args=(self.settings[place], theirs))
-            with _signals_held_back():
-                self.processes[place].start()
-            theirs.close()
+            try:
+                self.processes[place], self.errors[place] = _start(self.settings[place])
+            except (ConnectionError, EOFError):
+                reason = "the process that starts them was killed"
+            except OSError as error:  # of memory, processes, descriptors, the folder for temporary files
+                reason = " ".join(str(error).split())
+            else:
+                continue
+            # Not within `except`: the exception holds the pipe by which a worker that was started notices that it is
+            # not wanted, as the server may be killed after it has forked.
+            self.crashes[place] += 1
+            if self.crashes[place] > CRASHES:
+                raise WorkersDied(
+                    f"worker processes cannot be started: {reason}; free memory or end other processes, or use fewer "
+                    "--workers, and run again"
+                )
+            self.due[place] = time.monotonic() + min(FIRST_PAUSE * 2 ** self.crashes[place], LONGEST_PAUSE)
 
     def wait(self) -> None:
         """Wait for a worker to end, but not for long."""
@@ -150,9 +168,9 @@ def drain(
         while pool.processes or pool.due:
             if not pool.ending and (failure or stopping()):
                 pool.terminate()
-            pool.fill()
-            pool.wait()
             try:
+                pool.fill()
+                pool.wait()
                 persistently(pool.sweep, stopping)
                 persistently(lambda: check_failures(study), stopping)
             except (WorkersDied, TooManyFailures) as error:
@@ -162,6 +180,21 @@ def drain(
         pool.kill()
     if failure:
         raise failure
+
+
+def _start(settings: WorkerSettings) -> tuple[BaseProcess, Connection]:
+    """Start a worker; returns its process, and what tells of the error that ended it.
+
+    Raises:
+        OSError, EOFError: it cannot be started.
+    """
+    context = _context()
+    errors, theirs = context.Pipe(duplex=False)
+    with closing(theirs):
+        process = context.Process(target=main, args=(settings, theirs))
+        with _same_imports(), _short_socket_path(), _signals_held_back():
+            process.start()
+    return process, errors
 
 
 def _context() -> ForkServerContext | SpawnContext:
@@ -176,6 +209,41 @@ def _context() -> ForkServerContext | SpawnContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["search.worker"])
     return context
+
+
+@contextmanager
+def _same_imports() -> Iterator[None]:
+    """Processes that multiprocessing starts within this import modules from the same folders as this process.
+
+    It starts the server, the resource tracker and spawned workers as `python -c`: they would import from the working
+    directory first, the standard library too. And up to Python 3.13 the server imports what it is to preload before it
+    knows our sys.path. The environment is no way to tell them: `python -E` ignores it, and workers would inherit it.
+    """
+    spawn = util.spawnv_passfds  # which starts all three, given [python, option..., "-c", code, ...]
+
+    def spawn_alike(path: bytes, args: Sequence[Any], passfds: Sequence[int]) -> int:
+        python, *rest = args
+        at = rest.index("-c") + 1
+        rest[at] = f"import sys; sys.path[:] = {[entry for entry in sys.path if isinstance(entry, str)]!a}; {rest[at]}"
+        return spawn(path, [python, "-P", *rest], passfds)  # -P: without the working directory from the start
+
+    util.spawnv_passfds = spawn_alike
+    try:
+        yield
+    finally:
+        util.spawnv_passfds = spawn
+
+
+@contextmanager
+def _short_socket_path() -> Iterator[None]:
+    """Within this the server's socket is in /tmp if its path would be too long below TMPDIR."""
+    before = tempfile.tempdir
+    if len(os.fsencode(tempfile.gettempdir())) > LONGEST_TMPDIR:
+        tempfile.tempdir = "/tmp"  # noqa: S108  # multiprocessing makes a private folder there
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
 
 
 @contextmanager

@@ -172,7 +172,9 @@ def _connected(address: str) -> Iterator[Any]:
     try:
         _knock(address)
         ray._private.worker._worker_logs_enabled = False  # log_to_driver is not asked about its words on dead nodes
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        # Else Ray puts our working directory first on the path from which workers import; it does not for its client's.
+        job = ray.job_config.JobConfig(_client_job=True)
+        ray.init(address=address, job_config=job, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise ClusterError(
             f"no usable Ray cluster at {address}: {_in_one_line(error)}. Start one with `ray start --head`, or name "

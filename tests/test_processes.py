@@ -1,0 +1,148 @@
+"""Worker processes that are started in adverse places: what they import, and what happens where they cannot be."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+
+from search.engines import local
+from search.reaper import alive
+from search.storage import open_storage
+from search.study import load_study
+from search.url import default_url
+from tests.conftest import Make, definition, worker_pids, worker_servers
+
+COMPLETE, WAITING = TrialState.COMPLETE, TrialState.WAITING
+COMMAND = """\
+from search.cli import main
+
+if __name__ == "__main__":
+    main(prog_name="fmnist-search")
+"""
+SPAWNING = """\
+import multiprocessing
+from search.engines import local
+
+local._context = lambda: multiprocessing.get_context("spawn")  # as on macOS
+"""
+
+Search = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def search(study_file: Path, tmp_path: Path, tiny_folder: Path) -> Iterator[Search]:
+    """Start `fmnist-search run` as its console script does: with the folder of the script on the path, not its own."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(
+        *arguments: str, options: tuple[str, ...] = (), before: str = "", **environment: str
+    ) -> subprocess.Popen[str]:
+        script = tmp_path / "bin" / "fmnist-search"
+        script.parent.mkdir()
+        script.write_text(before + COMMAND)
+        call = [sys.executable, *options, str(script), "run", str(study_file), *arguments]
+        clean = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "FMNIST_DATA": str(tiny_folder)}
+        here, pipe = tmp_path / "here", subprocess.PIPE
+        here.mkdir(exist_ok=True)
+        process = subprocess.Popen(call, cwd=here, env=clean | environment, stdout=pipe, stderr=pipe, text=True)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def states(tmp_path: Path) -> list[TrialState]:
+    study = load_study(open_storage(default_url(tmp_path / "here" / "studies")), "tiny")
+    return [trial.state for trial in study.trials]
+
+
+@pytest.mark.parametrize(
+    ("before", "options"),
+    [("", ()), (SPAWNING, ("-E",))],
+    ids=["server", "spawn"],  # -E: without PYTHONSAFEPATH
+)
+def test_workers_import_nothing_from_the_working_directory(
+    search: Search, tmp_path: Path, before: str, options: tuple[str, ...]
+) -> None:
+    marker = tmp_path / "imported"
+    for name in ("fmnist", "random", "threading", "signal", "selectors", "optuna", "search/__init__"):
+        file = tmp_path / "here" / f"{name}.py"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"open({str(marker)!r}, 'a').write({name!r})\nraise SystemExit(99)\n")
+    process = search("--trials", "2", "--workers", "1", "--quiet", before=before, options=options)
+    _, errors = process.communicate()
+    assert (process.returncode, errors) == (0, "")
+    assert not marker.exists()
+    assert states(tmp_path) == [COMPLETE] * 2
+
+
+def test_a_long_path_for_temporary_files_is_no_obstacle(search: Search, tmp_path: Path) -> None:
+    long = tmp_path / ("x" * 120)
+    long.mkdir()
+    process = search("--trials", "2", "--workers", "1", "--quiet", TMPDIR=str(long))
+    _, errors = process.communicate()
+    assert (process.returncode, errors) == (0, "")
+    assert states(tmp_path) == [COMPLETE] * 2
+
+
+def test_the_server_of_workers_may_be_killed_while_it_starts_and_again_and_again(
+    search: Search, tmp_path: Path
+) -> None:
+    process = search("--trials", "6", "--workers", "2", "--quiet")
+    killed: list[int] = []
+    workers: set[int] = set()
+    while process.poll() is None:
+        for server in worker_servers(process.pid):
+            forked = set(worker_pids(process.pid))
+            if server not in killed and (len(killed) < 2 or (len(killed) < 4 and forked)):
+                os.kill(server, signal.SIGKILL)
+                killed.append(server)
+            workers |= forked
+    output, errors = process.communicate()
+    assert (process.returncode, errors) == (0, "")
+    assert len(killed) == 4
+    assert "6 trials, 6 complete" in output
+    assert states(tmp_path) == [COMPLETE] * 6
+    assert not any(map(alive, workers))
+
+
+@contextmanager
+def out_of_descriptors() -> Iterator[Callable[[], None]]:
+    """Let this process open no more files; yields what ends that."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+
+    def end() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+    try:
+        yield end
+    finally:
+        end()
+
+
+def test_workers_that_cannot_be_started_are_one_line_and_hold_no_ticket(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, settings = make(definition(), 2)
+    monkeypatch.setattr(local, "LONGEST_PAUSE", 0.1)
+    with out_of_descriptors(), pytest.raises(local.WorkersDied, match=r"cannot be started: .*Too many open files"):
+        local.drain(study, [settings] * 2, lambda: False, lambda: None)
+    assert [trial.state for trial in study.trials] == [WAITING] * 2
+
+
+def test_a_worker_that_cannot_be_started_is_started_later(make: Make) -> None:
+    study, settings = make(definition(), 2)
+    with out_of_descriptors() as end:
+        local.drain(study, [settings] * 2, lambda: False, end)
+    assert [trial.state for trial in study.trials] == [COMPLETE] * 2

@@ -1,0 +1,149 @@
+"""Standard streams that are closed or cannot be written: no file takes their place, and nothing ends in a traceback."""
+
+import itertools
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+
+from search.storage import open_storage
+from search.study import load_study
+from search.url import default_url
+from tests.conftest import Command
+
+CLOSING = ("<&-", ">&-", "2>&-")  # in a shell
+Redirected = Callable[..., subprocess.CompletedProcess[str]]
+
+LOOK = """\
+import fmnist
+import os, subprocess, sys
+places = [os.readlink(f"/proc/self/fd/{descriptor}") for descriptor in range(3)]
+child = [sys.executable, "-c", "import os; [os.fstat(descriptor) for descriptor in range(3)]"]
+terminals = [stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)]
+print(places, terminals, subprocess.call(child), file=open("found", "w"))
+"""
+
+HOLD = """\
+with open("own", "w") as file:
+    assert file.fileno() == 1
+    import fmnist
+    print("nobody hears it", flush=True)
+    file.write("mine")
+"""
+
+SEARCH = """\
+import os
+import sys
+
+from search import RunSettings, StudyDefinition, definition, run_search
+
+if __name__ == "__main__":
+    os.closerange(0, 3)  # as a program that becomes a daemon does
+    run_search(definition.read("tiny.toml"), RunSettings.of("tiny", trials=2, workers=1, quiet=True))
+"""
+
+
+@pytest.fixture
+def redirected(tmp_path: Path, tiny_folder: Path) -> Redirected:
+    """Run Python with its standard streams as a shell is told to redirect them; what is left is captured."""
+
+    def run(redirections: str, *arguments: str | Path, unbuffered: bool = False) -> subprocess.CompletedProcess[str]:
+        environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "FMNIST_DATA": str(tiny_folder)}
+        return subprocess.run(
+            ["sh", "-c", f'exec "$@" {redirections}', "sh", sys.executable, *map(str, arguments)],
+            cwd=tmp_path,
+            env=environment | ({"PYTHONUNBUFFERED": "1"} if unbuffered else {}),
+            input="",
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run
+
+
+def assert_whole(folder: Path, trials: int) -> None:
+    """The database has no fault, and so many trials that are complete."""
+    with closing(sqlite3.connect(folder / "studies" / "studies.db")) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    study = load_study(open_storage(default_url(folder / "studies")), "tiny")
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * trials
+
+
+@pytest.mark.parametrize(
+    "closed", [each for n in range(1, 4) for each in itertools.combinations(CLOSING, n)], ids=" ".join
+)
+def test_importing_the_package_occupies_them(redirected: Redirected, tmp_path: Path, closed: tuple[str, ...]) -> None:
+    (tmp_path / "look.py").write_text(LOOK)
+    done = redirected(" ".join(closed), "look.py")
+    assert (done.returncode, done.stderr) == (0, "")
+    found = (tmp_path / "found").read_text()
+    assert found.count(os.devnull) == len(closed)
+    assert found.endswith("[False, False, False] 0\n")
+
+
+def test_a_file_that_was_opened_before_in_the_place_of_one_stays_the_programs(
+    redirected: Redirected, tmp_path: Path
+) -> None:
+    (tmp_path / "hold.py").write_text(HOLD)
+    done = redirected(">&-", "hold.py")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "own").read_text() == "mine"
+
+
+def test_a_search_with_closed_streams_leaves_a_whole_database(
+    redirected: Redirected, study_file: Path, tmp_path: Path
+) -> None:
+    done = redirected("<&-", "-m", "search", "run", study_file, "--trials", "2", "--workers", "1", "--quiet")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert_whole(tmp_path, 2)
+    assert "2 trials, 2 complete" in done.stdout
+    done = redirected(" ".join(CLOSING), "-m", "search", "worker", "tiny", "--workers", "1")
+    assert done.returncode == 0
+    assert_whole(tmp_path, 2)
+
+
+def test_a_program_that_closes_them_after_it_imported_the_package_is_as_safe(
+    redirected: Redirected, study_file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "daemon.py").write_text(SEARCH)
+    assert redirected("", "daemon.py").returncode == 0
+    assert_whole(tmp_path, 2)
+    assert (tmp_path / "studies" / "tiny" / "report.html").is_file()
+
+
+def test_commands_that_print_and_ask_do_without_them(
+    redirected: Redirected, invoke: Command, study_file: Path, tmp_path: Path
+) -> None:
+    assert invoke("enqueue", study_file).returncode == 0
+    for arguments, closed, exit_code in (
+        (["status", "tiny"], ">&-", 0),
+        (["best", "tiny", "--json"], ">&- 2>&-", 0),
+        (["status", "nosuch"], "2>&-", 2),
+        (["delete", "tiny"], "<&-", 1),
+        (["delete", "tiny"], "<&- >&-", 1),
+        (["dashboard", "--auth", "me"], "<&-", 2),
+    ):
+        done = redirected(closed, "-m", "search", *arguments)
+        assert done.returncode == exit_code, (arguments, closed, done.stderr)
+        assert "Traceback" not in done.stderr
+    assert invoke("status", "tiny").returncode == 0  # nobody agreed that it be deleted
+
+
+@pytest.mark.parametrize("unbuffered", [False, True])
+@pytest.mark.parametrize("arguments", [["studies"], ["--help"], ["run", "--help"], ["status", "tiny", "--json"]])
+def test_an_answer_that_cannot_be_written_is_one_line(
+    redirected: Redirected, invoke: Command, study_file: Path, arguments: list[str], unbuffered: bool
+) -> None:
+    assert invoke("enqueue", study_file).returncode == 0
+    done = redirected(">/dev/full", "-m", "search", *arguments, unbuffered=unbuffered)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("Error: ")
+    assert "No space left on device" in line
