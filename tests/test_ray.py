@@ -195,6 +195,19 @@ def test_ctrl_c_lets_workers_finish_their_epoch_and_those_without_room_never_beg
     wait_until(lambda: not any(map(alive, pids(study))))
 
 
+def test_workers_import_nothing_from_the_working_directory_of_the_driver(
+    cluster: Cluster, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, settings = make(definition(), 1)
+    marker = tmp_path / "imported"
+    for name in ("fmnist", "search"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(marker)!r}, 'a').write({name!r})\n")
+    monkeypatch.chdir(tmp_path)
+    drain(study, [settings], cluster.address, lambda: False, lambda: None)
+    assert states(study) == [TrialState.COMPLETE]
+    assert not marker.exists()
+
+
 def test_a_worker_that_begins_late_heeds_what_was_asked_before(make: Make) -> None:
     study, settings = make(definition(), 1)
     before = signal.getsignal(signal.SIGINT)
