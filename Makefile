@@ -39,7 +39,7 @@ run: data  ## search: 50 trials and the finalists on the real data set, about 13
 test: dev data  ## run the whole test suite
 	$(BIN)/pytest --numprocesses 2 --dist worksteal
 
-chaos: dev  ## kill 200 workers on SQLite and on PostgreSQL, about 15 minutes
+chaos: dev  ## end workers 200 times, by kill -9 and SIGTERM, on SQLite and on PostgreSQL: about 15 minutes
 	$(BIN)/pytest tests/test_faults.py -k test_chaos --kills 200 -s
 
 check: dev docker-check  ## lint, types, and whether the documents have what is generated for them

@@ -19,6 +19,7 @@ from fmnist.errors import ExpectedError
 from search import space
 from search.definition import StudyDefinition
 from search.lease import ATTEMPTS, REASON, Holder, Ticket, begin
+from search.record import FINISHED
 from search.storage import lock
 from search.study import attributes, definition_of
 from search.tables import (
@@ -97,8 +98,13 @@ def refill(study: optuna.Study, url: str) -> int:
     if size(study) >= goal(study)["trials"]:
         return 0
     with lock(url):
-        points = _next_points(study, definition_of(study), goal(study)["trials"])
+        wanted = goal(study)
+        points = _next_points(study, definition_of(study), wanted["trials"])
         _insert(study, points)
+        # Where a failed ticket was one beyond the points of a grid, nothing can replace it: the goal would stay
+        # out of reach, and workers would be started again and again to get there.
+        if not points and counts(study)[TrialState.WAITING] == 0 and size(study) < wanted["trials"]:
+            study.set_user_attr(GOAL, wanted | {"trials": size(study)})
     return len(points)
 
 
@@ -203,3 +209,14 @@ def is_empty(study: optuna.Study) -> bool:
     """Whether no ticket waits and none is held. If then `refill` has nothing to add, the goal is reached."""
     state = counts(study)
     return state[TrialState.WAITING] == state[TrialState.RUNNING] == 0
+
+
+def is_done(study: optuna.Study) -> bool:
+    """Whether the goal is reached, and no ticket waits or is held.
+
+    Raises:
+        StudyError: the study was deleted.
+    """
+    wanted, state = goal(study)["trials"], counts(study)
+    finished = sum(state[each] for each in FINISHED)
+    return state[TrialState.WAITING] == state[TrialState.RUNNING] == 0 and finished >= wanted

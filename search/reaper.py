@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 from sqlalchemy import Connection, select
 
 from search.lease import ATTEMPTS, fail_attempt, this_machine
-from search.tables import HEARTBEATS, TRIALS, backend, lock_trial, now, read_attribute
+from search.tables import ATTRIBUTES, HEARTBEATS, TRIALS, backend, lock_trial, now, read_attribute
 
 Attempt = dict[str, Any]
 Gone = Callable[[Attempt, timedelta], str | None]  # of an attempt, silent for so long: why it is over, or None
@@ -41,6 +41,18 @@ def release(study: optuna.Study, *, pid: int | None = None) -> int:
         return f"{_holder(attempt)} died" if gone and attempt["machine"] == here else None
 
     return _take(study, dead)
+
+
+def began(study: optuna.Study, pid: int) -> bool:
+    """Whether a process of this machine ever held a ticket of the study."""
+    attempts = select(ATTRIBUTES.c.value_json).join(TRIALS, TRIALS.c.trial_id == ATTRIBUTES.c.trial_id)
+    mine = attempts.where(TRIALS.c.study_id == study._study_id, ATTRIBUTES.c.key == ATTEMPTS).where(
+        ATTRIBUTES.c.value_json.contains(f'"pid": {pid}')  # few rows: the others are not parsed
+    )
+    with backend(study).engine.connect() as connection:
+        records = connection.scalars(mine).all()
+    holders = [(attempt["machine"], attempt["pid"]) for record in records for attempt in json.loads(record)]
+    return (this_machine(), pid) in holders
 
 
 def held(study: optuna.Study) -> list[str]:

@@ -19,7 +19,6 @@ from search.reaper import release
 from search.record import checkpoint_of
 from search.storage import lock, open_storage
 from search.study import artifacts_of, check_alike, definition_of, finalists_name, load_study, open_study
-from search.summary import summarize
 from search.text import count
 
 
@@ -40,7 +39,7 @@ def run_finalists(
     with reported(worker.storage):
         study = load_study(open_storage(worker.storage), worker.study)
         check_alike(study, data, allow_mixed=worker.allow_mixed)
-        _, stopped = retrain(study, top, seeds, settings, data, console, settings.deadline())
+        _, stopped = retrain(study, top, seeds, settings, data, console, settings.deadline(), early=True)
         return persistently(lambda: finalists.standings_of(study, settings.place.folder)), stopped
 
 
@@ -52,16 +51,24 @@ def retrain(
     data: DataSet,
     console: Console,
     deadline: float | None,
+    *,
+    early: bool = False,
 ) -> tuple[bool, Stopped | None]:
     """Train what is missing of the finalists; returns whether anything was, and what stopped it.
 
     Args:
         settings: the search's own.
         deadline: as `RunSettings.deadline` has it.
+        early: choose them from an unfinished search too. Otherwise nothing is done before the goal is reached.
     """
     worker = replace(settings.worker, study=finalists_name(study.study_name))
     place = finalists.place_of(study, settings.place.folder)
     with lock(worker.storage):
+        # Under the lock, which whoever raises the goal holds too: another command may have done so since the last
+        # look, and what is chosen from a part of its trials would be trained beside what is chosen from all.
+        unfinished = not queue.is_done(study)
+        if unfinished and not early:
+            return False, None
         definition = finalists.define(study, top, seeds)
         if definition is None:
             return False, None
@@ -70,10 +77,11 @@ def retrain(
         release(again)
         goal = queue.top_up(again, definition, None)
     view = load_study(open_storage(worker.storage), worker.study)
-    stopped = None
-    if had_work := summarize(view, place.folder).trials.finished < goal:
-        if not settings.quiet:
-            console.print(_announcement(definition), soft_wrap=True)
+    had_work, stopped = False, None
+    while stopped is None and not persistently(lambda: queue.is_done(view)):
+        if not settings.quiet and not had_work:
+            console.print(_announcement(definition, unfinished=unfinished), soft_wrap=True)
+        had_work = True
         stopped = drain(again, view, replace(settings, worker=worker, place=place), goal, console, deadline)
     standings = persistently(lambda: finalists.standings_of(study, settings.place.folder))
     if standings and standings.unsettled:
@@ -108,8 +116,9 @@ def settle(study: optuna.Study, again: optuna.Study, winner: Finalist, folder: P
     again.set_user_attr(SETTLED, {"trials": winner.again.trials, "test": test, "found": found})
 
 
-def _announcement(definition: StudyDefinition) -> str:
+def _announcement(definition: StudyDefinition, *, unfinished: bool) -> str:
+    warning = " The search is not finished, so its end may bring others." if unfinished else ""
     return (
         f"Finalists: {count(len(definition.grid), 'configuration')}, the best and the default, "
-        f"trained again with {count(definition.seeds, 'fresh seed')} each."
+        f"trained again with {count(definition.seeds, 'fresh seed')} each.{warning}"
     )

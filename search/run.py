@@ -72,7 +72,6 @@ def run_search(definition: StudyDefinition, settings: RunSettings, console: Cons
     console = console or terminal()
     settings = replace(settings, trials=settings.trials or definition.trials)
     worker, folder, deadline = settings.worker, settings.place.folder, settings.deadline()
-    searching = replace(settings, worker=replace(worker, finalists=False))  # those of an earlier run come later
     data = fashion.load(worker.data_dir)
     storage = open_storage(worker.storage, "create")
     with reported(worker.storage):
@@ -84,29 +83,55 @@ def run_search(definition: StudyDefinition, settings: RunSettings, console: Cons
             goal = queue.top_up(study, definition, settings.trials)  # more, if an earlier run asked for more
         view = load_study(open_storage(worker.storage), worker.study)
         summary = summarize(view, folder)
-        stopped, had_work = None, summary.trials.finished < goal
-        if had_work:
-            if not settings.quiet:
-                _announce(console, study, definition, data, settings, summary, goal)
-            stopped = drain(study, view, searching, goal, console, deadline)
-        if stopped and not definition.finalists and summarize(view, folder).trials.finished >= goal:
-            stopped = None  # it was asked to just as it came to its end
-        error = None
-        if stopped is None and definition.finalists:
-            try:
-                trained, stopped = retrain(study, definition.finalists, SEEDS, settings, data, console, deadline)
-                had_work |= trained
-            except ExpectedError as failure:
-                error, had_work = failure, True
-        standings = persistently(lambda: standings_of(view, folder))
-        summary = persistently(lambda: summarize(view, folder))
-        goal = persistently(lambda: queue.goal(view)["trials"])
+        if summary.trials.left and not settings.quiet:
+            _announce(console, study, definition, data, settings, summary, goal)
+        had_work, stopped, error = False, None, None
+        while True:
+            worked, stopped, error = _advance(study, view, definition, settings, data, console, deadline)
+            had_work |= worked
+            standings = persistently(lambda: standings_of(view, folder))
+            goal = persistently(lambda: queue.goal(view)["trials"])  # before what is to be held against it
+            summary = persistently(lambda: summarize(view, folder))
+            if stopped or error or not summary.trials.left:
+                break  # else another command asked for more meanwhile: an end is reported only of the whole search
         report = folder / "report.html"
         if had_work or not report.is_file():
             from search.report import write  # a second, for which no search waits to begin
 
             write(view, folder, report, lambda: data, worker.storage)
     return RunResult(view, data, summary, goal, standings, had_work, stopped, error, report)
+
+
+def _advance(
+    study: optuna.Study,
+    view: optuna.Study,
+    definition: StudyDefinition,
+    settings: RunSettings,
+    data: fashion.DataSet,
+    console: Console,
+    deadline: float | None,
+) -> tuple[bool, Stopped | None, ExpectedError | None]:
+    """Drain the search, then train its finalists if it is at its goal.
+
+    Returns:
+        Whether anything was left to do, what stopped it, and what the finalists failed of.
+    """
+    # Finalists of an earlier run come later: this one may choose others.
+    searching = replace(settings, worker=replace(settings.worker, finalists=False))
+    trials = persistently(lambda: summarize(view, settings.place.folder)).trials
+    stopped: Stopped | None = None
+    if trials.left:
+        stopped = drain(study, view, searching, trials.finished + trials.left, console, deadline)
+    if not definition.finalists:
+        done = persistently(lambda: queue.is_done(view))  # then it was stopped just as it came to its end
+        return trials.left > 0, None if done else stopped, None
+    if stopped:
+        return True, stopped, None
+    try:
+        trained, stopped = retrain(study, definition.finalists, SEEDS, settings, data, console, deadline)
+    except ExpectedError as failure:
+        return True, None, failure
+    return trained or trials.left > 0, stopped, None
 
 
 def _announce(

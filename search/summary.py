@@ -29,6 +29,11 @@ class TrialCounts:
     def finished(self) -> int:
         return self.complete + self.pruned
 
+    @property
+    def left(self) -> int:
+        """Trials between here and the goal; at 0 nothing is left to do."""
+        return self.running + self.waiting
+
 
 @dataclass(frozen=True)
 class BestTrial:

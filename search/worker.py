@@ -45,6 +45,7 @@ from search.study import (
     stop_requests,
     told_if_deleted,
 )
+from search.url import StorageError
 
 POLL = 0.5  # seconds between two looks at a queue whose last tickets others hold
 FOLLOW_POLL = 2.0  # and at one that is empty
@@ -106,6 +107,8 @@ def main(settings: WorkerSettings, errors: Connection) -> None:
         with reported(settings.storage):
             work(settings, lambda: stop.asked)
     except (ExpectedError, OSError) as error:
+        if stop.asked and isinstance(error, StorageError):
+            raise SystemExit(1) from error  # it only stopped waiting for the database: another will wait
         errors.send(" ".join(str(error).split()))
         raise SystemExit(FAILED) from error
 
@@ -126,6 +129,21 @@ def work(settings: WorkerSettings, stopping: Callable[[], bool]) -> None:
         if (finalists and not _drain(finalists, settings, stopping)) or not settings.follow:
             return
         time.sleep(FOLLOW_POLL)
+
+
+def studies_of(study: optuna.Study, settings: WorkerSettings) -> list[optuna.Study]:
+    """The studies that a worker drains: the search and, once they are chosen, its finalists."""
+    finalists = finalists_of(study) if settings.finalists else None
+    return [study, finalists] if finalists else [study]
+
+
+def is_over(study: optuna.Study, settings: WorkerSettings) -> bool:
+    """Whether `work` has nothing left to do, by the database: how a worker ended does not tell.
+
+    Raises:
+        StudyError: the study was deleted.
+    """
+    return not settings.follow and all(queue.is_done(each) for each in studies_of(study, settings))
 
 
 def _join(settings: WorkerSettings, name: str) -> Joined:
@@ -154,7 +172,7 @@ def _drain(joined: Joined, settings: WorkerSettings, stopping: Callable[[], bool
             token = uuid4().hex
             ticket = persistently(lambda: queue.claim(study, holder, token), stopping)  # noqa: B023
             if ticket is None:
-                if persistently(lambda: _is_over(study, settings), stopping):
+                if persistently(lambda: _nothing_left(study, settings), stopping):
                     return True
                 continue
             with suppress(Lost):
@@ -162,7 +180,7 @@ def _drain(joined: Joined, settings: WorkerSettings, stopping: Callable[[], bool
     return False
 
 
-def _is_over(study: optuna.Study, settings: WorkerSettings) -> bool:
+def _nothing_left(study: optuna.Study, settings: WorkerSettings) -> bool:
     """What a worker does that finds no ticket: see to it that none is lost; returns whether the queue is empty."""
     empty = queue.is_empty(study)  # first: whoever lets a trial fail after it is still there to refill
     if release(study) + reap(study) + queue.refill(study, settings.storage):

@@ -34,7 +34,7 @@ def pytest_configure() -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--kills", type=int, default=20, help="workers that the chaos test kills on each database")
+    parser.addoption("--kills", type=int, default=6, help="how often the chaos test ends workers on each database")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

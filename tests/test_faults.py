@@ -26,6 +26,7 @@ from fmnist.errors import ExpectedError
 from fmnist.training import EpochMetrics
 from search import lease, queue, space, worker
 from search.engines import local
+from search.finalists import define
 from search.lease import Holder
 from search.objective import Objective, Outcome
 from search.reaper import alive, release
@@ -125,7 +126,7 @@ def the_study(url: str, process: subprocess.Popen[str]) -> optuna.Study:
 def test_chaos(
     url: str, search: Callable[..., subprocess.Popen[str]], tmp_path: Path, tiny: DataSet, pytestconfig: pytest.Config
 ) -> None:
-    """Workers are killed at random moments, again and again; each trial ends as if nothing had been."""
+    """Workers are killed or told to stop at random moments, again and again; trials end as if nothing had happened."""
     kills: int = pytestconfig.getoption("--kills")
     trials = 2 * kills
     chance = random.Random(7)
@@ -133,36 +134,53 @@ def test_chaos(
     study = the_study(url, process)
     checkpoints = tmp_path / "studies" / "chaos" / "checkpoints"
     seen: dict[int, list[EpochMetrics]] = {}  # what was saved of the running trials before a kill
-    for _ in range(kills):
+    told: set[int] = set()  # to stop: they do after their epoch
+    made: Counter[str] = Counter()
+
+    def workers() -> list[int]:
+        return [pid for pid in worker_pids(process.pid) if pid not in told]
+
+    for number in range(kills):
         goal = reports(study) + chance.randrange(4)
-        wait_for(lambda goal=goal: reports(study) >= goal and len(worker_pids(process.pid)) == 4, process)  # type: ignore[misc]
+        wait_for(lambda goal=goal: reports(study) >= goal and len(workers()) == 4, process)  # type: ignore[misc]
         seen |= saved_so_far(study, checkpoints)
-        os.kill(chance.choice(worker_pids(process.pid)), signal.SIGKILL)
+        kind = ("kill one", "stop one", "kill one", "stop all")[number % 4]
+        made[kind] += 1
+        for pid in workers() if kind == "stop all" else [chance.choice(workers())]:
+            if kind == "kill one":
+                os.kill(pid, signal.SIGKILL)
+            else:
+                told.add(pid)
+                os.kill(pid, signal.SIGTERM)
     output, errors = process.communicate()
     assert process.returncode == 0, errors
     assert f"Done: {trials} trials" in output
 
     study = load_study(open_storage(url), "chaos")  # what this one has cached of failed trials may be old
     assert_exact(study, trials)
-    died = [
-        attempt for trial in trials_of(study) for attempt in attempts_of(trial) if "died" in str(attempt["outcome"])
-    ]
-    assert len(died) >= kills // 4  # the others were at work on nothing, at their start
+    outcomes = [str(attempt["outcome"]) for trial in trials_of(study) for attempt in attempts_of(trial)]
+    died, given_back = sum("died" in outcome for outcome in outcomes), outcomes.count(lease.GIVEN_BACK)
+    assert died + given_back >= kills // 4  # the others were at work on nothing, at their start
     histories = {}
     for trial in trials_of(study):
         if name := checkpoint_of(trial):
             histories[trial.number] = checkpoint.load(checkpoints / name).history
-    assert len(histories) == states(study)[TrialState.COMPLETE]
+    complete = {trial.number for trial in trials_of(study) if trial.state == TrialState.COMPLETE}
+    assert histories.keys() == complete
     resumed = {number: before for number, before in seen.items() if number in histories}
     assert len(resumed) >= 3
     for number, before in resumed.items():  # the very seconds: it went on, and did not begin again
         assert histories[number][: len(before)] == before
-    for number in sorted(resumed, key=lambda number: -len(attempts_of(study.trials[number])))[:3]:
+    interrupted = [number for number in sorted(complete) if len(attempts_of(study.trials[number])) > 1]
+    for number in interrupted:
         again = reproduce(study, number, tiny, lambda _: None)
         assert again.same_metrics
         assert again.same_weights
     most = max(len(attempts_of(trial)) for trial in trials_of(study))
-    print(f"\n{url[:8]}: {kills} kills, {len(died)} within a trial; {states(study)}; most attempts at a trial: {most}")
+    print(
+        f"\n{url[:8]}: {dict(made)}: {died} died within a trial, {given_back} gave theirs back; {len(interrupted)} "
+        f"interrupted trials are the same bit for bit; {states(study)}; most attempts at a trial: {most}"
+    )
 
 
 def saved_so_far(study: optuna.Study, checkpoints: Path) -> dict[int, list[EpochMetrics]]:
@@ -317,6 +335,32 @@ def test_two_runs_at_once_do_not_add_up(url: str, search: Callable[..., subproce
     study = load_study(open_storage(url), "chaos")
     assert_exact(study, 9)
     assert len(trials_of(study)) == 9
+
+
+def test_two_runs_that_reach_the_end_together_train_the_finalists_of_the_whole_search_once(
+    url: str, search: Callable[..., subprocess.Popen[str]]
+) -> None:
+    """Also if workers are told to stop on the way, which each command might take for the end of the search."""
+    arguments = ("--trials", "6", "--workers", "2", "--finalists", "2")
+    quick = CHAOS.replace("low = 3, high = 6", "low = 1, high = 2").replace("epochs = 5", "epochs = 2")
+    runs = [search(url, quick.replace("filters = 8", "filters = 4"), *arguments) for _ in range(2)]
+    study = the_study(url, runs[0])
+    wait_for(lambda: reports(study) and all(worker_pids(process.pid) for process in runs), runs[0])
+    for process in runs:
+        for pid in worker_pids(process.pid):
+            os.kill(pid, signal.SIGTERM)
+    for process in runs:
+        output, errors = process.communicate()
+        assert process.returncode == 0, errors
+        assert "Winner: trial" in output
+    assert_exact(load_study(open_storage(url), "chaos"), 6)
+    chosen = define(load_study(open_storage(url), "chaos"), 2, 3)
+    assert chosen
+    again = load_study(open_storage(url), "chaos.finalists")
+    assert_exact(again, 3 * len(chosen.grid))
+    assert len(trials_of(again)) == 3 * len(chosen.grid)
+    trained = Counter(space.key(trial.params) for trial in trials_of(again))
+    assert trained == dict.fromkeys(map(space.key, space.grid(chosen)), 3)
 
 
 def instant(trial: optuna.Trial, objective: Objective, *_: object) -> Outcome:

@@ -13,6 +13,7 @@ from search.definition import StudyDefinition
 from search.lease import Holder, Ticket
 from search.storage import lock, open_storage
 from search.study import DEFINITION
+from tests.conftest import Make
 
 SPACE = {"epochs": {"low": 1, "high": 3}, "filters": {"choices": [8, 16]}}
 
@@ -241,3 +242,21 @@ def test_processes_that_drain_together_take_each_ticket_once(study: optuna.Study
         for _ in range(4):
             taken += results.get()
     assert sorted(taken) == [trial._trial_id for trial in study.trials]
+
+
+def test_a_goal_that_no_point_of_a_grid_is_left_for_is_lowered(make: Make, url: str) -> None:
+    """A ticket beyond the grid, one with a point that another has too, fails: nothing can take its place."""
+    defined = StudyDefinition.model_validate(
+        {"sampler": "grid", "defaults": {"filters": 8}, "space": {"filters": {"choices": [8, 16]}}}
+    )
+    study, settings = make(defined, 0, url)
+    with lock(settings.storage):
+        queue.enqueue(study, defined, 2, {"filters": 8})
+        assert queue.top_up(study, defined, None) == 3
+    for state in (TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE):
+        finish(study, state)
+    before = queue.goal(study)
+    assert not queue.is_done(study)
+    assert queue.refill(study, settings.storage) == 0
+    assert queue.is_done(study)
+    assert queue.goal(study) == before | {"trials": 2}

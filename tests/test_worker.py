@@ -4,6 +4,7 @@ import itertools
 import os
 import resource
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,14 +21,16 @@ from fmnist.training import Training
 from search import heartbeat, lease, objective, queue, worker
 from search.definition import PRUNERS, SAMPLERS
 from search.engines import local
+from search.join import join
 from search.objective import Outcome
+from search.outage import persistently
 from search.reaper import alive, reap
 from search.record import CHECKPOINT
 from search.storage import lock
-from search.study import StudyError, request_stop
+from search.study import StudyError, request_stop, stop_requests
 from search.tables import backend
 from search.worker import WorkerSettings, work
-from tests.conftest import LONG, Make, definition, worker_servers
+from tests.conftest import LONG, Make, definition, worker_pids, worker_servers
 from tests.postgresql import Server
 
 WAITING, COMPLETE, FAIL = TrialState.WAITING, TrialState.COMPLETE, TrialState.FAIL
@@ -178,7 +181,8 @@ def test_stop_reaches_workers_anywhere_and_those_that_start_later_go_on(make: Ma
             request_stop(study)
 
     for most in (1, 3):
-        local.drain(study, [settings], never, ask)
+        before = stop_requests(study)
+        local.drain(study, [settings], lambda: stop_requests(study) != before, ask)  # noqa: B023
         assert states(study) == [WAITING]
         assert len(reported(study)) >= most
     assert [attempt["outcome"] for attempt in attempts(study)] == ["given back"] * 2
@@ -202,6 +206,120 @@ def test_a_killed_worker_is_replaced_and_its_trial_goes_on(make: Make, url: str)
     assert states(study) == [WAITING]
 
 
+@pytest.mark.parametrize(("url", "most"), [("postgresql", 1), ("sqlite", 2)], ids=["one", "all"], indirect=["url"])
+def test_workers_told_to_stop_by_others_are_replaced(make: Make, url: str, most: int) -> None:
+    """They end with exit code 0, as those do that find the queue empty."""
+    study, settings = make(LONG, 2, url)
+    told: dict[int, int] = {}  # the workers' process ids by the numbers of their trials
+
+    def tell_them() -> None:
+        at_work = [number for number in (0, 1) if reported(study, number)]
+        if not told and len(at_work) == 2:
+            told.update({number: int(str(attempts(study, number)[-1]["pid"])) for number in at_work[:most]})
+            for pid in told.values():
+                os.kill(pid, signal.SIGTERM)
+
+    def others_went_on() -> bool:
+        return bool(told) and all(
+            len(attempts(study, number)) == 2
+            and len(reported(study, number)) > int(str(attempts(study, number)[0]["step"])) // 100
+            for number in told
+        )
+
+    local.drain(study, [settings] * 2, others_went_on, tell_them)
+    assert len(told) == most
+    assert states(study) == [WAITING] * 2
+    for number, pid in told.items():
+        assert [attempt["outcome"] for attempt in attempts(study, number)] == ["given back"] * 2
+        assert attempts(study, number)[0]["pid"] == pid
+
+
+def test_workers_that_are_told_to_stop_again_and_again_before_they_begin_end_the_search(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, settings = make(definition(), 1)
+    monkeypatch.setattr(local, "USELESS", 1)
+    assert queue.claim(study, lease.Holder(), "of this process")  # so that nothing is left for them
+
+    def tell_them() -> None:
+        for pid in worker_pids(os.getpid()):
+            os.kill(pid, signal.SIGTERM)
+
+    with pytest.raises(local.WorkersDied, match=r"2 worker processes in a row ended .* with exit code 0"):
+        local.drain(study, [settings], never, tell_them)
+
+
+def test_a_worker_told_to_stop_at_the_end_of_the_queue_is_not_replaced(make: Make) -> None:
+    study, settings = make(definition(), 2)
+    work(settings, never)
+    pool = local.Pool(study, [settings])
+    pool.fill()
+    for process in pool.processes.values():
+        process.terminate()
+        process.join()
+    pool.sweep()
+    assert (pool.processes, pool.due) == ({}, {})
+
+
+def test_tickets_added_behind_the_back_of_ended_workers_are_run(make: Make) -> None:
+    study, settings = make(definition(), 1)
+    pool = local.Pool(study, [settings])
+    pool.fill()
+    pool.processes[0].join()  # it found the queue empty
+    with lock(settings.storage):
+        queue.enqueue(study, definition(), 1, {})
+    pool.sweep()
+    assert list(pool.due) == [0]
+    local.drain(study, [settings], never, lambda: None)
+    assert states(study) == [COMPLETE] * 2
+
+
+def test_a_following_worker_process_that_is_told_to_stop_is_replaced(make: Make) -> None:
+    study, settings = make(definition(), 1)
+    said: list[str] = []
+
+    def say(text: str) -> None:
+        said.append(text)
+        if text.startswith("trial 0 "):
+            (pid,) = worker_pids(os.getpid())
+            os.kill(pid, signal.SIGTERM)
+            with lock(settings.storage):
+                queue.enqueue(study, definition(), 1, {})
+        elif text.startswith("trial 1 "):
+            request_stop(study)
+
+    assert join(replace(settings, follow=True), 1, say) is False
+    assert states(study) == [COMPLETE] * 2
+    assert len([text for text in said if text.startswith("trial")]) == 2
+
+
+def test_a_worker_told_to_stop_while_the_database_is_away_does_not_end_the_search(
+    make: Make, postgresql: Server
+) -> None:
+    study, settings = make(definition(), 1, postgresql.create_database())
+    ticket = queue.claim(study, lease.Holder(), "of this process")  # so that the worker has nothing but to wait
+    assert ticket
+    outage: list[threading.Thread] = []
+
+    def lose_the_database_and_the_worker(pid: int) -> None:
+        postgresql.stop()
+        os.kill(pid, signal.SIGTERM)
+        while alive(pid):
+            time.sleep(0.05)
+        postgresql.start()
+        persistently(lambda: lease.give_back(study, ticket))
+
+    def begin() -> None:
+        pids = worker_pids(os.getpid())
+        if pids and not outage:
+            outage.append(threading.Thread(target=lose_the_database_and_the_worker, args=pids))
+            outage[0].start()
+
+    local.drain(study, [settings], never, begin)
+    outage[0].join()
+    assert states(study) == [COMPLETE]
+
+
 def test_workers_end_though_the_database_is_gone(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     study, settings = make(LONG, 3)
     pids: set[int] = set()
@@ -223,7 +341,7 @@ def test_worker_processes_that_crash_again_and_again_end_the_search(
 ) -> None:
     study, settings = make(definition(), 2)
     monkeypatch.setattr(local, "LONGEST_PAUSE", 0.1)
-    with pytest.raises(local.WorkersDied, match="6 worker processes in a row crashed before they began a trial"):
+    with pytest.raises(local.WorkersDied, match="6 worker processes in a row ended before they began a trial"):
         local.drain(study, [replace(settings, device="no such device")], never, lambda: None)
     assert states(study) == [WAITING] * 2
 

@@ -25,12 +25,13 @@ import optuna
 from fmnist.errors import ExpectedError
 from search.outage import persistently
 from search.queue import TooManyFailures, check_failures
-from search.reaper import alive, release
-from search.worker import FAILED, WorkerSettings, main
+from search.reaper import alive, began, release
+from search.worker import FAILED, WorkerSettings, is_over, main, studies_of
 
 TICK = 1.0  # seconds between two looks at the queue
-CRASHES = 5  # in a row, before a trial was begun, after which a worker is not started again
-FIRST_PAUSE, LONGEST_PAUSE = 0.25, 30.0  # seconds before a worker that crashed is started again
+USELESS = 5  # workers in a row that ended before they began a trial, after which no other is started
+STEADY = 60.0  # seconds after which a worker that only waited for a trial is not one of those
+FIRST_PAUSE, LONGEST_PAUSE = 0.25, 30.0  # seconds before a worker that ended is replaced
 LONGEST_TMPDIR = 70  # bytes: a socket's path may have 103 on macOS, 107 on Linux, of which multiprocessing adds 32
 
 
@@ -68,7 +69,8 @@ class Pool:
         self.processes: dict[int, BaseProcess] = {}
         self.errors: dict[int, Connection] = {}
         self.due: dict[int, float] = dict.fromkeys(range(len(settings)), 0.0)  # when an empty place is to be filled
-        self.crashes = [0] * len(settings)  # of each place, in a row, before a trial was begun
+        self.started = [0.0] * len(settings)  # when the last worker of each place was
+        self.useless = [0] * len(settings)  # workers of each place, in a row, that ended before they began a trial
         self.ending = False
 
     def fill(self) -> None:
@@ -86,46 +88,66 @@ class Pool:
             except OSError as error:  # of memory, processes, descriptors, the folder for temporary files
                 reason = " ".join(str(error).split())
             else:
+                self.started[place] = time.monotonic()
                 continue
             # Not within `except`: the exception holds the pipe by which a worker that was started notices that it is
             # not wanted, as the server may be killed after it has forked.
-            self.crashes[place] += 1
-            if self.crashes[place] > CRASHES:
-                raise WorkersDied(
-                    f"worker processes cannot be started: {reason}; free memory or end other processes, or use fewer "
-                    "--workers, and run again"
-                )
-            self.due[place] = time.monotonic() + min(FIRST_PAUSE * 2 ** self.crashes[place], LONGEST_PAUSE)
+            self.useless[place] += 1
+            self._plan(
+                place,
+                f"worker processes cannot be started: {reason}; free memory or end other processes, or use fewer "
+                "--workers, and run again",
+            )
 
     def wait(self) -> None:
         """Wait for a worker to end, but not for long."""
         connection.wait([process.sentinel for process in self.processes.values()], timeout=TICK)
 
     def sweep(self) -> None:
-        """Take the ended workers out; give back the tickets of those that crashed, and plan others for them.
+        """Take the ended workers out, give back the tickets that they held, and plan others while work is left.
+
+        It may be repeated after trouble with the database: what changes here comes after what may raise.
 
         Raises:
-            WorkersDied: one met what others would meet too, or they crash without end.
+            WorkersDied: one met what others would meet too, or they end without end.
+            StudyError: the study was deleted.
         """
         for place, process in list(self.processes.items()):
             if process.exitcode is None:
                 continue
-            if process.pid and alive(process.pid):  # its server died, and it goes on unwatched
+            assert process.pid is not None  # it was started
+            if alive(process.pid):  # its server died, and it goes on unwatched
                 os.kill(process.pid, signal.SIGKILL)
                 continue
-            held = release(self.study, pid=process.pid)
+            studies = studies_of(self.study, self.settings[place])
+            for study in studies:
+                release(study, pid=process.pid)
+            useful = any(began(study, process.pid) for study in studies)
+            # The queue is asked and not the exit code: a worker that was sent SIGTERM ends with 0 too, and between
+            # a worker's last look and this one another command may have added tickets.
+            over = self.ending or is_over(self.study, self.settings[place])
             del self.processes[place]
             if process.exitcode == FAILED:
                 raise WorkersDied(self.errors[place].recv())
-            if process.exitcode == 0 or self.ending:
+            if over:
                 continue
-            self.crashes[place] = 0 if held else self.crashes[place] + 1
-            if self.crashes[place] > CRASHES:
-                raise WorkersDied(
-                    f"{self.crashes[place]} worker processes in a row crashed before they began a trial, "
-                    f"the last with exit code {process.exitcode}"
-                )
-            self.due[place] = time.monotonic() + min(FIRST_PAUSE * 2 ** self.crashes[place], LONGEST_PAUSE)
+            useful |= time.monotonic() - self.started[place] > STEADY
+            self.useless[place] = 0 if useful else self.useless[place] + 1
+            self._plan(
+                place,
+                f"{self.useless[place]} worker processes in a row ended before they began a trial, "
+                f"the last with exit code {process.exitcode}",
+            )
+
+    def _plan(self, place: int, trouble: str) -> None:
+        """Plan another worker for a place; the more in a row were of no use there, the later.
+
+        Raises:
+            WorkersDied: they were too many; `trouble` says of what.
+        """
+        if self.useless[place] > USELESS:
+            raise WorkersDied(trouble)
+        self.due[place] = time.monotonic() + min(FIRST_PAUSE * 2 ** self.useless[place], LONGEST_PAUSE)
 
     def terminate(self) -> None:
         """Ask all workers to finish their epoch and end; start no more."""
@@ -140,8 +162,9 @@ class Pool:
             process.kill()
         for process in self.processes.values():
             process.join()
-        for process in self.processes.values():
-            release(self.study, pid=process.pid)
+        for place, process in self.processes.items():
+            for study in studies_of(self.study, self.settings[place]):
+                release(study, pid=process.pid)
 
 
 def drain(
@@ -150,17 +173,20 @@ def drain(
     stopping: Callable[[], bool],
     on_tick: Callable[[], None],
 ) -> None:
-    """Run one worker process for each of `settings` until they find the queue empty.
+    """Run one worker process for each of `settings`, replaced whenever it ends, until no work is left.
 
     Once `stopping` says so, the workers finish their epoch, give their tickets back and
     end. Whatever ends this function, no worker outlives it and no ticket stays held.
 
     Args:
+        stopping: also once `fmnist-search stop` was asked for: workers end by themselves then, and are replaced until
+            this says so.
         on_tick: called every second or so.
 
     Raises:
         WorkersDied: the workers cannot go on.
         TooManyFailures: failing is the rule among the trials.
+        StudyError: the study was deleted.
     """
     pool = Pool(study, settings)
     failure: ExpectedError | None = None

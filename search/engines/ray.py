@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -28,10 +28,10 @@ from search.reaper import release
 from search.storage import open_storage
 from search.study import load_study, request_stop, stop_requests
 from search.url import absolute
-from search.worker import WorkerSettings, work
+from search.worker import WorkerSettings, is_over, work
 
 CONNECT = 5.0  # seconds within which the head of the cluster must accept a connection
-RESTARTS = 100  # of a worker whose process or node dies
+RESTARTS = 100  # of a worker whose process or node dies, and of one that ends while work is left
 CANCEL = 10.0  # seconds within which Ray must have ended the workers that it was told to kill
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_NUM_REDIS_GET_RETRIES": "2"}  # of 20 tries, 40 s each, at a wrong port
 
@@ -47,7 +47,7 @@ def drain(
     stopping: Callable[[], bool],
     on_tick: Callable[[], None],
 ) -> None:
-    """Run one worker for each of `settings` on the cluster until they find the queue empty.
+    """Run one worker for each of `settings` on the cluster, started again if it ends, until no work is left.
 
     Once `stopping` says so, all workers of the study are asked to finish their epoch, to
     give their tickets back and to end. Whatever ends this function, no worker outlives
@@ -67,24 +67,32 @@ def drain(
     asked = False
     request = persistently(lambda: stop_requests(study), stopping)
     with _connected(address) as ray:
-        workers = [_start(ray, each, request) for each in settings]
+        workers = {_start(ray, each, request): each for each in settings}
+        left = RESTARTS * len(settings)
         try:
             while workers:
-                ended, workers = ray.wait(workers, timeout=TICK)
+                ended, _ = ray.wait(list(workers), timeout=TICK)
                 if not asked and (failure or stopping()):
                     persistently(lambda: request_stop(study), stopping)
                     _cancel(ray, workers)
                     asked = True
                 try:
                     for worker in ended:
+                        its = workers.pop(worker)
                         _check(ray, worker, asked)
+                        if asked or failure or persistently(lambda: is_over(study, its), stopping):  # noqa: B023
+                            continue
+                        left -= 1
+                        if left < 0:
+                            raise WorkersDied(f"workers on Ray ended {RESTARTS} times each while trials were left")
+                        workers[_start(ray, its, request)] = its
                     persistently(lambda: check_failures(study), stopping)
                 except (WorkersDied, TooManyFailures) as error:
                     failure = failure or error
                 persistently(on_tick, stopping)
         finally:
             _cancel(ray, workers, force=True)
-            ray.wait(workers, num_returns=len(workers), timeout=CANCEL)
+            ray.wait(list(workers), num_returns=len(workers), timeout=CANCEL)
             release(study)
     if failure:
         raise failure
@@ -133,7 +141,7 @@ def _anywhere(settings: WorkerSettings) -> WorkerSettings:
     )
 
 
-def _cancel(ray: Any, workers: list[Any], *, force: bool = False) -> None:
+def _cancel(ray: Any, workers: Iterable[Any], *, force: bool = False) -> None:
     """Cancel workers that have not begun, for want of room; those that have only by `force`."""
     for worker in workers:
         ray.cancel(worker, force=force)
