@@ -1,10 +1,13 @@
 """The finalists: who they are, how they are trained again, and what is said of them."""
 
+import io
 import json
 import threading
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -22,10 +25,12 @@ from search.lease import Holder, finish
 from search.objective import training_seed
 from search.ranking import Configuration
 from search.report.analysis import analyse
+from search.retrain import retrain as retrain_finalists
 from search.retrain import run_finalists, settle
-from search.space import distributions
+from search.run import run_search
+from search.space import distributions, grid, key
 from search.statistics import Difference, estimate
-from search.storage import open_storage
+from search.storage import lock, open_storage
 from search.study import FOLDER, Place, definition_of, finalists_of, load_study, open_study, request_stop, stop_requests
 from search.worker import WorkerSettings, work
 from tests.conftest import Command, Make, definition
@@ -374,6 +379,56 @@ def test_run_ends_with_the_finalists_and_goes_on_with_them(invoke: Command, stud
     assert not (tmp_path / "studies" / "tiny").exists()
     assert not (tmp_path / "studies" / "tiny.finalists").exists()
     assert "there are none yet" in invoke("status", "tiny.finalists").stderr
+
+
+class Watching(Console):
+    """A console that does something once, when a line that begins like this is printed."""
+
+    def __init__(self, beginning: str, then: Callable[[], object]) -> None:
+        super().__init__(file=io.StringIO(), width=200)
+        self.beginning, self.then = beginning, [then]
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*objects, **options)
+        if self.then and str(objects[0]).startswith(self.beginning):
+            self.then.pop()()
+
+
+@pytest.mark.parametrize("moment", ["[2/2] ", "Finalists: "])
+def test_a_goal_that_another_command_raises_at_the_end_is_reached_too(
+    tmp_path: Path, tiny_folder: Path, moment: str
+) -> None:
+    """As a second `run` with more trials does, before the finalists are chosen and while they are trained."""
+    defined = definition(sampler="random", finalists=1, defaults=QUICK)
+    settings = RunSettings.of("s", trials=2, output=tmp_path, workers=1, data_dir=tiny_folder, device="cpu")
+    url = settings.worker.storage
+
+    def ask_for_more() -> None:
+        with lock(url):
+            queue.top_up(load_study(open_storage(url, "write"), "s"), defined, 4)
+
+    console = Watching(moment, ask_for_more)
+    result = run_search(defined, settings, console)
+    assert console.then == []
+    assert (result.stopped, result.goal, result.summary.trials.complete, result.summary.trials.left) == (None, 4, 4, 0)
+    again, chosen = finalists_of(result.study), define(result.study, 1, 3)
+    assert again is not None
+    assert chosen is not None
+    trained = Counter(key(trial.params) for trial in again.trials)
+    assert set(trained.values()) == {3}
+    assert trained.keys() >= set(map(key, grid(chosen)))
+    if moment == "[2/2] ":
+        assert trained.keys() == set(map(key, grid(chosen)))
+
+
+def test_a_run_chooses_no_finalists_while_the_search_is_short_of_its_goal(
+    make: Make, tmp_path: Path, tiny: DataSet
+) -> None:
+    study, settings = make(grid_of([2, 4]), 2)
+    ended(study, 0.9)
+    run = RunSettings(None, Place(tmp_path / "s"), 1, settings, None, quiet=True)
+    assert retrain_finalists(study, 1, 1, run, tiny, Console(quiet=True), None) == (False, None)
+    assert finalists_of(study) is None
 
 
 def test_finalists_0_turns_them_off(invoke: Command, study_file: Path, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from search.outage import persistently
 from search.reaper import alive, reap
 from search.record import CHECKPOINT
 from search.storage import lock
-from search.study import StudyError, request_stop, stop_requests
+from search.study import StudyError, request_stop
 from search.tables import backend
 from search.worker import WorkerSettings, work
 from tests.conftest import LONG, Make, definition, worker_pids, worker_servers
@@ -175,14 +175,16 @@ def test_workers_that_are_stopped_give_back_what_they_have_begun(make: Make, url
 
 def test_stop_reaches_workers_anywhere_and_those_that_start_later_go_on(make: Make, url: str) -> None:
     study, settings = make(LONG, 1, url)
-
-    def ask() -> None:
-        if reported(study):
-            request_stop(study)
-
     for most in (1, 3):
-        before = stop_requests(study)
-        local.drain(study, [settings], lambda: stop_requests(study) != before, ask)  # noqa: B023
+        pool = local.Pool(study, [settings])
+        try:
+            pool.fill()
+            while len(reported(study)) < most:
+                time.sleep(0.05)
+            request_stop(study)
+            pool.processes[0].join()
+        finally:
+            pool.kill()
         assert states(study) == [WAITING]
         assert len(reported(study)) >= most
     assert [attempt["outcome"] for attempt in attempts(study)] == ["given back"] * 2

@@ -85,7 +85,9 @@ def drain(
                         left -= 1
                         if left < 0:
                             raise WorkersDied(f"workers on Ray ended {RESTARTS} times each while trials were left")
-                        workers[_start(ray, its, request)] = its
+                        # If it was a request to stop that ended it, `stopping` is about to say so.
+                        now = persistently(lambda: stop_requests(study), stopping)
+                        workers[_start(ray, its, now)] = its
                     persistently(lambda: check_failures(study), stopping)
                 except (WorkersDied, TooManyFailures) as error:
                     failure = failure or error
