@@ -33,9 +33,10 @@ from benchmarks.storage import make
 from fmnist import data as fashion
 from search import definition
 from search.lease import ATTEMPTS
+from search.places import StudyError
 from search.record import FINISHED, history_of
 from search.storage import open_storage
-from search.study import StudyError, load_study
+from search.study import load_study
 from search.url import StorageError, default_url
 
 ROOT = Path(__file__).resolve().parent.parent

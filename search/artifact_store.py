@@ -17,8 +17,9 @@ from optuna.storages import RDBStorage
 from search.artifact_meta import CONFUSION, CURVE, Registered, registered
 from search.artifacts import Artifacts
 from search.pictures import confusion_matrix, learning_curve
+from search.places import artifacts_of
 from search.record import CHECKPOINT, checkpoint_of, history_of
-from search.study import artifacts_of, definition_of, load_study
+from search.study import definition_of, load_study
 
 
 class TrialArtifacts:

@@ -5,6 +5,7 @@ user attribute "checkpoint" names the one that counts. A process that lost its t
 therefore still write a file, but nobody is misled by it.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -14,9 +15,20 @@ from typing import Any, Protocol
 from fmnist.errors import ExpectedError
 from fmnist.files import write_whole
 
+CONNECT_TIMEOUT, READ_TIMEOUT = 10, 20  # seconds that a bucket has to answer each of the five tries of a call
+TRANSIENT_CODES = ("RequestTimeout", "SlowDown", "Throttling", "ThrottlingException")  # that come with status 4xx
+_CHECKPOINT = re.compile(r"\.?trial-(\d+)-epoch-.*")
+
 
 class ArtifactError(ExpectedError):
-    """The artifact store cannot be used; the message says what to do."""
+    """The artifact store cannot be used; the message says what to do.
+
+    transient: whether it may work again by itself, as after a server's restart.
+    """
+
+    def __init__(self, message: str, *, transient: bool = False) -> None:
+        super().__init__(message)
+        self.transient = transient
 
 
 class Artifacts(Protocol):
@@ -41,6 +53,12 @@ class Artifacts(Protocol):
 def checkpoint_name(number: int, epoch: float) -> str:
     """The name of a trial's checkpoint after that many epochs."""
     return f"trial-{number:05d}-epoch-{epoch:g}.pt"
+
+
+def trial_of(name: str) -> int | None:
+    """The number of the trial whose checkpoint a file is, or was to become; None for another file."""
+    match = _CHECKPOINT.fullmatch(name)
+    return int(match[1]) if match else None
 
 
 def _checked(name: str) -> str:
@@ -121,9 +139,11 @@ class Bucket:
     def client(self) -> Any:
         """boto3's; made when it is needed, as that takes a while."""
         import boto3
+        from botocore.config import Config
 
         try:
-            return boto3.client("s3")
+            # All tries of a call take less than a lease's grace: a bucket out of reach is no sign of a dead worker.
+            return boto3.client("s3", config=Config(connect_timeout=CONNECT_TIMEOUT, read_timeout=READ_TIMEOUT))
         except (*self.failures, ValueError) as error:  # the latter for a malformed endpoint
             raise self._error(error) from error
 
@@ -163,4 +183,16 @@ class Bucket:
 
     def _error(self, error: Exception) -> ArtifactError:
         reason = " ".join(str(error).split())
-        return ArtifactError(f"{self.location}: {reason}; check bucket, endpoint and credentials, as boto3 finds them")
+        return ArtifactError(
+            f"{self.location}: {reason}; check bucket, endpoint and credentials, as boto3 finds them",
+            transient=self._is_transient(error),
+        )
+
+    def _is_transient(self, error: Exception) -> bool:
+        from botocore.exceptions import ClientError, ConnectionError, HTTPClientError
+
+        if not isinstance(error, ClientError):
+            return isinstance(error, ConnectionError | HTTPClientError)  # no answer, or half of one
+        answer: dict[str, Any] = error.response
+        status = int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        return status >= 500 or status == 429 or answer.get("Error", {}).get("Code") in TRANSIENT_CODES

@@ -1,22 +1,40 @@
-"""Which checkpoints of a study are kept: those of its best trials and those that are still needed."""
+"""Which files of a study are kept: the checkpoints of its best trials and of those that are not finished.
+
+Only what belongs to the study is removed, and only below the places that a command may delete from.
+"""
 
 import json
-import re
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.trial import TrialState
 from sqlalchemy import select, update
 
+from fmnist.checkpoint import CheckpointError, parse
 from search import artifact_meta
-from search.artifacts import Artifacts
+from search.artifacts import Artifacts, Folder, open_artifacts, trial_of
 from search.finalists import BEST
-from search.record import CHECKPOINT
-from search.study import MARK, artifacts_of, finalists_of
+from search.objective import weights_digest
+from search.places import ARTIFACTS, KEY, MARK, below, is_own, is_owned, is_within, location_of
+from search.record import CHECKPOINT, DROPPED, checkpoint_of
+from search.study import finalists_of
 from search.tables import ATTRIBUTES, TRIALS, VALUES, backend
 
-DROPPED = '"name": null'  # in the attribute of a trial whose checkpoint was removed
-FILE = re.compile(r"\.?trial-(\d+)-epoch-.*")  # a checkpoint, or one that was being written
+
+@dataclass(frozen=True)
+class Files:
+    """Where a study's files are: the folder of its report, the location of its checkpoints."""
+
+    study: optuna.Study
+    folder: Path
+    location: str
+
+    @property
+    def places(self) -> list[str]:
+        """Both, without one that is within the other."""
+        return [str(self.folder)] + ([] if is_within(self.location, [str(self.folder)]) else [self.location])
 
 
 def drop_beaten(study: optuna.Study, artifacts: Artifacts, keep: int) -> int:
@@ -38,46 +56,100 @@ def drop_beaten(study: optuna.Study, artifacts: Artifacts, keep: int) -> int:
     complete = [row for row in rows if row.state == TrialState.COMPLETE]
     beaten = sorted(set(rows) - set(complete[:keep]))
     for row in beaten:
-        stored = json.loads(row.value_json)
+        record = json.loads(row.value_json)
         mine = (ATTRIBUTES.c.trial_id == row.trial_id) & (ATTRIBUTES.c.key == CHECKPOINT)
+        ours = _is_ours(study, artifacts, record)
         with backend(study).engine.begin() as connection:
-            dropped = json.dumps(stored | {"name": None})
+            dropped = json.dumps(record | {"name": None})
             connection.execute(update(ATTRIBUTES).where(mine).values(value_json=dropped))
-            artifact_meta.unregister(connection, row.trial_id, stored["name"])
-        artifacts.remove(stored["name"])
+            artifact_meta.unregister(connection, row.trial_id, record["name"])
+        if ours:
+            artifacts.remove(record["name"])
     return len(beaten)
 
 
 def drop_orphans(study: optuna.Study, artifacts: Artifacts) -> int:
-    """Remove checkpoints that no trial names, left behind by processes that died; returns how many."""
+    """Remove checkpoints that no trial names, left behind by processes that died; returns how many.
+
+    Where several studies share a location nobody knows whose they are: they stay.
+    """
+    if not is_own(study, artifacts.location):
+        return 0
     files = artifacts.names()  # before the trials: what is named after it was looked for is not touched
     trials = study.get_trials(deepcopy=False)
-    named = {trial.user_attrs.get(CHECKPOINT, {}).get("name") for trial in trials}
+    named = {checkpoint_of(trial) for trial in trials}
     running = {trial.number for trial in trials if trial.state == TrialState.RUNNING}
-    orphans = [
-        name for name in files if (match := FILE.fullmatch(name)) and name not in named and int(match[1]) not in running
-    ]
+    orphans = [name for name in files if name not in named and trial_of(name) not in {None, *running}]
     for name in orphans:
         artifacts.remove(name)
     return len(orphans)
 
 
-def delete(study: optuna.Study, folder: Path) -> None:
-    """Delete a study, its finalists, checkpoints and report. Workers that are at it find their tickets lost and end.
+def files_of(study: optuna.Study, folder: Path, artifacts: str | None = None) -> list[Files]:
+    """Where the files of a study and of its finalists are.
 
     Args:
-        folder: the study's, where its report is.
+        folder: the study's.
+        artifacts: a location below which its checkpoints are looked for before the one on record.
     """
+    found = [Files(study, folder, _location(study, folder, artifacts))]
     if finalists := finalists_of(study):
-        delete(finalists, folder.parent / finalists.study_name)
-    artifacts = artifacts_of(study, folder)
-    files = artifacts.names()
+        beside = folder.parent / finalists.study_name
+        found.append(Files(finalists, beside, _location(finalists, beside, artifacts and found[0].location)))
+    return found
+
+
+def delete(files: Files, roots: list[str]) -> None:
+    """Delete a study, and those of its files that are below one of the roots.
+
+    Workers that are at it find their tickets lost and end. Where a file cannot be removed, the study stays.
+
+    Raises:
+        ArtifactError, OSError: a file cannot be removed.
+    """
+    study, store, folder = files.study, open_artifacts(files.location), Folder(files.folder)
+    marked = store if study.user_attrs[ARTIFACTS] is None else folder
+    may_clear_folder = is_within(folder.location, roots) and marked.read(MARK) in (None, study.user_attrs[KEY].encode())
+    may_clear_store = is_within(files.location, roots) and is_owned(study, files.location)
+    if may_clear_store:
+        _remove_checkpoints(study, store)
     optuna.delete_study(study_name=study.study_name, storage=study._storage)
-    for name in files:
-        if FILE.fullmatch(name) or name == MARK:
-            artifacts.remove(name)
-    for written in ("report.html", BEST):
-        (folder / written).unlink(missing_ok=True)
-    for left in (folder / "checkpoints", folder):
-        if left.is_dir() and not any(left.iterdir()):
-            left.rmdir()
+    if may_clear_store:
+        store.remove(MARK)
+        _remove_if_empty(files.location)
+    if may_clear_folder:
+        for name in ("report.html", BEST, MARK):
+            folder.remove(name)
+        _remove_if_empty(folder.location)
+
+
+def _location(study: optuna.Study, folder: Path, artifacts: str | None) -> str:
+    wanted = below(artifacts, study.study_name) if artifacts else []
+    return next((location for location in wanted if is_owned(study, location)), location_of(study, folder))
+
+
+def _remove_checkpoints(study: optuna.Study, store: Artifacts) -> None:
+    records = [trial.user_attrs.get(CHECKPOINT, {}) for trial in study.get_trials(deepcopy=False)]
+    if is_own(study, store.location):
+        names = [name for name in store.names() if trial_of(name) is not None]
+    else:
+        names = [record["name"] for record in records if record.get("name") and _is_ours(study, store, record)]
+    for name in names:
+        store.remove(name)
+
+
+def _is_ours(study: optuna.Study, artifacts: Artifacts, record: dict[str, Any]) -> bool:
+    """Whether the checkpoint that a trial names is its own: another study may have written one of that name."""
+    if is_own(study, artifacts.location):
+        return True
+    content = artifacts.read(record["name"])
+    try:
+        return content is not None and weights_digest(parse(content, record["name"]).weights) == record["weights"]
+    except CheckpointError:
+        return False
+
+
+def _remove_if_empty(location: str) -> None:
+    path = Path(location)
+    if "://" not in location and path.is_dir() and not any(path.iterdir()):
+        path.rmdir()

@@ -16,8 +16,9 @@ from search.engines import local, ray
 from search.interrupts import Interrupts
 from search.lease import GRACE
 from search.outage import persistently
+from search.places import OUTPUT, Place
 from search.progress import FinishedTrials, Progress
-from search.study import Place, stop_requests, told_if_deleted
+from search.study import stop_requests, told_if_deleted
 from search.summary import summarize
 from search.url import default_url
 from search.worker import WorkerSettings
@@ -53,7 +54,7 @@ class RunSettings:
         study: str,
         *,
         trials: int | None = None,
-        output: Path | str = "studies",
+        output: Path | str | None = None,
         storage: str | None = None,
         artifacts: str | None = None,
         keep: int = Place.keep,
@@ -73,7 +74,8 @@ class RunSettings:
 
         Args:
             study: its name in the database, and that of its folder in `output`.
-            storage: URL of the database; studies.db in `output` if None.
+            output: the output folder; where None, "studies", while a study that is there stays in its own.
+            storage: URL of the database; studies.db in the output folder if None.
             workers: processes; one a core if None.
             device: auto, cpu, cuda or mps.
 
@@ -82,13 +84,13 @@ class RunSettings:
         """
         if engine == "local" or device == "auto":  # whether a cluster has a device is not for this machine to say
             device = device_of(device).type
-        output = Path(output)
+        folder = Path(output or OUTPUT)
         return cls(
             trials=trials,
-            place=Place(output / study, located(artifacts), keep),
+            place=Place(folder / study, located(artifacts), keep, named=output is not None),
             workers=workers or local.cores(),
             worker=WorkerSettings(
-                storage=storage or default_url(output),
+                storage=storage or default_url(folder),
                 study=study,
                 data_dir=Path(data_dir) if data_dir else None,
                 device=device,
@@ -146,7 +148,7 @@ def drain(
         nonlocal requested
         requested = stop_requests(view) != request
         progress.goal = queue.goal(view)["trials"]  # another may have raised it
-        progress.show(summarize(view, settings.place.folder), finished.new())
+        progress.show(summarize(view), finished.new())
 
     with interrupts.installed(), told_if_deleted(view), progress.shown():
         run = partial(ray.drain, address=settings.address) if settings.engine == "ray" else local.drain

@@ -10,8 +10,9 @@ from optuna.trial import TrialState
 from fmnist import data as fashion
 from search import definition, queue, space
 from search.outage import reported
+from search.places import Place, check_stays
 from search.storage import lock, open_storage
-from search.study import Place, definition_of, load_study, open_study
+from search.study import definition_of, load_study, open_study
 
 
 @dataclass(frozen=True)
@@ -29,25 +30,24 @@ def enqueue(
     trials: int,
     assignments: tuple[str, ...],
     url: str,
-    output: Path,
+    place: Place,
     name: str,
     data_dir: Path | None,
-    artifacts: str | None,
 ) -> Enqueued:
     """Add tickets to a study.
 
     Args:
         study: the name or file of a definition to make it from, if there is none of that name in the database.
-        name: of the study in the database.
         assignments: NAME=VALUE, hyperparameters that these tickets fix.
-        artifacts: where a study that is made here has its checkpoints, if not in its folder.
+        place: where a study that is made here has its files.
+        name: of the study in the database.
 
     Raises:
         DefinitionError, StudyError, DataError, StorageError: nothing was added.
     """
     storage = open_storage(url, "create")
     with reported(url), lock(url):
-        opened = _opened(storage, name, study, Place(output / name, artifacts), data_dir)
+        opened = _opened(storage, name, study, place, data_dir)
         defined = definition_of(opened)
         fixed = dict(space.parse_assignment(defined, assignment) for assignment in assignments)
         added = queue.enqueue(opened, defined, trials, fixed)
@@ -56,6 +56,9 @@ def enqueue(
 
 def _opened(storage: RDBStorage, named: str, study: str, place: Place, data_dir: Path | None) -> optuna.Study:
     if named in optuna.get_all_study_names(storage):
-        return load_study(storage, named)
+        opened = load_study(storage, named)
+        if place.artifacts:
+            check_stays(opened, place.artifacts)
+        return opened
     defined = definition.read(study)
     return open_study(storage, named, defined, fashion.load(data_dir), place)

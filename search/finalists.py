@@ -18,11 +18,12 @@ from optuna.trial import TrialState
 from fmnist.seeds import derive
 from search import space
 from search.definition import StudyDefinition
+from search.places import ARTIFACTS, Place, folder_of, location_of
 from search.queue import counts
 from search.ranking import Configuration, accuracies_of, by_configuration, rank
 from search.record import FINISHED
 from search.statistics import Estimate, estimate
-from search.study import ARTIFACTS, Place, definition_of, finalists_name, finalists_of, folder_of
+from search.study import definition_of, finalists_name, finalists_of
 
 SEEDS = 3  # trainings of each finalist
 BEST = "best.pt"  # in the study's folder: a training of the winner
@@ -140,9 +141,8 @@ def define(study: optuna.Study, top: int, seeds: int) -> StudyDefinition | None:
 
 def place_of(study: optuna.Study, folder: Path) -> Place:
     """Where the finalists' files go: beside the study's, and every checkpoint is kept."""
-    stored = study.user_attrs[ARTIFACTS]
-    name = finalists_name(study.study_name)
-    return Place(folder.parent / name, f"{stored}/finalists" if stored else None, keep=sys.maxsize)
+    artifacts = location_of(study) if study.user_attrs[ARTIFACTS] else None
+    return Place(folder.parent / finalists_name(study.study_name), artifacts, keep=sys.maxsize)
 
 
 def standings_of(study: optuna.Study, folder: Path | None = None) -> Standings | None:

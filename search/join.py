@@ -10,9 +10,10 @@ from search.engines import local
 from search.interrupts import Interrupts
 from search.lease import ATTEMPTS, this_machine
 from search.outage import reported
+from search.places import StudyError
 from search.progress import FinishedTrials, line
 from search.storage import open_storage
-from search.study import StudyError, folder_of, load_study, stop_requests, told_if_deleted
+from search.study import load_study, stop_requests, told_if_deleted
 from search.summary import summarize
 from search.text import count
 from search.url import StorageError, warnings_for
@@ -46,7 +47,7 @@ def join(settings: WorkerSettings, workers: int, say: Callable[[str], None]) -> 
             while notes:
                 say(notes.pop())
             stopped = stop_requests(view) != request
-            summary = summarize(view, folder_of(view))
+            summary = summarize(view)
             for trial in finished.new():
                 if trial.user_attrs.get(ATTEMPTS, [{}])[-1].get("machine") == this_machine():
                     say(line(trial, summary))

@@ -1,5 +1,6 @@
-"""Trouble with the database: waited for where it may pass, and otherwise said in one line."""
+"""Trouble with the database or the checkpoints: waited for where it may pass, and otherwise said in one line."""
 
+import errno
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -9,11 +10,25 @@ from typing import TypeVar
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 
+from search.artifacts import ArtifactError
 from search.url import StorageError, masked, without_password
 
 BUSY_TIMEOUT = 60  # seconds that a writer waits for another
 PATIENCE = 600  # seconds for which a database that is out of reach is tried again
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 10.0  # seconds between two tries
+# What a network file system reports while its server is away; a full disk or a missing folder is not among them.
+TRANSIENT_ERRNOS = {
+    errno.EAGAIN,
+    errno.ECONNRESET,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.EIO,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+    errno.ENOTCONN,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+}
 
 T = TypeVar("T")
 
@@ -30,7 +45,7 @@ def reported(url: str) -> Iterator[None]:
 
 
 def persistently(action: Callable[[], T], giving_up: Callable[[], bool] = lambda: False) -> T:
-    """Do it again, later and later, for as long as the database is out of reach or busy.
+    """Do it again, later and later, for as long as database or checkpoints are out of reach or busy.
 
     Args:
         action: may be done again though its first time was committed.
@@ -41,17 +56,21 @@ def persistently(action: Callable[[], T], giving_up: Callable[[], bool] = lambda
         started = time.monotonic()
         try:
             return action()
-        except (SQLAlchemyError, StorageInternalError, StorageError) as error:
+        except (SQLAlchemyError, StorageInternalError, StorageError, ArtifactError, OSError) as error:
             if not troubled or time.monotonic() - started > 2 * BUSY_TIMEOUT:  # it had worked meanwhile
                 troubled, pause = time.monotonic(), FIRST_PAUSE
-            if not _passing(error) or giving_up() or time.monotonic() - troubled > PATIENCE:
+            if not is_transient(error) or giving_up() or time.monotonic() - troubled > PATIENCE:
                 raise
         time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  # so that workers do not all come back at once
         pause = min(2 * pause, LONGEST_PAUSE)
 
 
-def _passing(error: BaseException | None) -> bool:
+def is_transient(error: BaseException | None) -> bool:
     """Whether the trouble may pass by itself: a server that restarts, a lock that another holds."""
+    if isinstance(error, ArtifactError):
+        return error.transient
+    if isinstance(error, OSError):
+        return error.errno in TRANSIENT_ERRNOS
     cause = error
     while isinstance(cause, StorageInternalError | StorageError):
         cause = cause.__cause__

@@ -7,6 +7,7 @@ from optuna.trial import FrozenTrial, TrialState
 # The `name` of its newest checkpoint, SHA-256 of its `weights`, `device`, `threads` and `precision`,
 # `seconds` of training, the `confusion` of its predictions, and its `history` as rows of what `Epoch` has.
 CHECKPOINT = "checkpoint"
+DROPPED = '"name": null'  # in the attribute, as it is stored, of a trial whose checkpoint was removed
 AUDIT = "audit"  # of one that goes on although it is pruned: the epoch `since`, and at its end the `accuracy`
 
 

@@ -15,10 +15,11 @@ from search.definition import StudyDefinition
 from search.drain import RunSettings, Stopped, drain
 from search.finalists import BEST, SETTLED, Finalist, Standings
 from search.outage import persistently, reported
+from search.places import artifacts_of, check_artifacts
 from search.reaper import release
 from search.record import checkpoint_of
 from search.storage import lock, open_storage
-from search.study import artifacts_of, check_alike, definition_of, finalists_name, load_study, open_study
+from search.study import check_alike, definition_of, finalists_name, load_study, open_study
 from search.text import count
 
 
@@ -39,6 +40,7 @@ def run_finalists(
     with reported(worker.storage):
         study = load_study(open_storage(worker.storage), worker.study)
         check_alike(study, data, allow_mixed=worker.allow_mixed)
+        check_artifacts(study, settings.place.folder)
         _, stopped = retrain(study, top, seeds, settings, data, console, settings.deadline(), early=True)
         return persistently(lambda: finalists.standings_of(study, settings.place.folder)), stopped
 

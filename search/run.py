@@ -14,6 +14,7 @@ from search.definition import StudyDefinition
 from search.drain import RunSettings, Stopped, drain
 from search.finalists import SEEDS, Standings, standings_of
 from search.outage import persistently, reported
+from search.places import folder_of
 from search.presentation import terminal
 from search.reaper import held, release
 from search.retrain import retrain
@@ -71,12 +72,14 @@ def run_search(definition: StudyDefinition, settings: RunSettings, console: Cons
     """
     console = console or terminal()
     settings = replace(settings, trials=settings.trials or definition.trials)
-    worker, folder, deadline = settings.worker, settings.place.folder, settings.deadline()
+    worker, deadline = settings.worker, settings.deadline()
     data = fashion.load(worker.data_dir)
     storage = open_storage(worker.storage, "create")
     with reported(worker.storage):
         with lock(worker.storage):
             study = open_study(storage, worker.study, definition, data, settings.place, allow_mixed=worker.allow_mixed)
+            folder = folder_of(study)
+            settings = replace(settings, place=replace(settings.place, folder=folder, named=True))
             if settings.command:
                 origin.note(study, settings.command)
             release(study)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,35 +11,14 @@ import optuna
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import StudyDirection
 
-from fmnist.errors import UsageError
-from search.artifacts import Artifacts, open_artifacts
 from search.definition import StudyDefinition, differences
+from search.places import FINALISTS, KEY, Place, StudyError, check_free, settle
 
 if TYPE_CHECKING:
     from fmnist.data import DataSet
 
-# User attributes of a study.
-DEFINITION, DATA, VERSIONS, FOLDER, ARTIFACTS, KEY = "definition", "data", "versions", "folder", "artifacts", "key"
-STOP, KEEP = "stop", "keep"
-
-MARK = "study.id"  # a file among the artifacts that says whose they are
-
-
-class StudyError(UsageError):
-    """A study is absent or not the one that was meant; the message says what to do."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a study's files go.
-
-    folder: for its report, and for its checkpoints if `artifacts` names no other place.
-    keep: of how many best trials the checkpoints are kept.
-    """
-
-    folder: Path
-    artifacts: str | None = None
-    keep: int = 5
+# User attributes of a study, beside those of `places`.
+DEFINITION, DATA, VERSIONS, STOP, KEEP = "definition", "data", "versions", "stop", "keep"
 
 
 def open_study(
@@ -57,19 +35,21 @@ def open_study(
     Call it under the storage's lock.
 
     Raises:
-        StudyError: a study of that name is another one, or has its artifacts elsewhere.
+        StudyError: a study of that name is another one, has its checkpoints elsewhere, or the place is another study's.
         ArtifactError: the artifact store cannot be used.
         OSError: nothing can be written there.
     """
+    if name not in optuna.get_all_study_names(storage):
+        check_free(name, place)
     study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
     maximizes = study.directions == [StudyDirection.MAXIMIZE]
     if DEFINITION not in study.user_attrs and maximizes and not study.get_trials(deepcopy=False):
         # new, or left behind by a process that died here; the definition comes last, as the mark of a whole study
-        study.set_user_attr(KEY, uuid4().hex)
+        if KEY not in study.user_attrs:  # its places may bear the key already
+            study.set_user_attr(KEY, uuid4().hex)
         study.set_user_attr(DATA, {"name": data.name, "fingerprint": data.fingerprint})
         study.set_user_attr(VERSIONS, versions())
-        study.set_user_attr(ARTIFACTS, place.artifacts)
-        _settle(study, place)
+        settle(study, place)
         study.set_user_attr(DEFINITION, definition.model_dump(mode="json"))
     study = load_study(storage, name)
     if changed := differences(definition_of(study).identity(), definition.identity()):
@@ -78,22 +58,10 @@ def open_study(
             "Give the new one a name with --name, or repeat what it was started with."
         )
     check_alike(study, data, allow_mixed=allow_mixed)
-    stored = study.user_attrs[ARTIFACTS]
-    if place.artifacts is not None and place.artifacts != stored:
-        raise StudyError(
-            f"study {name!r} has its checkpoints in {stored or 'its own folder'}, not in {place.artifacts}; "
-            "leave out --artifacts, or give the new study a name with --name"
-        )
-    study.set_user_attr(DEFINITION, definition.model_dump(mode="json"))  # with what may change
-    _settle(study, place)
-    return study
-
-
-def _settle(study: optuna.Study, place: Place) -> None:
-    """Note where the study's files are, and mark its artifacts as its own."""
-    study.set_user_attr(FOLDER, str(place.folder.resolve()))
+    settle(study, place)
     study.set_user_attr(KEEP, place.keep)
-    artifacts_of(study).write(MARK, study.user_attrs[KEY].encode())
+    study.set_user_attr(DEFINITION, definition.model_dump(mode="json"))  # with what may change
+    return study
 
 
 def check_alike(study: optuna.Study, data: "DataSet", *, allow_mixed: bool) -> None:
@@ -178,7 +146,7 @@ def told_if_deleted(study: optuna.Study) -> Iterator[None]:
 
 def finalists_name(name: str) -> str:
     """The study in which the best configurations of another are trained again."""
-    return f"{name}.finalists"
+    return f"{name}{FINALISTS}"
 
 
 def finalists_of(study: optuna.Study) -> optuna.Study | None:
@@ -188,31 +156,6 @@ def finalists_of(study: optuna.Study) -> optuna.Study | None:
         return None
     finalists = optuna.load_study(storage=study._storage, study_name=name)
     return finalists if DEFINITION in finalists.user_attrs else None
-
-
-def folder_of(study: optuna.Study) -> Path:
-    """Where the last `run` of the study put its files."""
-    return Path(study.user_attrs[FOLDER])
-
-
-def artifacts_of(study: optuna.Study, folder: Path | None = None) -> Artifacts:
-    """The study's artifact store; `folder` is the study's, if that is not where the last `run` had it."""
-    return open_artifacts(study.user_attrs[ARTIFACTS] or str((folder or folder_of(study)) / "checkpoints"))
-
-
-def check_artifacts(study: optuna.Study) -> None:
-    """See whether this process reaches the study's checkpoints.
-
-    Raises:
-        StudyError: what is at that place is not the study's.
-        ArtifactError: the artifact store cannot be used.
-    """
-    if artifacts_of(study).read(MARK) != study.user_attrs[KEY].encode():
-        raise StudyError(
-            f"the checkpoints of study {study.study_name!r} are in {artifacts_of(study).location} on the machine that "
-            "started it, and not here: share that folder between the machines, or start the study with "
-            "--artifacts FOLDER or --artifacts s3://BUCKET/PREFIX"
-        )
 
 
 def request_stop(study: optuna.Study) -> None:

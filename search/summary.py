@@ -9,9 +9,10 @@ from optuna.trial import TrialState
 from sqlalchemy import select
 
 from search import queue
+from search.places import artifacts_of
 from search.record import checkpoint_of
 from search.sampling import STEPS_PER_EPOCH
-from search.study import artifacts_of, definition_of
+from search.study import definition_of
 from search.tables import TRIALS, VALUES, backend
 
 

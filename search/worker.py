@@ -6,11 +6,12 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import connection, parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
+from typing import TypeVar
 from uuid import uuid4
 
 import optuna
@@ -23,21 +24,20 @@ from fmnist import data as fashion
 from fmnist.errors import ExpectedError
 from fmnist.training import Training
 from search import lease, queue
-from search.artifacts import ArtifactError
+from search.artifacts import ArtifactError, Artifacts
 from search.collect import drop_beaten
 from search.heartbeat import beating
 from search.lease import Holder, Lost, Ticket
 from search.objective import Objective, Outcome, run_trial
-from search.outage import persistently, reported
+from search.outage import is_transient, persistently, reported
+from search.places import artifacts_of, check_artifacts, folder_of
 from search.reaper import reap, release
 from search.sampling import pruner, sampler, telling
 from search.storage import open_storage
 from search.study import (
     KEEP,
-    artifacts_of,
     attributes,
     check_alike,
-    check_artifacts,
     definition_of,
     finalists_name,
     finalists_of,
@@ -51,25 +51,71 @@ POLL = 0.5  # seconds between two looks at a queue whose last tickets others hol
 FOLLOW_POLL = 2.0  # and at one that is empty
 FAILED = 3  # exit code of a worker that met what no other worker here would fare better with
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class WorkerSettings:
     """What a worker process needs to join a study.
 
-    threads: of torch, in this process. grace: seconds without progress after which
-    others may take its trial. follow: wait for new tickets once the queue is empty.
-    finalists: go on with the study's finalists then.
+    output: the output folder, if that is not the one on record. threads: of torch, in this
+    process. grace: seconds without progress after which others may take its trial. follow:
+    wait for new tickets once the queue is empty. finalists: go on with the study's finalists then.
     """
 
     storage: str = field(repr=False)  # it may hold a password
     study: str
     data_dir: Path | None = None
+    output: Path | None = None
     device: str = "cpu"
     threads: int = 1
     grace: float = lease.GRACE
     follow: bool = False
     finalists: bool = True
     allow_mixed: bool = False
+
+
+class Retried:
+    """A store that is tried again for as long as it is out of reach, as the database is.
+
+    Args:
+        giving_up: asked before each new try.
+    """
+
+    def __init__(self, artifacts: Artifacts, giving_up: Callable[[], bool]) -> None:
+        self.artifacts, self.location = artifacts, artifacts.location
+        self.giving_up = giving_up
+        self.failures = 0  # tries that failed: while they rise the worker is alive
+
+    def write(self, name: str, content: bytes) -> None:
+        self._tried(lambda: self.artifacts.write(name, content))
+
+    def read(self, name: str) -> bytes | None:
+        return self._tried(lambda: self.artifacts.read(name))
+
+    def remove(self, name: str) -> None:
+        # A file too many does no harm, and `gc` finds it: no search ends for that.
+        with suppress(ArtifactError, OSError):
+            self.artifacts.remove(name)
+
+    def names(self) -> list[str]:
+        return self._tried(self.artifacts.names)
+
+    def locate(self, name: str) -> str | None:
+        return self.artifacts.locate(name)
+
+    def _tried(self, action: Callable[[], T]) -> T:
+        try:
+            return persistently(action, self._failed)
+        except (ArtifactError, OSError) as error:
+            if not is_transient(error):
+                raise
+            # Not transient any more: whoever tries the whole trial again would wait, and train, for as long again.
+            raise ArtifactError(f"{self.location} is out of reach: {' '.join(str(error).split())}") from error
+
+    def _failed(self) -> bool:
+        self.failures += 1
+        return self.giving_up()
 
 
 @dataclass(frozen=True)
@@ -152,9 +198,10 @@ def _join(settings: WorkerSettings, name: str) -> Joined:
     definition = definition_of(study)
     data = fashion.load(settings.data_dir)
     check_alike(study, data, allow_mixed=settings.allow_mixed)
-    check_artifacts(study)
+    folder = settings.output and folder_of(study, settings.output)
+    check_artifacts(study, folder)
     splits = fashion.split(data, definition.score_on)
-    objective = Objective(definition, data, splits, torch.device(settings.device), artifacts_of(study))
+    objective = Objective(definition, data, splits, torch.device(settings.device), artifacts_of(study, folder))
     return Joined(study, objective, stop_requests(study))
 
 
@@ -166,6 +213,8 @@ def _drain(joined: Joined, settings: WorkerSettings, stopping: Callable[[], bool
     def asked() -> bool:
         return stopping() or stop_requests(study) != joined.request
 
+    store = Retried(joined.objective.artifacts, asked)
+    objective = replace(joined.objective, artifacts=store)
     with told_if_deleted(study):
         persistently(lambda: queue.check_failures(study), stopping)
         while not persistently(asked, stopping):
@@ -176,7 +225,7 @@ def _drain(joined: Joined, settings: WorkerSettings, stopping: Callable[[], bool
                     return True
                 continue
             with suppress(Lost):
-                _run(study, joined.objective, ticket, settings, asked)
+                _run(study, objective, store, ticket, settings, asked)
     return False
 
 
@@ -193,6 +242,7 @@ def _nothing_left(study: optuna.Study, settings: WorkerSettings) -> bool:
 def _run(
     study: optuna.Study,
     objective: Objective,
+    store: Retried,
     ticket: Ticket,
     settings: WorkerSettings,
     asked: Callable[[], bool],
@@ -209,7 +259,7 @@ def _run(
         return run_trial(_trial(study, objective, ticket), objective, asked, watched.append)
 
     try:
-        beats = beating(study, ticket, lambda: sum(training.steps for training in watched))
+        beats = beating(study, ticket, lambda: store.failures + sum(training.steps for training in watched))
         with lease.fenced(study, ticket), beats:  # in this order: a fence may not be set up while another thread begins
             outcome = persistently(attempt)
     except Lost:
@@ -218,6 +268,8 @@ def _run(
         raise
     except (OSError, ArtifactError):  # the disk's trouble is not the trial's
         persistently(lambda: lease.give_back(study, ticket))
+        if asked():
+            return  # it gave up because it is to end
         raise
     except Exception as error:  # whatever else a trial raises ends that attempt, not the search
         reason = f"{type(error).__name__}: {error}"

@@ -18,9 +18,10 @@ from search import collect
 from search.artifact_store import TrialArtifacts
 from search.artifacts import ArtifactError, Artifacts, Bucket, checkpoint_name, located, open_artifacts
 from search.doctor import machine
+from search.places import MARK, artifacts_of, folder_of
 from search.record import checkpoint_of
 from search.storage import open_storage
-from search.study import MARK, artifacts_of, folder_of, load_study
+from search.study import load_study
 from search.worker import work
 from tests.conftest import Make, definition
 
@@ -275,7 +276,8 @@ def test_a_study_trains_resumes_and_is_cleared_up_in_a_bucket(bucket: str, make:
     assert collect.drop_orphans(study, artifacts) == 2
     assert artifacts.names() == ["notes.txt", MARK, checkpoint_name(best, 2)]
 
-    collect.delete(study, tmp_path / "s")
+    for files in collect.files_of(study, tmp_path / "s"):
+        collect.delete(files, [bucket])
     assert artifacts.names() == ["notes.txt"]
 
 

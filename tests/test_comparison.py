@@ -10,12 +10,13 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from search.definition import StudyDefinition
+from search.places import ARTIFACTS
 from search.report.comparison import Comparison, compare
 from search.report.estimates import answers
 from search.report.figures import best_so_far
 from search.report.page import render_comparison
 from search.statistics import difference, estimate
-from search.study import ARTIFACTS, DATA, DEFINITION, finalists_name
+from search.study import DATA, DEFINITION, finalists_name
 from tests.conftest import definition
 from tests.test_findings import ended
 

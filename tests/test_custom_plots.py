@@ -11,6 +11,7 @@ from optuna_dashboard import get_note, save_note
 from fmnist.data import CLASSES
 from search.colours import GREY
 from search.finalists import Standings
+from search.places import KEY, StudyError
 from search.report.analysis import Analysis
 from search.report.cost import Cost
 from search.report.custom_plots import MOST, custom_plots, publish
@@ -19,7 +20,7 @@ from search.report.network import BestNetwork, Filters
 from search.report.note import MARK, note, with_note
 from search.report.provenance import Provenance
 from search.storage import open_storage
-from search.study import DEFINITION, KEY, StudyError
+from search.study import DEFINITION
 from search.summary import BestTrial, Summary, TrialCounts
 from tests.conftest import definition
 from tests.test_browser import contrast

@@ -24,10 +24,11 @@ import pytest
 from fmnist import checkpoint
 from fmnist.data import DataSet
 from search import queue
+from search.places import Place
 from search.record import CHECKPOINT, history_of
 from search.report import write
 from search.storage import open_storage
-from search.study import Place, open_study
+from search.study import open_study
 from search.text import percent
 from search.url import default_url
 from search.worker import WorkerSettings, work

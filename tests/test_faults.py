@@ -29,11 +29,12 @@ from search.engines import local
 from search.finalists import define
 from search.lease import Holder
 from search.objective import Objective, Outcome
+from search.places import Place
 from search.reaper import alive, release
 from search.record import checkpoint_of
 from search.reproduce import reproduce
 from search.storage import lock, open_storage
-from search.study import Place, definition_of, finalists_of, load_study, open_study
+from search.study import definition_of, finalists_of, load_study, open_study
 from search.worker import WorkerSettings, work
 from tests.conftest import Make, definition, worker_pids
 from tests.postgresql import Server

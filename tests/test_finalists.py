@@ -23,6 +23,7 @@ from search.drain import RunSettings
 from search.finalists import define, standings_of
 from search.lease import Holder, finish
 from search.objective import training_seed
+from search.places import FOLDER, Place
 from search.ranking import Configuration
 from search.report.analysis import analyse
 from search.retrain import retrain as retrain_finalists
@@ -31,7 +32,7 @@ from search.run import run_search
 from search.space import distributions, grid, key
 from search.statistics import Difference, estimate
 from search.storage import lock, open_storage
-from search.study import FOLDER, Place, definition_of, finalists_of, load_study, open_study, request_stop, stop_requests
+from search.study import definition_of, finalists_of, load_study, open_study, request_stop, stop_requests
 from search.worker import WorkerSettings, work
 from tests.conftest import Command, Make, definition
 

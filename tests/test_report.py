@@ -22,6 +22,7 @@ from search import queue
 from search.definition import StudyDefinition
 from search.finalists import Finalist, Standings
 from search.origin import Run
+from search.places import Place
 from search.presentation import show_finalists
 from search.ranking import Configuration, rank
 from search.record import checkpoint_of, history_of
@@ -37,7 +38,7 @@ from search.report.style import in_sight, logarithmic, stepped
 from search.report.writeup import compare
 from search.statistics import estimate
 from search.storage import open_storage
-from search.study import Place, open_study
+from search.study import open_study
 from search.url import default_url
 from search.worker import WorkerSettings, work
 from tests import test_writeup

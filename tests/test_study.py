@@ -6,8 +6,9 @@ import pytest
 
 from fmnist.data import DataSet
 from search.definition import StudyDefinition
+from search.places import Place, StudyError, folder_of
 from search.storage import open_storage
-from search.study import Place, StudyError, definition_of, folder_of, load_study, open_study, told_if_deleted
+from search.study import definition_of, load_study, open_study, told_if_deleted
 from search.url import default_url
 
 

@@ -24,10 +24,11 @@ from search.engines import local
 from search.join import join
 from search.objective import Outcome
 from search.outage import persistently
+from search.places import StudyError
 from search.reaper import alive, reap
 from search.record import CHECKPOINT
 from search.storage import lock
-from search.study import StudyError, request_stop
+from search.study import request_stop
 from search.tables import backend
 from search.worker import WorkerSettings, work
 from tests.conftest import LONG, Make, definition, worker_pids, worker_servers

@@ -164,7 +164,12 @@ def json_option(command: Command) -> Command:
 
 
 artifacts_option = click.option(
-    "--artifacts", help="Where checkpoints go: a folder, or s3://BUCKET/PREFIX.  [default: in the study's folder]"
+    "--artifacts",
+    help="Where checkpoints go, each study's in a place of its name: a folder, or s3://BUCKET/PREFIX.  "
+    "[default: in the study's folder]",
+)
+deleting_from_option = click.option(
+    "--artifacts", help="The --artifacts of `run`, to delete below it: a folder, or s3://BUCKET/PREFIX."
 )
 study_argument = click.argument("study", default="cnn", shell_complete=completion.stored)
 new_study_argument = click.argument("study", default="cnn", shell_complete=completion.startable)
@@ -183,18 +188,11 @@ def opened_study(
 ) -> "Iterator[tuple[optuna.Study, Path]]":
     """Open a study, and say where its files are."""
     from search.outage import reported
+    from search.places import folder_of
     from search.storage import open_storage
     from search.study import load_study
 
     url = url_of(storage, output)
     with reported(url):
         study = load_study(open_storage(url, mode), name)
-        yield study, study_folder(study, storage, output)
-
-
-def study_folder(study: "optuna.Study", storage: str | None, output: Path | None) -> Path:
-    """Where a study's files are: in --output, else where its last run put them."""
-    from search.study import folder_of
-
-    beside = output is not None or storage is None
-    return (output or Path("studies")) / study.study_name if beside else folder_of(study)
+        yield study, folder_of(study, output)

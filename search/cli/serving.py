@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from search.cli.options import storage_options, study_folder, url_of
+from search.cli.options import storage_options, url_of
 
 PASSWORD = "FMNIST_SEARCH_PASSWORD"  # noqa: S105  # the variable's name
 
@@ -46,13 +46,17 @@ def dashboard(
     """
     from search.dashboard import DashboardSettings, serve
     from search.gate import Credentials
+    from search.places import OUTPUT, folder_of
+    from search.url import file_of
 
     if password_file and auth is None:
         raise click.UsageError("--password-file is the password of a user: name that user with --auth")
+    url = url_of(storage, output)
+    file = file_of(url)
     settings = DashboardSettings(
-        storage=url_of(storage, output),
-        folder=partial(study_folder, storage=storage, output=output),
-        uploads=(output or Path("studies")) / "uploads",
+        storage=url,
+        folder=partial(folder_of, output=output),
+        uploads=(output or (file.parent if file else OUTPUT)) / "uploads",
         host=host,
         port=port,
         credentials=None if auth is None else Credentials(auth, _password(auth, password_file)),

@@ -9,6 +9,7 @@ from search.cli.options import (
     artifacts_option,
     checked_name,
     data_dir_option,
+    deleting_from_option,
     new_study_argument,
     opened_study,
     storage_options,
@@ -90,10 +91,11 @@ def enqueue(
     """
     from search.artifacts import located
     from search.enqueue import enqueue as add
+    from search.places import OUTPUT, Place
 
-    folder, place = output or Path("studies"), located(artifacts)
     named = name or checked_name(Path(study).stem)
-    result = add(study, trials, assignments, url_of(storage, output), folder, named, data_dir, place)
+    place = Place((output or OUTPUT) / named, located(artifacts))
+    result = add(study, trials, assignments, url_of(storage, output), place, named, data_dir)
     click.echo(f"Study {result.study}: {result.added} added, {result.waiting} waiting, {result.goal} in all.")
 
 
@@ -122,51 +124,73 @@ def stop(study: str, storage: str | None, output: Path | None) -> None:
 @click.command()
 @study_argument
 @storage_options
+@deleting_from_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def delete(study: str, storage: str | None, output: Path | None, yes: bool) -> None:
+def delete(study: str, storage: str | None, output: Path | None, artifacts: str | None, yes: bool) -> None:
     """Delete STUDY: its trials, finalists, checkpoints and report.
 
+    Files are deleted in --output and --artifacts only, or beside an SQLite database. What the study has elsewhere is
+    named and left.
+
     \b
-    Example:
+    Examples:
       fmnist-search delete cnn
+      fmnist-search delete cnn --storage postgresql://me@db/studies --output studies
     """
     from search import collect
+    from search.artifacts import located
+    from search.places import is_within, named
     from search.storage import lock
     from search.summary import summarize
 
     url = url_of(storage, output)
     with opened_study(study, storage, output, mode="write") as (opened, folder):
-        trials = summarize(opened, folder).trials
+        trials, roots = summarize(opened, folder).trials, named(opened, output, located(artifacts))
+        files = collect.files_of(opened, folder, located(artifacts))
+        places = [place for each in files for place in each.places]
+        left = [place for place in places if not is_within(place, roots)]
+        rest = f" Files in {' and '.join(left)} stay; --output and --artifacts name what is to go too." if left else ""
         if not yes:
+            gone = " and ".join(place for place in places if place not in left)
             click.confirm(
                 f"Delete study {study} with {trials.finished} finished and {trials.running} running trials, "
-                f"its finalists and checkpoints, and its report in {folder}?",
+                f"its finalists{f' and their files in {gone}' if gone else ''}?{rest}",
                 abort=True,
             )
         with lock(url):
-            collect.delete(opened, folder)
+            for each in reversed(files):  # the finalists first: they are found by way of the study
+                collect.delete(each, roots)
     click.echo(f"Study {study} is deleted.")
+    if left:
+        click.echo(f"Its files in {' and '.join(left)} were left.")
 
 
 @click.command(short_help="Remove checkpoints of beaten trials.")
 @study_argument
 @storage_options
+@deleting_from_option
 @click.option("--keep", type=click.IntRange(1), help="Best checkpoints to keep.  [default: as the last run said]")
-def gc(study: str, storage: str | None, output: Path | None, keep: int | None) -> None:
+def gc(study: str, storage: str | None, output: Path | None, artifacts: str | None, keep: int | None) -> None:
     """Remove the checkpoints of STUDY that are not among its best and that no waiting or running trial needs.
+
+    Files are removed in --output and --artifacts only, or beside an SQLite database.
 
     \b
     Example:
       fmnist-search gc cnn --keep 1
     """
     from search import collect
-    from search.study import KEEP, artifacts_of
+    from search.artifacts import located, open_artifacts
+    from search.places import check_within, named
+    from search.study import KEEP
     from search.text import count
 
     with opened_study(study, storage, output, mode="write") as (opened, folder):
-        artifacts = artifacts_of(opened, folder)
-        beaten = collect.drop_beaten(opened, artifacts, keep or opened.user_attrs[KEEP])
-        orphans = collect.drop_orphans(opened, artifacts)
+        location = collect.files_of(opened, folder, located(artifacts))[0].location
+        check_within(opened, location, named(opened, output, located(artifacts)))
+        store = open_artifacts(location)
+        beaten = collect.drop_beaten(opened, store, keep or opened.user_attrs[KEEP])
+        orphans = collect.drop_orphans(opened, store)
     click.echo(f"Removed {count(beaten, 'checkpoint')} of beaten trials and {orphans} that no trial names.")
 
 

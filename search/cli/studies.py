@@ -102,7 +102,7 @@ def run(
     wanted = definition.read(path, trials=trials, **overrides)
     settings = RunSettings.of(
         name or checked_name(path.stem),
-        output=output or Path("studies"),
+        output=output,
         storage=storage,
         artifacts=artifacts,
         keep=keep,

@@ -140,6 +140,7 @@ def _anywhere(settings: WorkerSettings) -> WorkerSettings:
         settings,
         storage=absolute(settings.storage).render_as_string(hide_password=False),
         data_dir=Path(data_dir).resolve() if data_dir else None,
+        output=settings.output and settings.output.resolve(),
     )
 
 

@@ -10,9 +10,10 @@ from torch import nn
 from fmnist.checkpoint import Checkpoint, CheckpointError, load, parse
 from fmnist.data import CLASSES, DataSet, LabelledImages, split
 from fmnist.evaluation import Evaluation, classification_scores, evaluate
+from search.artifacts import ArtifactError
 from search.finalists import Standings
+from search.places import artifacts_of
 from search.record import checkpoint_of
-from search.study import artifacts_of
 from search.summary import Summary
 
 MISTAKES = 24  # that are shown
@@ -80,7 +81,7 @@ def best_network(
             splits = split(data, checkpoint.score_on)
         else:
             return None, "Its checkpoint is gone." if summary.best else "No trial is complete yet."
-    except CheckpointError as error:
+    except (CheckpointError, ArtifactError, OSError) as error:  # a report is written all the same
         return None, str(error)
     return describe(checkpoint, path, splits.scored, splits.score_on), None
 

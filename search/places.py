@@ -1,0 +1,274 @@
+"""Where a study's files are: its folder, its checkpoints, and whose they are.
+
+A study records both, relative to its database's folder where they lie below it, so that database and files can be
+moved together. Each place bears its study's key in a file, MARK: no study writes to a place with another's mark, or
+removes anything there.
+"""
+
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+from sqlalchemy import exists, select
+
+from fmnist.errors import UsageError
+from search.artifacts import Artifacts, open_artifacts, trial_of
+from search.record import CHECKPOINT, DROPPED
+from search.tables import ATTRIBUTES, TRIALS, backend
+
+# User attributes of a study. ARTIFACTS is None where its checkpoints are in its own folder.
+FOLDER, ARTIFACTS, KEY = "folder", "artifacts", "key"
+
+MARK = "study.id"
+OUTPUT = Path("studies")  # where no output folder is given
+FINALISTS = ".finalists"  # the end of the names of finalists' studies
+
+
+class StudyError(UsageError):
+    """A study is absent or not the one that was meant; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a study's files are to be.
+
+    folder: of its report, and of its checkpoints unless `artifacts` is given: a folder or s3:// URL below which each
+    study has a place of its name. keep: number of best trials whose checkpoints are kept. named: whether the folder
+    was asked for; if not, an existing study stays where it is.
+    """
+
+    folder: Path
+    artifacts: str | None = None
+    keep: int = 5
+    named: bool = True
+
+
+def folder_of(study: optuna.Study, output: Path | None = None) -> Path:
+    """The folder of a study's report: in `output` if that is given, else the one on record.
+
+    A folder on record that is not on this machine is not created here: the default is returned in its place.
+    """
+    if output is not None:
+        return output / study.study_name
+    recorded = _recorded_folder(study)
+    if Path(study.user_attrs[FOLDER]).is_absolute() and not recorded.is_dir():
+        return (_base(study) or OUTPUT) / study.study_name
+    return recorded
+
+
+def location_of(study: optuna.Study, folder: Path | None = None) -> str:
+    """Where a study's checkpoints are: the path of a folder, or a URL.
+
+    Args:
+        folder: the study's, if that is not the one on record.
+    """
+    stored: str | None = study.user_attrs[ARTIFACTS]
+    if stored is None:
+        return str((folder or _recorded_folder(study)) / "checkpoints")
+    return stored if "://" in stored else str((_base(study) or Path()) / stored)
+
+
+def artifacts_of(study: optuna.Study, folder: Path | None = None) -> Artifacts:
+    """The store of a study's checkpoints; `folder` as for `location_of`."""
+    return open_artifacts(location_of(study, folder))
+
+
+def is_owned(study: optuna.Study, location: str) -> bool:
+    """Whether a place bears the study's mark."""
+    key: str = study.user_attrs[KEY]
+    return open_artifacts(location).read(MARK) == key.encode()
+
+
+def below(artifacts: str, name: str) -> list[str]:
+    """The places that a study of that name may have in a location of several studies.
+
+    The first is where a new study has its own; earlier versions put all studies into the location itself.
+    """
+    earlier = f"{artifacts}/finalists" if name.endswith(FINALISTS) else artifacts
+    return [f"{artifacts}/{name}", earlier]
+
+
+def check_free(name: str, place: Place) -> None:
+    """Check that a new study of that name may have its files in a place.
+
+    Raises:
+        StudyError: it holds the files of another study.
+        ArtifactError, OSError: it cannot be read.
+    """
+    for location in _locations(place.folder, place.artifacts and below(place.artifacts, name)[0]):
+        store = open_artifacts(location)
+        if store.read(MARK) is not None or any(trial_of(file) is not None for file in store.names()):
+            raise _occupied(location)
+
+
+def settle(study: optuna.Study, place: Place) -> None:
+    """Record where the study's files are, and mark the places as its own. Call it under the storage's lock.
+
+    Raises:
+        StudyError: a place is another study's, or the study's checkpoints are not there but elsewhere.
+        ArtifactError, OSError: a place cannot be read or written.
+    """
+    folder, artifacts = place.folder, None
+    if FOLDER in study.user_attrs:
+        folder = place.folder if place.named else folder_of(study)
+        artifacts = _settled(study, place, folder)
+    elif place.artifacts is not None:
+        artifacts = below(place.artifacts, study.study_name)[0]
+    for location in _locations(folder, artifacts):
+        _claim(study, location)
+    study.set_user_attr(FOLDER, _relative(study, folder))
+    study.set_user_attr(ARTIFACTS, artifacts and (artifacts if "://" in artifacts else _relative(study, artifacts)))
+
+
+def check_artifacts(study: optuna.Study, folder: Path | None = None) -> None:
+    """Check that this process reaches the study's checkpoints; `folder` as for `location_of`.
+
+    Raises:
+        StudyError: what is at that place is not the study's.
+        ArtifactError: the artifact store cannot be used.
+    """
+    _check_owned(study, location_of(study, folder))
+
+
+def check_stays(study: optuna.Study, artifacts: str) -> None:
+    """Check that the study's checkpoints are in that location.
+
+    Raises:
+        StudyError: they are not.
+    """
+    location = location_of(study)
+    if not any(_same(location, each) for each in below(artifacts, study.study_name)):
+        raise _elsewhere(study, location, artifacts)
+
+
+def is_own(study: optuna.Study, location: str) -> bool:
+    """Whether a place is for this study alone. Earlier versions put several studies into one location."""
+    return study.user_attrs[ARTIFACTS] is None or location.rpartition("/")[2] == study.study_name
+
+
+def named(study: optuna.Study, output: Path | None, artifacts: str | None) -> list[str]:
+    """The places below which a command may delete files: those of its options, else the database's folder."""
+    base = _base(study)
+    first = output or base
+    return [str(place) for place in (first, artifacts) if place is not None]
+
+
+def is_within(location: str, roots: list[str]) -> bool:
+    """Whether a place is one of the roots, or below one of them."""
+    if "://" in location:
+        return any(f"{location}/".startswith(f"{root}/") for root in roots)
+    path = Path(location).resolve()
+    return any(path.is_relative_to(Path(root).resolve()) for root in roots if "://" not in root)
+
+
+def check_within(study: optuna.Study, location: str, roots: list[str]) -> None:
+    """Check that files of the study may be removed from a place.
+
+    Raises:
+        StudyError: it is not below one of the roots, or not the study's.
+        ArtifactError, OSError: it cannot be read.
+    """
+    if not is_within(location, roots):
+        raise StudyError(
+            f"the checkpoints of study {study.study_name!r} are in {location}: name that place with --output or "
+            "--artifacts, as `run` had it, to remove any"
+        )
+    _check_owned(study, location)
+
+
+def _check_owned(study: optuna.Study, location: str) -> None:
+    if not is_owned(study, location):
+        raise _absent(study, location) if open_artifacts(location).read(MARK) is None else _occupied(location)
+
+
+def _base(study: optuna.Study) -> Path | None:
+    """The folder of an SQLite database, relative to the working directory if it is in that; None for a server's."""
+    url = backend(study).engine.url
+    if url.get_backend_name() != "sqlite":
+        return None
+    folder = Path(str(url.database)).parent
+    with suppress(FileNotFoundError):  # somebody deleted the working directory
+        if folder.is_relative_to(Path.cwd()):
+            return folder.relative_to(Path.cwd())
+    return folder
+
+
+def _recorded_folder(study: optuna.Study) -> Path:
+    recorded, base = Path(study.user_attrs[FOLDER]), _base(study)
+    if base is None or not recorded.is_absolute():
+        return (base or Path()) / recorded
+    # Earlier versions recorded absolute paths only: this database may have been moved with its folders.
+    beside = base / study.study_name
+    return beside if is_owned(study, str(beside / "checkpoints")) else recorded
+
+
+def _settled(study: optuna.Study, place: Place, folder: Path) -> str | None:
+    """Where an existing study has its checkpoints from now on; None for its own folder."""
+    recorded = location_of(study)
+    wanted = below(place.artifacts, study.study_name) if place.artifacts else [location_of(study, folder)]
+    for location in wanted:
+        if _same(location, recorded) or is_owned(study, location):
+            break
+    else:
+        location = wanted[0]
+        if _has_checkpoints(study) and is_owned(study, recorded):
+            raise _elsewhere(study, recorded, location)
+    if not is_owned(study, location) and not place.named and _base(study) is None and _has_checkpoints(study):
+        raise _absent(study, recorded)  # to claim a place of that name on this machine would orphan them
+    return None if location == str(folder / "checkpoints") else location
+
+
+def _locations(folder: Path, artifacts: str | None) -> list[str]:
+    """The places that bear a study's mark."""
+    return [str(folder / "checkpoints")] if artifacts is None else [artifacts, str(folder)]
+
+
+def _claim(study: optuna.Study, location: str) -> None:
+    store, key = open_artifacts(location), study.user_attrs[KEY].encode()
+    if store.read(MARK) is None:
+        store.write(MARK, key)
+    if store.read(MARK) != key:  # read again: a study of another database may have come first
+        raise _occupied(location)
+
+
+def _has_checkpoints(study: optuna.Study) -> bool:
+    of_study = (TRIALS.c.study_id == study._study_id) & (TRIALS.c.trial_id == ATTRIBUTES.c.trial_id)
+    named = (ATTRIBUTES.c.key == CHECKPOINT) & ATTRIBUTES.c.value_json.not_like(f"%{DROPPED}%")
+    with backend(study).engine.connect() as connection:
+        return bool(connection.scalar(select(exists().where(of_study, named))))
+
+
+def _relative(study: optuna.Study, path: Path | str) -> str:
+    absolute, base = Path(path).resolve(), _base(study)
+    if base is not None and absolute.is_relative_to(base.resolve()):
+        return str(absolute.relative_to(base.resolve()))
+    return str(absolute)
+
+
+def _same(one: str, other: str) -> bool:
+    if "://" in one or "://" in other:
+        return one == other
+    return Path(one).resolve() == Path(other).resolve()
+
+
+def _occupied(location: str) -> StudyError:
+    return StudyError(
+        f"{location} holds the files of another study; move them away, give this study another name with --name, "
+        "or name another place with --output or --artifacts"
+    )
+
+
+def _elsewhere(study: optuna.Study, location: str, wanted: str) -> StudyError:
+    return StudyError(
+        f"study {study.study_name!r} has its checkpoints in {location}, not in {wanted}; leave out the option that "
+        "names the other place, copy the checkpoints there, or start a new study with --name"
+    )
+
+
+def _absent(study: optuna.Study, location: str) -> StudyError:
+    return StudyError(
+        f"the checkpoints of study {study.study_name!r} are in {location} on the machine that started it, and not "
+        "here: share that folder between the machines, name the output folder that has them here with --output, or "
+        "start the study with --artifacts s3://BUCKET/PREFIX"
+    )
