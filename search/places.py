@@ -5,12 +5,13 @@ moved together. Each place bears its study's key in a file, MARK: no study write
 removes anything there.
 """
 
+import json
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
-from sqlalchemy import exists, select
+from sqlalchemy import select
 
 from fmnist.errors import UsageError
 from search.artifacts import Artifacts, open_artifacts, trial_of
@@ -205,18 +206,20 @@ def _recorded_folder(study: optuna.Study) -> Path:
 
 def _settled(study: optuna.Study, place: Place, folder: Path) -> str | None:
     """Where an existing study has its checkpoints from now on; None for its own folder."""
-    recorded = location_of(study)
+    recorded, named = location_of(study), _named(study)
     wanted = below(place.artifacts, study.study_name) if place.artifacts else [location_of(study, folder)]
-    for location in wanted:
-        if _same(location, recorded) or is_owned(study, location):
-            break
-    else:
-        location = wanted[0]
-        if _has_checkpoints(study) and is_owned(study, recorded):
-            raise _elsewhere(study, recorded, location)
-    if not is_owned(study, location) and not place.named and _base(study) is None and _has_checkpoints(study):
+    there = [location for location in wanted if _same(location, recorded) or _holds(study, location, named)]
+    location = there[0] if there else wanted[0]
+    if named and not there and is_owned(study, recorded):
+        raise _elsewhere(study, recorded, location)
+    if named and not place.named and _base(study) is None and not is_owned(study, location):
         raise _absent(study, recorded)  # to claim a place of that name on this machine would orphan them
     return None if location == str(folder / "checkpoints") else location
+
+
+def _holds(study: optuna.Study, location: str, named: set[str]) -> bool:
+    """Whether a place is the study's, with checkpoints of those that its trials name if they name any."""
+    return is_owned(study, location) and (not named or not named.isdisjoint(open_artifacts(location).names()))
 
 
 def _locations(folder: Path, artifacts: str | None) -> list[str]:
@@ -232,11 +235,13 @@ def _claim(study: optuna.Study, location: str) -> None:
         raise _occupied(location)
 
 
-def _has_checkpoints(study: optuna.Study) -> bool:
+def _named(study: optuna.Study) -> set[str]:
+    """The checkpoints that the study's trials name."""
     of_study = (TRIALS.c.study_id == study._study_id) & (TRIALS.c.trial_id == ATTRIBUTES.c.trial_id)
-    named = (ATTRIBUTES.c.key == CHECKPOINT) & ATTRIBUTES.c.value_json.not_like(f"%{DROPPED}%")
+    kept = (ATTRIBUTES.c.key == CHECKPOINT) & ATTRIBUTES.c.value_json.not_like(f"%{DROPPED}%")
     with backend(study).engine.connect() as connection:
-        return bool(connection.scalar(select(exists().where(of_study, named))))
+        records = connection.scalars(select(ATTRIBUTES.c.value_json).where(of_study, kept)).all()
+    return {json.loads(record)["name"] for record in records}
 
 
 def _relative(study: optuna.Study, path: Path | str) -> str:

@@ -1,5 +1,6 @@
 """Shared parts of the tests: a small real data set in Fashion-MNIST's own format."""
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -126,6 +127,48 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return default_url(tmp_path)
     running: Server = request.getfixturevalue("postgresql")
     return running.create_database()
+
+
+BUCKETS = map("bucket-{}".format, itertools.count())
+
+
+@pytest.fixture(scope="session")
+def endpoint() -> Iterator[str]:
+    """A server that speaks S3."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the server of these tests, whatever this machine has for AWS."""
+    for name, value in {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "somebody",
+        "AWS_SECRET_ACCESS_KEY": "something",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_CONFIG_FILE": "/dev/null",
+        "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    monkeypatch.setattr("boto3.DEFAULT_SESSION", None)  # it remembers credentials
+
+
+@pytest.fixture
+def bucket(s3: None) -> str:
+    """An empty bucket's URL."""
+    import boto3
+
+    name = next(BUCKETS)
+    boto3.client("s3").create_bucket(Bucket=name)
+    return f"s3://{name}"
 
 
 def definition(**changes: object) -> StudyDefinition:

@@ -1,0 +1,153 @@
+"""Checkpoints that are out of reach for a while, or cannot be deleted, end no search."""
+
+import errno
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import optuna
+import pytest
+from moto.server import ThreadedMotoServer
+from optuna.trial import TrialState
+
+from search import lease, outage
+from search.artifacts import ArtifactError, open_artifacts
+from search.outage import is_transient
+from search.places import artifacts_of
+from search.reaper import reap
+from search.record import checkpoint_of
+from search.worker import work
+from tests.conftest import Make, definition
+
+TRIES = 15  # that fail; together they take longer than the lease's grace
+
+
+class Server:
+    """A server that speaks S3 and can be away; it has the buckets of all such servers in this process."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.start()
+
+    def start(self) -> None:
+        self._moto = ThreadedMotoServer(ip_address="127.0.0.1", port=self.port, verbose=False)
+        self._moto.start()
+        _, self.port = self._moto.get_host_and_port()
+
+    def stop(self) -> None:
+        self._moto.stop()
+        assert self._moto._server
+        self._moto._server.server_close()
+
+
+@pytest.fixture
+def server(s3: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    running = Server()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{running.port}")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setattr(outage, "LONGEST_PAUSE", 0.2)
+    yield running
+    running.stop()
+
+
+def reported(study: optuna.Study) -> bool:
+    return bool(study.get_trials(deepcopy=False)[0].intermediate_values)
+
+
+def states(study: optuna.Study) -> list[TrialState]:
+    return [trial.state for trial in study.get_trials(deepcopy=False)]
+
+
+def test_a_bucket_that_is_away_for_a_while_is_waited_for(bucket: str, server: Server, make: Make) -> None:
+    """The worker keeps its trial meanwhile, and trains nothing twice."""
+    study, settings = make(definition(), 2, artifacts=bucket)
+    asked = 0
+
+    def stopping() -> bool:  # asked after each report, and before each new try
+        nonlocal asked
+        assert reap(study) == 0
+        asked += reported(study)
+        if asked == 1:
+            server.stop()
+        if asked == TRIES:
+            server.start()
+        return False
+
+    work(replace(settings, grace=1.0), stopping)
+    assert asked > TRIES
+    trials = study.get_trials(deepcopy=False)
+    assert states(study) == [TrialState.COMPLETE] * 2
+    assert [len(trial.user_attrs[lease.ATTEMPTS]) for trial in trials] == [1, 1]
+    assert {checkpoint_of(trial) for trial in trials} < set(open_artifacts(f"{bucket}/s").names())
+
+
+def test_a_bucket_that_stays_away_ends_the_worker_and_its_trial_is_given_back(
+    bucket: str, server: Server, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, settings = make(definition(), 1, artifacts=bucket)
+    monkeypatch.setattr(outage, "PATIENCE", 0.5)
+    stopped = False
+
+    def stopping() -> bool:
+        nonlocal stopped
+        if reported(study) and not stopped:
+            server.stop()
+            stopped = True
+        return False
+
+    with pytest.raises(ArtifactError, match="out of reach"):
+        work(settings, stopping)
+    server.start()
+    assert states(study) == [TrialState.WAITING]
+
+
+def test_a_worker_that_is_to_end_waits_for_no_bucket(bucket: str, server: Server, make: Make) -> None:
+    study, settings = make(definition(), 1, artifacts=bucket)
+    asked = 0
+
+    def stopping() -> bool:
+        nonlocal asked
+        asked += reported(study)
+        if asked == 1:
+            server.stop()
+        return asked > 2
+
+    work(settings, stopping)
+    server.start()
+    assert states(study) == [TrialState.WAITING]
+
+
+def test_a_checkpoint_that_cannot_be_deleted_ends_no_search(make: Make) -> None:
+    study, settings = make(definition(), 2)
+    blocked: list[Path] = []
+
+    def stopping() -> bool:
+        name = checkpoint_of(study.get_trials(deepcopy=False)[0])
+        if name and not blocked:  # a folder stands for whatever makes a deletion fail
+            path = Path(artifacts_of(study).location, name)
+            path.unlink()
+            path.mkdir()
+            blocked.append(path)
+        return False
+
+    work(settings, stopping)
+    assert states(study) == [TrialState.COMPLETE] * 2
+    assert blocked[0].is_dir()
+
+
+@pytest.mark.parametrize(
+    ("error", "transient"),
+    [
+        (OSError(errno.ESTALE, "Stale file handle"), True),
+        (OSError(errno.ENOSPC, "No space left on device"), False),
+        (PermissionError(errno.EACCES, "Permission denied"), False),
+    ],
+)
+def test_what_a_network_file_system_reports_may_pass(error: OSError, transient: bool) -> None:
+    assert is_transient(error) == transient
+
+
+def test_a_bucket_that_does_not_exist_is_not_waited_for(s3: None) -> None:
+    with pytest.raises(ArtifactError) as caught:
+        open_artifacts("s3://no-such-bucket/x").read("a")
+    assert not is_transient(caught.value)
