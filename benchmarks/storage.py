@@ -61,10 +61,10 @@ from search.definition import StudyDefinition
 from search.lease import ATTEMPTS, Holder
 from search.objective import Objective
 from search.outage import persistently
-from search.places import Place, artifacts_of
+from search.places import KEEP, Place, artifacts_of
 from search.record import CHECKPOINT, Epoch, checkpoint_of
 from search.storage import lock, open_storage
-from search.study import KEEP, load_study, open_study, stop_requests
+from search.study import load_study, open_study, stop_requests
 from search.tables import ATTRIBUTES, REPORTS, TRIALS, VALUES, backend, utc_now
 from search.url import default_url
 from tests.conftest import digits

@@ -19,7 +19,7 @@ from search.record import CHECKPOINT, DROPPED
 from search.tables import ATTRIBUTES, TRIALS, backend
 
 # User attributes of a study. ARTIFACTS is None where its checkpoints are in its own folder.
-FOLDER, ARTIFACTS, KEY = "folder", "artifacts", "key"
+FOLDER, ARTIFACTS, KEY, KEEP = "folder", "artifacts", "key", "keep"
 
 MARK = "study.id"
 OUTPUT = Path("studies")  # where no output folder is given
@@ -118,8 +118,9 @@ def settle(study: optuna.Study, place: Place) -> None:
         artifacts = below(place.artifacts, study.study_name)[0]
     for location in _locations(folder, artifacts):
         _claim(study, location)
-    study.set_user_attr(FOLDER, _relative(study, folder))
     study.set_user_attr(ARTIFACTS, artifacts and (artifacts if "://" in artifacts else _relative(study, artifacts)))
+    study.set_user_attr(KEEP, place.keep)
+    study.set_user_attr(FOLDER, _relative(study, folder))  # last: a study that has it is settled
 
 
 def check_artifacts(study: optuna.Study, folder: Path | None = None) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fmnist.data import DataSet
 
 # User attributes of a study, beside those of `places`.
-DEFINITION, DATA, VERSIONS, STOP, KEEP = "definition", "data", "versions", "stop", "keep"
+DEFINITION, DATA, VERSIONS, STOP = "definition", "data", "versions", "stop"
 
 
 def open_study(
@@ -43,8 +43,8 @@ def open_study(
         check_free(name, place)
     study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
     maximizes = study.directions == [StudyDirection.MAXIMIZE]
-    if DEFINITION not in study.user_attrs and maximizes and not study.get_trials(deepcopy=False):
-        # new, or left behind by a process that died here; the definition comes last, as the mark of a whole study
+    new = DEFINITION not in study.user_attrs and maximizes and not study.get_trials(deepcopy=False)
+    if new:  # or left behind by a process that died here: the definition comes last, as the mark of a whole study
         if KEY not in study.user_attrs:  # its places may bear the key already
             study.set_user_attr(KEY, uuid4().hex)
         study.set_user_attr(DATA, {"name": data.name, "fingerprint": data.fingerprint})
@@ -58,8 +58,8 @@ def open_study(
             "Give the new one a name with --name, or repeat what it was started with."
         )
     check_alike(study, data, allow_mixed=allow_mixed)
-    settle(study, place)
-    study.set_user_attr(KEEP, place.keep)
+    if not new:
+        settle(study, place)
     study.set_user_attr(DEFINITION, definition.model_dump(mode="json"))  # with what may change
     return study
 

@@ -30,12 +30,11 @@ from search.heartbeat import beating
 from search.lease import Holder, Lost, Ticket
 from search.objective import Objective, Outcome, run_trial
 from search.outage import is_transient, persistently, reported
-from search.places import artifacts_of, check_artifacts, folder_of
+from search.places import KEEP, artifacts_of, check_artifacts, folder_of
 from search.reaper import reap, release
 from search.sampling import pruner, sampler, telling
 from search.storage import open_storage
 from search.study import (
-    KEEP,
     attributes,
     check_alike,
     definition_of,

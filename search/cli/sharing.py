@@ -181,8 +181,7 @@ def gc(study: str, storage: str | None, output: Path | None, artifacts: str | No
     """
     from search import collect
     from search.artifacts import located, open_artifacts
-    from search.places import check_within, named
-    from search.study import KEEP
+    from search.places import KEEP, check_within, named
     from search.text import count
 
     with opened_study(study, storage, output, mode="write") as (opened, folder):
