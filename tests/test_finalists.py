@@ -23,7 +23,7 @@ from search.drain import RunSettings
 from search.finalists import define, standings_of
 from search.lease import Holder, finish
 from search.objective import training_seed
-from search.places import FOLDER, Place
+from search.places import Place, folder_of
 from search.ranking import Configuration
 from search.report.analysis import analyse
 from search.retrain import retrain as retrain_finalists
@@ -59,7 +59,7 @@ def choose(study: optuna.Study, settings: WorkerSettings, data_set: DataSet, top
     """Make the study of the finalists with its tickets, as a run does."""
     chosen = define(study, top, seeds)
     assert chosen is not None
-    place = finalists.place_of(study, Path(study.user_attrs[FOLDER]))
+    place = finalists.place_of(study, folder_of(study))
     again = open_study(open_storage(settings.storage, "create"), "s.finalists", chosen, data_set, place)
     queue.top_up(again, chosen, None)
     return again
