@@ -3,12 +3,12 @@
 import errno
 import ipaddress
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from wsgiref.types import WSGIApplication
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import optuna
 import optuna_dashboard
@@ -17,6 +17,7 @@ import waitress
 from fmnist.errors import ExpectedError, UsageError
 from search.artifact_store import TrialArtifacts
 from search.gate import ByMethod, Credentials, KnownHosts, Mended, SignIn, keeping_names, read_only
+from search.outage import reported
 from search.storage import Mode, open_storage
 from search.url import parse
 
@@ -101,11 +102,18 @@ def _application(settings: DashboardSettings, local: bool) -> WSGIApplication:
 
 
 def _dashboard(settings: DashboardSettings, mode: Mode) -> WSGIApplication:
-    """optuna-dashboard itself."""
+    """optuna-dashboard itself, which is asked nothing while its database is out of reach."""
     storage = open_storage(settings.storage, mode)
     application = optuna_dashboard.wsgi(storage, TrialArtifacts(storage, settings.folder, settings.uploads))
     application.catchall = False  # an error is for those to answer who know what it means
-    return application  # type: ignore[no-any-return]
+
+    def checked(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        # of its API's errors the dashboard itself says nothing but "internal server error", and logs a traceback
+        with reported(settings.storage), storage.engine.connect() as connection:
+            connection.exec_driver_sql("SELECT 1")
+        return application(environ, start_response)  # type: ignore[no-any-return]
+
+    return checked
 
 
 def _resolved(host: str, port: int) -> tuple[socket.AddressFamily, tuple[Any, ...]]:

@@ -16,7 +16,7 @@ from search.engines import local, ray
 from search.interrupts import Interrupts
 from search.lease import GRACE
 from search.outage import persistently
-from search.places import OUTPUT, Place
+from search.places import OUTPUT, Place, location_of
 from search.progress import FinishedTrials, Progress
 from search.study import stop_requests, told_if_deleted
 from search.summary import summarize
@@ -137,6 +137,7 @@ def drain(
     """
     finished = FinishedTrials(view)
     request, requested = stop_requests(view), False
+    checkpoints = location_of(view)
 
     progress = Progress(console, goal, finished.before, quiet=settings.quiet, as_json=settings.as_json)
     interrupts = Interrupts(lambda: progress.say("Stopping after the running epochs; Ctrl-C again stops at once."))
@@ -150,7 +151,7 @@ def drain(
         progress.goal = queue.goal(view)["trials"]  # another may have raised it
         progress.show(summarize(view), finished.new())
 
-    with interrupts.installed(), told_if_deleted(view), progress.shown():
+    with interrupts.installed(), told_if_deleted(view, checkpoints), progress.shown():
         run = partial(ray.drain, address=settings.address) if settings.engine == "ray" else local.drain
         run(
             study,

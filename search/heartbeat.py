@@ -11,6 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from search.lease import ATTEMPTS, Ticket
 from search.tables import ATTRIBUTES, HEARTBEATS, backend, now
+from search.url import StorageError
 
 BEATS = 6  # heartbeats in a grace period
 
@@ -31,7 +32,7 @@ def beating(study: optuna.Study, ticket: Ticket, steps: Callable[[], int]) -> It
                 seen = count
                 try:
                     beat(study, ticket)
-                except (SQLAlchemyError, StorageInternalError):
+                except (SQLAlchemyError, StorageInternalError, StorageError):
                     continue
 
     thread = threading.Thread(target=keep, daemon=True)

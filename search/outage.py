@@ -2,6 +2,7 @@
 
 import errno
 import random
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +31,27 @@ TRANSIENT_ERRNOS = {
     errno.ETIMEDOUT,
 }
 
+PRIMARY = 0xFF  # the bits of an SQLite result code that are its kind; the others are details
+_FREE_SPACE = "; free some space and run again: what was stored is whole"
+_END_THE_OTHER = "; another program keeps it to itself: end that program and run again"
+_BROKEN = "; the file is broken: move it away, or name another with --storage"
+_WRITABLE = "; make the file and its folder writable"
+SQLITE_ADVICE = {
+    sqlite3.SQLITE_NOTADB: "; the file is broken or of another kind: move it away, or name another with --storage",
+    sqlite3.SQLITE_CORRUPT: _BROKEN,
+    sqlite3.SQLITE_ERROR: _BROKEN,  # such as a table that is not there any more
+    sqlite3.SQLITE_BUSY: _END_THE_OTHER,
+    sqlite3.SQLITE_LOCKED: _END_THE_OTHER,
+    sqlite3.SQLITE_CANTOPEN: "; make its folder one that can be written, or name another with --storage",
+    sqlite3.SQLITE_READONLY: _WRITABLE,
+    sqlite3.SQLITE_PERM: _WRITABLE,
+    sqlite3.SQLITE_FULL: _FREE_SPACE,
+    sqlite3.SQLITE_IOERR_SHMSIZE: _FREE_SPACE,
+    sqlite3.SQLITE_IOERR_SHORT_READ: "; its -wal file was deleted while in use: end all commands that use it, "
+    "and run again",
+    sqlite3.SQLITE_IOERR: "; check its disk for errors and quotas, and run again",
+}
+
 T = TypeVar("T")
 
 
@@ -40,8 +62,9 @@ def reported(url: str) -> Iterator[None]:
         yield
     except (SQLAlchemyError, StorageInternalError) as error:
         cause = error.__cause__ if isinstance(error, StorageInternalError) else error
-        reason = without_password(str(getattr(cause, "orig", None) or cause).strip().splitlines()[0], url)
-        raise StorageError(f"{masked(url)}: {reason}{_mend(reason)}") from error
+        own = getattr(cause, "orig", None) or cause
+        reason = without_password(str(own).strip().splitlines()[0], url)
+        raise StorageError(f"{masked(url)}: {reason}{_advice(own, reason)}") from error
 
 
 def persistently(action: Callable[[], T], giving_up: Callable[[], bool] = lambda: False) -> T:
@@ -78,21 +101,20 @@ def is_transient(error: BaseException | None) -> bool:
         return True
     if not isinstance(cause, OperationalError | InterfaceError):
         return False
+    if isinstance(cause.orig, sqlite3.Error):
+        return _code(cause.orig) & PRIMARY in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
     reason = str(cause.orig)
-    if "sqlite" in type(cause.orig).__module__:
-        return "locked" in reason
     return not any(mark in reason for mark in ("authentication failed", "does not exist", "pg_hba.conf"))
 
 
-def _mend(reason: str) -> str:
-    mends = {
-        "not a database": "; the file is broken or of another kind: move it away, or name another with --storage",
-        "malformed": "; the file is broken: move it away, or name another with --storage",
-        "no such table": "; it is no database of studies: name another with --storage",
-        "locked": "; another program keeps it to itself: end that program and run again",
-        "unable to open": "; make its folder one that can be written, or name another with --storage",
-        "readonly": "; make the file and its folder writable",
-        "disk": "; free some space and run again: what was stored is whole",
-        "connection": "; start the server, or correct the URL",
-    }
-    return next((mend for mark, mend in mends.items() if mark in reason), "")
+def _advice(error: BaseException | None, reason: str) -> str:
+    """What to do about a database's error, as the end of a line that says the error."""
+    if isinstance(error, sqlite3.Error):
+        code = _code(error)
+        return SQLITE_ADVICE.get(code) or SQLITE_ADVICE.get(code & PRIMARY, "")
+    return "; start the server, or correct the URL" if "connection" in reason else ""
+
+
+def _code(error: sqlite3.Error) -> int:
+    """SQLite's extended result code; 0 of an error of Python's module."""
+    return getattr(error, "sqlite_errorcode", 0)

@@ -22,7 +22,7 @@ from search.storage import lock, open_storage
 from search.study import load_study, open_study
 from search.summary import Summary, summarize
 from search.text import count
-from search.url import masked, warnings_for
+from search.url import StorageError, masked, warnings_for
 
 
 @dataclass(frozen=True)
@@ -132,6 +132,8 @@ def _advance(
         return True, stopped, None
     try:
         trained, stopped = retrain(study, definition.finalists, SEEDS, settings, data, console, deadline)
+    except StorageError:
+        raise  # what follows needs the database too
     except ExpectedError as failure:
         return True, None, failure
     return trained or trials.left > 0, stopped, None

@@ -7,6 +7,7 @@ readers' transactions would otherwise take the same ticket (optuna#4002, optuna#
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any, Literal
 
 import optuna
@@ -17,11 +18,12 @@ from sqlalchemy import event
 
 from fmnist import streams
 from search.outage import BUSY_TIMEOUT, reported
-from search.url import StorageError, absolute, file_of, masked
+from search.url import DatabaseGone, StorageError, absolute, file_of, masked
 
 Mode = Literal["create", "write", "read"]
 
 ALEMBIC = "alembic_version"
+LOGS = "logs"  # a key of a connection's info: which files its write-ahead log was in when it was opened
 OPTUNA_REVISION = re.compile(r"v\d+\.\d+\.\d+\.\w+")  # other programs keep Alembic's own, of 12 hexadecimal digits
 
 
@@ -68,11 +70,13 @@ def open_storage(url: str, mode: Mode = "read") -> RDBStorage:
             )
         except RuntimeError as error:  # the schema is of another version of Optuna
             raise StorageError(f"{masked(url)}: {' '.join(str(error).split())}") from error
+        storage.engine.dispose()  # connections made before the events were there
         if not file:
-            storage.engine.dispose()  # connections made before the event was there
             event.listen(storage.engine, "connect", _bound_idle_transactions)
-        elif mode != "read":
-            _begin_as_writer(storage.engine)
+        else:
+            if mode != "read":
+                _begin_as_writer(storage.engine)
+            _watch_files(storage.engine, file)
     return storage
 
 
@@ -129,9 +133,50 @@ def _begin_as_writer(engine: sqlalchemy.Engine) -> None:
     def begun(connection: sqlalchemy.Connection) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
-    engine.dispose()  # connections made before the events were there
     event.listen(engine, "connect", connected)
     event.listen(engine, "begin", begun)
+
+
+def _watch_files(engine: sqlalchemy.Engine, shown: Path) -> None:
+    """Let each transaction begin by making sure that SQLite's files are still those that were opened.
+
+    SQLite goes on without an error in files that were deleted, and creates an empty database where its own was.
+
+    Args:
+        shown: the database's path as it is shown to the user.
+    """
+    file = Path(str(engine.url.database))
+    opened = _identity(file)
+
+    def compare(*_: object) -> None:
+        if _identity(file) != opened:
+            raise DatabaseGone(f"{shown} was deleted or replaced while in use; put it back and run again")
+
+    def connected(connection: Any, record: Any) -> None:
+        connection.execute("SELECT 1 FROM sqlite_master").close()  # opens the log, which then stays until all close it
+        logs = {suffix: _identity(Path(f"{file}{suffix}")) for suffix in ("-wal", "-shm")}
+        record.info[LOGS] = {suffix: identity for suffix, identity in logs.items() if identity}
+
+    def begun(connection: sqlalchemy.Connection) -> None:
+        compare()
+        for suffix, identity in connection.info[LOGS].items():
+            if _identity(Path(f"{file}{suffix}")) != identity:
+                raise DatabaseGone(
+                    f"{shown}{suffix} was deleted while in use; end all commands that use the database and run again"
+                )
+
+    event.listen(engine, "do_connect", compare)
+    event.listen(engine, "connect", connected)
+    event.listen(engine, "begin", begun, insert=True)  # before BEGIN, which may wait or fail for the same reason
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    """Which file a path leads to; None if to none. Opening it instead would end this process's locks on it."""
+    try:
+        status = file.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return status.st_dev, status.st_ino
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from optuna.study import StudyDirection
 
 from search.definition import StudyDefinition, differences
 from search.places import FINALISTS, KEY, Place, StudyError, check_free, settle
+from search.url import DatabaseGone
 
 if TYPE_CHECKING:
     from fmnist.data import DataSet
@@ -131,14 +132,20 @@ def attributes(study: optuna.Study) -> dict[str, Any]:
 
 
 @contextmanager
-def told_if_deleted(study: optuna.Study) -> Iterator[None]:
-    """Say so if the study is deleted meanwhile; Optuna says KeyError of whatever it looks for next.
+def told_if_deleted(study: optuna.Study, checkpoints: str) -> Iterator[None]:
+    """Say so if the study or its database is deleted meanwhile; Optuna says KeyError of whatever it looks for next.
+
+    Args:
+        checkpoints: where those of the study are, which the user may want to keep.
 
     Raises:
-        StudyError: it was.
+        StudyError: the study was.
+        DatabaseGone: the database was.
     """
     try:
         yield
+    except DatabaseGone as error:
+        raise DatabaseGone(f"{error}; the checkpoints are in {checkpoints}") from error
     except KeyError:
         attributes(study)
         raise

@@ -17,6 +17,10 @@ class StorageError(ExpectedError):
     """The database cannot be reached or used; the message says what to do, without a password."""
 
 
+class DatabaseGone(StorageError):
+    """A file of an SQLite database was deleted while in use: what would be stored from then on could be lost."""
+
+
 def default_url(output: Path) -> str:
     """The embedded database of an output folder.
 

@@ -214,7 +214,7 @@ def _drain(joined: Joined, settings: WorkerSettings, stopping: Callable[[], bool
 
     store = Retried(joined.objective.artifacts, asked)
     objective = replace(joined.objective, artifacts=store)
-    with told_if_deleted(study):
+    with told_if_deleted(study, store.location):
         persistently(lambda: queue.check_failures(study), stopping)
         while not persistently(asked, stopping):
             token = uuid4().hex
@@ -263,7 +263,7 @@ def _run(
             outcome = persistently(attempt)
     except Lost:
         raise
-    except (SQLAlchemyError, StorageInternalError):
+    except (SQLAlchemyError, StorageInternalError, StorageError):
         raise
     except (OSError, ArtifactError):  # the disk's trouble is not the trial's
         persistently(lambda: lease.give_back(study, ticket))

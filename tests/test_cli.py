@@ -427,6 +427,30 @@ def test_a_study_that_is_deleted_while_it_is_run_ends_the_run(invoke: Command, s
     assert "Traceback" not in output
 
 
+@pytest.mark.parametrize("suffix", ["", "-wal"])
+def test_a_database_that_is_deleted_during_a_run_ends_it(
+    study_file: Path,
+    start,  # type: ignore[no-untyped-def]
+    tmp_path: Path,
+    suffix: str,
+) -> None:
+    """At the next report, long before its trials are trained; and their checkpoints are still there."""
+    study_file.write_text(LONG)
+    process = start("tiny.toml", "--trials", "2", "--workers", "1")
+    database = tmp_path / "studies" / f"studies.db{suffix}"
+    database.unlink()
+    output, _ = process.communicate()
+    assert process.returncode == 1
+    *_, last = output.splitlines()
+    checkpoints = tmp_path / "studies" / "tiny" / "checkpoints"
+    assert last.startswith(f"Error: studies/studies.db{suffix} was deleted")
+    assert tmp_path / last.partition("the checkpoints are in ")[2] == checkpoints
+    assert "Traceback" not in output
+    assert list(checkpoints.glob("trial-*.pt"))
+    if not suffix:
+        assert not database.exists()
+
+
 def test_stop_ends_a_search_that_runs_elsewhere(invoke: Command, study_file: Path, start, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     study_file.write_text(LONG)
     process = start("tiny.toml", "--trials", "2", "--workers", "1")

@@ -13,9 +13,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPMessage
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
+from wsgiref.util import setup_testing_defaults
 from xml.etree import ElementTree
 
 import optuna
@@ -24,6 +26,7 @@ import pytest
 from fmnist import checkpoint
 from fmnist.data import DataSet
 from search import queue
+from search.dashboard import DashboardSettings, _application
 from search.places import Place
 from search.record import CHECKPOINT, history_of
 from search.report import write
@@ -594,3 +597,26 @@ def test_the_stock_command_reads_the_database_as_it_is(searched: Path, tmp_path:
     process.terminate()
     assert "Traceback" not in process.communicate()[1]
     assert content(output) == before
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_database_that_is_deleted_meanwhile_is_said_to_be(tmp_path: Path, method: str) -> None:
+    url = default_url(tmp_path)
+    optuna.create_study(storage=open_storage(url, "create"), study_name="s")
+    settings = DashboardSettings(url, lambda study: tmp_path / study.study_name, tmp_path / "uploads", "127.0.0.1", 0)
+    application = _application(settings, local=False)
+    answers: list[str] = []
+
+    def ask() -> bytes:
+        body = b'{"study_name": "t", "directions": ["minimize"]}'
+        environ: dict[str, Any] = {"PATH_INFO": "/api/studies", "CONTENT_TYPE": "application/json"}
+        environ |= {"REQUEST_METHOD": method, "CONTENT_LENGTH": str(len(body)), "wsgi.input": BytesIO(body)}
+        setup_testing_defaults(environ)
+        return b"".join(application(environ, lambda status, *_: answers.append(status)))  # type: ignore[arg-type, return-value]
+
+    ask()
+    assert answers.pop().startswith("20")
+    (tmp_path / "studies.db").unlink()
+    assert re.fullmatch(rb".*studies\.db was deleted or replaced.*\n", ask())
+    assert answers == ["502 Bad Gateway"]
+    assert not (tmp_path / "studies.db").exists()

@@ -1,7 +1,9 @@
 """When the heart of a ticket's holder beats, and when it stops."""
 
+import itertools
 import threading
 from datetime import datetime
+from pathlib import Path
 
 import optuna
 import pytest
@@ -11,6 +13,7 @@ from search import heartbeat, lease, queue
 from search.lease import Holder, Ticket
 from search.storage import open_storage
 from search.tables import HEARTBEATS, backend
+from search.url import DatabaseGone, default_url
 
 LONG_AGO = datetime(2001, 1, 1)
 
@@ -65,3 +68,22 @@ def test_a_beat_renews_only_the_holders_heartbeat(study: optuna.Study) -> None:
         connection.execute(HEARTBEATS.update().values(heartbeat=LONG_AGO))
     heartbeat.beat(study, ticket)
     assert last_beat(study, ticket) == LONG_AGO
+
+
+def test_a_heart_stops_quietly_with_its_database(tmp_path: Path) -> None:
+    """The training will meet the same trouble, and say so."""
+    study = optuna.create_study(storage=open_storage(default_url(tmp_path), "create"), direction="maximize")
+    study.enqueue_trial({})
+    ticket = claim(study, "a", grace=0.3)
+    (tmp_path / "studies.db").unlink()
+    asked, steps = threading.Semaphore(0), itertools.count(1)
+
+    def count() -> int:
+        asked.release()
+        return next(steps)
+
+    with heartbeat.beating(study, ticket, count):  # an error in its thread would fail this test
+        for _ in range(3):
+            assert asked.acquire(timeout=30)
+    with pytest.raises(DatabaseGone):
+        heartbeat.beat(study, ticket)

@@ -1,5 +1,8 @@
 import multiprocessing
+import shutil
 import sqlite3
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import optuna
@@ -11,7 +14,7 @@ from sqlalchemy import text
 from search import storage
 from search.doctor import database
 from search.outage import persistently
-from search.url import StorageError, absolute, default_url, masked
+from search.url import DatabaseGone, StorageError, absolute, default_url, masked
 from tests.postgresql import Server
 
 SECRET = "hunter2"  # noqa: S105
@@ -168,6 +171,64 @@ def test_transactions_begin_as_writers_in_the_write_ahead_log(tmp_path: Path) ->
         with pytest.raises(sqlite3.OperationalError, match="locked"):
             other.execute("BEGIN IMMEDIATE")
         other.close()
+
+
+def replaced(file: Path) -> None:
+    copy = file.with_name("copy")
+    shutil.copy(file, copy)
+    copy.replace(file)
+
+
+@pytest.mark.parametrize("mode", ["write", "read"])
+@pytest.mark.parametrize(
+    ("spoil", "what"),
+    [
+        (Path.unlink, "studies.db was deleted or replaced"),
+        (replaced, "studies.db was deleted or replaced"),
+        (lambda file: shutil.rmtree(file.parent), "studies.db was deleted or replaced"),
+        (lambda file: Path(f"{file}-wal").unlink(), "studies.db-wal was deleted"),
+        (lambda file: Path(f"{file}-shm").unlink(), "studies.db-shm was deleted"),
+    ],
+)
+def test_files_that_go_while_in_use_are_noticed_by_the_next_transaction(
+    tmp_path: Path, spoil: Callable[[Path], object], what: str, mode: storage.Mode
+) -> None:
+    """By connections that were open and by new ones, and nothing takes their place."""
+    file = tmp_path / "its" / "studies.db"
+    writer = storage.open_storage(default_url(file.parent), "create")
+    optuna.create_study(storage=writer, study_name="s")
+    opened = storage.open_storage(default_url(file.parent), mode)
+    opened.get_all_studies()
+    spoil(file)
+    before = [path.name for path in tmp_path.rglob("*")]
+    for _ in range(2):
+        with pytest.raises(DatabaseGone, match=what):
+            persistently(opened.get_all_studies)
+    if not file.exists():
+        opened.engine.dispose()
+        with pytest.raises(DatabaseGone, match=what):
+            persistently(opened.get_all_studies)
+    assert [path.name for path in tmp_path.rglob("*")] == before
+
+
+def test_what_sqlite_does_by_itself_is_not_taken_for_a_loss(tmp_path: Path) -> None:
+    """It deletes its log when the last connection is closed, and shortens it."""
+    url = default_url(tmp_path)
+    writer, reader = storage.open_storage(url, "create"), storage.open_storage(url)
+    for journal in ("WAL", "DELETE", "WAL"):
+        for opened in (writer, reader):
+            optuna.get_all_study_names(opened)
+        with writer.engine.connect() as connection:
+            connection.execute(text("ROLLBACK"))
+            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+            connection.exec_driver_sql("VACUUM")
+        optuna.create_study(storage=writer)
+        for opened in (reader, writer):
+            opened.engine.dispose()
+        assert not (tmp_path / "studies.db-wal").exists()
+        with closing(sqlite3.connect(tmp_path / "studies.db")) as other:
+            other.execute(f"PRAGMA journal_mode = {journal}")
+    assert len(optuna.get_all_study_names(reader)) == 3
 
 
 def create(url: str) -> None:

@@ -62,10 +62,10 @@ def test_a_study_that_is_deleted_in_between_is_said_to_be(
     storage: optuna.storages.RDBStorage, tiny: DataSet, tmp_path: Path
 ) -> None:
     study = open_study(storage, "s", definition(), tiny, Place(tmp_path))
-    with pytest.raises(KeyError, match="of another kind"), told_if_deleted(study):
+    with pytest.raises(KeyError, match="of another kind"), told_if_deleted(study, "there"):
         raise KeyError("of another kind")
     optuna.delete_study(study_name="s", storage=storage)
-    with pytest.raises(StudyError, match="study 's' was deleted"), told_if_deleted(study):
+    with pytest.raises(StudyError, match="study 's' was deleted"), told_if_deleted(study, "there"):
         study.get_trials()
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 
 import optuna
@@ -13,6 +14,9 @@ import pytest
 from rich.console import Console
 
 from search import watch
+from search.storage import open_storage
+from search.study import load_study
+from search.url import DatabaseGone, default_url
 from search.worker import WorkerSettings, work
 from tests.conftest import STUDY, Make, definition
 from tests.terminal import Terminal
@@ -124,3 +128,16 @@ def test_finalists_that_nobody_chooses_are_not_waited_for_without_end(
     monkeypatch.setattr(watch, "PATIENCE", 1e9)
     watch.watch(study, tmp_path / "s", Console(), 0.1, as_json=False)
     assert "Study s: 1 trial finished" in capsys.readouterr().out
+
+
+def test_a_database_that_is_deleted_meanwhile_ends_it(made: Made, tmp_path: Path) -> None:
+    class Deletes(StringIO):
+        def write(self, said: str) -> int:
+            (tmp_path / "studies.db").unlink(missing_ok=True)
+            return super().write(said)
+
+    shown = Deletes()
+    study = load_study(open_storage(default_url(tmp_path)), "s")
+    with pytest.raises(DatabaseGone, match=r"studies\.db was deleted"):
+        watch.watch(study, tmp_path / "s", Console(file=shown), 0.1, as_json=False)
+    assert "3 waiting" in shown.getvalue()

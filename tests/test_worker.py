@@ -30,6 +30,7 @@ from search.record import CHECKPOINT
 from search.storage import lock
 from search.study import request_stop
 from search.tables import backend
+from search.url import DatabaseGone
 from search.worker import WorkerSettings, work
 from tests.conftest import LONG, Make, definition, worker_pids, worker_servers
 from tests.postgresql import Server
@@ -446,3 +447,15 @@ def test_threads_and_devices_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> 
         assert [each.threads for each in local.shared_out(settings, workers)] == [threads] * workers
     devices = [each.device for each in local.shared_out(replace(settings, device="cuda"), 3)]
     assert devices == ["cuda:0", "cuda:1", "cuda:0"]
+
+
+def test_workers_that_follow_end_with_their_database(make: Make, tmp_path: Path) -> None:
+    _, settings = make(definition(), 1)
+
+    def say(line: str) -> None:
+        if line.startswith("trial 0 complete"):
+            (tmp_path / "studies.db").unlink()
+
+    with pytest.raises(DatabaseGone, match=r"studies\.db was deleted .*checkpoints are in .*checkpoints"):
+        join(replace(settings, follow=True), 1, say)
+    assert not (tmp_path / "studies.db").exists()
