@@ -103,7 +103,7 @@ def run_trial(study: optuna.Study, common: Objective, epochs: tuple[float, ...])
         with timed(spent["checkpoint"]):
             stored = trial.storage.get_trial(trial._trial_id)
             name, reported = checkpoint_of(stored), set(stored.intermediate_values)
-            objective._saved(name, common, hyperparameters, seed=0)
+            objective._saved(stored, common, hyperparameters)
         for epoch in epochs:
             metrics = EpochMetrics(epoch, 0.0, 0.0, 0.0, 940, 1000, 1.0, [])  # so good that it is not pruned
             with timed(spent["checkpoint"]):
@@ -122,7 +122,8 @@ def run_trial(study: optuna.Study, common: Objective, epochs: tuple[float, ...])
 
 def name_checkpoint(trial: Trial, epoch: float) -> None:
     """The database's part of search.objective._save: a record of the size of a real one."""
-    record = {"name": f"trial-{trial.number}", "weights": "0" * 64, "device": "cpu", "threads": 1, "seconds": epoch}
+    digests = {"digest": "0" * 64, "weights": "0" * 64}
+    record = {"name": f"trial-{trial.number}", **digests, "device": "cpu", "threads": 1, "seconds": epoch}
     history = [[0.123456789] * len(Epoch._fields)] * 8
     trial.set_user_attr(CHECKPOINT, record | {"confusion": [[100] * 10] * 10, "history": history})
 

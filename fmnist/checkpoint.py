@@ -2,35 +2,40 @@
 
 The file holds the scored weights, what made them (hyperparameters, seed, scores with
 their split, data set, versions, git commit) and, for a training that is not at its end,
-what it needs to go on. Nothing in it is ever unpickled into an object.
+what it needs to go on. Nothing in it is ever unpickled into an object, a digest shows any
+changed byte, and all of it is checked before a network is built of it.
 """
 
+import hashlib
 import platform
 import subprocess
-import warnings
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import version
-from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import ValidationError
-from torch import nn
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
 
+from fmnist import archive
 from fmnist.architectures import build
+from fmnist.classes import CLASSES
 from fmnist.data import DataSet
-from fmnist.errors import ExpectedError
+from fmnist.errors import CheckpointError as CheckpointError  # for whoever reads a checkpoint
 from fmnist.files import write_whole
 from fmnist.hyperparameters import Hyperparameters, ScoreOn
-from fmnist.training import EpochMetrics, Training
+from fmnist.precision import Precision
+from fmnist.training import QUARTERS, EpochMetrics, Training
+from fmnist.vector import vector_length
 
-FORMAT = "fmnist-search checkpoint 2"
+FORMAT = "fmnist-search checkpoint 3"
+WITHOUT_DIGEST = "fmnist-search checkpoint 2"  # the format before; its files are read, and no longer written
+MARK = b"fmnist-search checkpoint "  # near the beginning of a file of any format
+ZIP = b"PK\3\4"  # at the very beginning
 
-
-class CheckpointError(ExpectedError):
-    """The file is absent, damaged or not ours; the message names it."""
+MOST_THREADS = 1024  # of torch; with a number beyond what the machine can start, it ends the process
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,7 @@ class Checkpoint:
 
     weights: the state of the scored network. resume: the rest of the training's state,
     None once the training is at its end. made_with: versions, device, precision and git commit.
+    digest: SHA-256 of the file up to it; None of a file of the format without one.
     """
 
     hyperparameters: Hyperparameters
@@ -50,6 +56,7 @@ class Checkpoint:
     made_with: dict[str, Any]
     weights: dict[str, Any]
     resume: dict[str, Any] | None
+    digest: str | None
 
     def network(self) -> nn.Module:
         """The scored network on the CPU, in evaluation mode."""
@@ -83,9 +90,7 @@ def dump(training: Training, score_on: ScoreOn, data: DataSet) -> bytes:
         "weights": weights,
         "resume": None if training.finished else state,
     }
-    content = BytesIO()
-    torch.save(payload, content)
-    return content.getvalue()
+    return archive.write(payload)
 
 
 def load(path: Path | str) -> Checkpoint:
@@ -95,11 +100,16 @@ def load(path: Path | str) -> Checkpoint:
         CheckpointError: the file cannot be read or was not written by `save`.
     """
     try:
-        content = Path(path).read_bytes()
+        with Path(path).open("rb") as file:
+            content = file.read(len(ZIP))
+            if content == ZIP:  # else it is not ours, and may be endless, as /dev/zero is
+                content += file.read()
     except OSError as error:
         raise CheckpointError(
             f"{path}: {error.strerror or error}; name a checkpoint that fmnist-search wrote"
         ) from error
+    except MemoryError as error:
+        raise CheckpointError(f"{path}: too large for the memory of this machine") from error
     return parse(content, str(path))
 
 
@@ -110,24 +120,40 @@ def parse(content: bytes, name: str) -> Checkpoint:
         CheckpointError: it was not written by `save`, or is damaged.
     """
     try:
-        with warnings.catch_warnings(action="ignore"):  # torch muses on how other files were pickled
-            payload = torch.load(BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch fails in a dozen ways on what is not its own
+        payload = archive.read(content)
+    except Exception as error:  # of a dozen kinds
         raise CheckpointError(f"{name}: damaged, or not a checkpoint of fmnist-search") from error
-    if not isinstance(payload, dict) or payload.pop("format", None) != FORMAT:
-        raise CheckpointError(f"{name}: not a checkpoint of fmnist-search ('{FORMAT}' is not in it)")
+    digest = archive.digest_of(content)
+    expected = WITHOUT_DIGEST if digest is None else FORMAT
+    found = payload.get("format") if isinstance(payload, dict) else None
+    if not isinstance(found, str) or found != expected:
+        raise CheckpointError(f"{name}: not a checkpoint of fmnist-search ('{expected}' is not in it)")
     try:
-        checkpoint = Checkpoint(
-            **{
-                **payload,
-                "hyperparameters": Hyperparameters(**payload["hyperparameters"]),
-                "history": [EpochMetrics(**metrics) for metrics in payload["history"]],
-            }
-        )
-        checkpoint.network()
-    except (TypeError, KeyError, RuntimeError, ValidationError) as error:
+        stored = _Content.model_validate(payload)
+        stored.check(len(content))
+    except (ValueError, RecursionError) as error:  # pydantic's error is a ValueError
         raise CheckpointError(f"{name}: its content does not fit this version of fmnist-search") from error
-    return checkpoint
+    return Checkpoint(
+        hyperparameters=stored.hyperparameters,
+        seed=stored.seed,
+        score_on=stored.score_on,
+        history=[EpochMetrics(**dict(scores)) for scores in stored.history],
+        data_set=stored.data_set,
+        data_fingerprint=stored.data_fingerprint,
+        made_with=dict(stored.made_with),
+        weights=stored.weights,
+        resume=stored.resume.model_dump() if stored.resume else None,
+        digest=digest,
+    )
+
+
+def weights_digest(weights: dict[str, Any]) -> str:
+    """The SHA-256 of a network's weights: names and every bit."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def resume(checkpoint: Checkpoint, device: torch.device) -> Training:
@@ -168,3 +194,96 @@ def git_commit() -> str | None:
         return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):  # no git here, or not allowed to look
         return None
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
+
+
+Count = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+PerClass = Field(min_length=len(CLASSES), max_length=len(CLASSES))
+State = dict[str, Tensor]
+
+
+class _Scores(_Strict):
+    """What `EpochMetrics` holds."""
+
+    epoch: float = Field(gt=0, multiple_of=1 / QUARTERS)
+    train_loss: float
+    train_accuracy: Share
+    loss: float = Field(allow_inf_nan=True)  # averaged weights may overflow where those in training do not
+    correct: Count
+    total: int = Field(gt=0)
+    seconds: float = Field(ge=0)
+    confusion: Annotated[list[Annotated[list[Count], PerClass]], PerClass]
+
+
+class _MadeWith(_Strict):
+    """What `made_with` returns."""
+
+    fmnist_search: str
+    torch: str
+    python: str
+    machine: str
+    device: str
+    threads: int = Field(ge=1, le=MOST_THREADS)
+    precision: Precision
+    git_commit: str | None
+
+
+class _Optimizer(_Strict):
+    moments: list[Tensor] = Field(min_length=2, max_length=2)
+    updates: Tensor
+
+
+class _Resume(_Strict):
+    network: State
+    optimizer: _Optimizer
+    quarters: int = Field(gt=0)
+    steps: Count
+
+
+class _Content(_Strict):
+    """What `dump` puts into a file."""
+
+    format: str
+    hyperparameters: Hyperparameters
+    seed: Count
+    score_on: ScoreOn
+    history: list[_Scores] = Field(min_length=1)
+    data_set: str
+    data_fingerprint: str
+    made_with: _MadeWith
+    weights: State
+    resume: _Resume | None
+
+    def check(self, size: int) -> None:
+        """Raise ValueError if its parts contradict each other, or would be larger than the file of `size` bytes."""
+        epochs = [scores.epoch for scores in self.history]
+        end = self.resume.quarters / QUARTERS if self.resume else self.hyperparameters.epochs
+        if epochs != sorted(set(epochs)) or epochs[-1] != end or end > self.hyperparameters.epochs:
+            raise ValueError("its epochs do not follow each other")
+        if any(
+            sum(map(sum, scores.confusion)) != scores.total or scores.correct > scores.total for scores in self.history
+        ):
+            raise ValueError("its scores do not add up")
+        with torch.device("meta"):  # which has shapes and takes no memory, whatever size is asked for
+            network = build(self.hyperparameters)
+        shapes = _shapes(network.state_dict())
+        tensors = list(self.weights.values())
+        fits = _shapes(self.weights) == shapes
+        if self.resume:
+            optimizer = self.resume.optimizer
+            tensors += [*self.resume.network.values(), *optimizer.moments, optimizer.updates]
+            vector = (torch.Size([vector_length(network.parameters())]), torch.float32)
+            expected = {"0": vector, "1": vector, "updates": (torch.Size([]), torch.float32)}
+            moments = {str(index): moment for index, moment in enumerate(optimizer.moments)}
+            fits &= _shapes(self.resume.network) == shapes
+            fits &= _shapes(moments | {"updates": optimizer.updates}) == expected
+        if not fits or sum(tensor.nbytes for tensor in tensors) > size:  # tensors that overlap are larger than the file
+            raise ValueError("its weights do not fit its hyperparameters")
+
+
+def _shapes(state: State) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in state.items()}

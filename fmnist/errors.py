@@ -13,6 +13,10 @@ class UsageError(ExpectedError):
     exit_code = 2
 
 
+class CheckpointError(ExpectedError):
+    """A checkpoint is absent, damaged or not ours; the message names it."""
+
+
 class DataError(ExpectedError):
     """The data set is absent, truncated or altered; the message says what to do."""
 

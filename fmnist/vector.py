@@ -17,11 +17,23 @@ def as_vector(tensors: Iterable[Tensor]) -> Tensor:
         (M,) float32 on the tensors' device; (0,) on the CPU if there are none.
     """
     tensors = list(tensors)
-    starts = [0]
-    for tensor in tensors:
-        starts.append(starts[-1] + -(-tensor.numel() // ALIGNMENT) * ALIGNMENT)
-    vector = torch.zeros(starts[-1], device=tensors[0].device if tensors else None)
-    for tensor, start in zip(tensors, starts, strict=False):
+    starts, length = _layout(tensors)
+    vector = torch.zeros(length, device=tensors[0].device if tensors else None)
+    for tensor, start in zip(tensors, starts, strict=True):
         view = vector.as_strided(tensor.shape, tensor.stride(), start)
         tensor.data = view.copy_(tensor.data)
     return vector
+
+
+def vector_length(tensors: Iterable[Tensor]) -> int:
+    """The M of their vector."""
+    return _layout(tensors)[1]
+
+
+def _layout(tensors: Iterable[Tensor]) -> tuple[list[int], int]:
+    """Where in the vector each begins, and the vector's length."""
+    starts, length = [], 0
+    for tensor in tensors:
+        starts.append(length)
+        length += -(-tensor.numel() // ALIGNMENT) * ALIGNMENT
+    return starts, length

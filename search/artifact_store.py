@@ -14,11 +14,12 @@ from optuna.artifacts import FileSystemArtifactStore
 from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.storages import RDBStorage
 
+from fmnist.errors import CheckpointError
 from search.artifact_meta import CONFUSION, CURVE, Registered, registered
 from search.artifacts import Artifacts
 from search.pictures import confusion_matrix, learning_curve
 from search.places import artifacts_of
-from search.record import CHECKPOINT, checkpoint_of, history_of
+from search.record import CHECKPOINT, checkpoint_of, history_of, read_checkpoint
 from search.study import definition_of, load_study
 
 
@@ -38,13 +39,16 @@ class TrialArtifacts:
         """The content of an artifact.
 
         Raises:
-            ArtifactNotFound: there is no such artifact, or its file is gone.
+            ArtifactNotFound: there is no such artifact, or its file is gone, damaged or not the one on record.
             ArtifactError: the study's checkpoints are out of reach.
         """
         found = self._registered(artifact_id)
         if found is None:
             return self._uploaded.open_reader(artifact_id)
-        content = self._content(found)
+        try:
+            content = self._content(found)
+        except CheckpointError as error:
+            raise ArtifactNotFound(str(error)) from error
         if content is None:
             raise ArtifactNotFound(f"{found.name} is gone")
         return BytesIO(content)
@@ -81,8 +85,8 @@ class TrialArtifacts:
             return learning_curve(title, score_on, history_of(trial)).encode()
         if found.name == CONFUSION:
             return confusion_matrix(f"{title}, {score_on} images", trial.user_attrs[CHECKPOINT]["confusion"]).encode()
-        checkpoint = checkpoint_of(trial)
-        return self._files(study).read(checkpoint) if checkpoint else None
+        checkpoint = read_checkpoint(trial, self._files(study))
+        return checkpoint[0] if checkpoint else None
 
     def _study(self, found: Registered) -> optuna.Study:
         name = self.storage.get_study_name_from_id(found.study_id)

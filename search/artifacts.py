@@ -106,7 +106,7 @@ class Folder:
     def read(self, name: str) -> bytes | None:
         try:
             return (self.path / _checked(name)).read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, IsADirectoryError):
             return None
 
     def remove(self, name: str) -> None:

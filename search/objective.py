@@ -1,16 +1,14 @@
 """One trial: suggest, train epoch by epoch, save, report, prune."""
 
-import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
-from fmnist import checkpoint
-from fmnist.checkpoint import Checkpoint
+from fmnist import archive, checkpoint
+from fmnist.checkpoint import Checkpoint, CheckpointError, weights_digest
 from fmnist.data import DataSet, Splits
 from fmnist.hyperparameters import Hyperparameters
 from fmnist.seeds import derive
@@ -19,7 +17,7 @@ from search import space
 from search.artifacts import Artifacts, checkpoint_name
 from search.definition import StudyDefinition
 from search.lease import REASON
-from search.record import AUDIT, CHECKPOINT, Epoch, checkpoint_of
+from search.record import AUDIT, CHECKPOINT, Epoch, checkpoint_of, read_checkpoint
 from search.sampling import STEPS_PER_EPOCH
 
 
@@ -67,7 +65,7 @@ def run_trial(
     hyperparameters = space.suggest(trial, objective.definition)
     stored = trial.storage.get_trial(trial._trial_id)
     name, reported = checkpoint_of(stored), set(stored.intermediate_values)
-    saved = _saved(name, objective, hyperparameters, training_seed(objective.definition, trial.number))
+    saved = _saved(stored, objective, hyperparameters)
     if saved:
         for metrics in saved.history:
             _report(trial, metrics, reported)
@@ -93,15 +91,6 @@ def training_seed(definition: StudyDefinition, number: int) -> int:
     return derive(definition.seed, "training", number)
 
 
-def weights_digest(weights: dict[str, Any]) -> str:
-    """The SHA-256 of a network's weights: names and every bit."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(weights.items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
 def _training(
     trial: Trial, objective: Objective, hyperparameters: Hyperparameters, saved: Checkpoint | None
 ) -> Training:
@@ -111,30 +100,33 @@ def _training(
     return checkpoint.resume(saved, objective.device)
 
 
-def _saved(name: str | None, objective: Objective, hyperparameters: Hyperparameters, seed: int) -> Checkpoint | None:
+def _saved(trial: FrozenTrial, objective: Objective, hyperparameters: Hyperparameters) -> Checkpoint | None:
     """The newest checkpoint of an earlier attempt at this very training.
 
-    One that is damaged or of another training is of no use: a new training comes to the same weights.
+    One that is damaged, of another training or not on record is of no use: a new training comes to the same weights.
     """
-    content = objective.artifacts.read(name) if name else None
-    if name is None or content is None:
-        return None
     try:
-        saved = checkpoint.parse(content, name)
-    except checkpoint.CheckpointError:
+        found = read_checkpoint(trial, objective.artifacts)
+    except (CheckpointError, MemoryError):  # the latter for a file that grew beyond what it was
         return None
-    found = (saved.hyperparameters, saved.seed, saved.score_on, saved.data_fingerprint)
+    if found is None:
+        return None
+    _, saved = found
+    made_of = (saved.hyperparameters, saved.seed, saved.score_on, saved.data_fingerprint)
+    seed = training_seed(objective.definition, trial.number)
     expected = (hyperparameters, seed, objective.splits.score_on, objective.data.fingerprint)
-    return saved if found == expected else None
+    return saved if made_of == expected else None
 
 
 def _save(trial: Trial, objective: Objective, training: Training, former: str | None) -> str:
     """Store the training as it stands and name it as the checkpoint in the place of the former; returns its name."""
     name = checkpoint_name(trial.number, training.history[-1].epoch)
-    objective.artifacts.write(name, checkpoint.dump(training, objective.splits.score_on, objective.data))
+    content = checkpoint.dump(training, objective.splits.score_on, objective.data)
+    objective.artifacts.write(name, content)
     history = [[getattr(metrics, column) for column in Epoch._fields] for metrics in training.history]
     record = {
         "name": name,
+        "digest": archive.digest_of(content),
         "weights": weights_digest(training.scored_network.state_dict()),
         "device": str(objective.device),
         "threads": torch.get_num_threads(),

@@ -1,11 +1,18 @@
-"""What a trial's user attributes say of its training."""
+"""What a trial's user attributes say of its training, and the checkpoint that they name."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from optuna.trial import FrozenTrial, TrialState
 
-# The `name` of its newest checkpoint, SHA-256 of its `weights`, `device`, `threads` and `precision`,
-# `seconds` of training, the `confusion` of its predictions, and its `history` as rows of what `Epoch` has.
+from fmnist.errors import CheckpointError
+from search.artifacts import Artifacts
+
+if TYPE_CHECKING:
+    from fmnist.checkpoint import Checkpoint
+
+# The `name` of its newest checkpoint, the `digest` at that file's end, SHA-256 of its `weights`, `device`, `threads`
+# and `precision`, `seconds` of training, the `confusion` of its predictions, and its `history` as rows of what
+# `Epoch` has. Records of versions before 0.3 have no `digest`.
 CHECKPOINT = "checkpoint"
 DROPPED = '"name": null'  # in the attribute, as it is stored, of a trial whose checkpoint was removed
 AUDIT = "audit"  # of one that goes on although it is pruned: the epoch `since`, and at its end the `accuracy`
@@ -29,6 +36,42 @@ def checkpoint_of(trial: FrozenTrial) -> str | None:
     """The name of a trial's checkpoint among the artifacts; None if none is kept."""
     name: str | None = trial.user_attrs.get(CHECKPOINT, {}).get("name")
     return name
+
+
+def read_checkpoint(trial: FrozenTrial, artifacts: Artifacts) -> "tuple[bytes, Checkpoint] | None":
+    """A trial's checkpoint, as a file's content and as what is in it; None if none is kept or the file is gone.
+
+    Raises:
+        CheckpointError: the file is damaged, or another than the one on record.
+        ArtifactError, OSError: it cannot be read.
+    """
+    from fmnist import checkpoint  # torch takes seconds to import, and `status` does without it
+
+    name = checkpoint_of(trial)
+    content = artifacts.read(name) if name else None
+    if content is None:
+        return None
+    place = f"{artifacts.location}/{name}"
+    read = checkpoint.parse(content, place)
+    check_recorded(trial, read, place)
+    return content, read
+
+
+def check_recorded(trial: FrozenTrial, read: "Checkpoint", place: str) -> None:
+    """See whether a checkpoint is the one on a trial's record.
+
+    Raises:
+        CheckpointError: it is another.
+    """
+    from fmnist.checkpoint import weights_digest
+
+    record = trial.user_attrs[CHECKPOINT]
+    if "digest" in record:
+        same = read.digest == record["digest"]
+    else:
+        same = weights_digest(read.weights) == record.get("weights")
+    if not same:
+        raise CheckpointError(f"{place}: not what trial {trial.number} wrote, as its digest is not the one on record")
 
 
 def history_of(trial: FrozenTrial) -> list[Epoch]:

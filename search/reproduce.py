@@ -7,10 +7,11 @@ import optuna
 import torch
 from optuna.trial import FrozenTrial
 
+from fmnist.checkpoint import weights_digest
 from fmnist.data import DataSet, split
 from fmnist.errors import UsageError
 from fmnist.training import Training
-from search.objective import training_seed, weights_digest
+from search.objective import training_seed
 from search.record import CHECKPOINT, FINISHED, history_of
 from search.sampling import STEPS_PER_EPOCH
 from search.study import definition_of

@@ -6,7 +6,6 @@ from pathlib import Path
 import optuna
 from rich.console import Console
 
-from fmnist import checkpoint
 from fmnist.data import DataSet, load
 from fmnist.evaluation import evaluate
 from fmnist.files import write_whole
@@ -17,7 +16,7 @@ from search.finalists import BEST, SETTLED, Finalist, Standings
 from search.outage import persistently, reported
 from search.places import artifacts_of, check_artifacts
 from search.reaper import release
-from search.record import checkpoint_of
+from search.record import read_checkpoint
 from search.storage import lock, open_storage
 from search.study import check_alike, definition_of, finalists_name, load_study, open_study
 from search.text import count
@@ -102,18 +101,17 @@ def settle(study: optuna.Study, again: optuna.Study, winner: Finalist, folder: P
         study: the search; again: the study of its finalists.
 
     Raises:
+        CheckpointError: a training's file is damaged or not the one on record.
         OSError, ArtifactError: a file cannot be written or read.
     """
     artifacts, trials = artifacts_of(again), again.get_trials(deepcopy=False)
-    names = [checkpoint_of(trials[number]) for number in winner.again.trials]
-    contents = [artifacts.read(name) if name else None for name in names]
-    if contents[0] is None:
+    trainings = [read_checkpoint(trials[number], artifacts) for number in winner.again.trials]
+    if trainings[0] is None:
         return  # it was removed
-    write_whole(folder / BEST, contents[0])
-    networks = [checkpoint.parse(content, BEST).network() for content in contents if content]
+    write_whole(folder / BEST, trainings[0][0])
     test = []
-    if definition_of(again).score_on != "test" and len(networks) == len(contents):
-        test = [evaluate(network, data.test).accuracy for network in networks]
+    if definition_of(again).score_on != "test" and all(trainings):
+        test = [evaluate(read.network(), data.test).accuracy for _, read in filter(None, trainings)]
     found = asdict(finalists.find(study, again))
     again.set_user_attr(SETTLED, {"trials": winner.again.trials, "test": test, "found": found})
 

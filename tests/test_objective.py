@@ -8,11 +8,12 @@ import torch
 from optuna.trial import Trial, TrialState
 
 from fmnist import checkpoint
+from fmnist.checkpoint import weights_digest
 from fmnist.data import DataSet, split
 from fmnist.training import Training
 from search.artifacts import Folder
 from search.definition import StudyDefinition
-from search.objective import Objective, Outcome, _is_audited, run_trial, training_seed, weights_digest
+from search.objective import Objective, Outcome, _is_audited, run_trial, training_seed
 from search.record import AUDIT, CHECKPOINT, FINISHED
 from search.sampling import pruner
 

@@ -68,7 +68,10 @@ class Transformer(nn.Module):
         super().__init__()
         self.patches = nn.Conv2d(1, features, kernel_size=PATCH, stride=PATCH)
         self.class_token = nn.Parameter(torch.zeros(features))
-        self.position = nn.Parameter(torch.randn(TOKENS, features) * 0.02)
+        position = torch.empty(TOKENS, features)
+        if not position.is_meta:  # there, both operations would take seconds to import
+            position = position.normal_() * 0.02
+        self.position = nn.Parameter(position)
         self.encoder = nn.Sequential(
             Dropout(dropout), *(EncoderLayer(features, dropout) for _ in range(layers)), nn.LayerNorm(features)
         )

@@ -5,15 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.trial import FrozenTrial
 from torch import nn
 
-from fmnist.checkpoint import Checkpoint, CheckpointError, load, parse
+from fmnist.checkpoint import Checkpoint, CheckpointError, load
 from fmnist.data import CLASSES, DataSet, LabelledImages, split
 from fmnist.evaluation import Evaluation, classification_scores, evaluate
 from search.artifacts import ArtifactError
 from search.finalists import Standings
 from search.places import artifacts_of
-from search.record import checkpoint_of
+from search.record import check_recorded, read_checkpoint
+from search.study import finalists_of
 from search.summary import Summary
 
 MISTAKES = 24  # that are shown
@@ -73,17 +75,26 @@ def best_network(
     try:
         if standings and standings.checkpoint:
             path, checkpoint = str(standings.checkpoint), load(standings.checkpoint)
+            check_recorded(_copied(study, standings), checkpoint, path)
             splits = split(data, "test")
         elif summary.best and summary.best.checkpoint:
-            name = checkpoint_of(study.get_trials(deepcopy=False)[summary.best.number]) or ""
-            path = summary.best.checkpoint
-            checkpoint = parse(artifacts_of(study, folder).read(name) or b"", path)
+            found = read_checkpoint(study.get_trials(deepcopy=False)[summary.best.number], artifacts_of(study, folder))
+            if found is None:
+                return None, "Its checkpoint is gone."
+            path, (_, checkpoint) = summary.best.checkpoint, found
             splits = split(data, checkpoint.score_on)
         else:
             return None, "Its checkpoint is gone." if summary.best else "No trial is complete yet."
     except (CheckpointError, ArtifactError, OSError) as error:  # a report is written all the same
         return None, str(error)
     return describe(checkpoint, path, splits.scored, splits.score_on), None
+
+
+def _copied(study: optuna.Study, standings: Standings) -> FrozenTrial:
+    """The trial whose checkpoint was copied for the winner."""
+    again = finalists_of(study)
+    assert again is not None  # there are standings
+    return again.get_trials(deepcopy=False)[standings.winner.again.trials[0]]
 
 
 def describe(checkpoint: Checkpoint, path: str, scored: LabelledImages, scored_on: str) -> BestNetwork:
