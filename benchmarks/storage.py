@@ -62,7 +62,7 @@ from search.lease import ATTEMPTS, Holder
 from search.objective import Objective
 from search.outage import persistently
 from search.places import KEEP, Place, artifacts_of
-from search.record import CHECKPOINT, Epoch, checkpoint_of
+from search.record import CHECKPOINT, Epoch
 from search.storage import lock, open_storage
 from search.study import load_study, open_study, stop_requests
 from search.tables import ATTRIBUTES, REPORTS, TRIALS, VALUES, backend, utc_now
@@ -102,7 +102,7 @@ def run_trial(study: optuna.Study, common: Objective, epochs: tuple[float, ...])
             hyperparameters = space.suggest(trial, common.definition)
         with timed(spent["checkpoint"]):
             stored = trial.storage.get_trial(trial._trial_id)
-            name, reported = checkpoint_of(stored), set(stored.intermediate_values)
+            reported = set(stored.intermediate_values)
             objective._saved(stored, common, hyperparameters)
         for epoch in epochs:
             metrics = EpochMetrics(epoch, 0.0, 0.0, 0.0, 940, 1000, 1.0, [])  # so good that it is not pruned

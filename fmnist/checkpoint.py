@@ -32,7 +32,6 @@ from fmnist.vector import vector_length
 
 FORMAT = "fmnist-search checkpoint 3"
 WITHOUT_DIGEST = "fmnist-search checkpoint 2"  # the format before; its files are read, and no longer written
-MARK = b"fmnist-search checkpoint "  # near the beginning of a file of any format
 ZIP = b"PK\3\4"  # at the very beginning
 
 MOST_THREADS = 1024  # of torch; with a number beyond what the machine can start, it ends the process

@@ -12,13 +12,13 @@ import optuna
 from optuna.trial import TrialState
 from sqlalchemy import select, update
 
-from fmnist.checkpoint import CheckpointError, parse
+from fmnist.checkpoint import parse
+from fmnist.errors import CheckpointError
 from search import artifact_meta
 from search.artifacts import Artifacts, Folder, open_artifacts, trial_of
-from search.finalists import BEST
-from search.objective import weights_digest
+from search.outputs import BEST, CHECKPOINT_MARKS, REPORT, REPORT_MARKS, is_ours
 from search.places import ARTIFACTS, KEY, MARK, below, is_own, is_owned, is_within, location_of
-from search.record import CHECKPOINT, DROPPED, checkpoint_of
+from search.record import CHECKPOINT, DROPPED, checkpoint_of, is_recorded
 from search.study import finalists_of
 from search.tables import ATTRIBUTES, TRIALS, VALUES, backend
 
@@ -118,8 +118,10 @@ def delete(files: Files, roots: list[str]) -> None:
         store.remove(MARK)
         _remove_if_empty(files.location)
     if may_clear_folder:
-        for name in ("report.html", BEST, MARK):
-            folder.remove(name)
+        for name, marks in ((REPORT, REPORT_MARKS), (BEST, CHECKPOINT_MARKS)):
+            if (files.folder / name).is_file() and is_ours(files.folder / name, marks):
+                folder.remove(name)
+        folder.remove(MARK)
         _remove_if_empty(folder.location)
 
 
@@ -144,7 +146,7 @@ def _is_ours(study: optuna.Study, artifacts: Artifacts, record: dict[str, Any]) 
         return True
     content = artifacts.read(record["name"])
     try:
-        return content is not None and weights_digest(parse(content, record["name"]).weights) == record["weights"]
+        return content is not None and is_recorded(record, parse(content, record["name"]))
     except CheckpointError:
         return False
 

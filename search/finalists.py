@@ -18,6 +18,7 @@ from optuna.trial import TrialState
 from fmnist.seeds import derive
 from search import space
 from search.definition import StudyDefinition
+from search.outputs import BEST
 from search.places import ARTIFACTS, Place, folder_of, location_of
 from search.queue import counts
 from search.ranking import Configuration, accuracies_of, by_configuration, rank
@@ -26,7 +27,6 @@ from search.statistics import Estimate, estimate
 from search.study import definition_of, finalists_name, finalists_of
 
 SEEDS = 3  # trainings of each finalist
-BEST = "best.pt"  # in the study's folder: a training of the winner
 SETTLED = "settled"  # a user attribute: the winner's `trials`, their `test` accuracies if other images chose it, Found
 
 

@@ -1,6 +1,6 @@
 """What a trial's user attributes say of its training, and the checkpoint that they name."""
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -63,15 +63,17 @@ def check_recorded(trial: FrozenTrial, read: "Checkpoint", place: str) -> None:
     Raises:
         CheckpointError: it is another.
     """
+    if not is_recorded(trial.user_attrs[CHECKPOINT], read):
+        raise CheckpointError(f"{place}: not what trial {trial.number} wrote, as its digest is not the one on record")
+
+
+def is_recorded(record: dict[str, Any], read: "Checkpoint") -> bool:
+    """Whether a checkpoint is the one on a record."""
     from fmnist.checkpoint import weights_digest
 
-    record = trial.user_attrs[CHECKPOINT]
     if "digest" in record:
-        same = read.digest == record["digest"]
-    else:
-        same = weights_digest(read.weights) == record.get("weights")
-    if not same:
-        raise CheckpointError(f"{place}: not what trial {trial.number} wrote, as its digest is not the one on record")
+        return bool(read.digest == record["digest"])
+    return bool(weights_digest(read.weights) == record.get("weights"))
 
 
 def history_of(trial: FrozenTrial) -> list[Epoch]:

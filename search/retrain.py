@@ -12,8 +12,9 @@ from fmnist.files import write_whole
 from search import finalists, queue
 from search.definition import StudyDefinition
 from search.drain import RunSettings, Stopped, drain
-from search.finalists import BEST, SETTLED, Finalist, Standings
+from search.finalists import SETTLED, Finalist, Standings
 from search.outage import persistently, reported
+from search.outputs import BEST, check_outputs
 from search.places import artifacts_of, check_artifacts
 from search.reaper import release
 from search.record import read_checkpoint
@@ -31,10 +32,11 @@ def run_finalists(
         How they stand, and what stopped it before the end.
 
     Raises:
-        DataError, StorageError, StudyError, ArtifactError: nothing was started.
+        DataError, StorageError, StudyError, ArtifactError, NotOurs: nothing was started.
         WorkersDied, ClusterError, TooManyFailures: the workers cannot go on.
     """
     worker = settings.worker
+    check_outputs(settings.place.folder)
     data = load(worker.data_dir)
     with reported(worker.storage):
         study = load_study(open_storage(worker.storage), worker.study)

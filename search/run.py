@@ -14,6 +14,7 @@ from search.definition import StudyDefinition
 from search.drain import RunSettings, Stopped, drain
 from search.finalists import SEEDS, Standings, standings_of
 from search.outage import persistently, reported
+from search.outputs import REPORT, check_outputs
 from search.places import folder_of
 from search.presentation import terminal
 from search.reaper import held, release
@@ -66,7 +67,7 @@ def run_search(definition: StudyDefinition, settings: RunSettings, console: Cons
         console: where progress is shown; standard output if None.
 
     Raises:
-        DataError, StorageError, StudyError, ArtifactError: nothing was started.
+        DataError, StorageError, StudyError, ArtifactError, NotOurs: nothing was started.
         WorkersDied, ClusterError, TooManyFailures: it cannot be brought there.
         OSError: the report cannot be written.
     """
@@ -79,6 +80,7 @@ def run_search(definition: StudyDefinition, settings: RunSettings, console: Cons
         with lock(worker.storage):
             study = open_study(storage, worker.study, definition, data, settings.place, allow_mixed=worker.allow_mixed)
             folder = folder_of(study)
+            check_outputs(folder)
             settings = replace(settings, place=replace(settings.place, folder=folder, named=True))
             if settings.command:
                 origin.note(study, settings.command)
@@ -97,7 +99,7 @@ def run_search(definition: StudyDefinition, settings: RunSettings, console: Cons
             summary = persistently(lambda: summarize(view, folder))
             if stopped or error or not summary.trials.left:
                 break  # else another command asked for more meanwhile: an end is reported only of the whole search
-        report = folder / "report.html"
+        report = folder / REPORT
         if had_work or not report.is_file():
             from search.report import write  # a second, for which no search waits to begin
 

@@ -563,13 +563,13 @@ def test_train_prints_the_write_ups_lines_and_saves(command: Command, tmp_path: 
     for line in lines[:2]:
         assert re.fullmatch(r"Test set: Average loss: \d\.\d{4}, Accuracy: \d+/597 \(\d+%\)", line)
     assert all(name in result.stdout for name in CLASSES)
-    saved = checkpoint.load(tmp_path / "fmnist_cnn_full.pth")
+    saved = checkpoint.load(tmp_path / "digits_cnn_full.pth")
     assert (saved.seed, saved.hyperparameters.filters, len(saved.history)) == (3, 4, 2)
 
-    scored = command("evaluate", "fmnist_cnn_full.pth")
+    scored = command("evaluate", "digits_cnn_full.pth")
     assert scored.stdout.splitlines()[0] == lines[1]
     assert "true / predicted" in scored.stdout
-    values = json.loads(command("evaluate", "fmnist_cnn_full.pth", "--json").stdout)
+    values = json.loads(command("evaluate", "digits_cnn_full.pth", "--json").stdout)
     assert (values["correct"], values["total"], values["score_on"]) == (saved.history[-1].correct, 597, "test")
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from search.cli.options import json_option
+from search.cli.options import force_option, json_option
 
 if TYPE_CHECKING:
     from fmnist.prediction import Prediction
@@ -26,7 +26,7 @@ def predict(context: click.Context, checkpoint: Path, images: tuple[Path, ...], 
 
     \b
     Example:
-      fmnist-search predict fmnist_cnn_full.pth boot.png shirt.jpg --invert
+      fmnist-search predict fashion_mnist_cnn_full.pth boot.png shirt.jpg --invert
     """
     from fmnist import prediction
     from fmnist.checkpoint import load
@@ -51,7 +51,8 @@ def predict(context: click.Context, checkpoint: Path, images: tuple[Path, ...], 
     type=click.Path(path_type=Path, dir_okay=False),
     help="File to write.  [default: the checkpoint's name with .onnx]",
 )
-def export(checkpoint: Path, to: Path | None) -> None:
+@force_option
+def export(checkpoint: Path, to: Path | None, force: bool) -> None:
     """Write the network of a CHECKPOINT for other runtimes, and check that they agree with torch.
 
     The ONNX graph takes raw pixels, 0 to 255, `images` (batch, 1, 28, 28) float32, and gives
@@ -59,15 +60,17 @@ def export(checkpoint: Path, to: Path | None) -> None:
 
     \b
     Example:
-      fmnist-search export fmnist_cnn_full.pth --format onnx --to boots.onnx
+      fmnist-search export fashion_mnist_cnn_full.pth --format onnx --to boots.onnx
     """
     from fmnist.checkpoint import load
     from fmnist.export import BATCHES, write_onnx
+    from search.outputs import ONNX_MARKS, check_replaceable
 
     saved = load(checkpoint)
     target = to or checkpoint.with_suffix(".onnx")
     if target.resolve() == checkpoint.resolve():
         raise click.UsageError(f"{target} is the checkpoint itself; name another file with --to")
+    check_replaceable(target, ONNX_MARKS, "overwrite it with --force, or name another with --to", force=force)
     difference = write_onnx(saved, target)
     click.echo(
         f"Saved {target}\n"

@@ -1,15 +1,17 @@
 """The commands that train and score one network, and find its data: train, evaluate, data."""
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 from fmnist.choices import Architecture, AugmentationKind
-from search.cli.options import data_dir_option, device_option, json_option, score_on_option
+from search.cli.options import data_dir_option, device_option, force_option, json_option, score_on_option
 
 if TYPE_CHECKING:
+    from fmnist.data import DataSet
     from fmnist.evaluation import Evaluation
     from fmnist.hyperparameters import Hyperparameters, ScoreOn
     from fmnist.training import EpochMetrics
@@ -35,11 +37,19 @@ if TYPE_CHECKING:
 @click.option(
     "--save",
     type=click.Path(path_type=Path, dir_okay=False),
-    default="fmnist_cnn_full.pth",
-    show_default=True,
-    help="Checkpoint to write.",
+    help="Checkpoint to write.  "
+    "[default: fashion_mnist_cnn_full.pth, or with the name of another data set in place of fashion_mnist]",
 )
-def train(seed: int, score_on: "ScoreOn | None", data_dir: Path | None, device: str, save: Path, **given: Any) -> None:
+@force_option
+def train(
+    seed: int,
+    score_on: "ScoreOn | None",
+    data_dir: Path | None,
+    device: str,
+    save: Path | None,
+    force: bool,
+    **given: Any,
+) -> None:
     """Train one network and save it. What is not given is the default.
 
     \b
@@ -50,9 +60,12 @@ def train(seed: int, score_on: "ScoreOn | None", data_dir: Path | None, device: 
     from fmnist.device import device_of
     from fmnist.evaluation import classification_report, evaluate
     from fmnist.training import Training
+    from search.outputs import CHECKPOINT_MARKS, check_replaceable
 
     training = Training(_hyperparameters(given), seed, device_of(device))
     loaded = data.load(data_dir)
+    save = save or Path(f"{_file_name(loaded)}_cnn_full.pth")
+    check_replaceable(save, CHECKPOINT_MARKS, "overwrite it with --force, or name another with --save", force=force)
     splits = data.split(loaded, score_on or "test")
     for metrics in training.epochs(splits):
         click.echo(test_line(splits.score_on, metrics))
@@ -71,7 +84,7 @@ def evaluate(checkpoint: Path, score_on: "ScoreOn | None", data_dir: Path | None
 
     \b
     Example:
-      fmnist-search evaluate fmnist_cnn_full.pth
+      fmnist-search evaluate fashion_mnist_cnn_full.pth
     """
     from fmnist import data, evaluation
     from fmnist.checkpoint import load
@@ -105,6 +118,12 @@ def data(data_dir: Path | None) -> None:
         f"{loaded.name}: {len(loaded.train):,} training and {len(loaded.test):,} test images, "
         f"verified, in {loaded.folder}"
     )
+
+
+def _file_name(data_set: "DataSet") -> str:
+    """A data set's name as the beginning of a file's."""
+    name = data_set.name if data_set.name == "Fashion-MNIST" else data_set.folder.resolve().name
+    return re.sub(r"\W+", "_", name.lower()).strip("_")[:40] or "data"
 
 
 def test_line(score_on: str, scores: "EpochMetrics | Evaluation") -> str:

@@ -158,6 +158,9 @@ def score_on_option(default: str) -> Callable[[Command], Command]:
     )
 
 
+force_option = click.option("--force", is_flag=True, help="Overwrite a file that fmnist-search did not write.")
+
+
 def json_option(command: Command) -> Command:
     """Whether the answer is printed as JSON."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")(command)

@@ -13,6 +13,7 @@ from search.cli.completion import stored
 from search.cli.options import (
     FiniteRange,
     data_dir_option,
+    force_option,
     json_option,
     opened_study,
     storage_options,
@@ -118,6 +119,7 @@ def best(study: str, storage: str | None, output: Path | None, as_json: bool) ->
     type=click.Path(path_type=Path, dir_okay=False),
     help="File to write.  [default: report.html in the study's folder, or comparison.html beside several; or .json]",
 )
+@force_option
 @click.option("--open", "in_browser", is_flag=True, help="Show the page in the browser.")
 def report(
     studies: tuple[str, ...],
@@ -126,6 +128,7 @@ def report(
     data_dir: Path | None,
     form: Literal["html", "json"],
     to: Path | None,
+    force: bool,
     in_browser: bool,
 ) -> None:
     """Write a report on a STUDY, or one that compares several: a file that needs no network.
@@ -141,19 +144,22 @@ def report(
       fmnist-search report grid random
     """
     from fmnist.data import load
+    from search.outputs import REPORT_MARKS, check_replaceable
     from search.report import write, write_comparison
 
     if in_browser and form == "json":
         raise click.UsageError("--open shows a page; leave it out with --format json")
     with ExitStack() as stack:
         opened = [stack.enter_context(opened_study(name, storage, output)) for name in studies or ("cnn",)]
-        if len(opened) == 1:
-            study, folder = opened[0]
-            at = to or folder / f"report.{form}"
-            written = write(study, folder, at, lambda: load(data_dir), url_of(storage, output), form)
+        study, folder = opened[0]
+        several = len(opened) > 1
+        usual = (output or Path("studies")) / f"comparison.{form}" if several else folder / f"report.{form}"
+        at = to or usual
+        check_replaceable(at, REPORT_MARKS, "overwrite it with --force, or name another with --to", force=force)
+        if several:
+            written = write_comparison(opened, at, form)
         else:
-            beside = (output or Path("studies")) / f"comparison.{form}"
-            written = write_comparison(opened, to or beside, form)
+            written = write(study, folder, at, lambda: load(data_dir), url_of(storage, output), form)
     click.echo(written)
     if in_browser and not webbrowser.open(written.resolve().as_uri()):
         raise click.ClickException(f"there is no browser here; open {written} in one")

@@ -169,6 +169,7 @@ def finalists(
     from fmnist.data import load
     from search import presentation
     from search.drain import RunSettings
+    from search.outputs import REPORT
     from search.report import write
     from search.retrain import run_finalists
 
@@ -190,7 +191,7 @@ def finalists(
     console = presentation.terminal()
     standings, stopped = run_finalists(settings, top, seeds, console)
     with opened_study(study, storage, output) as (opened, folder):
-        written = write(opened, folder, folder / "report.html", lambda: load(data_dir), url_of(storage, output))
+        written = write(opened, folder, folder / REPORT, lambda: load(data_dir), url_of(storage, output))
     if as_json:
         click.echo(json.dumps(standings.as_json() if standings else None))
     else:

@@ -1,0 +1,56 @@
+"""The files that commands write for their user, and how they tell them from files of somebody else."""
+
+import os
+from errno import EISDIR
+from pathlib import Path
+
+from fmnist.errors import UsageError
+
+REPORT = "report.html"  # in the study's folder
+BEST = "best.pt"  # there too: a training of the winner
+
+# What is near the beginning or the end of each file, in this version and those before.
+CHECKPOINT_MARKS = (b"fmnist-search checkpoint ",)
+ONNX_MARKS = (b'{"fmnist_search": "',)
+REPORT_MARKS = (b" - fmnist-search</title>", b'{"summary": {"study": "', b'{"answers": [')
+SEARCHED = 2**16  # bytes, from the beginning and from the end
+
+
+class NotOurs(UsageError):
+    """A file that fmnist-search did not write would be overwritten; the message says what to do."""
+
+
+def check_replaceable(path: Path, marks: tuple[bytes, ...], advice: str, *, force: bool = False) -> None:
+    """Refuse to write where a file of somebody else is; force: write there all the same.
+
+    An empty file holds nothing to lose. A pipe or a device, as /dev/null, is not overwritten but written to.
+
+    Raises:
+        NotOurs: the file has none of the marks.
+        OSError: it is a folder, or cannot be read.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(EISDIR, os.strerror(EISDIR), str(path))
+    if not force and path.is_file() and path.stat().st_size and not is_ours(path, marks):
+        raise NotOurs(f"{path}: fmnist-search did not write this file; {advice}")
+
+
+def is_ours(path: Path, marks: tuple[bytes, ...]) -> bool:
+    """Whether a file has one of the marks. It is neither read whole nor unpickled."""
+    with path.open("rb") as file:
+        ends = [file.read(SEARCHED)]
+        file.seek(max(0, path.stat().st_size - SEARCHED))
+        ends.append(file.read(SEARCHED))
+    return any(mark in end for mark in marks for end in ends)
+
+
+def check_outputs(folder: Path) -> None:
+    """Refuse a study's folder in which a search would overwrite files of somebody else.
+
+    Raises:
+        NotOurs: there is one.
+        OSError: there is a folder of such a name, or a file cannot be read.
+    """
+    advice = "move it away, or name another folder with --output"
+    for name, marks in ((REPORT, REPORT_MARKS), (BEST, CHECKPOINT_MARKS)):
+        check_replaceable(folder / name, marks, advice)
