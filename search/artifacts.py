@@ -101,7 +101,10 @@ class Folder:
         self.location = str(path)
 
     def write(self, name: str, content: bytes) -> None:
-        write_whole(self.path / _checked(name), content)
+        path = self.path / _checked(name)
+        if path.is_dir():
+            path.rmdir()  # nobody's if it is empty; else this says that it is in the way
+        write_whole(path, content)
 
     def read(self, name: str) -> bytes | None:
         try:
@@ -110,7 +113,9 @@ class Folder:
             return None
 
     def remove(self, name: str) -> None:
-        (self.path / _checked(name)).unlink(missing_ok=True)
+        path = self.path / _checked(name)
+        if not path.is_dir():
+            path.unlink(missing_ok=True)
 
     def names(self) -> list[str]:
         return sorted(file.name for file in self.path.iterdir() if file.is_file()) if self.path.is_dir() else []

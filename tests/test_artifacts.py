@@ -9,16 +9,19 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.artifacts import get_all_artifact_meta
+from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.trial import TrialState
 
 from fmnist import checkpoint
 from fmnist.checkpoint import Checkpoint
+from fmnist.data import DataSet
 from search import collect
 from search.artifact_store import TrialArtifacts
 from search.artifacts import ArtifactError, Artifacts, Bucket, checkpoint_name, located, open_artifacts
 from search.doctor import machine
 from search.places import MARK, artifacts_of, folder_of
 from search.record import checkpoint_of
+from search.report.analysis import analyse
 from search.storage import open_storage
 from search.study import load_study
 from search.worker import work
@@ -238,6 +241,28 @@ def test_a_study_trains_resumes_and_is_cleared_up_in_a_bucket(bucket: str, make:
     for files in collect.files_of(study, tmp_path / "s"):
         collect.delete(files, [bucket])
     assert artifacts.names() == ["notes.txt"]
+
+
+def test_a_checkpoint_that_is_not_the_one_on_record_is_neither_reported_on_nor_served(
+    make: Make, tmp_path: Path, tiny: DataSet
+) -> None:
+    """Though it is a whole one, and of the same study."""
+    study, settings = make(definition(), 2)
+    work(settings, lambda: False)
+    artifacts, best = artifacts_of(study), study.best_trial.number
+    other = artifacts.read(checkpoint_name(1 - best, 2))
+    assert other is not None
+    assert analyse(study, tmp_path / "s", lambda: tiny).network is not None
+    artifacts.write(checkpoint_name(best, 2), other)
+
+    analysis = analyse(study, tmp_path / "s", lambda: tiny)
+    assert analysis.network is None
+    for words in (checkpoint_name(best, 2), f"trial {best}", "digest"):
+        assert words in (analysis.missing or "")
+    dashboard = TrialArtifacts(open_storage(settings.storage), folder_of, tmp_path / "uploads")
+    *_, meta = get_all_artifact_meta(study.trials[best], storage=open_storage(settings.storage))
+    with pytest.raises(ArtifactNotFound, match="digest"):
+        dashboard.open_reader(meta.artifact_id)
 
 
 def test_the_doctor_tries_a_bucket(bucket: str) -> None:

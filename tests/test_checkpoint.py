@@ -1,15 +1,22 @@
+import hashlib
+import io
 import pickle
+import random
 import resource
+import struct
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 import torch
 
-from fmnist import checkpoint
+from fmnist import archive, checkpoint
 from fmnist.checkpoint import CheckpointError
 from fmnist.data import DataSet, split
 from fmnist.evaluation import evaluate
-from fmnist.hyperparameters import Hyperparameters
+from fmnist.hyperparameters import Architecture, Hyperparameters
 from fmnist.training import Training
 
 SMALL = Hyperparameters(architecture="cnn", filters=2, epochs=2)
@@ -21,6 +28,39 @@ def train(data: DataSet, epochs: int) -> Training:
     for _ in range(epochs):
         next(iterator)
     return training
+
+
+@pytest.fixture(scope="module")
+def content(tiny: DataSet) -> bytes:
+    """Of a training that can go on."""
+    torch.set_num_threads(1)
+    return checkpoint.dump(train(tiny, 1), "test", tiny)
+
+
+def payload_of(content: bytes) -> dict[str, Any]:
+    """As torch reads it by itself."""
+    payload: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True)
+    return payload
+
+
+def without_digest(payload: dict[str, Any]) -> bytes:
+    """A file as the format before had it."""
+    file = io.BytesIO()
+    torch.save(payload | {"format": checkpoint.WITHOUT_DIGEST}, file)
+    return file.getvalue()
+
+
+def refused(content: bytes) -> str:
+    """The one line that refuses it."""
+    with pytest.raises(CheckpointError, match=r"^net\.pt: ") as error:
+        checkpoint.parse(content, "net.pt")
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def peak() -> int:
+    """Bytes of memory that this process has had at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def test_it_says_what_made_it_and_scores_as_before(tiny: DataSet, tmp_path: Path) -> None:
@@ -128,3 +168,230 @@ def test_a_failed_write_leaves_the_former_file_whole(tiny: DataSet, tmp_path: Pa
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_torch_and_zip_readers_open_the_file_themselves(content: bytes, tmp_path: Path, mapped: bool) -> None:
+    path = tmp_path / "net.pt"
+    path.write_bytes(content)
+    loaded = torch.load(path, weights_only=True, mmap=mapped)
+    assert loaded["format"] == checkpoint.FORMAT
+    with zipfile.ZipFile(path) as zipped:
+        assert zipped.testzip() is None
+        assert zipped.comment.decode() == f"sha256:{archive.digest_of(content)}"
+    assert checkpoint.load(path).digest == archive.digest_of(content)
+
+
+def test_a_flipped_bit_is_refused_wherever_it_is(content: bytes) -> None:
+    """Weights, resume state and metadata at random; and each bit of the zip archive's ends, with digest and format."""
+    bits = len(content) * 8
+    ends = [*range(1600), *range(bits - 3000, bits)]
+    draw = random.Random(16)
+    for bit in [*ends, *(draw.randrange(bits) for _ in range(200))]:
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << bit % 8
+        assert "damaged" in refused(bytes(damaged)), bit
+
+
+def test_what_was_cut_off_or_added_is_refused(content: bytes) -> None:
+    comment = len(archive.PREFIX) + archive.DIGEST
+    draw = random.Random(16)
+    kept = [
+        *range(100),
+        *(draw.randrange(len(content)) for _ in range(50)),
+        *(len(content) - cut for cut in (1, 64, comment)),
+    ]
+    for length in kept:
+        refused(content[:length])
+    bare = content[: -comment - 2] + b"\0\0"
+    assert payload_of(bare)  # it is whole but for the digest
+    for other in (bare, content + b"\0", b"\0" + content, content + content, b""):
+        refused(other)
+
+
+def test_only_the_format_before_may_be_without_digest(content: bytes) -> None:
+    payload = payload_of(content)
+    old = checkpoint.parse(without_digest(payload), "old.pt")
+    assert old.digest is None
+    assert checkpoint.resume(old, torch.device("cpu")).quarters == 4
+    unsealed = io.BytesIO()
+    torch.save(payload, unsealed)
+    assert f"'{checkpoint.WITHOUT_DIGEST}' is not in it" in refused(unsealed.getvalue())
+    assert f"'{checkpoint.FORMAT}' is not in it" in refused(
+        archive.write(payload | {"format": checkpoint.WITHOUT_DIGEST})
+    )
+
+
+def put(*path: str | int, value: object) -> Callable[[dict[str, Any]], None]:
+    """A change to what is in a file."""
+
+    def change(payload: dict[str, Any]) -> None:
+        inner: Any = payload
+        for key in path[:-1]:
+            inner = inner[key]
+        inner[path[-1]] = value
+
+    return change
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        put("format", value=torch.zeros(2)),
+        put("seed", value=-1),
+        put("seed", value="0"),
+        put("score_on", value="train"),
+        put("score_on", value=[]),
+        put("history", value=[]),
+        put("history", value=None),
+        put("history", value=[1]),
+        put("history", 0, "epoch", value=NAN),
+        put("history", 0, "epoch", value=2),
+        put("history", 0, "train_loss", value="low"),
+        put("history", 0, "seconds", value=float("inf")),
+        put("history", 0, "total", value=0),
+        put("history", 0, "correct", value=10**6),
+        put("history", 0, "confusion", value=[[1]]),
+        put("history", 0, "confusion", 0, 0, value=-5),
+        put("data_set", value=torch.zeros(2)),
+        put("data_fingerprint", value=None),
+        put("made_with", value=None),
+        put("made_with", "threads", value=100_000),
+        put("made_with", "threads", value=-1),
+        put("made_with", "threads", value="1"),
+        put("made_with", "precision", value="float64"),
+        put("made_with", "device", value=torch.zeros(1)),
+        put("hyperparameters", "filters", value=3),
+        put("hyperparameters", "epochs", value=0),
+        put("weights", value=None),
+        put("weights", value={}),
+        put("weights", "0.weight", value=torch.zeros(1)),
+        put("weights", "0.weight", value=[0.0]),
+        put("weights", "other", value=torch.zeros(1)),
+        put("weights", "0.weight", value=torch.zeros(2, 1, 3, 3, dtype=torch.int64)),
+        put("resume", value=[]),
+        put("resume", "network", value={}),
+        put("resume", "optimizer", "moments", value=[torch.zeros(1)] * 2),
+        put("resume", "optimizer", "moments", value=[]),
+        put("resume", "optimizer", "updates", value=1.0),
+        put("resume", "quarters", value=8),
+        put("resume", "quarters", value=10**30),
+        put("resume", "steps", value=-1),
+        put("resume", "steps", value=1.5),
+        put("resume", value=None),
+        put("other", value=1),
+        put(1, value=1),
+    ],
+)
+def test_what_does_not_fit_is_refused_although_its_digest_is_right(
+    content: bytes, change: Callable[[dict[str, Any]], None]
+) -> None:
+    payload = payload_of(content)
+    change(payload)
+    refused(archive.write(payload))
+    if payload.get("format") == checkpoint.FORMAT:
+        refused(without_digest(payload))
+
+
+@pytest.mark.parametrize("architecture", get_args(Architecture))
+def test_a_network_larger_than_its_weights_is_refused_before_it_is_built(content: bytes, architecture: str) -> None:
+    payload, before = payload_of(content), peak()
+    payload["hyperparameters"] |= {"architecture": architecture, "filters": 1024, "blocks": 4}
+    assert "does not fit" in refused(archive.write(payload))
+    assert peak() - before < 200e6
+
+
+def test_weights_that_share_their_memory_are_refused_before_a_network_is_built_of_them(content: bytes) -> None:
+    """As one zero in the shape of every weight is."""
+    payload, before = payload_of(content), peak()
+    payload["hyperparameters"] |= {"filters": 512, "blocks": 4}
+    with torch.device("meta"):
+        shapes = {
+            name: (t.shape, t.dtype)
+            for name, t in checkpoint.build(Hyperparameters(**payload["hyperparameters"])).state_dict().items()
+        }
+    payload["weights"] = {name: torch.zeros((), dtype=dtype).expand(shape) for name, (shape, dtype) in shapes.items()}
+    payload["resume"] = None
+    payload["history"][0]["epoch"] = 2.0
+    sealed = archive.write(payload)
+    assert len(sealed) < 100_000
+    assert "does not fit" in refused(sealed)
+    assert peak() - before < 200e6
+
+
+def rewritten(content: bytes, change: Callable[[str, bytes], bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
+    """The archive with other entries, ended as torch ends it where nothing is compressed, and a right digest."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(file, "w", compression) as new:
+        for entry in old.infolist():
+            new.writestr(entry.filename, change(entry.filename, old.read(entry)))
+        size = len(new.infolist())
+    written = file.getvalue()
+    directory = struct.unpack_from("<II", written, len(written) - 10)
+    start = len(written) - 22
+    body = written[:start]
+    body += struct.pack("<4sQ2H2I4Q", b"PK\6\6", 44, 45, 45, 0, 0, size, size, *directory)
+    body += struct.pack("<4sIQI", b"PK\6\7", 0, start, 1) + written[start:]
+    sealed = body[:-2] + struct.pack("<H", 71) + archive.PREFIX
+    return sealed + hashlib.sha256(sealed).hexdigest().encode()
+
+
+def test_an_archive_is_refused_before_it_is_expanded(content: bytes) -> None:
+    assert checkpoint.parse(rewritten(content, lambda _, old: old), "net.pt")  # as an archive it is right
+    before = peak()
+    bomb = rewritten(
+        content, lambda name, old: bytes(400_000_000) if name == "archive/data/0" else old, zipfile.ZIP_DEFLATED
+    )
+    grown = peak() - before  # by making it
+    assert len(bomb) < 2_000_000
+    refused(bomb)
+    assert peak() - before < grown + 100e6
+
+
+@pytest.mark.parametrize(
+    "pickled",
+    [
+        b"\x80\x02cbuiltins\nbytearray\nJ\x00\x00\x00\x77\x85R.",  # bytearray(2 * 10**9)
+        b"\x80\x02c__builtin__\nbytearray\nJ\x00\x00\x00\x77\x85R.",
+        b"\x80\x02ctorch\nFloatTensor\nJ\x00\x00\x00\x77\x85R.",
+        b"\x80\x02" + b"]" * 2**20 + b".",
+        b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".",
+        b"\x80\x02X\xff\xff\xff\x7fabc.",
+        b"\x80\x02}r\xff\xff\xff\x7f.",
+    ],
+)
+def test_a_pickle_allocates_nothing_for_a_file_that_asks_for_it(content: bytes, pickled: bytes) -> None:
+    before = peak()
+    refused(rewritten(content, lambda name, old: pickled if name == "archive/data.pkl" else old))
+    assert peak() - before < 200e6
+
+
+def test_a_tensor_beyond_its_storage_is_refused(content: bytes) -> None:
+    """Neither the storage nor the view may be larger than the entry of the archive."""
+    size = payload_of(content)["resume"]["optimizer"]["moments"][0].numel()
+    told, larger = b"M" + struct.pack("<H", size), b"J" + struct.pack("<i", 2**30)
+    for count in (1, -1):
+
+        def change(name: str, old: bytes, count: int = count) -> bytes:
+            assert name != "archive/data.pkl" or told in old
+            return old.replace(told, larger, count) if name == "archive/data.pkl" else old
+
+        refused(rewritten(content, change))
+
+
+def test_what_never_ends_is_refused() -> None:
+    with pytest.raises(CheckpointError, match="/dev/zero: damaged"):
+        checkpoint.load("/dev/zero")
+
+
+def test_a_length_of_history_at_its_longest_fits(content: bytes) -> None:
+    payload = payload_of(content)
+    scores = payload["history"][0] | {"total": 60_000, "correct": 6_000, "confusion": [[600] * 10] * 10}
+    epochs = [0.25, 0.5, *map(float, range(1, 1001))]
+    payload["hyperparameters"]["epochs"] = 1000
+    payload["history"] = [scores | {"epoch": epoch, "confusion": [[600] * 10 for _ in range(10)]} for epoch in epochs]
+    payload["resume"] = None
+    assert len(checkpoint.parse(archive.write(payload), "net.pt").history) == 1002

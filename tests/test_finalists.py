@@ -15,6 +15,7 @@ from optuna.trial import Trial, TrialState
 from rich.console import Console
 
 from fmnist import checkpoint
+from fmnist.checkpoint import CheckpointError
 from fmnist.data import DataSet, load
 from fmnist.evaluation import evaluate
 from search import finalists, queue, words
@@ -191,6 +192,29 @@ def test_of_a_validated_study_the_test_images_are_looked_at_once_the_winner_is_k
     ]
     assert after.test == estimate([evaluate(network, tiny.test).accuracy for network in networks])
     assert "On the test images, which nothing was chosen by" in words.winner(after)
+
+
+def test_a_winner_whose_checkpoint_is_damaged_is_not_put_in_place(
+    searched: Searched, retrain: Retrain, tmp_path: Path, tiny: DataSet
+) -> None:
+    study, settings = searched
+    retrain(settings, 2, 1)
+    standings, again = standings_of(study, tmp_path / "s"), finalists_of(study)
+    assert standings is not None
+    assert again is not None
+    winner = tmp_path / "s.finalists" / "checkpoints" / f"trial-{standings.winner.again.trials[0]:05d}-epoch-1.pt"
+    content = bytearray(winner.read_bytes())
+    content[len(content) // 2] ^= 1
+    best = tmp_path / "s" / "best.pt"
+    for file in (winner, best):
+        file.write_bytes(content)
+    analysis = analyse(study, tmp_path / "s", lambda: tiny)
+    assert analysis.network is None
+    assert "best.pt: damaged" in (analysis.missing or "")
+    best.unlink()
+    with pytest.raises(CheckpointError, match=f"{winner.name}: damaged"):
+        settle(study, again, standings.winner, tmp_path / "s", tiny)
+    assert not best.exists()
 
 
 def test_until_all_are_trained_there_is_no_winner_and_nobody_looks_at_the_test_images(

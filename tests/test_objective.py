@@ -1,3 +1,4 @@
+import io
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +8,7 @@ import pytest
 import torch
 from optuna.trial import Trial, TrialState
 
-from fmnist import checkpoint
+from fmnist import archive, checkpoint
 from fmnist.checkpoint import weights_digest
 from fmnist.data import DataSet, split
 from fmnist.training import Training
@@ -200,6 +201,81 @@ def test_a_checkpoint_of_another_training_is_not_taken_up(study: optuna.Study, r
     trial.set_user_attr(CHECKPOINT, study.trials[0].user_attrs[CHECKPOINT])
     assert run(trial).state in FINISHED
     assert saved(trial, artifacts).hyperparameters.filters == 4
+
+
+def interrupted(study: optuna.Study, run: Run) -> Trial:
+    """A trial that was stopped after its first epoch."""
+    trial, after = ask(study), iter([False, False, True])
+    assert run(trial, stopping=lambda: next(after)).state == TrialState.WAITING
+    return trial
+
+
+def flipped(content: bytes) -> bytes:
+    """With another bit in the middle, among the weights."""
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+def of_other_weights(content: bytes) -> bytes:
+    """A whole checkpoint of the same training, which it did not write."""
+    payload = torch.load(io.BytesIO(content), weights_only=True)
+    next(iter(payload["weights"].values())).add_(1)
+    return archive.write(payload)
+
+
+def of_the_format_before(content: bytes) -> bytes:
+    payload = torch.load(io.BytesIO(content), weights_only=True)
+    file = io.BytesIO()
+    torch.save(payload | {"format": checkpoint.WITHOUT_DIGEST}, file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("change", [flipped, of_other_weights, of_the_format_before, None])
+def test_a_checkpoint_that_is_not_as_it_was_written_is_never_gone_on_with(
+    study: optuna.Study, objective: Objective, run: Run, artifacts: Folder, change: Callable[[bytes], bytes] | None
+) -> None:
+    """The trial is trained afresh, and ends with the weights that it would have had; None: a folder is in its place."""
+    whole = ask(optuna.create_study(direction="maximize"))
+    run(whole)
+    trial = interrupted(study, run)
+    name = trial.user_attrs[CHECKPOINT]["name"]
+    content = artifacts.read(name)
+    assert content is not None
+    if change is None:
+        (artifacts.path / name).unlink()
+        (artifacts.path / name).mkdir()
+        assert artifacts.read(name) is None
+    else:
+        artifacts.write(name, change(content))
+    begun: list[int] = []
+    outcome = run_trial(trial, objective, watch=lambda training: begun.append(training.quarters))
+    assert (outcome.state, begun) == (TrialState.COMPLETE, [0])
+    assert trial.user_attrs[CHECKPOINT]["weights"] == whole.user_attrs[CHECKPOINT]["weights"]
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_of_a_record_without_digest_the_weights_are_compared(
+    study: optuna.Study, objective: Objective, run: Run, artifacts: Folder, right: bool
+) -> None:
+    trial = interrupted(study, run)
+    record = dict(trial.user_attrs[CHECKPOINT])
+    content = artifacts.read(record["name"])
+    assert content is not None
+    del record["digest"]
+    trial.set_user_attr(CHECKPOINT, record if right else record | {"weights": "0" * 64})
+    artifacts.write(record["name"], of_the_format_before(content))
+    begun: list[int] = []
+    run_trial(trial, objective, watch=lambda training: begun.append(training.quarters))
+    assert begun == [4 if right else 0]
+
+
+def test_a_folder_with_something_in_it_is_named_and_stays(artifacts: Folder) -> None:
+    (artifacts.path / "trial-00000-epoch-1.pt").mkdir()
+    (artifacts.path / "trial-00000-epoch-1.pt" / "mine").touch()
+    with pytest.raises(OSError, match=r"trial-00000-epoch-1\.pt"):
+        artifacts.write("trial-00000-epoch-1.pt", b"")
+    artifacts.remove("trial-00000-epoch-1.pt")
+    assert (artifacts.path / "trial-00000-epoch-1.pt" / "mine").exists()
 
 
 @pytest.mark.parametrize("content", [b"half a checkpoint", None])
