@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 # The `name` of its newest checkpoint, the `digest` at that file's end, SHA-256 of its `weights`, `device`, `threads`
 # and `precision`, `seconds` of training, the `confusion` of its predictions, and its `history` as rows of what
-# `Epoch` has. Records of versions before 0.3 have no `digest`.
+# `Epoch` has. Records of 0.2.0 and before have no `digest`.
 CHECKPOINT = "checkpoint"
 DROPPED = '"name": null'  # in the attribute, as it is stored, of a trial whose checkpoint was removed
 AUDIT = "audit"  # of one that goes on although it is pruned: the epoch `since`, and at its end the `accuracy`
