@@ -22,7 +22,7 @@ LARGEST_PICKLE = 2**20  # bytes; 1,000 epochs of history take half of it, and a 
 # What torch.save ends with: zip64's end of the directory (entries, size and offset of the directory), its locator
 # (offset of the former), and the end of the directory as it was before zip64 (length of the comment).
 END = struct.Struct("<4s28x3Q 4s4xQ4x 4s16xH")
-NAME = re.compile(r"archive/[a-z0-9_./]+")  # torch ignores case and zipfile cuts at a NUL, so there is neither
+NAME = re.compile(r"[a-z0-9_./]+")  # torch ignores case and zipfile cuts at a NUL, so there is neither
 
 # What weights need of torch's pickle. It would also call bytearray(10**10) for a file that asks for it.
 GLOBALS = {
@@ -61,8 +61,7 @@ def read(content: bytes) -> Any:
         raise ValueError("the digest differs")
     _check_end(content, 0 if digest is None else len(PREFIX) + DIGEST)
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        _check_entries(archive, len(content))
-        pickled = archive.read("archive/data.pkl")
+        pickled = archive.read(_checked_pickle(archive, len(content)))
     for opcode, argument, _ in pickletools.genops(pickled):  # of the opcodes for globals, torch reads this one
         if opcode.name == "GLOBAL" and argument not in GLOBALS:
             raise ValueError(f"{argument} is no part of weights")
@@ -81,14 +80,22 @@ def _check_end(content: bytes, comment: int) -> None:
         raise ValueError("not the end of an archive of torch.save")
 
 
-def _check_entries(archive: zipfile.ZipFile, size: int) -> None:
-    """Raise ValueError for entries that are compressed, overlap or are larger than the file."""
+def _checked_pickle(archive: zipfile.ZipFile, size: int) -> zipfile.ZipInfo:
+    """The entry that torch unpickles, of an archive in a file of `size` bytes.
+
+    Raises:
+        ValueError: entries are compressed, overlap or are larger than the file.
+    """
     entries = archive.infolist()
+    folder = entries[0].orig_filename.partition("/")[0] + "/"  # as torch finds it; ours is "archive"
     for entry in entries:
         stored = entry.compress_type == zipfile.ZIP_STORED and entry.compress_size == entry.file_size
-        if not stored or not NAME.fullmatch(entry.orig_filename):
+        named = entry.orig_filename.startswith(folder) and NAME.fullmatch(entry.orig_filename.removeprefix(folder))
+        if not stored or not named or entry.filename != entry.orig_filename:
             raise ValueError(f"{entry.orig_filename!r} is no entry of torch.save")
     if len({entry.filename for entry in entries}) < len(entries) or sum(entry.file_size for entry in entries) > size:
         raise ValueError("its entries overlap")
-    if archive.getinfo("archive/data.pkl").file_size > LARGEST_PICKLE:
+    pickled = archive.getinfo(folder + "data.pkl")
+    if pickled.file_size > LARGEST_PICKLE:
         raise ValueError("its pickle is too large")
+    return pickled
