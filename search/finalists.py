@@ -7,20 +7,20 @@ same database: their tickets are drained, interrupted and resumed like any other
 
 import sys
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from fmnist.seeds import derive
 from search import space
 from search.definition import StudyDefinition
 from search.outputs import BEST
 from search.places import ARTIFACTS, Place, folder_of, location_of
-from search.queue import counts
+from search.queue import counts, is_done
 from search.ranking import Configuration, accuracies_of, by_configuration, rank
 from search.record import FINISHED
 from search.statistics import Estimate, estimate
@@ -43,18 +43,34 @@ class Finalist:
     again: Configuration
 
     @property
+    def is_default(self) -> bool:
+        return self.again.is_default
+
+    @property
     def shrinkage(self) -> float | None:
         """By how much the search's accuracy was too good."""
         return None if self.search is None else self.search - self.again.accuracy.mean
 
 
 @dataclass(frozen=True)
+class Unscored:
+    """One configuration of which all trainings so far, `diverged` of them, came to no accuracy."""
+
+    trial: int | None
+    search: float | None
+    params: space.Point
+    is_default: bool
+    diverged: int
+
+
+@dataclass(frozen=True)
 class Standings:
-    """The finalists that have been trained again, the winner first.
+    """All configurations that were ever trained again, the best first.
 
     trained, wanted: trainings that are finished, and that there are to be. diverged: those of them that came
     to nothing. outdated: whether the search has found a better configuration since. checkpoint: the winner's
-    first training, with the accuracy of that one. test: of the winner, if another split chose it.
+    first training, with the accuracy of that one. test: of the winner, if another split chose it. unfinished:
+    whether the search is short of its goal, so that it may find others. unscored: those without an accuracy.
     """
 
     study: str
@@ -65,12 +81,16 @@ class Standings:
     outdated: bool
     finalists: list[Finalist]
     checkpoint: Path | None
-    checkpoint_accuracy: float
+    checkpoint_accuracy: float | None
     test: Estimate | None
+    unfinished: bool = False
+    unscored: list[Unscored] = field(default_factory=list)
 
     @property
-    def winner(self) -> Finalist:
-        return self.finalists[0]
+    def winner(self) -> Finalist | None:
+        """The first of them; None if a training of each of them diverged."""
+        first = self.finalists[0] if self.finalists else None
+        return first if first and first.again.whole else None
 
     @property
     def decided(self) -> bool:
@@ -78,20 +98,27 @@ class Standings:
         return self.trained == self.wanted
 
     @property
+    def final(self) -> bool:
+        """Whether there is a winner, and nothing is left to do that might change it."""
+        return self.winner is not None and self.decided and not self.outdated and not self.unfinished
+
+    @property
     def title(self) -> str:
         """What the first of them is."""
-        return "winner" if self.decided and not self.outdated else "ahead so far"
+        return "winner" if self.final else "ahead so far"
 
     @property
     def unsettled(self) -> bool:
         """Whether `settle` is still to be done."""
-        return self.decided and (self.checkpoint is None or (self.test is None and self.score_on != "test"))
+        if self.winner is None or not self.decided:
+            return False
+        return self.checkpoint is None or (self.test is None and self.score_on != "test")
 
     def as_json(self) -> dict[str, Any]:
         """The record that `finalists --json` prints."""
         finalists = [asdict(each) | {"shrinkage": each.shrinkage} for each in self.finalists]
         checkpoint = str(self.checkpoint) if self.checkpoint else None
-        return asdict(self) | {"finalists": finalists, "checkpoint": checkpoint}
+        return asdict(self) | {"finalists": finalists, "checkpoint": checkpoint, "final": self.final}
 
 
 @dataclass(frozen=True)
@@ -111,18 +138,21 @@ class Found:
 def define(study: optuna.Study, top: int, seeds: int) -> StudyDefinition | None:
     """The study of the finalists: the best `top` configurations and the default; None if nothing is complete.
 
-    It is the one that there is, if that has all of them with as many seeds. A new one has no fewer seeds.
+    All that were chosen before stay, each with as many seeds as the others: what was trained is not lost, and the
+    numbers of all of them can be compared. It is the study that there is, if that has all of them.
     """
     definition = definition_of(study)
     ranked = rank(definition, study.get_trials(deepcopy=False))
     if not ranked:
         return None
     chosen = [*(best.params for best in ranked[:top]), space.default_point(definition)]
-    points = {space.key(point): point for point in chosen}
-    if former := finalists_of(study):
+    former = finalists_of(study)
+    before = points_of(definition_of(former), former.get_trials(deepcopy=False)) if former else []
+    points = {space.key(point): point for point in [*before, *chosen]}
+    if former:
         known = definition_of(former)
         seeds = max(seeds, known.seeds)
-        if known.seeds == seeds and points.keys() <= set(map(space.key, space.grid(known))):
+        if known.seeds == seeds and points.keys() == set(map(space.key, space.grid(known))):
             return known
     given = definition.model_dump(mode="json") | {
         "description": f"The finalists of study {study.study_name}, trained again with fresh seeds",
@@ -139,6 +169,13 @@ def define(study: optuna.Study, top: int, seeds: int) -> StudyDefinition | None:
     return StudyDefinition.model_validate(given)
 
 
+def points_of(again: StudyDefinition, trials: list[FrozenTrial]) -> list[space.Point]:
+    """All configurations of the finalists' study: its grid, and what earlier versions trained but took out of it."""
+    there = [trial for trial in trials if trial.state != TrialState.FAIL]
+    trained = [trial.system_attrs.get("fixed_params") or trial.params for trial in there]
+    return list({space.key(point): point for point in [*space.grid(again), *trained]}.values())
+
+
 def place_of(study: optuna.Study, folder: Path) -> Place:
     """Where the finalists' files go: beside the study's, and every checkpoint is kept."""
     artifacts = location_of(study) if study.user_attrs[ARTIFACTS] else None
@@ -146,7 +183,7 @@ def place_of(study: optuna.Study, folder: Path) -> Place:
 
 
 def standings_of(study: optuna.Study, folder: Path | None = None) -> Standings | None:
-    """How the finalists of a study stand; None before the first of them is trained.
+    """How the finalists of a study stand; None before the first training of them is finished.
 
     Args:
         folder: the study's, where BEST is, if that is not where the last `run` had it.
@@ -155,35 +192,37 @@ def standings_of(study: optuna.Study, folder: Path | None = None) -> Standings |
     if again is None:
         return None
     folder = folder or folder_of(study)
-    definition = definition_of(again)
+    definition, trials = definition_of(again), again.get_trials(deepcopy=False)
+    points = points_of(definition, trials)
     settlement = again.user_attrs.get(SETTLED, {})
     found = Found(**settlement["found"]) if "found" in settlement else None
-    if found is None or (found.complete, found.points) != (counts(study)[TrialState.COMPLETE], space.grid(definition)):
-        found = find(study, again)
-    finalists = _finalists(found, definition, again)
-    if not finalists:
+    if found is None or (found.complete, found.points) != (counts(study)[TrialState.COMPLETE], points):
+        found = find(study, points)
+    finished = Counter(space.key(trial.params) for trial in trials if trial.state in FINISHED)
+    if not finished:
         return None
-    winner, points = finalists[0], set(map(space.key, found.points))
-    finished = Counter(space.key(trial.params) for trial in again.get_trials(deepcopy=False, states=FINISHED))
-    trained = sum(min(finished[point], definition.seeds) for point in points)
-    settled = settlement.get("trials") == winner.again.trials
+    finalists = _finalists(found, definition, trials)
+    winner = finalists[0] if finalists and finalists[0].again.whole else None
+    settled = winner is not None and settlement.get("trials") == winner.again.trials
     return Standings(
         study=study.study_name,
         score_on=definition.score_on,
-        trained=trained,
+        trained=sum(min(number, definition.seeds) for number in finished.values()),
         wanted=len(points) * definition.seeds,
-        diverged=sum(finished[point] for point in points) - sum(len(finalist.again.trials) for finalist in finalists),
+        diverged=finished.total() - sum(len(finalist.again.trials) for finalist in finalists),
         outdated=not found.best,
         finalists=finalists,
         checkpoint=folder / BEST if settled and (folder / BEST).is_file() else None,
-        checkpoint_accuracy=winner.again.accuracies[0],
+        checkpoint_accuracy=winner.again.accuracies[0] if winner else None,
         test=estimate(settlement["test"]) if settled and settlement["test"] else None,
+        unfinished=not is_done(study),
+        unscored=_unscored(found, definition, trials),
     )
 
 
-def find(study: optuna.Study, again: optuna.Study) -> Found:
+def find(study: optuna.Study, points: list[space.Point]) -> Found:
     """Look for the finalists among all trials of the search."""
-    trials, points = study.get_trials(deepcopy=False), space.grid(definition_of(again))
+    trials = study.get_trials(deepcopy=False)
     searched, ranked = by_configuration(trials), rank(definition_of(study), trials)
     beside = [searched.get(space.key(point), []) for point in points]
     return Found(
@@ -194,9 +233,19 @@ def find(study: optuna.Study, again: optuna.Study) -> Found:
     )
 
 
-def _finalists(found: Found, definition: StudyDefinition, again: optuna.Study) -> list[Finalist]:
-    """Those of which a training is finished, the best first."""
+def _finalists(found: Found, definition: StudyDefinition, trials: list[FrozenTrial]) -> list[Finalist]:
+    """Those of which a training is complete, the best first."""
     searched = dict(zip(map(space.key, found.points), found.of, strict=True))
-    trials = [trial for trial in again.get_trials(deepcopy=False) if space.key(trial.params) in searched]
     ranked = rank(definition, trials)
     return [Finalist(*searched[space.key(configuration.params)], configuration) for configuration in ranked]
+
+
+def _unscored(found: Found, definition: StudyDefinition, trials: list[FrozenTrial]) -> list[Unscored]:
+    """Those of which trainings are finished, and none is complete."""
+    scored, default = by_configuration(trials), space.default_point(definition)
+    lost = Counter(space.key(trial.params) for trial in trials if trial.state == TrialState.PRUNED)
+    return [
+        Unscored(*of_one, point, point == default, lost[space.key(point)])
+        for point, of_one in zip(found.points, found.of, strict=True)
+        if lost[space.key(point)] and space.key(point) not in scored
+    ]

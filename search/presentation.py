@@ -118,6 +118,10 @@ def show_finalists(console: Console, study: str, standings: Standings | None) ->
             str(finalist.again.accuracy.n),
             words.standing(finalist.again, "" if place else standings.title),
         )
+    for unscored in standings.unscored:
+        searched = "-" if unscored.search is None else percent(unscored.search)
+        all_of_them = f"{unscored.diverged} of {unscored.diverged} diverged"
+        table.add_row(words.name(unscored), searched, "-", "-", "-", "0", all_of_them)
     console.print(table)
     say(words.winner(standings))
     if standings.trained < standings.wanted:

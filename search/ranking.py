@@ -1,5 +1,6 @@
 """Configurations in order of their accuracy over several trainings, and which of them are told apart."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean
@@ -8,6 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search import space
 from search.definition import StudyDefinition
+from search.lease import REASON
 from search.record import CHECKPOINT
 from search.space import Point
 from search.statistics import Difference, Estimate, difference, estimate
@@ -25,7 +27,8 @@ class Configuration:
     changes: what of `params` differs from the default. trials, accuracies: their numbers and what they came
     to. seconds: that a training took, on average. behind: how far it is behind the best, None for that
     itself. gain: what it gains on the default, None for that itself. Both have intervals that are corrected
-    for comparing all of them, and are None where one of the two has a single training.
+    for comparing all of them, and are None where one of the two has a single training. diverged, pruned: its
+    trainings that came to no accuracy; of a study without repetitions pruned ones are not counted.
     """
 
     params: Point
@@ -36,6 +39,18 @@ class Configuration:
     seconds: float
     behind: Difference | None
     gain: Difference | None
+    diverged: int = 0
+    pruned: int = 0
+
+    @property
+    def finished(self) -> int:
+        """All its trainings."""
+        return self.accuracy.n + self.diverged + self.pruned
+
+    @property
+    def whole(self) -> bool:
+        """Whether all its trainings came to an accuracy. Otherwise `accuracy` is that of those that went well."""
+        return self.finished == self.accuracy.n
 
     @property
     def is_default(self) -> bool:
@@ -46,6 +61,11 @@ class Configuration:
         """The configuration in few words: of many parameters only those that differ from the default."""
         shown = self.params if len(self.params) <= FEW or self.is_default else self.changes
         return assignments(shown) + (" (default)" if self.is_default else "")
+
+
+def diverged(trial: FrozenTrial) -> bool:
+    """Whether a trial ended because its loss was no longer a number."""
+    return bool(trial.user_attrs.get(REASON, "").startswith("diverged"))
 
 
 def by_configuration(trials: Iterable[FrozenTrial]) -> dict[Key, list[FrozenTrial]]:
@@ -63,10 +83,19 @@ def accuracies_of(trials: list[FrozenTrial]) -> list[float]:
 
 
 def rank(definition: StudyDefinition, trials: Iterable[FrozenTrial]) -> list[Configuration]:
-    """The configurations of complete trials, the best mean first."""
+    """The configurations of complete trials, the best mean first.
+
+    Those of which a training diverged come after all others: their mean is over the trainings that went well.
+    Likewise those of which one was pruned, in a study that trains each several times. (Elsewhere a configuration
+    comes up twice by chance, and one that was pruned the second time may still be the best.)
+    """
+    trials = list(trials)
     found = by_configuration(trials)
+    cut = [trial for trial in trials if trial.state == TrialState.PRUNED]
+    lost = Counter(space.key(trial.params) for trial in cut if diverged(trial))
+    pruned = Counter(space.key(trial.params) for trial in cut if definition.seeds > 1 and not diverged(trial))
     values = {key: accuracies_of(of_one) for key, of_one in found.items()}
-    ranked = sorted(found, key=lambda key: fmean(values[key]), reverse=True)
+    ranked = sorted(found, key=lambda key: (lost[key] + pruned[key] > 0, -fmean(values[key])))
     defaults = space.default_point(definition)
     default = space.key(defaults)
     others = max(1, len(ranked) - 1)
@@ -80,6 +109,8 @@ def rank(definition: StudyDefinition, trials: Iterable[FrozenTrial]) -> list[Con
             seconds=fmean(trial.user_attrs.get(CHECKPOINT, {}).get("seconds", 0.0) for trial in found[key]),
             behind=None if key == ranked[0] else difference(values[ranked[0]], values[key], others),
             gain=None if key == default else difference(values[key], values.get(default, []), others),
+            diverged=lost[key],
+            pruned=pruned[key],
         )
         for key in ranked
     ]

@@ -83,14 +83,24 @@ def retrain(
     had_work, stopped = False, None
     while stopped is None and not persistently(lambda: queue.is_done(view)):
         if not settings.quiet and not had_work:
-            console.print(_announcement(definition, unfinished=unfinished), soft_wrap=True)
+            console.print(_announcement(definition, top, unfinished=unfinished), soft_wrap=True)
         had_work = True
         stopped = drain(again, view, replace(settings, worker=worker, place=place), goal, console, deadline)
-    standings = persistently(lambda: finalists.standings_of(study, settings.place.folder))
-    if standings and standings.unsettled:
-        persistently(lambda: settle(study, again, standings.winner, settings.place.folder, data))
-        had_work = True
-    return had_work, stopped
+    settled = persistently(lambda: _settle_if_decided(study, again, settings, data))
+    return had_work or settled, stopped
+
+
+def _settle_if_decided(study: optuna.Study, again: optuna.Study, settings: RunSettings, data: DataSet) -> bool:
+    """See to `settle` if it is still to be done; returns whether it was."""
+    folder = settings.place.folder
+    # Under the lock: of two commands that end together, one could otherwise put the file of an earlier winner in the
+    # place of the present one's, which the other has just put on record.
+    with lock(settings.worker.storage):
+        standings = finalists.standings_of(study, folder)
+        if standings is None or standings.winner is None or not standings.unsettled:
+            return False
+        settle(study, again, standings.winner, folder, data)
+    return True
 
 
 def settle(study: optuna.Study, again: optuna.Study, winner: Finalist, folder: Path, data: DataSet) -> None:
@@ -114,13 +124,15 @@ def settle(study: optuna.Study, again: optuna.Study, winner: Finalist, folder: P
     test = []
     if definition_of(again).score_on != "test" and all(trainings):
         test = [evaluate(read.network(), data.test).accuracy for _, read in filter(None, trainings)]
-    found = asdict(finalists.find(study, again))
+    found = asdict(finalists.find(study, finalists.points_of(definition_of(again), trials)))
     again.set_user_attr(SETTLED, {"trials": winner.again.trials, "test": test, "found": found})
 
 
-def _announcement(definition: StudyDefinition, *, unfinished: bool) -> str:
-    warning = " The search is not finished, so its end may bring others." if unfinished else ""
+def _announcement(definition: StudyDefinition, top: int, *, unfinished: bool) -> str:
+    size = len(definition.grid)
+    whom = "the best, the default and those of before" if size > top + 1 else "the best and the default"
+    warning = " The search is unfinished, so it may still find others." if unfinished else ""
     return (
-        f"Finalists: {count(len(definition.grid), 'configuration')}, the best and the default, "
+        f"Finalists: {count(size, 'configuration')}, {whom}, "
         f"trained again with {count(definition.seeds, 'fresh seed')} each.{warning}"
     )

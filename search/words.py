@@ -1,20 +1,20 @@
 """What the numbers of finalists say, in words that terminal, report and dashboard share."""
 
-from search.finalists import Finalist, Standings
+from search.finalists import Finalist, Standings, Unscored
 from search.ranking import Configuration
 from search.statistics import Difference, Estimate
 from search.summary import Summary
 from search.text import assignments, count, percent, points
 
 
-def name(finalist: Finalist) -> str:
+def name(finalist: Finalist | Unscored) -> str:
     """A configuration by its trial in the search."""
-    if finalist.again.is_default:
+    if finalist.is_default:
         return "default" if finalist.trial is None else f"{finalist.trial} (default)"
     return str(finalist.trial)
 
 
-def called(finalist: Finalist) -> str:
+def called(finalist: Finalist | Unscored) -> str:
     """The same in a sentence."""
     return "the default" if finalist.trial is None else f"trial {name(finalist)}"
 
@@ -38,8 +38,17 @@ def gain(configuration: Configuration) -> str:
     return f"{100 * configuration.gain.mean:+.2f}{', noise' if configuration.gain.is_noise else ''}"
 
 
+def lost(configuration: Configuration) -> str:
+    """How many of its trainings came to no accuracy: 1 of 3 diverged."""
+    numbers = {"diverged": configuration.diverged, "pruned": configuration.pruned}
+    return ", ".join(f"{number} of {configuration.finished} {how}" for how, number in numbers.items() if number)
+
+
 def standing(configuration: Configuration, best: str) -> str:
-    """Whether a configuration is the best (in a word for that), ties with it, or by how much it is worse."""
+    """Whether a configuration is the best (in a word for that), ties with it, by how much it is worse, or why it cannot
+    be the best."""
+    if not configuration.whole:
+        return lost(configuration)
     if configuration.behind is None:
         return best if configuration.accuracy.n > 1 else ""
     return "tie" if configuration.behind.is_noise else f"{100 * configuration.behind.mean:.2f} behind"
@@ -48,49 +57,81 @@ def standing(configuration: Configuration, best: str) -> str:
 def ranked(ranking: list[Configuration]) -> str | None:
     """The best of configurations that were trained several times each, and how many tie with it.
 
-    None while one that was trained only once is ahead.
+    None while one that was trained less often than others is ahead.
     """
     repeated = [one for one in ranking if one.accuracy.n > 1]
-    if len(repeated) < 2 or repeated[0] is not ranking[0]:
+    if len(ranking) > 1 and not any(one.whole for one in ranking):
+        return f"There is no best configuration: of each of the {len(ranking)} a training came to no accuracy."
+    if len(repeated) < 2 or repeated[0] is not ranking[0] or ranking[0].finished < max(one.finished for one in ranking):
         return None
-    best, *others = repeated
-    ties = [other for other in others if other.behind is None or other.behind.is_noise]
-    first = f"Best: {best.label}, {percent(best.accuracy.mean)} (95 % interval {interval(best.accuracy)})."
-    if len(others) == 1:
-        return f"{first} The other {'cannot be told from it' if ties else 'is worse by more than noise'}."
-    if len(ties) == len(others):
-        return f"{first} None of the other {len(others)} can be told from it."
-    if ties:
-        return f"{first} {len(ties)} of the other {len(others)} cannot be told from it."
-    return f"{first} Each of the other {len(others)} is worse by more than noise."
+    best, *others = [one for one in repeated if one.whole]
+    sentences = [f"Best: {best.label}, {percent(best.accuracy.mean)} (95 % interval {interval(best.accuracy)})."]
+    if others:
+        sentences.append(_told_apart([other.behind is None or other.behind.is_noise for other in others]))
+    if broken := [one for one in ranking if not one.whole]:
+        sentences.append(f"{count(len(broken), 'configuration')} with trainings that came to no accuracy cannot be it.")
+    return " ".join(sentences)
+
+
+def _told_apart(ties: list[bool]) -> str:
+    """How many of the others, for each of which it is given whether it ties, cannot be told from the best."""
+    if len(ties) == 1:
+        return f"The other {'cannot be told from it' if ties[0] else 'is worse by more than noise'}."
+    if all(ties):
+        return f"None of the other {len(ties)} can be told from it."
+    if any(ties):
+        return f"{sum(ties)} of the other {len(ties)} cannot be told from it."
+    return f"Each of the other {len(ties)} is worse by more than noise."
 
 
 def winner(standings: Standings) -> str:
-    """The answer of a search in a sentence or two."""
-    best, score_on = standings.winner, standings.score_on
-    ties = [other for other in standings.finalists[1:] if other.again.behind is None or other.again.behind.is_noise]
-    accuracy = best.again.accuracy
-    span = f" (95 % interval {interval(accuracy)})" if accuracy.n > 1 else ""
-    sentences = [
-        f"{standings.title.capitalize()}: {called(best)}, "
-        f"{percent(accuracy.mean)} {score_on} accuracy, mean of {count(accuracy.n, 'fresh seed')}{span}: "
-        f"{assignments(best.again.params)}."
-    ]
-    if ties:
-        sentences.append(f"Too close to call between it and {listed([called(other) for other in ties])}.")
+    """The answer of a search in a few sentences."""
+    best, those = standings.winner, len(standings.finalists) + len(standings.unscored)
+    sentences = [_ahead(standings, best)] if best else [_nobody(standings, those)]
     if standings.diverged:
-        sentences.append(f"{count(standings.diverged, 'training')} diverged.")
+        sentences.append(_diverged(standings))
     if standings.outdated:
         sentences.append(
             f"The search has gone on since, and its best trial is not among them: `fmnist-search finalists "
             f"{standings.study}` trains that again too."
         )
+    if standings.unfinished:
+        sentences.append("The search is unfinished, so it may still find others.")
     if standings.test:
         span = f" (95 % interval {interval(standings.test)})" if standings.test.n > 1 else ""
         sentences.append(f"On the test images, which nothing was chosen by: {percent(standings.test.mean)}{span}.")
-    elif len(standings.finalists) > 1:
-        sentences.append(f"It was chosen among {len(standings.finalists)} on the same {score_on} images.")
+    elif best and those > 1:
+        sentences.append(f"It was chosen among {those} on the same {standings.score_on} images.")
     return " ".join(sentences)
+
+
+def _ahead(standings: Standings, best: Finalist) -> str:
+    accuracy = best.again.accuracy
+    span = f" (95 % interval {interval(accuracy)})" if accuracy.n > 1 else ""
+    answer = (
+        f"{standings.title.capitalize()}: {called(best)}, "
+        f"{percent(accuracy.mean)} {standings.score_on} accuracy, mean of {count(accuracy.n, 'fresh seed')}{span}: "
+        f"{assignments(best.again.params)}."
+    )
+    others = [other for other in standings.finalists[1:] if other.again.whole]
+    ties = [called(other) for other in others if other.again.behind is None or other.again.behind.is_noise]
+    return f"{answer} Too close to call between it and {listed(ties)}." if ties else answer
+
+
+def _nobody(standings: Standings, those: int) -> str:
+    which = "the only finalist" if those == 1 else f"each of the {those} finalists"
+    if standings.decided:
+        return f"No winner: a training of {which} diverged."
+    return f"No finalist is ahead yet: a training of {which} so far diverged."
+
+
+def _diverged(standings: Standings) -> str:
+    """Which trainings diverged."""
+    broken = [one for one in standings.finalists if not one.again.whole]
+    lost = [(called(one), one.again.finished - one.again.accuracy.n, one.again.finished) for one in broken]
+    lost += [(called(one), one.diverged, one.diverged) for one in standings.unscored]
+    whose = listed([f"{number} of {of_all} of {whom}" for whom, number, of_all in lost])
+    return f"{count(standings.diverged, 'training')} diverged: {whose}; such finalists rank last."
 
 
 def checkpoint(standings: Standings) -> str:
@@ -98,9 +139,12 @@ def checkpoint(standings: Standings) -> str:
     if standings.checkpoint is None:
         if not standings.decided:
             return "Best checkpoint  is not chosen yet"
+        if standings.winner is None:
+            return "Best checkpoint  is not chosen, as nobody won"
         return f"Best checkpoint  is not here; `fmnist-search finalists {standings.study}` puts it here"
-    accuracy = percent(standings.checkpoint_accuracy)
-    return f"Best checkpoint  {standings.checkpoint}  ({accuracy}, one of {standings.winner.again.accuracy.n})"
+    assert standings.winner is not None  # whose it is
+    accuracies = standings.winner.again.accuracies
+    return f"Best checkpoint  {standings.checkpoint}  ({percent(accuracies[0])}, one of {len(accuracies)})"
 
 
 def caution(summary: Summary) -> str:

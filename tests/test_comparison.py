@@ -16,7 +16,9 @@ from search.report.estimates import answers
 from search.report.figures import best_so_far
 from search.report.page import render_comparison
 from search.statistics import difference, estimate
+from search.storage import open_storage
 from search.study import DATA, DEFINITION, finalists_name
+from search.url import default_url
 from tests.conftest import definition
 from tests.test_findings import ended
 
@@ -32,8 +34,8 @@ def timed(trial: FrozenTrial, start: float, end: float) -> FrozenTrial:
 
 
 @pytest.fixture
-def storage() -> optuna.storages.BaseStorage:
-    return optuna.storages.InMemoryStorage()
+def storage(tmp_path: Path) -> optuna.storages.BaseStorage:
+    return open_storage(default_url(tmp_path), "create")
 
 
 def study_of(

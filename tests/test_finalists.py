@@ -5,7 +5,7 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +21,22 @@ from fmnist.evaluation import evaluate
 from search import finalists, queue, words
 from search.definition import StudyDefinition
 from search.drain import RunSettings
-from search.finalists import define, standings_of
+from search.finalists import Standings, Unscored, define, find, standings_of
 from search.lease import Holder, finish
 from search.objective import training_seed
 from search.places import Place, folder_of
+from search.presentation import show_finalists
 from search.ranking import Configuration
 from search.report.analysis import analyse
+from search.report.comparison import compare
+from search.report.page import render
 from search.retrain import retrain as retrain_finalists
 from search.retrain import run_finalists, settle
 from search.run import run_search
 from search.space import distributions, grid, key
 from search.statistics import Difference, estimate
 from search.storage import lock, open_storage
-from search.study import definition_of, finalists_of, load_study, open_study, request_stop, stop_requests
+from search.study import DEFINITION, definition_of, finalists_of, load_study, open_study, request_stop, stop_requests
 from search.worker import WorkerSettings, work
 from tests.conftest import Command, Make, definition
 
@@ -45,7 +48,7 @@ def grid_of(filters: list[int], **changes: object) -> StudyDefinition:
 
 
 def ended(study: optuna.Study, *values: float | None) -> None:
-    """End waiting trials with these accuracies, None for one that is pruned."""
+    """End waiting trials with these accuracies, None for one that diverges."""
     for place, value in enumerate(values):
         ticket = queue.claim(study, Holder(), str(place))
         assert ticket is not None
@@ -53,7 +56,8 @@ def ended(study: optuna.Study, *values: float | None) -> None:
         trial = Trial(load_study(study._storage, study.study_name), ticket.trial_id)
         for name, distribution in distributions(definition_of(study)).items():
             trial._suggest(name, distribution)
-        finish(study, ticket, TrialState.COMPLETE if value else TrialState.PRUNED, value)
+        state = TrialState.COMPLETE if value else TrialState.PRUNED
+        finish(study, ticket, state, value, None if value else "diverged: the training loss is nan in epoch 1")
 
 
 def choose(study: optuna.Study, settings: WorkerSettings, data_set: DataSet, top: int, seeds: int) -> optuna.Study:
@@ -283,27 +287,153 @@ def test_how_settled_finalists_stand_is_told_without_reading_all_trials(
     assert len(more.finalists) > len(kept.finalists)
 
 
-def test_a_diverged_training_is_said_and_does_not_keep_the_winner_back(make: Make, tmp_path: Path) -> None:
-    study, settings = make(grid_of([2, 4]), 2)
-    ended(study, 0.9, 0.8)
-    again = choose(study, settings, load(settings.data_dir), 2, 2)
-    ended(again, 0.9, 0.85, 0.91, None)
-    standings = standings_of(study, tmp_path / "s")
+def stand(study: optuna.Study, folder: Path) -> Standings:
+    standings = standings_of(study, folder)
     assert standings is not None
-    assert (standings.decided, standings.diverged) == (True, 1)
-    assert "1 training diverged." in words.winner(standings)
+    return standings
+
+
+def table_of(standings: Standings) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    show_finalists(console, "s", standings)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_finalist_of_which_a_training_diverged_does_not_win_by_the_mean_of_the_others(
+    make: Make, tmp_path: Path
+) -> None:
+    study, settings = make(grid_of([2, 4]), 2)
+    ended(study, 0.8, 0.9)
+    again = choose(study, settings, load(settings.data_dir), 2, 3)
+    ended(again, 0.80, 0.95, 0.81, 0.94, 0.82, None)  # the default, 4, and 2 in turn
+    standings = stand(study, tmp_path / "s")
+    assert (standings.decided, standings.final, standings.diverged) == (True, True, 1)
+    assert [finalist.again.params["filters"] for finalist in standings.finalists] == [4, 2]
+    assert "Winner: trial 0 (default), 81.00 %" in words.winner(standings)
+    assert "1 training diverged: 1 of 3 of trial 1" in words.winner(standings)
+    assert "Too close" not in words.winner(standings)
+    assert "1 of 3 diverged" in table_of(standings)
+    assert standings.as_json()["final"] is True
+
+
+def test_a_finalist_of_which_all_trainings_diverged_is_in_the_table_too(make: Make, tmp_path: Path) -> None:
+    study, settings = make(grid_of([2, 4]), 2)
+    ended(study, 0.8, 0.9)
+    again = choose(study, settings, load(settings.data_dir), 2, 2)
+    ended(again, 0.80, None, 0.81, None)
+    standings = stand(study, tmp_path / "s")
+    assert (standings.trained, standings.wanted, standings.diverged, len(standings.finalists)) == (4, 4, 2, 1)
+    assert standings.unscored == [Unscored(1, 0.9, {"filters": 2}, False, 2)]
+    assert "2 trainings diverged: 2 of 2 of trial 1" in words.winner(standings)
+    assert "2 of 2 diverged" in table_of(standings)
+
+
+@pytest.mark.parametrize("values", [(0.90, 0.95, None, None), (None, None, None, None)])
+def test_where_a_training_of_each_diverged_there_is_no_winner(
+    make: Make, tmp_path: Path, tiny: DataSet, values: tuple[float | None, ...]
+) -> None:
+    study, settings = make(grid_of([2, 4]), 2)
+    ended(study, 0.8, 0.9)
+    again = choose(study, settings, load(settings.data_dir), 2, 2)
+    ended(again, *values)
+    run = RunSettings(None, Place(tmp_path / "s"), 1, settings, None, quiet=True)
+    standings, stopped = run_finalists(run, 2, 2, Console(quiet=True))
+    assert standings is not None
+    assert (stopped, standings.winner, standings.decided, standings.final) == (None, None, True, False)
+    assert words.winner(standings).startswith("No winner: ")
+    assert "nobody won" in words.checkpoint(standings)
+    assert "winner" not in table_of(standings).replace("No winner", "")
+    assert not (tmp_path / "s" / "best.pt").exists()
+    assert "settled" not in again.user_attrs
+    analysis = analyse(study, tmp_path / "s", lambda: tiny)
+    assert analysis.answer is None
+    assert "s.finalists" not in str(analysis.reproduction)
+    assert "No winner" in render(analysis)
+    assert compare([(study, tmp_path / "s")]).answers[0].again is False
+
+
+def test_finalists_of_before_stay_and_can_win_when_a_longer_search_finds_others(make: Make, tmp_path: Path) -> None:
+    defined = grid_of([2, 3, 4])
+    study, settings = make(defined, 2)
+    data_set = load(settings.data_dir)
+    ended(study, 0.80, 0.90)  # of 4, the default, and 2
+    again = choose(study, settings, data_set, 1, 2)
+    ended(again, 0.80, 0.93, 0.81, 0.93)
+    first = stand(study, tmp_path / "s")
+    assert (first.trained, first.wanted, words.called(first.finalists[0])) == (4, 4, "trial 1")
+    queue.top_up(study, defined, 3)
+    ended(study, 0.95)  # of 3
+    again = choose(study, settings, data_set, 1, 2)
+    assert queue.counts(again)[TrialState.WAITING] == 2
+    ended(again, 0.91, 0.91)
+    last = stand(study, tmp_path / "s")
+    assert (last.trained, last.wanted, last.outdated, last.final) == (6, 6, False, True)
+    assert [finalist.trial for finalist in last.finalists] == [1, 2, 0]
+    assert "Winner: trial 1, 93.00 %" in words.winner(last)
+
+
+def test_more_seeds_are_for_those_of_before_too(make: Make, tmp_path: Path) -> None:
+    defined = grid_of([2, 3, 4])
+    study, settings = make(defined, 2)
+    data_set = load(settings.data_dir)
+    ended(study, 0.80, 0.90)
+    ended(choose(study, settings, data_set, 1, 1), 0.80, 0.93)
+    queue.top_up(study, defined, 3)
+    ended(study, 0.95)
+    again = choose(study, settings, data_set, 1, 2)
+    ended(again, *[0.9] * 4)
+    assert queue.is_done(again)
+    assert {finalist.again.accuracy.n for finalist in stand(study, tmp_path / "s").finalists} == {2}
+
+
+def test_what_an_earlier_version_took_out_of_the_finalists_is_among_them_again(make: Make, tmp_path: Path) -> None:
+    """It put the new configurations in the place of the former ones, and recorded a winner of the new ones."""
+    study, settings = make(grid_of([2, 3, 4]), 3)
+    data_set = load(settings.data_dir)
+    ended(study, 0.80, 0.90, 0.95)  # of 4, the default, 2 and 3
+    again = choose(study, settings, data_set, 2, 1)
+    ended(again, 0.80, 0.91, 0.93)  # of 4, 3, 2
+    stored = again.user_attrs[DEFINITION]
+    again.set_user_attr(DEFINITION, stored | {"grid": [part for part in stored["grid"] if part["filters"] != [2]]})
+    again = load_study(again._storage, "s.finalists")
+    kept = find(study, grid(definition_of(again)))
+    again.set_user_attr("settled", {"trials": [1], "test": [], "found": asdict(kept)})
+    standings = stand(study, tmp_path / "s")
+    assert [finalist.trial for finalist in standings.finalists] == [1, 2, 0]
+    assert (standings.trained, standings.wanted, standings.unsettled) == (3, 3, True)
+    more = define(study, 1, 2)
+    assert more is not None
+    assert sorted(map(str, filters_of(more))) == ["2", "3", "4"]
+    assert queue.top_up(choose(study, settings, data_set, 1, 2), more, None) == 6
+
+
+def test_finalists_of_an_unfinished_search_are_trained_by_hand_only_and_it_is_said(make: Make, tmp_path: Path) -> None:
+    study, settings = make(grid_of([2, 4]), 2)
+    ended(study, 0.9)
+    again = choose(study, settings, load(settings.data_dir), 1, 1)
+    run = RunSettings(None, Place(tmp_path / "s"), 1, settings, None, quiet=False)
+    console = Console(file=io.StringIO(), width=200)
+    standings, _ = run_finalists(run, 1, 1, console)
+    assert "unfinished" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert standings is not None
+    assert (standings.decided, standings.unfinished, standings.final) == (True, True, False)
+    assert words.winner(standings).startswith("Ahead so far: ")
+    assert "unfinished" in words.winner(standings)
+    ended(study, 0.8)
+    assert stand(study, tmp_path / "s").final
+    assert queue.is_done(again)
 
 
 def test_a_search_that_went_on_is_said_to_have_outrun_its_finalists(make: Make, tmp_path: Path) -> None:
-    study, settings = make(grid_of([2, 3, 4]), 3)
+    defined = grid_of([2, 3, 4])
+    study, settings = make(defined, 2)
     ended(study, 0.9, 0.8)
     again = choose(study, settings, load(settings.data_dir), 1, 2)
     ended(again, 0.9, 0.91)
-    before = standings_of(study, tmp_path / "s")
+    before = stand(study, tmp_path / "s")
+    queue.top_up(study, defined, 3)
     ended(study, 0.95)
-    after = standings_of(study, tmp_path / "s")
-    assert before is not None
-    assert after is not None
+    after = stand(study, tmp_path / "s")
     assert (before.title, after.title) == ("winner", "ahead so far")
     assert "`fmnist-search finalists s` trains that again too" in words.winner(after)
 

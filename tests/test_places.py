@@ -65,7 +65,7 @@ def checkpoints(study: optuna.Study) -> dict[str, bytes]:
         content = artifacts_of(study).read(name)
         assert content is not None, name
         weights = checkpoint.parse(content, name).weights
-        assert collect.weights_digest(weights) == trial.user_attrs["checkpoint"]["weights"], name
+        assert checkpoint.weights_digest(weights) == trial.user_attrs["checkpoint"]["weights"], name
         found[name] = content
     return found
 

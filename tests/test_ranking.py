@@ -4,9 +4,12 @@ import pytest
 from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from search import words
 from search.definition import StudyDefinition
+from search.lease import REASON
 from search.ranking import rank
 from search.record import CHECKPOINT
+from search.report.cost import costs
 from search.statistics import difference, estimate
 
 RANGES = {"epochs": IntDistribution(1, 9), "architecture": CategoricalDistribution(["cnn", "simple"])}
@@ -75,3 +78,47 @@ def test_the_order_of_parameters_does_not_tell_configurations_apart(order: int) 
     params = dict([("epochs", 6), ("architecture", "cnn")][::order])
     made = create_trial(value=0.94, params=params, distributions=RANGES)
     assert len(rank(definition(), [TRIALS[0], made])) == 1
+
+
+def diverging(**params: Any) -> FrozenTrial:
+    made = trial(0.0, state=TrialState.PRUNED, **params)
+    made.user_attrs[REASON] = "diverged: the training loss is nan in epoch 1"
+    return made
+
+
+def grid() -> StudyDefinition:
+    given = definition().model_dump(mode="json") | {"sampler": "grid", "seeds": 3}
+    return StudyDefinition.model_validate(given)
+
+
+def test_a_configuration_of_which_a_training_diverged_ranks_after_all_others() -> None:
+    first, second = rank(definition(), [trial(0.95, epochs=9), trial(0.80), diverging(epochs=9)])
+    assert (first.params["epochs"], first.whole, first.finished) == (6, True, 1)
+    assert (second.params["epochs"], second.whole, second.finished) == (9, False, 2)
+    assert (second.diverged, second.pruned, second.accuracies) == (1, 0, [0.95])
+    assert words.standing(second, "best") == "1 of 2 diverged"
+
+
+def test_a_pruned_training_counts_where_each_is_trained_several_times() -> None:
+    trials = [trial(0.95, epochs=9), trial(0.80), trial(0.5, state=TrialState.PRUNED, epochs=9)]
+    best, _ = rank(definition(), trials)  # of a search that came to the same point twice
+    assert (best.params["epochs"], best.pruned) == (9, 0)
+    best, other = rank(grid(), trials)
+    assert (best.params["epochs"], other.pruned, words.lost(other)) == (6, 1, "1 of 2 pruned")
+
+
+def test_the_best_is_announced_only_where_all_its_trainings_went_well_and_none_has_more() -> None:
+    better, worse = [trial(value, epochs=9) for value in (0.95, 0.96)], [trial(value) for value in (0.90, 0.91)]
+    assert str(words.ranked(rank(grid(), better + worse))).startswith("Best: epochs=9")
+    assert words.ranked(rank(grid(), [*better, *worse, trial(0.92)])) is None  # it has one training less
+    assert words.ranked(rank(grid(), [*better, diverging(epochs=9), *worse])) is None
+    said = words.ranked(rank(grid(), [*better, diverging(epochs=9), *worse, trial(0.92)]))
+    assert str(said).startswith("Best: epochs=6")
+    assert "1 configuration" in str(said)
+    nobody = words.ranked(rank(grid(), [*better, diverging(epochs=9), *worse, diverging()]))
+    assert str(nobody).startswith("There is no best configuration")
+
+
+def test_what_diverges_is_on_no_front_of_costs() -> None:
+    found = costs(grid(), rank(grid(), [trial(0.95, 1.0, epochs=9), diverging(epochs=9), trial(0.80, 2.0)]))
+    assert [bool(cost.fronts) for cost in found] == [True, False]

@@ -160,7 +160,8 @@ def finalists(
 ) -> None:
     """Train the best configurations of STUDY, and its default, again with fresh seeds.
 
-    What is trained already counts: a larger --top or --seeds adds the difference.
+    What is trained already counts and stays: a larger --top or --seeds adds the
+    difference. Of an unfinished search they are the best so far.
 
     \b
     Example:

@@ -7,11 +7,11 @@ from optuna.trial import FrozenTrial
 from search import words
 from search.definition import StudyDefinition
 from search.finalists import Standings
-from search.ranking import Configuration
+from search.ranking import Configuration, diverged
 from search.record import FINISHED
 from search.report.curves import best_trials
 from search.report.importance import FEWEST_COMPLETE, Importances
-from search.report.pruning import Audit, diverged
+from search.report.pruning import Audit
 from search.text import count, percent, points, short
 
 UNIMPORTANT = 0.05  # of 1: what the interval of an importance must stay below for the hyperparameter to be fixed
@@ -23,7 +23,7 @@ MOST_SEEDS = 50  # of a training that anyone would make
 
 def tie(standings: Standings | None) -> str | None:
     """What to do where the winner of the finalists is the default, or cannot be told from it."""
-    if standings is None or not standings.decided:
+    if standings is None or standings.winner is None or not standings.decided:
         return None
     best = standings.winner.again
     if best.is_default:
@@ -59,8 +59,11 @@ def luck(definition: StudyDefinition, standings: Standings | None, ranking: list
 def cheaper(standings: Standings | None, ranking: list[Configuration]) -> str | None:
     """The one that takes the least time of those that cannot be told from the best."""
     finalists = standings.finalists if standings else []
-    names = [words.called(finalist) for finalist in finalists] or [one.label for one in ranking]
-    found = [finalist.again for finalist in finalists] or ranking
+    named = [(words.called(finalist), finalist.again) for finalist in finalists] or [
+        (one.label, one) for one in ranking
+    ]
+    names = [name for name, one in named if one.whole]
+    found = [one for _, one in named if one.whole]
     if not found or not found[0].seconds:
         return None
     best, *others = found

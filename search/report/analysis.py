@@ -66,8 +66,8 @@ class Analysis:
     def answer(self) -> Configuration | None:
         """The configuration that is the answer, where that is a mean; None where it is a single trial, or not yet."""
         if self.standings:
-            return self.standings.winner.again
-        return self.ranking[0] if self.repeated and self.ranking else None
+            return self.standings.winner.again if self.standings.winner else None
+        return self.ranking[0] if self.repeated and self.ranking and self.ranking[0].whole else None
 
     @property
     def best(self) -> dict[str, Any]:
@@ -80,7 +80,7 @@ class Analysis:
     def reproduction(self) -> str | None:
         """The command that trains the answer again, of a mean its first training, and holds that against the record;
         None before there is one."""
-        name = finalists_name(self.summary.study) if self.standings else self.summary.study
+        name = finalists_name(self.summary.study) if self.standings and self.answer else self.summary.study
         if self.answer:
             return self.provenance.command("reproduce", name, self.answer.trials[0])
         return self.provenance.command("reproduce", name, self.summary.best.number) if self.summary.best else None

@@ -94,7 +94,8 @@ def _answer(study: optuna.Study, folder: Path) -> Answer | None:
     if not ranked:
         return None
     standings = standings_of(study, folder)
-    best = standings.winner.again if standings else ranked[0]
+    again = standings.winner.again if standings and standings.winner else None
+    best = again or ranked[0]
     ended = [trial for trial in trials if trial.state in FINISHED]
     return Answer(
         study=study.study_name,
@@ -106,7 +107,7 @@ def _answer(study: optuna.Study, folder: Path) -> Answer | None:
         answer=best.label,
         accuracies=best.accuracies,
         accuracy=estimate(best.accuracies),
-        again=standings is not None,
+        again=again is not None,
     )
 
 

@@ -48,8 +48,12 @@ def costs(definition: StudyDefinition, ranking: list[Configuration]) -> list[Cos
         seconds, epochs = configuration.seconds, hyperparameters.epochs
         found = asdict(count(Hyperparameters(**shape)))
         values.append({"seconds": seconds, "epochs": epochs, "epoch_seconds": seconds / epochs, **found})
-    accuracies = [configuration.accuracy.mean for configuration in ranking]
-    fronts = {name: _front(accuracies, [value[name] for value in values]) for name in COSTS}
+    # None of which a training diverged: its mean is of those that went well, and the others would cost as much.
+    whole = [place for place, configuration in enumerate(ranking) if configuration.whole]
+    accuracies = [ranking[place].accuracy.mean for place in whole]
+    fronts = {
+        name: {whole[place] for place in _front(accuracies, [values[each][name] for each in whole])} for name in COSTS
+    }
     return [
         Cost(
             label=configuration.label,

@@ -7,11 +7,11 @@ from optuna.trial import FrozenTrial
 from search import words
 from search.definition import StudyDefinition
 from search.finalists import Standings
-from search.ranking import Configuration
+from search.ranking import Configuration, diverged
 from search.record import FINISHED
 from search.report import advice, curves, edges, writeup
 from search.report.importance import Importance, Importances
-from search.report.pruning import CONTENDERS, FEWEST_AUDITED, Audit, Pruning, diverged
+from search.report.pruning import CONTENDERS, FEWEST_AUDITED, Audit, Pruning
 from search.report.writeup import Comparison
 from search.text import count, percent, points, short
 
@@ -53,7 +53,9 @@ def findings(evidence: Evidence) -> list[Finding]:
         "pruning": _pruning(evidence.pruning),
         "audit": _audit(evidence.audit),
         "overfitting": curves.overfitting(evidence.definition.score_on, evidence.trials),
-        "edge": edges.sentence(evidence.definition, evidence.trials, again[0] if again else None),
+        "edge": edges.sentence(
+            evidence.definition, evidence.trials, next((one for one in again[:1] if one.whole), None)
+        ),
         "improving": curves.improving(evidence.trials),
         "tie": advice.tie(standings),
         "luck": advice.luck(evidence.definition, standings, ranking),
@@ -76,6 +78,8 @@ def _noise(again: list[Configuration]) -> str | None:
         f"(standard deviation over {default.accuracy.n} seeds)."
     )
     best = again[0]
+    if not best.whole:
+        return floor
     if best.is_default:
         return f"{floor} Nothing that was trained as often beats it." if len(again) > 1 else floor
     if best.gain is None:

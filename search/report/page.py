@@ -96,7 +96,7 @@ def drawers(analysis: Analysis) -> dict[str, Callable[[Analysis], go.Figure]]:
     scored = any(trial.accuracy is not None for trial in analysis.trials)
     learned = any(trial.state == "complete" and trial.history for trial in analysis.trials)
     wanted: dict[str, tuple[Callable[[Analysis], go.Figure], object]] = {
-        "finalists": (estimates.finalists, analysis.standings),
+        "finalists": (estimates.finalists, analysis.standings and analysis.standings.finalists),
         "ranking": (estimates.ranking, analysis.repeated and analysis.ranking),
         "writeup": (estimates.writeup, analysis.comparison),
         "importances": (figures.importances, found and (found.ped_anova or found.fanova)),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from optuna.trial import FrozenTrial, TrialState
 
 from search.definition import StudyDefinition
-from search.lease import REASON
+from search.ranking import diverged
 from search.record import AUDIT, FINISHED, history_of
 from search.statistics import Share, share
 
@@ -65,11 +65,6 @@ def audit(definition: StudyDefinition, trials: list[FrozenTrial]) -> Audit | Non
     false = sum(each.get("accuracy", 0.0) >= bar for each in audited)  # one that diverged has none
     enough = len(audited) >= FEWEST_AUDITED and len(complete) >= CONTENDERS
     return Audit(len(audited), len(complete), bar, share(false, len(audited)) if enough else None)
-
-
-def diverged(trial: FrozenTrial) -> bool:
-    """Whether a trial ended because its loss was no longer a number."""
-    return bool(trial.user_attrs.get(REASON, "").startswith("diverged"))
 
 
 def last(trial: FrozenTrial) -> float:
