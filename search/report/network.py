@@ -12,7 +12,7 @@ from fmnist.checkpoint import Checkpoint, CheckpointError, load
 from fmnist.data import CLASSES, DataSet, LabelledImages, split
 from fmnist.evaluation import Evaluation, classification_scores, evaluate
 from search.artifacts import ArtifactError
-from search.finalists import Standings
+from search.finalists import Finalist, Standings
 from search.places import artifacts_of
 from search.record import check_recorded, read_checkpoint
 from search.study import finalists_of
@@ -73,9 +73,9 @@ def best_network(
 ) -> tuple[BestNetwork | None, str | None]:
     """What the best checkpoint does; None and the reason if it cannot be told."""
     try:
-        if standings and standings.checkpoint:
+        if standings and standings.winner and standings.checkpoint:
             path, checkpoint = str(standings.checkpoint), load(standings.checkpoint)
-            check_recorded(_copied(study, standings), checkpoint, path)
+            check_recorded(_copied(study, standings.winner), checkpoint, path)
             splits = split(data, "test")
         elif summary.best and summary.best.checkpoint:
             found = read_checkpoint(study.get_trials(deepcopy=False)[summary.best.number], artifacts_of(study, folder))
@@ -90,11 +90,11 @@ def best_network(
     return describe(checkpoint, path, splits.scored, splits.score_on), None
 
 
-def _copied(study: optuna.Study, standings: Standings) -> FrozenTrial:
+def _copied(study: optuna.Study, winner: Finalist) -> FrozenTrial:
     """The trial whose checkpoint was copied for the winner."""
     again = finalists_of(study)
     assert again is not None  # there are standings
-    return again.get_trials(deepcopy=False)[standings.winner.again.trials[0]]
+    return again.get_trials(deepcopy=False)[winner.again.trials[0]]
 
 
 def describe(checkpoint: Checkpoint, path: str, scored: LabelledImages, scored_on: str) -> BestNetwork:
