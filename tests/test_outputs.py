@@ -132,6 +132,7 @@ def test_a_study_that_is_deleted_takes_its_own_files_only(
     (folder / BEST).write_bytes(next((folder / "checkpoints").glob("*.pt")).read_bytes())
     check_outputs(folder)
     change(folder)
-    collect.delete(load_study(study._storage, "s"), folder)
+    for files in collect.files_of(load_study(study._storage, "s"), folder):
+        collect.delete(files, [str(tmp_path)])
     left = {file.name for file in folder.iterdir()} if folder.exists() else set()
     assert left == ({REPORT, BEST} if change is _replace else set())
