@@ -15,6 +15,7 @@ from sqlalchemy import select
 
 from fmnist.errors import UsageError
 from search.artifacts import Artifacts, open_artifacts, trial_of
+from search.outputs import check_outputs
 from search.record import CHECKPOINT, DROPPED
 from search.tables import ATTRIBUTES, TRIALS, backend
 
@@ -95,8 +96,10 @@ def check_free(name: str, place: Place) -> None:
 
     Raises:
         StudyError: it holds the files of another study.
+        NotOurs: it holds files of somebody else that a search would overwrite.
         ArtifactError, OSError: it cannot be read.
     """
+    check_outputs(place.folder)
     for location in _locations(place.folder, place.artifacts and below(place.artifacts, name)[0]):
         store = open_artifacts(location)
         if store.read(MARK) is not None or any(trial_of(file) is not None for file in store.names()):

@@ -9,6 +9,7 @@ from search import artifact_meta, collect, lease, queue
 from search.artifact_meta import CONFUSION, CURVE
 from search.artifacts import open_artifacts
 from search.lease import Holder, Ticket
+from search.places import ARTIFACTS
 from search.record import CHECKPOINT
 from search.storage import open_storage
 from search.tables import backend
@@ -74,6 +75,7 @@ def test_one_that_waits_runs_or_never_got_to_a_score_has_none(study: optuna.Stud
 
 
 def test_a_checkpoint_that_is_beaten_is_listed_no_more(study: optuna.Study, tmp_path: object) -> None:
+    study.set_user_attr(ARTIFACTS, None)  # in its own folder
     artifacts = open_artifacts(str(tmp_path))
     for accuracy in (0.7, 0.9):
         ticket = claimed(study)

@@ -96,7 +96,9 @@ def test_an_error_in_the_middle_leaves_its_one_line(searching: Start, tmp_path: 
     terminal = searching()
     url = default_url(tmp_path / "studies")
     with lock(url):
-        collect.delete(load_study(open_storage(url, "write"), "tiny"), tmp_path / "studies" / "tiny")
+        study = load_study(open_storage(url, "write"), "tiny")
+        for files in collect.files_of(study, tmp_path / "studies" / "tiny"):
+            collect.delete(files, [str(tmp_path)])
     text = left(terminal, 2)
     assert text.splitlines()[-1].startswith("Error: ")
     assert "study 'tiny' was deleted" in text

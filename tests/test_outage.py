@@ -104,7 +104,7 @@ def test_advice_on_sqlite_is_by_what_went_wrong(
         with pytest.raises(sqlite3.Error) as met:
             spoil(database)
     error = DBAPIError.instance("SELECT", {}, met.value, sqlite3.Error)
-    assert outage._passing(error) == passing
+    assert outage.is_transient(error) == passing
     with pytest.raises(StorageError, match=advice) as said, outage.reported(default_url(tmp_path)):
         raise error
     assert "\n" not in str(said.value)
