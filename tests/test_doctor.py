@@ -86,11 +86,18 @@ def test_what_fails_is_marked_says_how_to_mend_it_and_is_the_exit_code(command: 
 
 
 def test_the_versions_of_python_are_those_of_the_package() -> None:
-    required = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
-    (oldest, newest) = machine.OLDEST, machine.NEWEST
-    assert required == f">={oldest[0]}.{oldest[1]},<{newest[0]}.{newest[1] + 1}"
-    assert machine.python().status == "ok"
-    assert machine.python((3, 14)).status == machine.python((3, 10)).status == "failed"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    oldest, newest = machine.OLDEST, machine.NEWEST
+    assert project["requires-python"] == f">={oldest[0]}.{oldest[1]}"
+    run = [f"{oldest[0]}.{minor}" for minor in range(oldest[1], newest[1] + 1)]
+    classifiers = [line.rpartition(" ")[2] for line in project["classifiers"] if ":: Python ::" in line]
+    assert classifiers == run
+    made = (ROOT / "Makefile").read_text()
+    assert f"sys.version_info < {oldest}" in made
+    assert f"sys.version_info >= {(newest[0], newest[1] + 1)}" in made
+    assert machine.python(oldest).status == machine.python(newest).status == "ok"
+    assert machine.python((newest[0], newest[1] + 1)).status == "warning"
+    assert machine.python((oldest[0], oldest[1] - 1)).status == "failed"
 
 
 def test_a_broken_torch_and_plotly_are_named_and_the_other_checks_go_on(tmp_path: Path) -> None:
