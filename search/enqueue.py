@@ -11,7 +11,7 @@ from fmnist import data as fashion
 from search import definition, queue, space
 from search.outage import reported
 from search.places import Place, check_stays
-from search.storage import lock, open_storage
+from search.storage import lock, opened
 from search.study import definition_of, load_study, open_study
 
 
@@ -45,13 +45,12 @@ def enqueue(
     Raises:
         DefinitionError, StudyError, DataError, StorageError: nothing was added.
     """
-    storage = open_storage(url, "create")
-    with reported(url), lock(url):
-        opened = _opened(storage, name, study, place, data_dir)
-        defined = definition_of(opened)
+    with opened(url, "create") as storage, reported(url), lock(url):
+        target = _opened(storage, name, study, place, data_dir)
+        defined = definition_of(target)
         fixed = dict(space.parse_assignment(defined, assignment) for assignment in assignments)
-        added = queue.enqueue(opened, defined, trials, fixed)
-        return Enqueued(name, added, queue.counts(opened)[TrialState.WAITING], queue.goal(opened)["trials"])
+        added = queue.enqueue(target, defined, trials, fixed)
+        return Enqueued(name, added, queue.counts(target)[TrialState.WAITING], queue.goal(target)["trials"])
 
 
 def _opened(storage: RDBStorage, named: str, study: str, place: Place, data_dir: Path | None) -> optuna.Study:

@@ -18,7 +18,7 @@ from search.outputs import BEST, check_outputs
 from search.places import artifacts_of, check_artifacts
 from search.reaper import release
 from search.record import read_checkpoint
-from search.storage import lock, open_storage
+from search.storage import lock, open_storage, opened
 from search.study import check_alike, definition_of, finalists_name, load_study, open_study
 from search.text import count
 
@@ -38,8 +38,8 @@ def run_finalists(
     worker = settings.worker
     check_outputs(settings.place.folder)
     data = load(worker.data_dir)
-    with reported(worker.storage):
-        study = load_study(open_storage(worker.storage), worker.study)
+    with opened(worker.storage) as storage, reported(worker.storage):
+        study = load_study(storage, worker.study)
         check_alike(study, data, allow_mixed=worker.allow_mixed)
         check_artifacts(study, settings.place.folder)
         _, stopped = retrain(study, top, seeds, settings, data, console, settings.deadline(), early=True)

@@ -19,7 +19,7 @@ from search.places import folder_of
 from search.presentation import terminal
 from search.reaper import held, release
 from search.retrain import retrain
-from search.storage import lock, open_storage
+from search.storage import lock, open_storage, opened
 from search.study import load_study, open_study
 from search.summary import Summary, summarize
 from search.text import count
@@ -75,8 +75,7 @@ def run_search(definition: StudyDefinition, settings: RunSettings, console: Cons
     settings = replace(settings, trials=settings.trials or definition.trials)
     worker, deadline = settings.worker, settings.deadline()
     data = fashion.load(worker.data_dir)
-    storage = open_storage(worker.storage, "create")
-    with reported(worker.storage):
+    with opened(worker.storage, "create") as storage, reported(worker.storage):
         with lock(worker.storage):
             study = open_study(storage, worker.study, definition, data, settings.place, allow_mixed=worker.allow_mixed)
             folder = folder_of(study)

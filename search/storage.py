@@ -5,6 +5,7 @@ readers' transactions would otherwise take the same ticket (optuna#4002, optuna#
 """
 
 import re
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -28,7 +29,7 @@ OPTUNA_REVISION = re.compile(r"v\d+\.\d+\.\d+\.\w+")  # other programs keep Alem
 
 
 def open_storage(url: str, mode: Mode = "read") -> RDBStorage:
-    """Connect to the database of studies.
+    """Connect to the database of studies. The connections are closed with the last reference to the storage.
 
     Args:
         url: sqlite:///FILE or postgresql://…
@@ -66,8 +67,11 @@ def open_storage(url: str, mode: Mode = "read") -> RDBStorage:
             storage = RDBStorage(
                 absolute(url).render_as_string(hide_password=False),
                 engine_kwargs=options,
+                skip_compatibility_check=True,  # until it can be closed: the constructor would leave a connection open
                 skip_table_creation=made,
             )
+            weakref.finalize(storage, storage.engine.dispose)
+            storage._version_manager.check_table_schema_compatibility()
         except RuntimeError as error:  # the schema is of another version of Optuna
             raise StorageError(f"{masked(url)}: {' '.join(str(error).split())}") from error
         storage.engine.dispose()  # connections made before the events were there
@@ -78,6 +82,16 @@ def open_storage(url: str, mode: Mode = "read") -> RDBStorage:
                 _begin_as_writer(storage.engine)
             _watch_files(storage.engine, file)
     return storage
+
+
+@contextmanager
+def opened(url: str, mode: Mode = "read") -> Iterator[RDBStorage]:
+    """What `open_storage` returns, closed at the end, whoever may still refer to it."""
+    storage = open_storage(url, mode)
+    try:
+        yield storage
+    finally:
+        storage.engine.dispose()
 
 
 def _connected(url: str, connect_args: dict[str, Any]) -> sqlalchemy.Connection:

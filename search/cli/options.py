@@ -192,10 +192,10 @@ def opened_study(
     """Open a study, and say where its files are."""
     from search.outage import reported
     from search.places import folder_of
-    from search.storage import open_storage
+    from search.storage import opened
     from search.study import load_study
 
     url = url_of(storage, output)
-    with reported(url):
-        study = load_study(open_storage(url, mode), name)
+    with opened(url, mode) as database, reported(url):
+        study = load_study(database, name)
         yield study, folder_of(study, output)

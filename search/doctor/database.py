@@ -11,7 +11,7 @@ from sqlalchemy.engine import URL, Connection
 from search.doctor.check import Check
 from search.doctor.machine import nearest
 from search.outage import reported
-from search.storage import has_schema, open_storage
+from search.storage import has_schema, opened
 from search.text import count
 from search.url import StorageError, absolute, file_of, masked, warnings_for
 
@@ -79,10 +79,11 @@ def _examine(url: str, connection: Connection) -> Iterator[Check]:
             raise StorageError(f"{masked(url)}: {_user(connection)} may not make tables in it; say {grant}")
         yield Check.ok("storage", f"{masked(url)} is not in use yet; `run` makes its tables")
         return
-    storage = open_storage(url)
-    studies = count(len(optuna.get_all_study_names(storage)), "study").replace("studys", "studies")
+    with opened(url) as storage:
+        studies = count(len(optuna.get_all_study_names(storage)), "study").replace("studys", "studies")
+        schema = storage.get_current_version()
     yield Check.ok("storage", f"{masked(url)} can be written, {studies}")
-    yield Check.ok("schema", f"{storage.get_current_version()}, that of Optuna {optuna.__version__}")
+    yield Check.ok("schema", f"{schema}, that of Optuna {optuna.__version__}")
     if sqlite:
         journal = connection.scalar(sqlalchemy.text("PRAGMA journal_mode"))
         if journal == "wal":

@@ -14,7 +14,7 @@ from search.report.network import BestNetwork
 from search.report.note import TITLE, note, with_note
 from search.report.page import drawers
 from search.report.style import figure_of
-from search.storage import lock, open_storage
+from search.storage import lock, opened
 from search.study import load_study
 from search.text import percent
 
@@ -32,8 +32,8 @@ def publish(analysis: Analysis, url: str) -> None:
     """
     from optuna_dashboard import get_note, save_note, save_plotly_graph_object
 
-    with lock(url):  # each is stored in several parts
-        study = load_study(open_storage(url, "write"), analysis.summary.study)
+    with lock(url), opened(url, "write") as storage:  # each is stored in several parts
+        study = load_study(storage, analysis.summary.study)
         for name, figure in custom_plots(analysis).items():
             save_plotly_graph_object(study, figure, graph_object_id=name)
         save_note(study, with_note(note(analysis), get_note(study)))
