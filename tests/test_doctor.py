@@ -18,7 +18,7 @@ from fmnist import source
 from search.cli.doctor import PARTS
 from search.doctor import Plan, database, machine, parts
 from search.doctor.check import Check
-from search.storage import open_storage
+from search.storage import open_storage, opened
 from search.url import default_url
 from tests.conftest import Command
 from tests.postgresql import Server
@@ -142,7 +142,7 @@ def test_a_data_set_is_looked_at_and_not_fetched(
 
 def test_a_database_of_ours_is_well_also_while_it_is_used(tmp_path: Path) -> None:
     url = default_url(tmp_path)
-    with open_storage(url, "create").engine.connect():
+    with opened(url, "create") as storage, storage.engine.connect():
         checks = stored(url)
     assert {check.status for check in checks.values()} == {"ok"}
     assert checks["storage"].found.endswith("studies.db can be written, 0 studies")
@@ -181,7 +181,7 @@ def test_a_foreign_a_broken_and_an_empty_database_are_told_apart(tmp_path: Path)
 
 
 def test_the_schema_of_another_optuna_is_named(url: str) -> None:
-    with open_storage(url, "create").engine.begin() as connection:
+    with opened(url, "create") as storage, storage.engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = 'v0.9.0.a'"))
     checks = list(database.examine(url, workers=2))
     assert checks[-1].status == "failed"

@@ -53,9 +53,8 @@ def test_the_schema_of_another_optuna_is_one_line(tmp_path: Path) -> None:
 
 def test_a_reader_does_not_wait_for_a_writer(tmp_path: Path) -> None:
     url = default_url(tmp_path)
-    writer = storage.open_storage(url, "create").engine
-    reader = storage.open_storage(url).engine
-    with writer.begin(), reader.connect() as connection:
+    writer, reader = storage.open_storage(url, "create"), storage.open_storage(url)
+    with writer.engine.begin(), reader.engine.connect() as connection:
         assert connection.scalar(text("SELECT count(*) FROM studies")) == 0
 
 
@@ -163,8 +162,8 @@ def relations(url: str) -> list[str]:
 
 def test_transactions_begin_as_writers_in_the_write_ahead_log(tmp_path: Path) -> None:
     """A second writer must wait at once, not fail when it first writes."""
-    engine = storage.open_storage(default_url(tmp_path), "create").engine
-    with engine.begin() as connection:
+    opened = storage.open_storage(default_url(tmp_path), "create")
+    with opened.engine.begin() as connection:
         assert connection.scalar(text("PRAGMA journal_mode")) == "wal"
         connection.execute(text("SELECT 1"))
         other = sqlite3.connect(tmp_path / "studies.db", timeout=0, isolation_level=None)
