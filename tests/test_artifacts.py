@@ -261,7 +261,7 @@ def test_a_checkpoint_that_is_not_the_one_on_record_is_neither_reported_on_nor_s
         assert words in (analysis.missing or "")
     dashboard = TrialArtifacts(open_storage(settings.storage), folder_of, tmp_path / "uploads")
     *_, meta = get_all_artifact_meta(study.trials[best], storage=open_storage(settings.storage))
-    with pytest.raises(ArtifactNotFound, match="digest"):
+    with pytest.raises(ArtifactNotFound, match=f"trial {best}"):
         dashboard.open_reader(meta.artifact_id)
 
 

@@ -11,6 +11,7 @@ from fmnist import checkpoint
 from fmnist.data import DataSet
 from search import collect, queue
 from search.artifacts import open_artifacts
+from search.outputs import REPORT
 from search.places import ARTIFACTS, FOLDER, MARK, Place, StudyError, artifacts_of, folder_of, location_of
 from search.record import checkpoint_of
 from search.storage import lock, open_storage
@@ -229,7 +230,7 @@ def test_a_study_that_was_left_half_made_keeps_its_place(searches: Searches, tmp
 
 def test_what_a_delete_was_not_told_of_stays(searches: Searches, location: str, tmp_path: Path) -> None:
     study = searches.run(default_url(tmp_path), "s", Place(tmp_path / "s", location))
-    (tmp_path / "s" / "report.html").touch()
+    (tmp_path / "s" / REPORT).write_text("<title>s - fmnist-search</title>")
     store = artifacts_of(study)
     names = store.names()
     deleted(load_study(open_storage(default_url(tmp_path), "write"), "s"), tmp_path / "s", str(tmp_path / "s"))
