@@ -1,7 +1,4 @@
-"""Which files of a study are kept: the checkpoints of its best trials and of those that are not finished.
-
-Only what belongs to the study is removed, and only below the places that a command may delete from.
-"""
+"""Deletion of checkpoints and studies. The checkpoints of the best and of unfinished trials are kept."""
 
 import json
 from dataclasses import dataclass
@@ -71,7 +68,7 @@ def drop_beaten(study: optuna.Study, artifacts: Artifacts, keep: int) -> int:
 def drop_orphans(study: optuna.Study, artifacts: Artifacts) -> int:
     """Remove checkpoints that no trial names, left behind by processes that died; returns how many.
 
-    Where several studies share a location nobody knows whose they are: they stay.
+    Where several studies share a location, orphans stay, as their study is unknown.
     """
     if not is_own(study, artifacts.location):
         return 0

@@ -10,7 +10,7 @@ from search.engines import local
 from search.interrupts import Interrupts
 from search.lease import ATTEMPTS, this_machine
 from search.outage import reported
-from search.places import StudyError, location_of
+from search.places import StudyError, folder_of, location_of
 from search.progress import FinishedTrials, line
 from search.storage import open_storage
 from search.study import load_study, stop_requests, told_if_deleted
@@ -52,7 +52,7 @@ def join(settings: WorkerSettings, workers: int, say: Callable[[str], None]) -> 
                 if trial.user_attrs.get(ATTEMPTS, [{}])[-1].get("machine") == this_machine():
                     say(line(trial, summary))
 
-        with told_if_deleted(view, location_of(view)):
+        with told_if_deleted(view, location_of(view, settings.output and folder_of(view, settings.output))):
             local.drain(study, local.shared_out(settings, workers), lambda: interrupts.asked or stopped, tick)
     return interrupts.by == signal.SIGINT
 

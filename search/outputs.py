@@ -1,4 +1,4 @@
-"""The files that commands write for their user, and how they tell them from files of somebody else."""
+"""Files that commands write for the user, and how they are told from files of other programs."""
 
 import os
 from errno import EISDIR

@@ -1,8 +1,8 @@
-"""Where a study's files are: its folder, its checkpoints, and whose they are.
+"""Where a study keeps its files, and which study a place belongs to.
 
-A study records both, relative to its database's folder where they lie below it, so that database and files can be
-moved together. Each place bears its study's key in a file, MARK: no study writes to a place with another's mark, or
-removes anything there.
+A study records its folder and the location of its checkpoints relative to its SQLite database where they lie below
+its folder, so that database and files can be moved together. Each place holds the key of its study in a file, MARK;
+no study writes to or deletes from a place that holds another's key.
 """
 
 import json
@@ -33,11 +33,11 @@ class StudyError(UsageError):
 
 @dataclass(frozen=True)
 class Place:
-    """Where a study's files are to be.
+    """Where a run wants a study's files.
 
-    folder: of its report, and of its checkpoints unless `artifacts` is given: a folder or s3:// URL below which each
-    study has a place of its name. keep: number of best trials whose checkpoints are kept. named: whether the folder
-    was asked for; if not, an existing study stays where it is.
+    folder: for its report, and for its checkpoints unless `artifacts` is given. artifacts: a folder or s3:// URL that
+    studies may share; each has a place of its name below it. keep: number of best trials whose checkpoints are kept.
+    named: whether the user chose the folder; if not, an existing study stays where it is.
     """
 
     folder: Path
@@ -47,9 +47,9 @@ class Place:
 
 
 def folder_of(study: optuna.Study, output: Path | None = None) -> Path:
-    """The folder of a study's report: in `output` if that is given, else the one on record.
+    """The folder of a study's report: in `output` if that is given, else the recorded one.
 
-    A folder on record that is not on this machine is not created here: the default is returned in its place.
+    Where this machine does not have the recorded folder, the default: the path of another machine is not created here.
     """
     if output is not None:
         return output / study.study_name
@@ -63,7 +63,7 @@ def location_of(study: optuna.Study, folder: Path | None = None) -> str:
     """Where a study's checkpoints are: the path of a folder, or a URL.
 
     Args:
-        folder: the study's, if that is not the one on record.
+        folder: the study's, if it is not the recorded one.
     """
     stored: str | None = study.user_attrs[ARTIFACTS]
     if stored is None:
@@ -77,7 +77,7 @@ def artifacts_of(study: optuna.Study, folder: Path | None = None) -> Artifacts:
 
 
 def is_owned(study: optuna.Study, location: str) -> bool:
-    """Whether a place bears the study's mark."""
+    """Whether a place holds the study's key."""
     key: str = study.user_attrs[KEY]
     return open_artifacts(location).read(MARK) == key.encode()
 
@@ -92,11 +92,11 @@ def below(artifacts: str, name: str) -> list[str]:
 
 
 def check_free(name: str, place: Place) -> None:
-    """Check that a new study of that name may have its files in a place.
+    """Check that a new study may keep its files in a place.
 
     Raises:
         StudyError: it holds the files of another study.
-        NotOurs: it holds files of somebody else that a search would overwrite.
+        NotOurs: a search would overwrite somebody else's file there.
         ArtifactError, OSError: it cannot be read.
     """
     check_outputs(place.folder)
@@ -148,15 +148,13 @@ def check_stays(study: optuna.Study, artifacts: str) -> None:
 
 
 def is_own(study: optuna.Study, location: str) -> bool:
-    """Whether a place is for this study alone. Earlier versions put several studies into one location."""
+    """Whether a place is this study's alone; earlier versions put several studies into one location."""
     return study.user_attrs[ARTIFACTS] is None or location.rpartition("/")[2] == study.study_name
 
 
-def named(study: optuna.Study, output: Path | None, artifacts: str | None) -> list[str]:
-    """The places below which a command may delete files: those of its options, else the database's folder."""
-    base = _base(study)
-    first = output or base
-    return [str(place) for place in (first, artifacts) if place is not None]
+def deletable_roots(study: optuna.Study, output: Path | None, artifacts: str | None) -> list[str]:
+    """The places below which a command may delete files: those of its options, and the database's folder by default."""
+    return [str(place) for place in (output or _base(study), artifacts) if place is not None]
 
 
 def is_within(location: str, roots: list[str]) -> bool:
@@ -209,7 +207,7 @@ def _recorded_folder(study: optuna.Study) -> Path:
 
 
 def _settled(study: optuna.Study, place: Place, folder: Path) -> str | None:
-    """Where an existing study has its checkpoints from now on; None for its own folder."""
+    """Where an existing study keeps its checkpoints from now on; None for its own folder."""
     recorded, named = location_of(study), _named(study)
     wanted = below(place.artifacts, study.study_name) if place.artifacts else [location_of(study, folder)]
     there = [location for location in wanted if _same(location, recorded) or _holds(study, location, named)]
@@ -222,7 +220,7 @@ def _settled(study: optuna.Study, place: Place, folder: Path) -> str | None:
 
 
 def _holds(study: optuna.Study, location: str, named: set[str]) -> bool:
-    """Whether a place is the study's, with checkpoints of those that its trials name if they name any."""
+    """Whether a place is the study's and has one of its checkpoints, if there are any."""
     return is_owned(study, location) and (not named or not named.isdisjoint(open_artifacts(location).names()))
 
 

@@ -67,8 +67,8 @@ def retrain(
     worker = replace(settings.worker, study=finalists_name(study.study_name))
     place = finalists.place_of(study, settings.place.folder)
     with lock(worker.storage):
-        # Under the lock, which whoever raises the goal holds too: another command may have done so since the last
-        # look, and what is chosen from a part of its trials would be trained beside what is chosen from all.
+        # Checked under the lock, because a command that raises the goal holds it too: finalists chosen before and
+        # after that would both be trained.
         unfinished = not queue.is_done(study)
         if unfinished and not early:
             return False, None

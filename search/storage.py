@@ -86,7 +86,7 @@ def open_storage(url: str, mode: Mode = "read") -> RDBStorage:
 
 @contextmanager
 def opened(url: str, mode: Mode = "read") -> Iterator[RDBStorage]:
-    """What `open_storage` returns, closed at the end, whoever may still refer to it."""
+    """Open a storage for a block and close its connections afterwards."""
     storage = open_storage(url, mode)
     try:
         yield storage

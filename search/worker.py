@@ -75,16 +75,16 @@ class WorkerSettings:
 
 
 class Retried:
-    """A store that is tried again for as long as it is out of reach, as the database is.
+    """An artifact store that retries while it is unreachable, for as long as the database is retried.
 
     Args:
-        giving_up: asked before each new try.
+        giving_up: called before each retry; True ends the retries.
     """
 
     def __init__(self, artifacts: Artifacts, giving_up: Callable[[], bool]) -> None:
         self.artifacts, self.location = artifacts, artifacts.location
         self.giving_up = giving_up
-        self.failures = 0  # tries that failed: while they rise the worker is alive
+        self.failures = 0  # failed attempts so far; they count as signs of life
 
     def write(self, name: str, content: bytes) -> None:
         self._tried(lambda: self.artifacts.write(name, content))
@@ -93,7 +93,7 @@ class Retried:
         return self._tried(lambda: self.artifacts.read(name))
 
     def remove(self, name: str) -> None:
-        # A file too many does no harm, and `gc` finds it: no search ends for that.
+        # Best effort: a leftover file is harmless, and `gc` removes it later.
         with suppress(ArtifactError, OSError):
             self.artifacts.remove(name)
 
@@ -109,7 +109,7 @@ class Retried:
         except (ArtifactError, OSError) as error:
             if not is_transient(error):
                 raise
-            # Not transient any more: whoever tries the whole trial again would wait, and train, for as long again.
+            # Reported as permanent: retrying the whole trial would train and wait for as long again.
             raise ArtifactError(f"{self.location} is out of reach: {' '.join(str(error).split())}") from error
 
     def _failed(self) -> bool:
@@ -268,7 +268,7 @@ def _run(
     except (OSError, ArtifactError):  # the disk's trouble is not the trial's
         persistently(lambda: lease.give_back(study, ticket))
         if asked():
-            return  # it gave up because it is to end
+            return  # the worker was asked to stop while it waited
         raise
     except Exception as error:  # whatever else a trial raises ends that attempt, not the search
         reason = f"{type(error).__name__}: {error}"

@@ -70,6 +70,14 @@ def choose(study: optuna.Study, settings: WorkerSettings, data_set: DataSet, top
     return again
 
 
+def retrained(study: optuna.Study, folder: Path) -> tuple[Standings, optuna.Study]:
+    """The standings of a study's finalists, and the finalists' own study."""
+    standings, again = standings_of(study, folder), finalists_of(study)
+    assert standings is not None
+    assert again is not None
+    return standings, again
+
+
 def filters_of(defined: StudyDefinition | None) -> list[object]:
     assert defined is not None
     return [part["filters"][0] for part in defined.grid]
@@ -134,9 +142,7 @@ def test_they_are_trained_again_and_the_winner_is_the_best_mean(
 ) -> None:
     study, settings = searched
     retrain(settings, 2, 3)
-    standings, again = standings_of(study, tmp_path / "s"), finalists_of(study)
-    assert standings is not None
-    assert again is not None
+    standings, again = retrained(study, tmp_path / "s")
     assert (standings.trained, standings.wanted, standings.test) == (6, 6, None)
     first, second = standings.finalists
     assert first.again.accuracy.mean >= second.again.accuracy.mean
@@ -203,9 +209,7 @@ def test_a_winner_whose_checkpoint_is_damaged_is_not_put_in_place(
 ) -> None:
     study, settings = searched
     retrain(settings, 2, 1)
-    standings, again = standings_of(study, tmp_path / "s"), finalists_of(study)
-    assert standings is not None
-    assert again is not None
+    standings, again = retrained(study, tmp_path / "s")
     winner = tmp_path / "s.finalists" / "checkpoints" / f"trial-{standings.winner.again.trials[0]:05d}-epoch-1.pt"
     content = bytearray(winner.read_bytes())
     content[len(content) // 2] ^= 1

@@ -55,6 +55,7 @@ def worker(
         storage=url_of(storage, output),
         study=study,
         data_dir=data_dir,
+        output=output,
         device=device_of(device).type,
         grace=grace,
         follow=follow,
@@ -129,8 +130,8 @@ def stop(study: str, storage: str | None, output: Path | None) -> None:
 def delete(study: str, storage: str | None, output: Path | None, artifacts: str | None, yes: bool) -> None:
     """Delete STUDY: its trials, finalists, checkpoints and report.
 
-    Files are deleted in --output and --artifacts only, or beside an SQLite database. What the study has elsewhere is
-    named and left.
+    Only files below --output and --artifacts, or beside an SQLite database, are deleted. Other files of the study
+    are listed and kept.
 
     \b
     Examples:
@@ -139,17 +140,17 @@ def delete(study: str, storage: str | None, output: Path | None, artifacts: str 
     """
     from search import collect
     from search.artifacts import located
-    from search.places import is_within, named
+    from search.places import deletable_roots, is_within
     from search.storage import lock
     from search.summary import summarize
 
     url = url_of(storage, output)
     with opened_study(study, storage, output, mode="write") as (opened, folder):
-        trials, roots = summarize(opened, folder).trials, named(opened, output, located(artifacts))
+        trials, roots = summarize(opened, folder).trials, deletable_roots(opened, output, located(artifacts))
         files = collect.files_of(opened, folder, located(artifacts))
         places = [place for each in files for place in each.places]
         left = [place for place in places if not is_within(place, roots)]
-        rest = f" Files in {' and '.join(left)} stay; --output and --artifacts name what is to go too." if left else ""
+        rest = f" Files in {' and '.join(left)} stay: name them with --output or --artifacts." if left else ""
         if not yes:
             gone = " and ".join(place for place in places if place not in left)
             click.confirm(
@@ -162,7 +163,7 @@ def delete(study: str, storage: str | None, output: Path | None, artifacts: str 
                 collect.delete(each, roots)
     click.echo(f"Study {study} is deleted.")
     if left:
-        click.echo(f"Its files in {' and '.join(left)} were left.")
+        click.echo(f"Its files in {' and '.join(left)} were kept.")
 
 
 @click.command(short_help="Remove checkpoints of beaten trials.")
@@ -173,7 +174,7 @@ def delete(study: str, storage: str | None, output: Path | None, artifacts: str 
 def gc(study: str, storage: str | None, output: Path | None, artifacts: str | None, keep: int | None) -> None:
     """Remove the checkpoints of STUDY that are not among its best and that no waiting or running trial needs.
 
-    Files are removed in --output and --artifacts only, or beside an SQLite database.
+    Only files below --output and --artifacts, or beside an SQLite database, are removed.
 
     \b
     Example:
@@ -181,12 +182,12 @@ def gc(study: str, storage: str | None, output: Path | None, artifacts: str | No
     """
     from search import collect
     from search.artifacts import located, open_artifacts
-    from search.places import KEEP, check_within, named
+    from search.places import KEEP, check_within, deletable_roots
     from search.text import count
 
     with opened_study(study, storage, output, mode="write") as (opened, folder):
         location = collect.files_of(opened, folder, located(artifacts))[0].location
-        check_within(opened, location, named(opened, output, located(artifacts)))
+        check_within(opened, location, deletable_roots(opened, output, located(artifacts)))
         store = open_artifacts(location)
         beaten = collect.drop_beaten(opened, store, keep or opened.user_attrs[KEEP])
         orphans = collect.drop_orphans(opened, store)
