@@ -169,7 +169,7 @@ def resume(checkpoint: Checkpoint, device: torch.device) -> Training:
 
 
 def made_with(training: Training) -> dict[str, Any]:
-    """Versions, machine and git commit, for whoever wants the same result again."""
+    """Versions, machine and git commit, to reproduce the result."""
     return {
         "fmnist_search": version("fmnist-search"),
         "torch": str(torch.__version__),

@@ -1,4 +1,4 @@
-"""The errors that a user can mend. Their message is one line that says how."""
+"""Errors that a user can fix. Their message is one line that says how."""
 
 
 class ExpectedError(Exception):

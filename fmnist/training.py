@@ -194,7 +194,7 @@ class Training:
         return loss.detach(), (logits.argmax(dim=1) == labels).sum()
 
     def _learning_rate(self) -> float:
-        """Of the step that is being made. It depends on what has been, and not on how long the training is to be."""
+        """Learning rate for the current step; independent of the epoch budget."""
         images = self.steps * self.hyperparameters.batch_size
         warmth = min(1.0, self.steps / WARMUP_STEPS)
         return self.hyperparameters.learning_rate * warmth / math.sqrt(1 + images / DECAY_HORIZON)

@@ -1,4 +1,4 @@
-"""The sign of life of whoever holds a ticket: given for as long as its training moves."""
+"""Heartbeat of the worker that holds a ticket, renewed only while its training advances."""
 
 import threading
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""What it is to hold a ticket: an attempt on record, fenced writes, an end.
+"""Exclusive ownership of a running trial: a recorded attempt, fenced writes, and its end.
 
 An attempt is an entry in the trial's user attribute "attempts". Whoever wrote the last
 entry of a RUNNING trial holds the ticket, and each way to end an attempt is one

@@ -44,7 +44,7 @@ class Progress:
         self.live = console.is_interactive and not quiet
 
     def shown(self) -> AbstractContextManager[None]:
-        """What it shows is to be seen for as long as this lasts."""
+        """Display the live view inside this context."""
         return live_view(self.console, self.view, stays=False) if self.live else nullcontext()
 
     def show(self, summary: Summary, newly_finished: list[FrozenTrial]) -> None:

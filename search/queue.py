@@ -109,7 +109,7 @@ def refill(study: optuna.Study, url: str) -> int:
 
 
 def _next_points(study: optuna.Study, definition: StudyDefinition, trials: int) -> list[space.Point]:
-    """The tickets that are to be made now on the way to that many trials."""
+    """The tickets to create now on the way to that many trials."""
     state = counts(study)
     missing = min(trials - size(study), AHEAD - state[TrialState.WAITING])
     return [point or {} for point in itertools.islice(_points(study, definition), max(0, missing))]
@@ -157,7 +157,7 @@ def _points_of_grid(study: optuna.Study, definition: StudyDefinition) -> Iterato
 
 
 def check_failures(study: optuna.Study) -> None:
-    """See whether failing is the rule.
+    """Raise TooManyFailures if failed trials outnumber half the finished ones.
 
     Raises:
         TooManyFailures: since the goal was set, more than half as many trials failed as

@@ -148,7 +148,7 @@ def checkpoint(standings: Standings) -> str:
 
 
 def caution(summary: Summary) -> str:
-    """What is to be said with a best trial's accuracy."""
+    """Caveat shown beside a single-run score."""
     if summary.trials.finished == 1:
         return "This is one training (one seed): another one of it will score a little differently."
     return (

@@ -18,7 +18,7 @@ from search.cli import deployment, doctor, networks, results, serving, settings,
 
 
 class ExpectedFailure(click.ClickException):
-    """An error that the user can mend, shown as one line."""
+    """An error that the user can fix, shown as one line."""
 
     def __init__(self, error: ExpectedError | OSError) -> None:
         text = str(error)

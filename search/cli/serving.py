@@ -67,7 +67,7 @@ def dashboard(
 
 
 def _password(user: str, file: Path | None) -> str:
-    """The password from a file, else from the environment, else from whoever sits at the terminal.
+    """The password from a file, else from the environment, else from a prompt.
 
     Raises:
         click.UsageError: there is none.
