@@ -192,15 +192,19 @@ Make = Callable[..., tuple[optuna.Study, WorkerSettings]]
 
 @pytest.fixture
 def make(tmp_path: Path, tiny: DataSet, tiny_folder: Path) -> Make:
-    """Make the study "s" with its tickets in a database, SQLite unless it is named; its files are in tmp_path / "s"."""
+    """Make the study "s" with its tickets in a database, SQLite unless it is named; its files are in tmp_path / "s" too."""
 
     def made(
-        defined: StudyDefinition, trials: int, url: str | None = None, artifacts: str | None = None
+        defined: StudyDefinition,
+        trials: int,
+        url: str | None = None,
+        artifacts: str | None = None,
+        folder: Path = tmp_path / "s",
     ) -> tuple[optuna.Study, WorkerSettings]:
         url = url or default_url(tmp_path)
         storage = open_storage(url, "create")
         with lock(url):
-            study = open_study(storage, "s", defined, tiny, Place(tmp_path / "s", artifacts))
+            study = open_study(storage, "s", defined, tiny, Place(folder, artifacts))
             queue.top_up(study, defined, trials)
         return study, WorkerSettings(url, "s", tiny_folder)
 

@@ -11,6 +11,7 @@ from fmnist import source
 from fmnist.data import DataSet
 from search import definition as definitions
 from search.definition import StudyDefinition
+from search.places import folder_of
 from search.report.provenance import Provenance, _options, as_toml, provenance
 from search.study import versions
 from search.worker import work
@@ -39,7 +40,7 @@ def gathered(make: Make, tiny: DataSet, *, trials: int = 1, data: bool = True) -
     defined = definition(defaults={"architecture": "simple", "epochs": 1, "filters": 4, "learning_rate": 0.002})
     study, settings = make(defined, trials)
     work(settings, lambda: False)
-    folder = Path(study.user_attrs["folder"])
+    folder = folder_of(study)
     return provenance(study, defined, folder, study.trials, tiny if data else None), folder
 
 

@@ -73,8 +73,9 @@ def test_one_worker_comes_to_the_same_trials_from_the_same_seed(
 ) -> None:
     found = []
     urls = [f"sqlite:///{tmp_path / 'one.db'}", f"sqlite:///{tmp_path / 'two.db'}", postgresql.create_database()]
-    for url, seed in zip(urls, (0, 1, 0), strict=True):
-        study, settings = make(definition(sampler=sampler, pruner="halving", seed=seed), 14, url)
+    for index, (url, seed) in enumerate(zip(urls, (0, 1, 0), strict=True)):
+        defined = definition(sampler=sampler, pruner="halving", seed=seed)
+        study, settings = make(defined, 14, url, folder=tmp_path / f"s-{index}")
         work(settings, never)
         found.append([(trial.params, trial.value, trial.user_attrs[CHECKPOINT]["weights"]) for trial in study.trials])
     assert found[0] == found[2]
