@@ -16,6 +16,7 @@ from fmnist.hyperparameters import Hyperparameters
 from search import catalogue, definition, presentation, space
 from search.cli import main
 from search.cli.settings import FILE, options_of
+from search.cli.settings import read as read_settings
 from search.definition import DefinitionError, StudyDefinition
 from search.parameter import Parameter
 from tests.conftest import STUDY, Make
@@ -98,7 +99,7 @@ def use(read: StudyDefinition) -> None:
     presentation.show_catalogue(presentation.terminal(), [entry])
 
 
-@settings(BOUNDED, max_examples=300)
+@settings(BOUNDED, max_examples=150)
 @given(content=study_files())
 def test_a_study_file_of_any_values(tmp_path_factory: pytest.TempPathFactory, content: str) -> None:
     file = tmp_path_factory.getbasetemp() / "any-values.toml"
@@ -176,7 +177,7 @@ def check(arguments: list[str]) -> None:
         assert "\nError: " in f"\n{result.stderr}" or "Aborted!" in result.stderr, result.output
 
 
-@settings(BOUNDED, max_examples=300)
+@settings(BOUNDED, max_examples=30)
 @given(arguments=command_lines(sorted(main.commands.keys() - {"dashboard"})))
 @example(arguments=["export", ""])
 @example(arguments=["run", "\udcff.toml"])
@@ -184,7 +185,7 @@ def test_a_command_line_of_any_values(nowhere: Path, arguments: list[str]) -> No
     check(arguments)
 
 
-@settings(BOUNDED, max_examples=150)
+@settings(BOUNDED, max_examples=20)
 @given(arguments=command_lines(["best", "delete", "enqueue", "gc", "report", "reproduce", "status", "stop"], "watch"))
 def test_a_command_line_of_any_values_on_a_study_that_is_there(nowhere: Path, make: Make, arguments: list[str]) -> None:
     if not (nowhere / "studies.db").exists():
@@ -192,7 +193,22 @@ def test_a_command_line_of_any_values_on_a_study_that_is_there(nowhere: Path, ma
     check([*arguments[:1], "--output", str(nowhere), *arguments[1:]])
 
 
-@settings(BOUNDED, max_examples=200)
+@settings(BOUNDED, max_examples=300)
+@given(assignment=st.builds("{}={}".format, st.sampled_from(KNOWN) | TEXTS, SCALARS) | ARGUMENTS)
+def test_an_assignment_of_any_values(assignment: str) -> None:
+    read = defined()
+    try:
+        name, value = space.parse_assignment(read, assignment)
+    except DefinitionError as error:
+        message = str(error)
+    else:
+        assert name in read.space
+        assert json.loads(json.dumps(value, allow_nan=False)) == value
+        return
+    assert message.startswith(f"--set {assignment}: ")
+
+
+@settings(BOUNDED, max_examples=150)
 @given(
     content=st.dictionaries(
         st.sampled_from([*main.commands, "keep", "storage", "data-dir"]) | TEXTS, VALUES, max_size=4
@@ -202,4 +218,12 @@ def test_a_settings_file_of_any_values(nowhere: Path, content: dict[str, Any]) -
     FILE.write_text(
         "".join(f"{toml(key)} = {toml(value)}\n" for key, value in content.items()), encoding="utf-8", errors="replace"
     )
-    check(["status", "s"])
+    try:
+        read = read_settings(click.Context(main), main.commands)
+    except click.UsageError as error:
+        message = error.message
+    else:
+        assert read.keys() <= main.commands.keys()
+        return
+    assert message.startswith(f"{FILE}: ")
+    assert len(message.splitlines()) == 1
