@@ -192,7 +192,7 @@ Make = Callable[..., tuple[optuna.Study, WorkerSettings]]
 
 @pytest.fixture
 def make(tmp_path: Path, tiny: DataSet, tiny_folder: Path) -> Make:
-    """Make the study "s" with its tickets in a database, SQLite unless it is named; its files are in tmp_path / "s" too."""
+    """Make the study "s" with its tickets in a database; without a name that is SQLite."""
 
     def made(
         defined: StudyDefinition,
