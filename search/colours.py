@@ -5,7 +5,7 @@ and to a dark background (their blue is lightened for it), and a grey for what w
 """
 
 COLOURS = {"complete": "#2B87C8", "pruned": "#7F8790", "fail": "#CC79A7"}
-BEST = "#D55E00"
+BEST_COLOUR = "#D55E00"
 AGAIN = "#009E73"
 THREE = ("#2B87C8", "#009E73", "#CC79A7")
 SCALE = "Cividis"

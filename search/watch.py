@@ -20,7 +20,7 @@ from search.record import FINISHED
 from search.study import definition_of, finalists_of
 from search.summary import Summary, summarize
 
-PATIENCE = 30.0  # seconds after the last trial within which a `run` has made the study of its finalists
+AWAITED_FINALISTS = 30.0  # seconds after the last trial within which a `run` has made the study of its finalists
 
 
 def watch(study: optuna.Study, folder: Path, console: Console, seconds: float, *, as_json: bool) -> None:
@@ -49,7 +49,7 @@ def watch(study: optuna.Study, folder: Path, console: Console, seconds: float, *
                 said = line
             if left:
                 busy = time.monotonic()
-            elif not awaited or time.monotonic() - busy > PATIENCE:
+            elif not awaited or time.monotonic() - busy > AWAITED_FINALISTS:
                 return
             time.sleep(seconds)
 

@@ -17,7 +17,7 @@ from search.report.cost import Cost
 from search.report.custom_plots import MOST, custom_plots, publish
 from search.report.importance import Importance, Importances
 from search.report.network import BestNetwork, Filters
-from search.report.note import MARK, note, with_note
+from search.report.note import END_OF_OURS, note, with_note
 from search.report.provenance import Provenance
 from search.storage import open_storage
 from search.study import DEFINITION
@@ -187,10 +187,10 @@ def test_a_name_is_a_name_in_the_note(analysis: Analysis) -> None:
 
 def test_what_people_wrote_stays_below() -> None:
     once = with_note("## Answer\n\nfirst", "mine")
-    assert once == f"## Answer\n\nfirst\n\n{MARK}\n\nmine"
+    assert once == f"## Answer\n\nfirst\n\n{END_OF_OURS}\n\nmine"
     again = with_note("## Answer\n\nsecond", f"{once}\nmore of mine\n")
-    assert again == f"## Answer\n\nsecond\n\n{MARK}\n\nmine\nmore of mine"
-    assert with_note("third", with_note("second", "")) == f"third\n\n{MARK}"
+    assert again == f"## Answer\n\nsecond\n\n{END_OF_OURS}\n\nmine\nmore of mine"
+    assert with_note("third", with_note("second", "")) == f"third\n\n{END_OF_OURS}"
 
 
 def test_it_is_published_again_in_the_place_of_the_former(analysis: Analysis, url: str) -> None:

@@ -120,12 +120,12 @@ def test_finalists_that_nobody_chooses_are_not_waited_for_without_end(
     """Workers alone end a search so. One that had ended before is not waited for at all."""
     study, settings = make(definition(finalists=1), 1)
     worker = threading.Thread(target=work, args=(settings, lambda: False))
-    monkeypatch.setattr(watch, "PATIENCE", 0.3)
+    monkeypatch.setattr(watch, "AWAITED_FINALISTS", 0.3)
     worker.start()
     watch.watch(study, tmp_path / "s", Console(), 0.1, as_json=False)
     worker.join()
     assert "Study s: 1 trial finished" in capsys.readouterr().out
-    monkeypatch.setattr(watch, "PATIENCE", 1e9)
+    monkeypatch.setattr(watch, "AWAITED_FINALISTS", 1e9)
     watch.watch(study, tmp_path / "s", Console(), 0.1, as_json=False)
     assert "Study s: 1 trial finished" in capsys.readouterr().out
 

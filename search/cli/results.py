@@ -58,21 +58,21 @@ def status(study: str, storage: str | None, output: Path | None, watch: float | 
     if not watch:
         gc.disable()  # it ends soon: even the collector's last look takes a tenth of its time
 
-    from search import presentation
     from search.finalists import standings_of
+    from search.presentation import show_status, terminal
     from search.summary import summarize
 
     with opened_study(study, storage, output) as (opened, folder):
         if watch:
             from search.watch import watch as keep_watching
 
-            keep_watching(opened, folder, presentation.terminal(), watch, as_json=as_json)
+            keep_watching(opened, folder, terminal(), watch, as_json=as_json)
             return
         summary, standings = summarize(opened, folder), standings_of(opened, folder)
     if as_json:
         click.echo(json.dumps(summary.as_json()))
     else:
-        presentation.show_status(presentation.terminal(), summary, standings)
+        show_status(terminal(), summary, standings)
 
 
 @click.command(short_help="Show a study's answer.")
@@ -90,8 +90,8 @@ def best(study: str, storage: str | None, output: Path | None, as_json: bool) ->
     """
     from dataclasses import asdict
 
-    from search import presentation
     from search.finalists import standings_of
+    from search.presentation import show_best, terminal
     from search.summary import summarize
 
     with opened_study(study, storage, output) as (opened, folder):
@@ -99,7 +99,7 @@ def best(study: str, storage: str | None, output: Path | None, as_json: bool) ->
     if as_json:
         click.echo(json.dumps(asdict(summary.best) if summary.best else None))
     else:
-        presentation.show_best(presentation.terminal(), summary, standings)
+        show_best(terminal(), summary, standings)
 
 
 @click.command(short_help="Write the report of a STUDY.")

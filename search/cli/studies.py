@@ -91,10 +91,11 @@ def run(
       fmnist-search run cnn --json > trials.jsonl
       fmnist-search run --engine ray --workers 16 --storage postgresql://me@db/studies
     """
-    from search import definition, presentation
+    from search import definition
     from search.drain import RunSettings
     from search.origin import command_line
     from search.outage import reported
+    from search.presentation import show, terminal
     from search.run import run_search
 
     check_engine(engine, workers)
@@ -118,13 +119,13 @@ def run(
         address=address,
         command=command_line(["run", *as_arguments(click.get_current_context()), *sys.argv[2:]]),
     )
-    console = presentation.terminal()
+    console = terminal()
     result = run_search(wanted, settings, console)
     if as_json:
         click.echo(json.dumps(result.as_json()))
     else:
         with reported(settings.worker.storage):
-            presentation.show(console, result, settings.worker.storage)
+            show(console, result, settings.worker.storage)
     if result.error:
         raise result.error
     if result.stopped == "interrupted":
@@ -168,9 +169,9 @@ def finalists(
       fmnist-search finalists cnn --top 5 --seeds 5
     """
     from fmnist.data import load
-    from search import presentation
     from search.drain import RunSettings
     from search.outputs import REPORT
+    from search.presentation import show_finalists, terminal
     from search.report import write
     from search.retrain import run_finalists
 
@@ -189,14 +190,14 @@ def finalists(
             engine=engine,
             address=address,
         )
-    console = presentation.terminal()
+    console = terminal()
     standings, stopped = run_finalists(settings, top, seeds, console)
     with opened_study(study, storage, output) as (opened, folder):
         written = write(opened, folder, folder / REPORT, lambda: load(data_dir), url_of(storage, output))
     if as_json:
         click.echo(json.dumps(standings.as_json() if standings else None))
     else:
-        presentation.show_finalists(console, study, standings)
+        show_finalists(console, study, standings)
         click.echo(f"Report           {written}")
     if stopped == "interrupted":
         raise SystemExit(130)
@@ -210,6 +211,7 @@ def studies() -> None:
     Example:
       fmnist-search studies
     """
-    from search import catalogue, presentation
+    from search import catalogue
+    from search.presentation import show_catalogue, terminal
 
-    presentation.show_catalogue(presentation.terminal(), catalogue.entries())
+    show_catalogue(terminal(), catalogue.entries())

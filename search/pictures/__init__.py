@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 
 from fmnist.classes import CLASSES
-from search.colours import BEST, COLOURS, INK
+from search.colours import BEST_COLOUR, COLOURS, INK
 from search.record import Epoch
 from search.text import percent
 
@@ -52,7 +52,7 @@ def learning_curve(title: str, score_on: str, history: Sequence[Epoch]) -> str:
     return _drawn(
         "curve.svg",
         title=f"{title}: {percent(history[-1].accuracy)} {score_on}",
-        lines=[(score_on, BEST, "", scored), ("training", COLOURS["complete"], "2 5", training)],
+        lines=[(score_on, BEST_COLOUR, "", scored), ("training", COLOURS["complete"], "2 5", training)],
         x_ticks=[(x.place(tick), f"{tick:g}") for tick in x.ticks()],
         y_ticks=[(y.place(tick), f"{100 * tick:.3g} %") for tick in y.ticks()],
         left=LEFT,

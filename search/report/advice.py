@@ -21,7 +21,7 @@ CHEAPER = 0.8  # of the best one's time: a tie that takes more is not worth a wo
 MOST_SEEDS = 50  # of a training that anyone would make
 
 
-def tie(standings: Standings | None) -> str | None:
+def advice_on_tie(standings: Standings | None) -> str | None:
     """What to do where the winner of the finalists is the default, or cannot be told from it."""
     if standings is None or standings.winner is None or not standings.decided:
         return None
@@ -46,7 +46,9 @@ def tie(standings: Standings | None) -> str | None:
     )
 
 
-def luck(definition: StudyDefinition, standings: Standings | None, ranking: list[Configuration]) -> str | None:
+def advice_on_luck(
+    definition: StudyDefinition, standings: Standings | None, ranking: list[Configuration]
+) -> str | None:
     """To train the best of several single trainings again."""
     if standings or definition.seeds > 1 or len(ranking) < 2:
         return None
@@ -56,7 +58,7 @@ def luck(definition: StudyDefinition, standings: Standings | None, ranking: list
     )
 
 
-def cheaper(standings: Standings | None, ranking: list[Configuration]) -> str | None:
+def advice_on_cost(standings: Standings | None, ranking: list[Configuration]) -> str | None:
     """The one that takes the least time of those that cannot be told from the best."""
     finalists = standings.finalists if standings else []
     named = [(words.called(finalist), finalist.again) for finalist in finalists] or [
@@ -78,7 +80,7 @@ def cheaper(standings: Standings | None, ranking: list[Configuration]) -> str | 
     )
 
 
-def unimportant(found: Importances | None) -> str | None:
+def advice_on_unimportant(found: Importances | None) -> str | None:
     """Hyperparameters that each method finds not to matter."""
     if found is None or found.fanova is None:
         return None
@@ -93,7 +95,7 @@ def unimportant(found: Importances | None) -> str | None:
     )
 
 
-def patience(definition: StudyDefinition, found: Audit | None) -> str | None:
+def advice_on_patience(definition: StudyDefinition, found: Audit | None) -> str | None:
     """A pruner that waits longer, if the audit says that this one ends good trials."""
     if found is None or found.false is None or found.false.low <= IMPATIENT:
         return None
@@ -104,7 +106,7 @@ def patience(definition: StudyDefinition, found: Audit | None) -> str | None:
     )
 
 
-def rates(trials: list[FrozenTrial]) -> str | None:
+def advice_on_learning_rates(trials: list[FrozenTrial]) -> str | None:
     """Where to end the range of learning rates, if trials diverge only beyond those of the best."""
     finished = [trial for trial in trials if trial.state in FINISHED]
     lost = [trial.params["learning_rate"] for trial in finished if diverged(trial) and "learning_rate" in trial.params]
@@ -117,7 +119,7 @@ def rates(trials: list[FrozenTrial]) -> str | None:
     )
 
 
-def more(found: Importances | None) -> str | None:
+def advice_on_more_trials(found: Importances | None) -> str | None:
     """More trials, where they are too few to say what matters."""
     if found is None or not found.finished or found.complete >= FEWEST_COMPLETE:
         return None

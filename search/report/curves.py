@@ -10,14 +10,14 @@ from search.record import history_of
 from search.statistics import estimate
 from search.text import percent, points
 
-MOST = 5  # trials whose curves are looked at
+BEST_TRIALS = 5  # trials whose curves are looked at
 RISE = 1.02  # of a loss over its minimum: less is not called overfitting
 
 
 def best_trials(trials: list[FrozenTrial]) -> list[FrozenTrial]:
     """The complete trials of the highest accuracy, the best first."""
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and history_of(trial)]
-    return sorted(complete, key=lambda trial: trial.value or 0.0, reverse=True)[:MOST]
+    return sorted(complete, key=lambda trial: trial.value or 0.0, reverse=True)[:BEST_TRIALS]
 
 
 def overfitting(score_on: ScoreOn, trials: list[FrozenTrial]) -> str | None:
@@ -52,7 +52,7 @@ def improving(trials: list[FrozenTrial]) -> str | None:
         whole = [epoch.accuracy for epoch in history_of(trial) if epoch.epoch == int(epoch.epoch)]
         if trial.state == TrialState.COMPLETE and len(whole) >= 2:
             ends.append((whole[-2], whole[-1]))
-    gains = [last - before for before, last in sorted(ends, reverse=True)[:MOST]]
+    gains = [last - before for before, last in sorted(ends, reverse=True)[:BEST_TRIALS]]
     if len(gains) < 3:
         return None
     gain = estimate(gains)

@@ -15,7 +15,7 @@ FEWEST = 10  # finished trials below which a best value at an edge tells nothing
 EDGE = 0.02  # of a range's width
 
 
-def sentence(definition: StudyDefinition, trials: list[FrozenTrial], best: Configuration | None) -> str | None:
+def advice_on_edges(definition: StudyDefinition, trials: list[FrozenTrial], best: Configuration | None) -> str | None:
     """Which ranges to widen, if the best configuration lies at an edge of them."""
     finished = [trial for trial in trials if trial.state in FINISHED]
     if len(finished) < FEWEST or best is None:

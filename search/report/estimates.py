@@ -3,7 +3,7 @@
 import plotly.graph_objects as go
 
 from search import words
-from search.colours import BEST, COLOURS, THREE
+from search.colours import BEST_COLOUR, COLOURS, THREE
 from search.report.analysis import Analysis
 from search.report.comparison import Comparison
 from search.report.style import SHARE, figure_of, lines_of, wrapped
@@ -27,7 +27,7 @@ def finalists(analysis: Analysis) -> go.Figure:
         y=[name for _, name in searched],
         mode="markers",
         name="in the search",
-        marker={"color": BEST, "symbol": "circle-open", "size": 11, "line": {"width": 2}},
+        marker={"color": BEST_COLOUR, "symbol": "circle-open", "size": 11, "line": {"width": 2}},
         hovertemplate="%{y} in the search: %{x:.2%}<extra></extra>",
     )
     _dots(figure, [finalist.again.accuracy for finalist in rows], names, "re-trained, 95 % interval")

@@ -2,12 +2,12 @@
 
 import plotly.graph_objects as go
 
-from search.colours import AGAIN, BEST, COLOURS, THREE
-from search.report import selection
+from search.colours import AGAIN, BEST_COLOUR, COLOURS, THREE
 from search.report.analysis import Analysis
 from search.report.comparison import Comparison
 from search.report.course import Spell, TrialRecord
-from search.report.curves import MOST
+from search.report.curves import BEST_TRIALS
+from search.report.selection import drawn_curves, drawn_trials
 from search.report.style import ACCURACY, SHARE, clock, figure_of, literal
 from search.text import assignments
 
@@ -17,7 +17,7 @@ KINDS = {  # of what a worker did
     "complete": COLOURS["complete"],
     "pruned": COLOURS["pruned"],
     "finalists": AGAIN,
-    "running": BEST,
+    "running": BEST_COLOUR,
     "given back, or ended otherwise": COLOURS["fail"],
 }
 
@@ -25,7 +25,7 @@ KINDS = {  # of what a worker did
 def history(analysis: Analysis) -> go.Figure:
     """The accuracy of each trial, and the best complete one so far."""
     figure = figure_of("trial", f"{analysis.summary.score_on} accuracy", yaxis_tickformat=SHARE)
-    trials = selection.drawn(analysis.trials)
+    trials = drawn_trials(analysis.trials)
     return _progress(figure, trials, [trial.number for trial in trials], _best_so_far(analysis, "number"))
 
 
@@ -34,7 +34,7 @@ def history_by_time(analysis: Analysis) -> go.Figure:
     unit, name = clock(max((trial.ended for trial in analysis.trials), default=0.0))
     title = f"{name} since the first trial began"
     figure = figure_of(title, f"{analysis.summary.score_on} accuracy", yaxis_tickformat=SHARE)
-    trials = selection.drawn(analysis.trials)
+    trials = drawn_trials(analysis.trials)
     numbers, best = _best_so_far(analysis, "ended")
     ends = [trial.ended / unit for trial in trials]
     return _progress(figure, trials, ends, ([number / unit for number in numbers], best))
@@ -59,7 +59,7 @@ def _progress(
         x=best[0],
         y=best[1],
         mode="lines",
-        line={"shape": "hv", "color": BEST, "width": 2.5},
+        line={"shape": "hv", "color": BEST_COLOUR, "width": 2.5},
         name="best single training so far",
         hovertemplate=f"best single training so far: {ACCURACY}",
     )
@@ -86,7 +86,7 @@ def intermediate_values(analysis: Analysis) -> go.Figure:
         "epoch", f"{analysis.summary.score_on} accuracy", yaxis_tickformat=SHARE, xaxis_rangemode="tozero"
     )
     best = analysis.summary.best.number if analysis.summary.best else None
-    trials = selection.curves(analysis.trials)
+    trials = drawn_curves(analysis.trials)
     for state in ("pruned", "fail", "complete"):
         shown = [trial for trial in trials if trial.state == state and trial.number != best]
         if shown:
@@ -103,7 +103,7 @@ def intermediate_values(analysis: Analysis) -> go.Figure:
             )
     if best is not None:
         shown = [trial for trial in trials if trial.number == best]
-        _curves(figure, shown, f"trial {best}, the best single training", BEST, 3)
+        _curves(figure, shown, f"trial {best}, the best single training", BEST_COLOUR, 3)
     return figure
 
 
@@ -125,7 +125,7 @@ def timeline(analysis: Analysis) -> go.Figure:
     """What each worker did when: a bar for each attempt at a trial."""
     unit, name = clock(analysis.seconds)
     figure = figure_of(f"{name} since the first trial began", "", barmode="overlay")
-    shown = {trial.number for trial in selection.drawn(analysis.trials)}
+    shown = {trial.number for trial in drawn_trials(analysis.trials)}
     spells = [each for each in analysis.spells if each.again or each.outcome == "running" or each.trial in shown]
     for kind, colour in KINDS.items():
         bars = [each for each in spells if _kind(each) == kind]
@@ -185,11 +185,11 @@ def training_curves(analysis: Analysis) -> go.Figure:
     """The best trials' accuracy on the images they learn from and on those that score them."""
     figure = figure_of("epoch", "accuracy", yaxis_tickformat=SHARE, xaxis_rangemode="tozero")
     complete = [trial for trial in analysis.trials if trial.state == "complete" and trial.history]
-    best = sorted(complete, key=lambda trial: trial.accuracy or 0.0, reverse=True)[:MOST]
+    best = sorted(complete, key=lambda trial: trial.accuracy or 0.0, reverse=True)[:BEST_TRIALS]
     for first, trial in enumerate(best):
         x = [epoch.epoch for epoch in trial.history]
         for name, values, colour, dash in (
-            (analysis.summary.score_on, [epoch.accuracy for epoch in trial.history], BEST, "solid"),
+            (analysis.summary.score_on, [epoch.accuracy for epoch in trial.history], BEST_COLOUR, "solid"),
             ("training", [epoch.train_accuracy for epoch in trial.history], COLOURS["complete"], "dot"),
         ):
             figure.add_scatter(
@@ -214,7 +214,7 @@ def best_so_far(comparison: Comparison, by: str) -> go.Figure:
         x = progress.epochs if by == "epochs" else [seconds / 60 for seconds in progress.seconds]
         name = literal(answer.study)
         figure.add_scatter(x=x, y=progress.best, mode="lines+markers", line={"shape": "hv"}, name=name)
-    return figure.update_layout(colorway=[*THREE, BEST, COLOURS["pruned"]])
+    return figure.update_layout(colorway=[*THREE, BEST_COLOUR, COLOURS["pruned"]])
 
 
 def _scored(trial: TrialRecord) -> bool:

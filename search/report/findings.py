@@ -9,10 +9,20 @@ from search.definition import StudyDefinition
 from search.finalists import Standings
 from search.ranking import Configuration, diverged
 from search.record import FINISHED
-from search.report import advice, curves, edges, writeup
+from search.report.advice import (
+    advice_on_cost,
+    advice_on_learning_rates,
+    advice_on_luck,
+    advice_on_more_trials,
+    advice_on_patience,
+    advice_on_tie,
+    advice_on_unimportant,
+)
+from search.report.curves import improving, overfitting
+from search.report.edges import advice_on_edges
 from search.report.importance import Importance, Importances
 from search.report.pruning import CONTENDERS, FEWEST_AUDITED, Audit, Pruning
-from search.report.writeup import Comparison
+from search.report.writeup import Comparison, verdict
 from search.text import count, percent, points, short
 
 NEXT = ("edge", "improving", "tie", "luck", "cheaper", "unimportant", "patience", "rates", "more")  # what to try
@@ -45,25 +55,25 @@ def findings(evidence: Evidence) -> list[Finding]:
     ranking, standings = evidence.ranking, evidence.standings
     again = [finalist.again for finalist in standings.finalists] if standings else ranking
     said = {
-        "write-up": writeup.verdict(evidence.comparison) if evidence.comparison else None,
+        "write-up": verdict(evidence.comparison) if evidence.comparison else None,
         "ranking": words.ranked(evidence.ranking) if evidence.definition.seeds > 1 else None,
         "noise": _noise(again),
         "importance": _importance(evidence.importances) if evidence.importances else None,
         "diverged": _diverged(evidence.trials),
         "pruning": _pruning(evidence.pruning),
         "audit": _audit(evidence.audit),
-        "overfitting": curves.overfitting(evidence.definition.score_on, evidence.trials),
-        "edge": edges.sentence(
+        "overfitting": overfitting(evidence.definition.score_on, evidence.trials),
+        "edge": advice_on_edges(
             evidence.definition, evidence.trials, next((one for one in again[:1] if one.whole), None)
         ),
-        "improving": curves.improving(evidence.trials),
-        "tie": advice.tie(standings),
-        "luck": advice.luck(evidence.definition, standings, ranking),
-        "cheaper": advice.cheaper(standings, ranking),
-        "unimportant": advice.unimportant(evidence.importances),
-        "patience": advice.patience(evidence.definition, evidence.audit),
-        "rates": advice.rates(evidence.trials),
-        "more": advice.more(evidence.importances),
+        "improving": improving(evidence.trials),
+        "tie": advice_on_tie(standings),
+        "luck": advice_on_luck(evidence.definition, standings, ranking),
+        "cheaper": advice_on_cost(standings, ranking),
+        "unimportant": advice_on_unimportant(evidence.importances),
+        "patience": advice_on_patience(evidence.definition, evidence.audit),
+        "rates": advice_on_learning_rates(evidence.trials),
+        "more": advice_on_more_trials(evidence.importances),
     }
     return [Finding(about, text) for about, text in said.items() if text]
 

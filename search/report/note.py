@@ -7,7 +7,7 @@ from search import words
 from search.report.analysis import Analysis
 from search.text import assignments, percent
 
-MARK = "_What is above is written anew after each run; what you write below stays._"
+END_OF_OURS = "_What is above is written anew after each run; what you write below stays._"
 TITLE = "Which hyperparameters matter, 95 % intervals"  # of the figure
 IMPORTANCE = (
     "Its own importances (PED-ANOVA over complete trials only) have no intervals and may stand in another order than "
@@ -26,9 +26,9 @@ def note(analysis: Analysis) -> str:
 
 
 def with_note(ours: str, former: str) -> str:
-    """The note with what people have written: below MARK, or in the place of a note that was not ours."""
-    above, mark, below = former.partition(MARK)
-    return f"{ours}\n\n{MARK}\n\n{(below if mark else above).strip()}".rstrip()
+    """The note with what people have written: below END_OF_OURS, or in the place of a note that was not ours."""
+    above, mark, below = former.partition(END_OF_OURS)
+    return f"{ours}\n\n{END_OF_OURS}\n\n{(below if mark else above).strip()}".rstrip()
 
 
 def _answer(analysis: Analysis) -> list[str]:

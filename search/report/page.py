@@ -14,12 +14,14 @@ from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
 from search import words
-from search.colours import BEST, COLOURS
-from search.report import estimates, figures, images, selection, space_figures
+from search.colours import BEST_COLOUR, COLOURS
+from search.report import estimates, figures, space_figures
 from search.report.analysis import Analysis
 from search.report.comparison import Comparison
 from search.report.cost import varied
 from search.report.findings import NEXT
+from search.report.images import diverging, grey
+from search.report.selection import drawn_curves, drawn_trials
 from search.report.style import in_sight
 from search.text import assignments, count, duration, percent, points, short
 
@@ -51,11 +53,11 @@ def render(analysis: Analysis) -> str:
         advice=NEXT,
         methods={method: shares for method, shares in methods.items() if shares},
         cost_titles=varied(analysis.costs),
-        thinned=_thinned(len(selection.drawn(analysis.trials)), len(analysis.trials), "trials"),
-        thinned_curves=_thinned(len(selection.curves(analysis.trials)), _curved(analysis), "curves"),
+        thinned=_thinned(len(drawn_trials(analysis.trials)), len(analysis.trials), "trials"),
+        thinned_curves=_thinned(len(drawn_curves(analysis.trials)), _curved(analysis), "curves"),
         outliers=_outliers(analysis),
         colours=COLOURS,
-        best_colour=BEST,
+        best_colour=BEST_COLOUR,
         most_confused=max((pair[2] for pair in network.confused), default=1) if network else 1,
         filter_scale=max(abs(one) for each in network.filters.weights for row in each for one in row) if network else 1,
     )
@@ -79,7 +81,7 @@ def _page(template: str, drawn: dict[str, go.Figure], **values: Any) -> str:
         loader=PackageLoader("search", "report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     filters = (assignments, code, count, duration, moment, percent, points, short, words.interval)
-    environment.filters |= {each.__name__: each for each in (*filters, images.grey, images.diverging)}
+    environment.filters |= {each.__name__: each for each in (*filters, grey, diverging)}
     plain = {name: _plain(figure.to_plotly_json()) for name, figure in drawn.items()}
     return environment.get_template(template).render(
         figures=plain,

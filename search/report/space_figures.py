@@ -6,13 +6,13 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from search.colours import BEST, COLOURS, SCALE
+from search.colours import BEST_COLOUR, COLOURS, SCALE
 from search.parameter import Parameter
-from search.report import selection
 from search.report.analysis import Analysis
 from search.report.cost import COSTS
 from search.report.course import TrialRecord
 from search.report.landscape import ordered, position
+from search.report.selection import drawn_trials
 from search.report.style import ACCURACY, SHARE, figure_of, in_sight, literal, logarithmic, small, stepped
 from search.space import is_whole
 from search.text import short
@@ -26,7 +26,7 @@ FEW = 10  # values of a hyperparameter below which a map shows cells
 def slice_over(analysis: Analysis, name: str) -> go.Figure:
     """The accuracy of the complete trials over the hyperparameter of that name."""
     parameter = _space(analysis)[name]
-    trials = [trial for trial in selection.drawn(analysis.trials) if trial.state == "complete"]
+    trials = [trial for trial in drawn_trials(analysis.trials) if trial.state == "complete"]
     figure = small(name, "accuracy", yaxis={"tickformat": SHARE, "range": in_sight([*map(_accuracy, trials)])})
     figure.add_scatter(
         x=_values(parameter, (trial.params[name] for trial in trials)),
@@ -43,7 +43,7 @@ def slice_over(analysis: Analysis, name: str) -> go.Figure:
             y=[best.value],
             hovertemplate=f"trial {best.number}, the best single training, {name} %{{x}}<br>{ACCURACY}",
             mode="markers",
-            marker={"color": BEST, "size": 12, "symbol": "diamond"},
+            marker={"color": BEST_COLOUR, "size": 12, "symbol": "diamond"},
         )
     return figure.update_xaxes(_axis(name, parameter), range=_range(parameter))
 
@@ -52,13 +52,13 @@ def parallel_coordinates(analysis: Analysis) -> go.Figure:
     """Each trial as a line through its values; plotly's own draws with WebGL, which paper and many machines lack."""
     space = _space(analysis)
     score_on = analysis.summary.score_on
-    trials = [trial for trial in selection.drawn(analysis.trials) if trial.accuracy is not None]
+    trials = [trial for trial in drawn_trials(analysis.trials) if trial.accuracy is not None]
     complete = sorted((trial for trial in trials if trial.state == "complete"), key=_accuracy)
     top = complete[-max(1, round(TOP * len(complete))) :] if complete else []
     groups = {
         "pruned": ([trial for trial in trials if trial.state == "pruned"], COLOURS["pruned"], 0.35, 1.0),
         "complete": (complete[: len(complete) - len(top)], COLOURS["complete"], 0.5, 1.0),
-        "the best" if len(top) == 1 else f"the best {len(top)}": (top, BEST, 0.9, 2.0),
+        "the best" if len(top) == 1 else f"the best {len(top)}": (top, BEST_COLOUR, 0.9, 2.0),
     }
     accuracies = [_accuracy(trial) for trial in trials]
     low, high = min(accuracies, default=0.0), max(accuracies, default=1.0)
@@ -165,7 +165,7 @@ def cost(analysis: Analysis, name: str) -> go.Figure:
         hovertemplate=f"%{{text}}<br>{title} %{{x}}<br>{ACCURACY}",
         mode="lines+markers",
         name="Pareto front",
-        marker={"color": BEST, "size": 8},
+        marker={"color": BEST_COLOUR, "size": 8},
         line={"shape": "hv", "width": 2},
     )
     values = [getattr(each, name) for each in analysis.costs]
