@@ -26,7 +26,7 @@ from fmnist.seeds import derive
 from fmnist.training import Training
 from search import definition, space
 from search.engines.local import cores
-from search.sampling import STEPS_PER_EPOCH
+from search.record import STEPS_PER_EPOCH
 
 FILE = Path(__file__).with_name("curves.jsonl")
 IMAGES = 20_000

@@ -46,7 +46,8 @@ from rich.table import Table
 from benchmarks.curves import DEFINED, TRAINED
 from search import space
 from search.engines.local import cores
-from search.sampling import SLACK, STEPS_PER_EPOCH
+from search.record import STEPS_PER_EPOCH
+from search.sampling import SLACK
 from search.slack import SlackPruner
 
 ROOT = Path(__file__).resolve().parent.parent

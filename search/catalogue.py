@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from search import definition, queue, space
+from search import definition, space
 from search.definition import StudyDefinition
 
 
@@ -29,7 +29,7 @@ def entries() -> list[Entry]:
 def trials_of(defined: StudyDefinition) -> int:
     """The trials of a study that nobody gives another number."""
     if defined.sampler != "grid":
-        return defined.trials or queue.TRIALS_OF_A_SEARCH
+        return defined.trials or definition.TRIALS_OF_A_SEARCH
     whole = len(space.grid(defined)) * defined.seeds
     return min(defined.trials or whole, whole)
 

@@ -24,6 +24,7 @@ PrunerName = Literal["slack", "halving", "hyperband", "median", "percentile", "n
 MAY_CHANGE = {"description", "minutes", "trials", "seeds", "finalists", "reference", "grid"}
 
 LARGEST_GRID = 100_000  # trainings
+TRIALS_OF_A_SEARCH = 50  # where nobody says how many
 
 SAMPLERS: tuple[str, ...] = get_args(SamplerName)
 PRUNERS: tuple[str, ...] = get_args(PrunerName)

@@ -19,11 +19,10 @@ from search.outage import persistently
 from search.places import OUTPUT, Place, location_of
 from search.progress import FinishedTrials, Progress
 from search.study import stop_requests, told_if_deleted
-from search.summary import summarize
+from search.summary import Stopped, summarize
 from search.url import default_url
 from search.worker import WorkerSettings
 
-Stopped = Literal["interrupted", "timeout", "request"]
 Engine = Literal["local", "ray"]
 
 

@@ -1,11 +1,20 @@
-"""Ctrl-C and SIGTERM in the process that watches over workers."""
+"""The terminal of a search: what is printed there, and Ctrl-C and SIGTERM in the process that watches over workers."""
 
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from rich.console import Console
+
 Handler = Callable[[int, FrameType | None], object]
+
+
+def terminal() -> Console:
+    """Standard output. What is printed there is printed as it is: names and descriptions are not rich's markup."""
+    interactive = None if sys.stdout.isatty() else False  # whatever FORCE_COLOR says
+    return Console(markup=False, emoji=False, highlight=False, force_interactive=interactive)
 
 
 @contextmanager

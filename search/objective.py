@@ -17,8 +17,7 @@ from search import space
 from search.artifacts import Artifacts, checkpoint_name
 from search.definition import StudyDefinition
 from search.lease import REASON
-from search.record import AUDIT, CHECKPOINT, Epoch, checkpoint_of, read_checkpoint
-from search.sampling import STEPS_PER_EPOCH
+from search.record import AUDIT, CHECKPOINT, STEPS_PER_EPOCH, Epoch, checkpoint_of, read_checkpoint
 
 
 @dataclass(frozen=True)

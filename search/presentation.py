@@ -1,9 +1,7 @@
 """What the commands print about a study: the result of a run, its status, its best trial."""
 
-import sys
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -16,24 +14,15 @@ from search.catalogue import Entry
 from search.finalists import Standings
 from search.ranking import Configuration, rank
 from search.study import definition_of
-from search.summary import Summary
+from search.summary import RunResult, Summary
 from search.text import count, percent, points, short
 from search.url import options_for
-
-if TYPE_CHECKING:
-    from search.run import RunResult
 
 SHOWN = 5  # trials in the table of the best
 _WHY = {"interrupted": "Stopped", "timeout": "Time is up", "request": "Stopped by `fmnist-search stop`"}
 
 
-def terminal() -> Console:
-    """Standard output. What is printed there is printed as it is: names and descriptions are not rich's markup."""
-    interactive = None if sys.stdout.isatty() else False  # whatever FORCE_COLOR says
-    return Console(markup=False, emoji=False, highlight=False, force_interactive=interactive)
-
-
-def show(console: Console, result: "RunResult", storage: str) -> None:
+def show(console: Console, result: RunResult, storage: str) -> None:
     """The end of a run: what was done, the best trials, where things lie, how to look further."""
     trials, name = result.summary.trials, result.summary.study
     say = _speaker(console)

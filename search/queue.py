@@ -17,7 +17,7 @@ from sqlalchemy import Connection, func, insert, select, update
 
 from fmnist.errors import ExpectedError
 from search import space
-from search.definition import StudyDefinition
+from search.definition import TRIALS_OF_A_SEARCH, StudyDefinition
 from search.lease import ATTEMPTS, REASON, Holder, Ticket, begin
 from search.record import FINISHED
 from search.storage import lock
@@ -33,7 +33,6 @@ from search.tables import (
 )
 
 GOAL = "goal"  # the study's user attribute: trials to reach, and how many had failed when that was asked
-TRIALS_OF_A_SEARCH = 50  # where nobody says how many
 AHEAD = 100  # tickets that are made ahead of need: Optuna reads each waiting trial again for each that is sampled
 FAILURES = 3  # that a study may have beyond half of its finished trials
 

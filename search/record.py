@@ -17,6 +17,8 @@ CHECKPOINT = "checkpoint"
 DROPPED = '"name": null'  # in the attribute, as it is stored, of a trial whose checkpoint was removed
 AUDIT = "audit"  # of one that goes on although it is pruned: the epoch `since`, and at its end the `accuracy`
 
+# The step of a report counts hundredths of an epoch, so that a rung inside an epoch is a whole number.
+STEPS_PER_EPOCH = 100
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)  # what a budget counts
 

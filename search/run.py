@@ -1,8 +1,6 @@
 """A whole search: the study and its queue, workers that drain it, its finalists, its report."""
 
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
 import optuna
 from rich.console import Console
@@ -11,50 +9,19 @@ from fmnist import data as fashion
 from fmnist.errors import ExpectedError
 from search import origin, queue, space
 from search.definition import StudyDefinition
-from search.drain import RunSettings, Stopped, drain
-from search.finalists import SEEDS, Standings, standings_of
+from search.drain import RunSettings, drain
+from search.finalists import SEEDS, standings_of
+from search.interrupts import terminal
 from search.outage import persistently, reported
 from search.outputs import REPORT, check_outputs
 from search.places import folder_of
-from search.presentation import terminal
 from search.reaper import held, release
 from search.retrain import retrain
 from search.storage import lock, open_storage, opened
 from search.study import load_study, open_study
-from search.summary import Summary, summarize
+from search.summary import RunResult, Stopped, Summary, summarize
 from search.text import count
 from search.url import StorageError, masked, warnings_for
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """How a search ended. goal: trials it aimed at. standings: of the finalists, if any are trained.
-
-    had_work: whether anything was left to do. stopped: by whom, before the end; None if it was reached.
-    error: what the finalists failed of, though the search is done. report: the file.
-    """
-
-    study: optuna.Study
-    data: fashion.DataSet
-    summary: Summary
-    goal: int
-    standings: Standings | None
-    had_work: bool
-    stopped: Stopped | None
-    error: ExpectedError | None
-    report: Path
-
-    def as_json(self) -> dict[str, Any]:
-        """The record with which `run --json` ends: that of `status --json`, and how the search ended."""
-        return {
-            "event": "result",
-            **self.summary.as_json(),
-            "goal": self.goal,
-            "stopped": self.stopped,
-            "finalists": self.standings.as_json() if self.standings else None,
-            "error": str(self.error) if self.error else None,
-            "report": str(self.report),
-        }
 
 
 def run_search(definition: StudyDefinition, settings: RunSettings, console: Console | None = None) -> RunResult:

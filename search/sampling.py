@@ -16,10 +16,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from fmnist.seeds import derive
 from search.definition import StudyDefinition
+from search.record import STEPS_PER_EPOCH
 from search.slack import SlackPruner
-
-# A report's step counts hundredths of an epoch, so that a rung inside an epoch is a whole number.
-STEPS_PER_EPOCH = 100
 
 HISTORY = 1000  # finished trials that a sampler looks at
 TPE_BEST = 25  # trials of them that TPE counts as good, at the most

@@ -2,18 +2,24 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import optuna
 from optuna.trial import TrialState
 from sqlalchemy import select
 
+from fmnist.errors import ExpectedError
 from search import queue
+from search.finalists import Standings
 from search.places import artifacts_of
-from search.record import checkpoint_of
-from search.sampling import STEPS_PER_EPOCH
+from search.record import STEPS_PER_EPOCH, checkpoint_of
 from search.study import definition_of
 from search.tables import TRIALS, VALUES, backend
+
+if TYPE_CHECKING:
+    from fmnist.data import DataSet
+
+Stopped = Literal["interrupted", "timeout", "request"]
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,37 @@ class Summary:
             "direction": "maximize",
             "trials": asdict(self.trials),
             "best": asdict(self.best) if self.best else None,
+        }
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a search ended. goal: trials it aimed at. standings: of the finalists, if any are trained.
+
+    had_work: whether anything was left to do. stopped: by whom, before the end; None if it was reached.
+    error: what the finalists failed of, though the search is done. report: the file.
+    """
+
+    study: optuna.Study
+    data: "DataSet"
+    summary: Summary
+    goal: int
+    standings: Standings | None
+    had_work: bool
+    stopped: Stopped | None
+    error: ExpectedError | None
+    report: Path
+
+    def as_json(self) -> dict[str, Any]:
+        """The record with which `run --json` ends: that of `status --json`, and how the search ended."""
+        return {
+            "event": "result",
+            **self.summary.as_json(),
+            "goal": self.goal,
+            "stopped": self.stopped,
+            "finalists": self.standings.as_json() if self.standings else None,
+            "error": str(self.error) if self.error else None,
+            "report": str(self.report),
         }
 
 

@@ -30,6 +30,11 @@ def default_url(output: Path) -> str:
     return sqlite_url(output / "studies.db")
 
 
+def url_of(storage: str | None, output: Path | None) -> str:
+    """The database that is meant: the given one, else that of the output folder."""
+    return storage or default_url(output or Path("studies"))
+
+
 def sqlite_url(file: Path) -> str:
     """The URL of an SQLite database; what has a meaning in URLs is quoted.
 

@@ -13,12 +13,14 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from fmnist.hyperparameters import Hyperparameters
-from search import catalogue, definition, presentation, space
+from search import catalogue, definition, space
 from search.cli import main
 from search.cli.settings import FILE, options_of
 from search.cli.settings import read as read_settings
 from search.definition import DefinitionError, StudyDefinition
+from search.interrupts import terminal
 from search.parameter import Parameter
+from search.presentation import show_catalogue
 from tests.conftest import STUDY, Make
 from tests.conftest import definition as defined
 
@@ -96,7 +98,7 @@ def use(read: StudyDefinition) -> None:
     assert json.loads(json.dumps(read.identity(), allow_nan=False)) == read.identity()
     assert space.default_point(read).keys() == space.distributions(read).keys()
     entry = catalogue.Entry("s", read.description, read.sampler, catalogue.trials_of(read), read.minutes)
-    presentation.show_catalogue(presentation.terminal(), [entry])
+    show_catalogue(terminal(), [entry])
 
 
 @settings(BOUNDED, max_examples=150)

@@ -21,7 +21,7 @@ from search.engines.local import WorkersDied
 from search.engines.ray import ClusterError, _work, drain
 from search.lease import ATTEMPTS, GIVEN_BACK
 from search.reaper import alive, release
-from search.sampling import STEPS_PER_EPOCH
+from search.record import STEPS_PER_EPOCH
 from search.storage import open_storage
 from search.study import finalists_of, load_study, request_stop, stop_requests
 from search.url import default_url

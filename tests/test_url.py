@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from optuna.storages import RDBStorage
 
 from search.cli import main
-from search.cli.options import url_of
 from search.origin import command_line
 from search.url import (
     StorageError,
@@ -20,6 +19,7 @@ from search.url import (
     masked,
     options_for,
     parse,
+    url_of,
     warnings_for,
 )
 

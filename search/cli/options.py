@@ -178,13 +178,6 @@ study_argument = click.argument("study", default="cnn", shell_complete=completio
 new_study_argument = click.argument("study", default="cnn", shell_complete=completion.startable)
 
 
-def url_of(storage: str | None, output: Path | None) -> str:
-    """The database that is meant: the given one, else that of the output folder."""
-    from search.url import default_url
-
-    return storage or default_url(output or Path("studies"))
-
-
 @contextmanager
 def opened_study(
     name: str, storage: str | None, output: Path | None, mode: Literal["read", "write"] = "read"
@@ -194,6 +187,7 @@ def opened_study(
     from search.places import folder_of
     from search.storage import opened
     from search.study import load_study
+    from search.url import url_of
 
     url = url_of(storage, output)
     with opened(url, mode) as database, reported(url):

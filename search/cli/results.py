@@ -18,7 +18,6 @@ from search.cli.options import (
     opened_study,
     storage_options,
     study_argument,
-    url_of,
 )
 
 
@@ -59,7 +58,8 @@ def status(study: str, storage: str | None, output: Path | None, watch: float | 
         gc.disable()  # it ends soon: even the collector's last look takes a tenth of its time
 
     from search.finalists import standings_of
-    from search.presentation import show_status, terminal
+    from search.interrupts import terminal
+    from search.presentation import show_status
     from search.summary import summarize
 
     with opened_study(study, storage, output) as (opened, folder):
@@ -91,7 +91,8 @@ def best(study: str, storage: str | None, output: Path | None, as_json: bool) ->
     from dataclasses import asdict
 
     from search.finalists import standings_of
-    from search.presentation import show_best, terminal
+    from search.interrupts import terminal
+    from search.presentation import show_best
     from search.summary import summarize
 
     with opened_study(study, storage, output) as (opened, folder):
@@ -146,6 +147,7 @@ def report(
     from fmnist.data import load
     from search.outputs import REPORT_MARKS, check_replaceable
     from search.report import write, write_comparison
+    from search.url import url_of
 
     if in_browser and form == "json":
         raise click.UsageError("--open shows a page; leave it out with --format json")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from search.cli.options import storage_options, url_of
+from search.cli.options import storage_options
 
 PASSWORD = "FMNIST_SEARCH_PASSWORD"  # noqa: S105  # the variable's name
 
@@ -47,7 +47,7 @@ def dashboard(
     from search.dashboard import DashboardSettings, serve
     from search.gate import Credentials
     from search.places import OUTPUT, folder_of
-    from search.url import file_of
+    from search.url import file_of, url_of
 
     if password_file and auth is None:
         raise click.UsageError("--password-file is the password of a user: name that user with --auth")

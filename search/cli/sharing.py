@@ -15,7 +15,6 @@ from search.cli.options import (
     storage_options,
     study_argument,
     study_name,
-    url_of,
     worker_options,
 )
 
@@ -49,6 +48,7 @@ def worker(
     from fmnist.device import device_of
     from search.engines.local import cores
     from search.join import join
+    from search.url import url_of
     from search.worker import WorkerSettings
 
     settings = WorkerSettings(
@@ -93,6 +93,7 @@ def enqueue(
     from search.artifacts import located
     from search.enqueue import enqueue as add
     from search.places import OUTPUT, Place
+    from search.url import url_of
 
     named = name or checked_name(Path(study).stem)
     place = Place((output or OUTPUT) / named, located(artifacts))
@@ -143,6 +144,7 @@ def delete(study: str, storage: str | None, output: Path | None, artifacts: str 
     from search.places import deletable_roots, is_within
     from search.storage import lock
     from search.summary import summarize
+    from search.url import url_of
 
     url = url_of(storage, output)
     with opened_study(study, storage, output, mode="write") as (opened, folder):

@@ -20,7 +20,6 @@ from search.cli.options import (
     storage_options,
     study_argument,
     study_name,
-    url_of,
     worker_options,
 )
 from search.cli.settings import as_arguments
@@ -93,9 +92,10 @@ def run(
     """
     from search import definition
     from search.drain import RunSettings
+    from search.interrupts import terminal
     from search.origin import command_line
     from search.outage import reported
-    from search.presentation import show, terminal
+    from search.presentation import show
     from search.run import run_search
 
     check_engine(engine, workers)
@@ -170,10 +170,12 @@ def finalists(
     """
     from fmnist.data import load
     from search.drain import RunSettings
+    from search.interrupts import terminal
     from search.outputs import REPORT
-    from search.presentation import show_finalists, terminal
+    from search.presentation import show_finalists
     from search.report import write
     from search.retrain import run_finalists
+    from search.url import url_of
 
     check_engine(engine, workers)
     with opened_study(study, storage, output) as (_, folder):
@@ -212,6 +214,7 @@ def studies() -> None:
       fmnist-search studies
     """
     from search import catalogue
-    from search.presentation import show_catalogue, terminal
+    from search.interrupts import terminal
+    from search.presentation import show_catalogue
 
     show_catalogue(terminal(), catalogue.entries())

@@ -12,8 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from fmnist.data import CLASSES
 from search.definition import StudyDefinition
-from search.record import CHECKPOINT
-from search.sampling import STEPS_PER_EPOCH
+from search.record import CHECKPOINT, STEPS_PER_EPOCH
 from search.statistics import Difference, Estimate, difference, estimate
 from search.text import percent, points
 
