@@ -55,7 +55,8 @@ from sqlalchemy import insert, text
 
 from fmnist import data as fashion
 from fmnist.training import EpochMetrics
-from search import definition, lease, objective, queue, space, worker
+from search import definition, lease, queue, space, worker
+from search import objective as training
 from search.collect import drop_beaten
 from search.definition import StudyDefinition
 from search.lease import ATTEMPTS, Holder
@@ -103,14 +104,14 @@ def run_trial(study: optuna.Study, common: Objective, epochs: tuple[float, ...])
         with timed(spent["checkpoint"]):
             stored = trial.storage.get_trial(trial._trial_id)
             reported = set(stored.intermediate_values)
-            objective._saved(stored, common, hyperparameters)
+            training._saved(stored, common, hyperparameters)
         for epoch in epochs:
             metrics = EpochMetrics(epoch, 0.0, 0.0, 0.0, 940, 1000, 1.0, [])  # so good that it is not pruned
             with timed(spent["checkpoint"]):
                 name_checkpoint(trial, epoch)
             with timed(spent["report"]):
-                objective._report(trial, metrics, reported)
-                objective._verdict(trial, common.definition, hyperparameters, metrics)
+                training._report(trial, metrics, reported)
+                training._verdict(trial, common.definition, hyperparameters, metrics)
             with timed(spent["look"]):
                 stop_requests(study)
     with timed(spent["end"]):
@@ -121,7 +122,7 @@ def run_trial(study: optuna.Study, common: Objective, epochs: tuple[float, ...])
 
 
 def name_checkpoint(trial: Trial, epoch: float) -> None:
-    """The database's part of search.objective._save: a record of the size of a real one."""
+    """The database's part of search.training._save: a record of the size of a real one."""
     digests = {"digest": "0" * 64, "weights": "0" * 64}
     record = {"name": f"trial-{trial.number}", **digests, "device": "cpu", "threads": 1, "seconds": epoch}
     history = [[0.123456789] * len(Epoch._fields)] * 8
@@ -199,10 +200,10 @@ def costs(url: str, folder: Path, finished: int, waiting: int, repeats: int) -> 
     return {"finished": finished, "waiting": waiting, "trials": repeats, "steps": steps}
 
 
-def throughput(url: str, folder: Path, workers: int, tickets: int) -> dict[str, Any]:
+def throughput(url: str, folder: Path, workers: int, waiting: int) -> dict[str, Any]:
     """Part 3: trials a second, from the first claim to the last end as the database has them."""
     defined = definition.read(ROOT / "studies" / "cnn.toml", sampler="random")
-    common = make(url, folder, defined, 0, tickets)
+    common = make(url, folder, defined, 0, waiting)
     context = get_context("spawn")
     together = context.Barrier(workers)
     processes = [context.Process(target=drain, args=(url, common, together)) for _ in range(workers)]
@@ -211,9 +212,9 @@ def throughput(url: str, folder: Path, workers: int, tickets: int) -> dict[str, 
     for process in processes:
         process.join()
     trials = load_study(open_storage(url), "s").get_trials(deepcopy=False)
-    exact = [(t.state, len(t.user_attrs[ATTEMPTS])) for t in trials] == [(TrialState.COMPLETE, 1)] * tickets
-    crashed, rate = sum(process.exitcode != 0 for process in processes), tickets / span(trials)
-    return {"workers": workers, "crashed": crashed, "tickets": tickets, "exact": exact, "trials_per_second": rate}
+    exact = [(t.state, len(t.user_attrs[ATTEMPTS])) for t in trials] == [(TrialState.COMPLETE, 1)] * waiting
+    crashed, rate = sum(process.exitcode != 0 for process in processes), waiting / span(trials)
+    return {"workers": workers, "crashed": crashed, "tickets": waiting, "exact": exact, "trials_per_second": rate}
 
 
 def drain(url: str, common: Objective, together: Barrier) -> None:
@@ -270,11 +271,11 @@ def machine(postgresql: Server) -> dict[str, str]:
 
 def measure(postgresql: Server, folder: Path, quick: bool) -> dict[str, list[dict[str, Any]]]:
     """Parts 1 to 3, each measurement in a database of its own."""
-    sizes, repeats, tickets = (SIZES[:1], 3, 12) if quick else (SIZES, 30, 200)
+    sizes, repeats, waiting = (SIZES[:1], 3, 12) if quick else (SIZES, 30, 200)
     result: dict[str, list[dict[str, Any]]] = {"costs": [], "throughput": []}
     jobs: list[tuple[str, Callable[..., dict[str, Any]], tuple[int, ...]]]
     jobs = [(name, costs, (*size, repeats)) for name in WORKERS for size in sizes]
-    jobs += [(name, throughput, (n, tickets)) for name in WORKERS for n in ((2,) if quick else WORKERS[name])]
+    jobs += [(name, throughput, (n, waiting)) for name in WORKERS for n in ((2,) if quick else WORKERS[name])]
     for name, part, arguments in jobs:
         print(f"measuring {part.__name__} on {name}, {arguments}", file=sys.stderr, flush=True)
         own = Path(tempfile.mkdtemp(dir=folder))

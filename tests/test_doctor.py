@@ -16,8 +16,10 @@ from sqlalchemy import text
 
 from fmnist import source
 from search.cli.doctor import PARTS
-from search.doctor import Plan, database, machine, parts
+from search.doctor import Plan, parts
 from search.doctor.check import Check
+from search.doctor.database import check_database
+from search.doctor.machine import NEWEST, OLDEST, check_artifacts, check_data_set, check_disk, check_python, check_torch
 from search.storage import open_storage, opened
 from search.url import default_url
 from tests.conftest import Command
@@ -50,7 +52,7 @@ def doctor(
 
 def stored(url: str) -> dict[str, Check]:
     """What is found of a database, and that a failure is its last word and says how to mend it."""
-    checks = list(database.examine(url, workers=2))
+    checks = list(check_database(url, workers=2))
     for check in checks:
         assert "\n" not in check.found
         assert check.status != "failed" or (check is checks[-1] and check.mend)
@@ -87,7 +89,7 @@ def test_what_fails_is_marked_says_how_to_mend_it_and_is_the_exit_code(command: 
 
 def test_the_versions_of_python_are_those_of_the_package() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    oldest, newest = machine.OLDEST, machine.NEWEST
+    oldest, newest = OLDEST, NEWEST
     assert project["requires-python"] == f">={oldest[0]}.{oldest[1]}"
     run = [f"{oldest[0]}.{minor}" for minor in range(oldest[1], newest[1] + 1)]
     classifiers = [line.rpartition(" ")[2] for line in project["classifiers"] if ":: Python ::" in line]
@@ -95,9 +97,9 @@ def test_the_versions_of_python_are_those_of_the_package() -> None:
     made = (ROOT / "Makefile").read_text()
     assert f"sys.version_info < {oldest}" in made
     assert f"sys.version_info >= {(newest[0], newest[1] + 1)}" in made
-    assert machine.python(oldest).status == machine.python(newest).status == "ok"
-    assert machine.python((newest[0], newest[1] + 1)).status == "warning"
-    assert machine.python((oldest[0], oldest[1] - 1)).status == "failed"
+    assert check_python(oldest).status == check_python(newest).status == "ok"
+    assert check_python((newest[0], newest[1] + 1)).status == "warning"
+    assert check_python((oldest[0], oldest[1] - 1)).status == "failed"
 
 
 def test_a_broken_torch_and_plotly_are_named_and_the_other_checks_go_on(tmp_path: Path) -> None:
@@ -115,28 +117,28 @@ def test_a_broken_torch_and_plotly_are_named_and_the_other_checks_go_on(tmp_path
 def test_more_threads_than_cores_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    assert [check.status for check in machine.torch(workers=None)] == ["ok", "ok"]
-    assert "give --workers" in str(list(machine.torch(workers=256))[1])
+    assert [check.status for check in check_torch(workers=None)] == ["ok", "ok"]
+    assert "give --workers" in str(list(check_torch(workers=256))[1])
     torch.set_num_threads(256)
-    (_, threads) = machine.torch(workers=None)
+    (_, threads) = check_torch(workers=None)
     assert (threads.status, threads.mend) == ("warning", "unset OMP_NUM_THREADS")
 
 
 def test_a_data_set_is_looked_at_and_not_fetched(
     tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert machine.data_set(tiny_folder).found == (f"data set 'digits': 1,200 + 597 images, verified, in {tiny_folder}")
+    assert check_data_set(tiny_folder).found == (f"data set 'digits': 1,200 + 597 images, verified, in {tiny_folder}")
     cut = tmp_path / "cut"
     shutil.copytree(tiny_folder, cut)
     file = cut / "t10k-images-idx3-ubyte.gz"
     file.write_bytes(file.read_bytes()[:-100])
-    truncated = machine.data_set(cut)
+    truncated = check_data_set(cut)
     assert (truncated.status, truncated.mend) == ("failed", "delete it and fetch it again")
     assert "t10k-images-idx3-ubyte.gz: truncated" in truncated.found
     monkeypatch.delenv("FMNIST_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(source, "DEBIAN_FOLDER", tmp_path / "nowhere")
-    assert machine.data_set(None).status == "warning"
+    assert check_data_set(None).status == "warning"
     assert not (tmp_path / "cache").exists()
 
 
@@ -161,7 +163,7 @@ def test_a_write_ahead_log_that_is_off_is_warned_of_and_left_off(tmp_path: Path)
 
 
 def test_a_locked_database_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "REACH", 0.1)
+    monkeypatch.setattr("search.doctor.database.REACH", 0.1)
     url = default_url(tmp_path)
     open_storage(url, "create").engine.dispose()
     other = sqlite3.connect(tmp_path / "studies.db", isolation_level=None)
@@ -183,7 +185,7 @@ def test_a_foreign_a_broken_and_an_empty_database_are_told_apart(tmp_path: Path)
 def test_the_schema_of_another_optuna_is_named(url: str) -> None:
     with opened(url, "create") as storage, storage.engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = 'v0.9.0.a'"))
-    checks = list(database.examine(url, workers=2))
+    checks = list(check_database(url, workers=2))
     assert checks[-1].status == "failed"
     assert "optuna" in f"{checks[-1].found} {checks[-1].mend}"
 
@@ -199,15 +201,15 @@ def test_what_a_server_refuses_is_named(postgresql: Server) -> None:
         assert stored(guest)["storage"].mend == "say GRANT CREATE ON SCHEMA public TO guest"
         connection.execute("ALTER ROLE guest SET default_transaction_read_only = on")
     assert "read-only" in stored(guest)["storage"].found
-    assert "does not exist" in list(database.examine(postgresql.url("nosuch"), workers=2))[-1].found
+    assert "does not exist" in list(check_database(postgresql.url("nosuch"), workers=2))[-1].found
 
 
 def test_folders_that_cannot_be_are_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for place in (str(tmp_path / "file"), str(tmp_path / "file" / "below"), "ftp://x", "s3://"):
-        assert machine.artifacts(place).status == "failed"
+        assert check_artifacts(place).status == "failed"
     assert "cannot be made" in stored(default_url(tmp_path / "file" / "below"))["storage"].found
-    assert machine.artifacts(str(tmp_path)).status == machine.artifacts(str(tmp_path / "new" / "x")).status == "ok"
+    assert check_artifacts(str(tmp_path)).status == check_artifacts(str(tmp_path / "new" / "x")).status == "ok"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
@@ -232,6 +234,6 @@ def test_a_full_disk_is_named(tmp_path: Path, tiny_folder: Path) -> None:
 
 def test_little_room_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free = shutil.disk_usage(tmp_path).free
-    monkeypatch.setattr(machine, "COMFORTABLE", 2 * free)
-    (check,) = machine.free_disk([tmp_path, tmp_path / "new" / "folder"])
+    monkeypatch.setattr("search.doctor.machine.COMFORTABLE", 2 * free)
+    (check,) = check_disk([tmp_path, tmp_path / "new" / "folder"])
     assert (check.status, check.mend) == ("warning", "make room, or name another --output")

@@ -38,7 +38,7 @@ def take(study: optuna.Study) -> Ticket:
     return ticket
 
 
-def tickets(study: optuna.Study) -> list[object]:
+def parameters(study: optuna.Study) -> list[object]:
     return [trial.system_attrs.get("fixed_params") for trial in study.trials]
 
 
@@ -66,31 +66,31 @@ def test_top_up_counts_all_but_failed_trials(study: optuna.Study) -> None:
 @pytest.mark.parametrize("sampler", ["tpe", "gp", "random", "qmc", "grid"])
 def test_trial_0_is_the_default_configuration(study: optuna.Study, sampler: str) -> None:
     queue.top_up(study, definition(sampler), 4)
-    assert tickets(study)[0] == {"epochs": 2, "filters": 16}
+    assert parameters(study)[0] == {"epochs": 2, "filters": 16}
 
 
 def test_a_grid_is_each_point_once_and_then_ends(study: optuna.Study) -> None:
     for asked, goal in ((4, 4), (50, 6), (50, 6)):
         assert queue.top_up(study, definition("grid"), asked) == goal == len(study.trials)
-    assert len({str(ticket) for ticket in tickets(study)}) == 6 == queue.size(study)
+    assert len({str(ticket) for ticket in parameters(study)}) == 6 == queue.size(study)
     finish(study, TrialState.FAIL)
     assert queue.top_up(study, definition("grid"), 50) == 6
-    assert tickets(study)[-1] == tickets(study)[0]
+    assert parameters(study)[-1] == parameters(study)[0]
 
 
 def test_a_grid_with_seeds_trains_each_point_once_before_any_again(study: optuna.Study) -> None:
     defined = definition("grid").model_copy(update={"seeds": 3})
     assert queue.top_up(study, defined, 8) == 8
     assert queue.top_up(study, defined, None) == 18
-    rounds = [{str(ticket) for ticket in tickets(study)[start : start + 6]} for start in (0, 6, 12)]
+    rounds = [{str(ticket) for ticket in parameters(study)[start : start + 6]} for start in (0, 6, 12)]
     assert [len(each) for each in rounds] == [6, 6, 6]
     finish(study, TrialState.COMPLETE)
     finish(study, TrialState.FAIL)
     assert queue.top_up(study, defined, None) == 18
-    assert tickets(study)[-1] == tickets(study)[1]
+    assert parameters(study)[-1] == parameters(study)[1]
     more = defined.model_copy(update={"seeds": 4})
     assert queue.top_up(study, more, None) == 24
-    assert len({str(ticket) for ticket in tickets(study)[19:]}) == 6
+    assert len({str(ticket) for ticket in parameters(study)[19:]}) == 6
 
 
 def test_a_search_without_a_number_of_trials_has_fifty(study: optuna.Study) -> None:
@@ -103,7 +103,7 @@ def test_points_do_not_depend_on_how_the_queue_was_filled(study: optuna.Study) -
     queue.top_up(study, definition("qmc"), 8)
     other = optuna.create_study(storage=study._storage)
     queue.top_up(other, definition("qmc"), 8)
-    assert tickets(study) == tickets(other)
+    assert parameters(study) == parameters(other)
 
 
 def test_enqueued_trials_add_up_and_fix_what_they_are_told_to(study: optuna.Study) -> None:
@@ -111,9 +111,9 @@ def test_enqueued_trials_add_up_and_fix_what_they_are_told_to(study: optuna.Stud
     assert queue.enqueue(study, definition("random"), 2, {"epochs": 3}) == 2
     assert queue.enqueue(study, definition(), 1, {"epochs": 1}) == 1
     assert queue.goal(study)["trials"] == 6
-    assert [ticket["epochs"] for ticket in tickets(study)[3:5]] == [3, 3]
-    assert tickets(study)[5] == {"epochs": 1}
-    assert set(tickets(study)[3]) == {"epochs", "filters"}
+    assert [ticket["epochs"] for ticket in parameters(study)[3:5]] == [3, 3]
+    assert parameters(study)[5] == {"epochs": 1}
+    assert set(parameters(study)[3]) == {"epochs", "filters"}
 
 
 def test_a_claim_takes_the_oldest_ticket_and_puts_its_holder_on_record(study: optuna.Study) -> None:
@@ -169,7 +169,7 @@ def test_tickets_are_made_as_they_are_needed(study: optuna.Study, url: str, monk
         waiting.append(queue.counts(study)[TrialState.WAITING])
         finish(study, TrialState.PRUNED)
     assert waiting == [7, 6, 5, 4, 3, 2, 1, 4, 3, 2, 1, 2, 1]
-    assert len({str(ticket) for ticket in tickets(study)}) > 4
+    assert len({str(ticket) for ticket in parameters(study)}) > 4
     assert queue.refill(study, url) == 0
 
 

@@ -11,9 +11,9 @@ import sqlalchemy
 from optuna.storages._rdb.models import BaseModel
 from sqlalchemy import text
 
-from search import storage
-from search.doctor import database
+from search.doctor.database import check_database
 from search.outage import persistently
+from search.storage import Mode, open_storage
 from search.url import DatabaseGone, StorageError, absolute, default_url, masked
 from tests.postgresql import Server
 
@@ -24,7 +24,7 @@ def test_a_password_is_never_shown(tmp_path: Path) -> None:
     url = f"postgresql://me:{SECRET}@127.0.0.1:9/db?connect_timeout=2"
     assert SECRET not in masked(url)
     with pytest.raises(StorageError, match="start the server, or correct the URL") as error:
-        storage.open_storage(url, "create")
+        open_storage(url, "create")
     assert SECRET not in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -38,36 +38,36 @@ def test_a_password_is_never_shown(tmp_path: Path) -> None:
 )
 def test_a_password_among_the_options_is_not_shown_either(url: str) -> None:
     with pytest.raises(StorageError) as error:
-        storage.open_storage(url, "create")
+        open_storage(url, "create")
     assert SECRET not in str(error.value)
 
 
 def test_the_schema_of_another_optuna_is_one_line(tmp_path: Path) -> None:
-    made = storage.open_storage(default_url(tmp_path), "create")
+    made = open_storage(default_url(tmp_path), "create")
     with made.engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = 'v0.9.0.a'"))
     with pytest.raises(StorageError, match=r"studies\.db: ") as error:
-        storage.open_storage(default_url(tmp_path))
+        open_storage(default_url(tmp_path))
     assert "\n" not in str(error.value)
 
 
 def test_a_reader_does_not_wait_for_a_writer(tmp_path: Path) -> None:
     url = default_url(tmp_path)
-    writer, reader = storage.open_storage(url, "create"), storage.open_storage(url)
+    writer, reader = open_storage(url, "create"), open_storage(url)
     with writer.engine.begin(), reader.engine.connect() as connection:
         assert connection.scalar(text("SELECT count(*) FROM studies")) == 0
 
 
 def test_an_absent_database_is_not_made_by_a_reader(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"no database .*studies\.db; start a search"):
-        storage.open_storage(default_url(tmp_path))
+        open_storage(default_url(tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_broken_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "studies.db").write_bytes(b"this is not a database" * 100)
     with pytest.raises(StorageError, match=r"not a database; .*move it away"):
-        storage.open_storage(default_url(tmp_path), "create")
+        open_storage(default_url(tmp_path), "create")
 
 
 MLFLOW = ["CREATE TABLE experiments (experiment_id INTEGER)", "CREATE TABLE alembic_version (version_num VARCHAR(32))"]
@@ -87,23 +87,23 @@ STAMPED = [*MLFLOW, "INSERT INTO alembic_version VALUES ('0a8213491aaf')"]
     ],
 )
 def test_a_database_of_another_program_is_named_and_left_as_it_is(
-    url: str, statements: list[str], found: str, mode: storage.Mode
+    url: str, statements: list[str], found: str, mode: Mode
 ) -> None:
     change(url, *statements)
     before = relations(url)
     with pytest.raises(StorageError, match=rf"another program \(.*{found}.*\); name another with --storage"):
-        storage.open_storage(url, mode)
-    (check,) = database.examine(url, workers=1)
+        open_storage(url, mode)
+    (check,) = check_database(url, workers=1)
     assert (check.status, check.mend) == ("failed", "name another with --storage")
     assert found in check.found
     assert relations(url) == before
 
 
 def test_optunas_tables_do_not_make_another_programs_database_ours(url: str) -> None:
-    storage.open_storage(url, "create").engine.dispose()
+    open_storage(url, "create").engine.dispose()
     change(url, "UPDATE alembic_version SET version_num = '0a8213491aaf'", *MLFLOW[:1])
     with pytest.raises(StorageError, match=r"another program \(alembic_version, experiments\)"):
-        storage.open_storage(url)
+        open_storage(url)
 
 
 def test_a_database_of_optunas_own_is_opened_whatever_else_is_in_it(url: str) -> None:
@@ -111,7 +111,7 @@ def test_a_database_of_optunas_own_is_opened_whatever_else_is_in_it(url: str) ->
     stock.engine.dispose()
     change(url, "CREATE TABLE cats (name TEXT)")
     for mode in ("read", "write", "create"):
-        storage.open_storage(url, mode)  # type: ignore[arg-type]
+        open_storage(url, mode)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("left", [1, 5, 12, 13])
@@ -124,9 +124,9 @@ def test_tables_that_a_process_died_while_making_are_completed(url: str, left: i
     if left > len(tables):
         change(url, MLFLOW[1])
     with pytest.raises(StorageError, match="no study was made in this database yet; start one"):
-        storage.open_storage(url)
-    optuna.create_study(storage=storage.open_storage(url, "create"), study_name="s")
-    assert optuna.get_all_study_names(storage.open_storage(url)) == ["s"]
+        open_storage(url)
+    optuna.create_study(storage=open_storage(url, "create"), study_name="s")
+    assert optuna.get_all_study_names(open_storage(url)) == ["s"]
 
 
 def test_another_schema_of_postgresql_is_another_programs_affair(postgresql: Server) -> None:
@@ -134,13 +134,13 @@ def test_another_schema_of_postgresql_is_another_programs_affair(postgresql: Ser
     change(
         url, "CREATE SCHEMA theirs", "CREATE TABLE theirs.studies (id INTEGER)", "CREATE TABLE theirs.cats (x INTEGER)"
     )
-    storage.open_storage(url, "create")
+    open_storage(url, "create")
     change(url, "CREATE SCHEMA empty", "CREATE TABLE public.dogs (x INTEGER)")
     path = f"{url}?options=-csearch_path%3D"
-    storage.open_storage(f"{path}empty,pg_catalog", "create")
+    open_storage(f"{path}empty,pg_catalog", "create")
     change(url, "CREATE SCHEMA mine")
     with pytest.raises(StorageError, match=r"another program \(studies\)"):  # which Optuna would take for its own
-        storage.open_storage(f"{path}mine,theirs", "create")
+        open_storage(f"{path}mine,theirs", "create")
 
 
 def change(url: str, *statements: str) -> None:
@@ -162,7 +162,7 @@ def relations(url: str) -> list[str]:
 
 def test_transactions_begin_as_writers_in_the_write_ahead_log(tmp_path: Path) -> None:
     """A second writer must wait at once, not fail when it first writes."""
-    opened = storage.open_storage(default_url(tmp_path), "create")
+    opened = open_storage(default_url(tmp_path), "create")
     with opened.engine.begin() as connection:
         assert connection.scalar(text("PRAGMA journal_mode")) == "wal"
         connection.execute(text("SELECT 1"))
@@ -190,13 +190,13 @@ def replaced(file: Path) -> None:
     ],
 )
 def test_files_that_go_while_in_use_are_noticed_by_the_next_transaction(
-    tmp_path: Path, spoil: Callable[[Path], object], what: str, mode: storage.Mode
+    tmp_path: Path, spoil: Callable[[Path], object], what: str, mode: Mode
 ) -> None:
     """By connections that were open and by new ones, and nothing takes their place."""
     file = tmp_path / "its" / "studies.db"
-    writer = storage.open_storage(default_url(file.parent), "create")
+    writer = open_storage(default_url(file.parent), "create")
     optuna.create_study(storage=writer, study_name="s")
-    opened = storage.open_storage(default_url(file.parent), mode)
+    opened = open_storage(default_url(file.parent), mode)
     opened.get_all_studies()
     spoil(file)
     before = [path.name for path in tmp_path.rglob("*")]
@@ -213,7 +213,7 @@ def test_files_that_go_while_in_use_are_noticed_by_the_next_transaction(
 def test_what_sqlite_does_by_itself_is_not_taken_for_a_loss(tmp_path: Path) -> None:
     """It deletes its log when the last connection is closed, and shortens it."""
     url = default_url(tmp_path)
-    writer, reader = storage.open_storage(url, "create"), storage.open_storage(url)
+    writer, reader = open_storage(url, "create"), open_storage(url)
     for journal in ("WAL", "DELETE", "WAL"):
         for opened in (writer, reader):
             optuna.get_all_study_names(opened)
@@ -231,7 +231,7 @@ def test_what_sqlite_does_by_itself_is_not_taken_for_a_loss(tmp_path: Path) -> N
 
 
 def create(url: str) -> None:
-    storage.open_storage(url, "create")
+    open_storage(url, "create")
 
 
 def test_processes_that_make_the_same_database_together_all_succeed(tmp_path: Path) -> None:
@@ -247,8 +247,8 @@ def test_processes_that_make_the_same_database_together_all_succeed(tmp_path: Pa
 def test_a_worker_frozen_within_a_transaction_loses_it_and_its_lock(
     postgresql: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "BUSY_TIMEOUT", 1)
-    opened = storage.open_storage(postgresql.create_database(), "create")
+    monkeypatch.setattr("search.storage.BUSY_TIMEOUT", 1)
+    opened = open_storage(postgresql.create_database(), "create")
     optuna.create_study(storage=opened, study_name="s")
     lock = text("SELECT * FROM studies FOR UPDATE")
     tries = []

@@ -18,11 +18,11 @@ import torch
 from optuna.trial import TrialState
 
 from fmnist.training import Training
-from search import heartbeat, lease, objective, queue, worker
+from search import heartbeat, lease, queue, worker
 from search.definition import PRUNERS, SAMPLERS
 from search.engines import local
 from search.join import join
-from search.objective import Outcome
+from search.objective import Outcome, run_trial
 from search.outage import persistently
 from search.places import StudyError
 from search.reaper import alive, reap
@@ -417,12 +417,12 @@ def test_the_fence_of_a_ticket_stands_for_as_long_as_its_heart_beats(
             yield
             look(study)
 
-    def run_trial(trial: optuna.Trial, *arguments: Any) -> Outcome:
+    def watched(trial: optuna.Trial, *arguments: Any) -> Outcome:
         look(trial.study)
-        return objective.run_trial(trial, *arguments)
+        return run_trial(trial, *arguments)
 
     monkeypatch.setattr(worker, "beating", beating)
-    monkeypatch.setattr(worker, "run_trial", run_trial)
+    monkeypatch.setattr(worker, "run_trial", watched)
     work(settings, lambda: False)
     assert len(listeners) == 3
     assert len(set(listeners)) == 1

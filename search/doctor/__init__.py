@@ -9,8 +9,9 @@ from pathlib import Path
 
 import joblib
 
-from search.doctor import database, machine
 from search.doctor.check import Check
+from search.doctor.database import check_database, database_folders
+from search.doctor.machine import check_artifacts, check_data_set, check_disk, check_python, check_report, check_torch
 from search.url import default_url
 
 
@@ -40,11 +41,11 @@ def parts(plan: Plan) -> dict[str, Callable[[], Iterable[Check]]]:
     """What can be looked at, by name."""
     url = plan.storage or default_url(plan.output)
     return {
-        "python": lambda: [machine.python()],
-        "torch": lambda: machine.torch(plan.workers),
-        "data": lambda: [machine.data_set(plan.data_dir)],
-        "storage": lambda: database.examine(url, plan.workers or joblib.cpu_count()),
-        "artifacts": lambda: [machine.artifacts(plan.artifacts or str(plan.output))],
-        "disk": lambda: machine.free_disk([plan.output, *database.folders(url)]),
-        "report": lambda: [machine.report()],
+        "python": lambda: [check_python()],
+        "torch": lambda: check_torch(plan.workers),
+        "data": lambda: [check_data_set(plan.data_dir)],
+        "storage": lambda: check_database(url, plan.workers or joblib.cpu_count()),
+        "artifacts": lambda: [check_artifacts(plan.artifacts or str(plan.output))],
+        "disk": lambda: check_disk([plan.output, *database_folders(url)]),
+        "report": lambda: [check_report()],
     }

@@ -18,13 +18,13 @@ from search.url import StorageError, absolute, file_of, masked, warnings_for
 REACH = 5  # seconds within which a server answers and a lock is free
 
 
-def folders(url: str) -> list[Path]:
+def database_folders(url: str) -> list[Path]:
     """The folder of the database's file, if it is one of this machine."""
     file = _file(url)
     return [file.parent] if file else []
 
 
-def examine(url: str, workers: int) -> Iterator[Check]:
+def check_database(url: str, workers: int) -> Iterator[Check]:
     """Reach, write access, schema and write-ahead log of the database; it is not made where there is none."""
     try:
         file = _file(url)
@@ -32,7 +32,7 @@ def examine(url: str, workers: int) -> Iterator[Check]:
             yield _absent(file)
         else:
             with reported(url), _connected(absolute(url)) as connection:
-                yield from _examine(url, connection)
+                yield from _check_tables(url, connection)
         for warning in warnings_for(url, workers):
             yield Check.warning("storage", warning.removeprefix("Warning: "))
     except StorageError as error:
@@ -44,7 +44,7 @@ def _file(url: str) -> Path | None:
     try:
         return file_of(url)
     except StorageError:
-        return None  # which `examine` says
+        return None  # which `check_database` says
 
 
 def _absent(file: Path) -> Check:
@@ -59,7 +59,7 @@ def _connected(url: URL) -> Connection:
     return sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool, connect_args=limit).connect()
 
 
-def _examine(url: str, connection: Connection) -> Iterator[Check]:
+def _check_tables(url: str, connection: Connection) -> Iterator[Check]:
     """The checks of a database that is there.
 
     Raises:

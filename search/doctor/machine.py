@@ -16,7 +16,7 @@ OLDEST, NEWEST = (3, 11), (3, 13)  # Python that the tests were run on; a newer 
 NEEDED, COMFORTABLE = 100_000_000, 1_000_000_000  # bytes of free disk
 
 
-def python(running: tuple[int, int] = sys.version_info[:2]) -> Check:
+def check_python(running: tuple[int, int] = sys.version_info[:2]) -> Check:
     """The interpreter's version."""
     oldest, newest, this = (".".join(map(str, each)) for each in (OLDEST, NEWEST, running))
     if running < OLDEST:
@@ -26,7 +26,7 @@ def python(running: tuple[int, int] = sys.version_info[:2]) -> Check:
     return Check.ok("Python", f"{platform.python_version()}, {sys.executable}")
 
 
-def torch(workers: int | None) -> Iterator[Check]:
+def check_torch(workers: int | None) -> Iterator[Check]:
     """Whether torch can be imported, what it trains on, and whether it has as many threads as cores at most."""
     try:
         import torch as installed
@@ -49,7 +49,7 @@ def torch(workers: int | None) -> Iterator[Check]:
         yield Check.ok("threads", f"{workers or here} workers on {here} cores")
 
 
-def data_set(folder: Path | None) -> Check:
+def check_data_set(folder: Path | None) -> Check:
     """Whether the data set is here and whole."""
     try:
         from fmnist import data, source
@@ -64,7 +64,7 @@ def data_set(folder: Path | None) -> Check:
     return Check.ok("data set", f"{loaded.name}: {images}, verified, in {loaded.folder}")
 
 
-def artifacts(place: str) -> Check:
+def check_artifacts(place: str) -> Check:
     """Whether checkpoints can be written where they go."""
     name = f"doctor-{os.getpid()}"
     folder = None if "://" in place else Path(place)
@@ -82,7 +82,7 @@ def artifacts(place: str) -> Check:
     return Check.ok("artifacts", f"{store.location} can be written")
 
 
-def free_disk(folders: Iterable[Path]) -> Iterator[Check]:
+def check_disk(folders: Iterable[Path]) -> Iterator[Check]:
     """The room on each disk that has one of the folders, or will have it."""
     disks = {folder.stat().st_dev: folder for folder in map(nearest, folders)}
     for folder in disks.values():
@@ -97,7 +97,7 @@ def free_disk(folders: Iterable[Path]) -> Iterator[Check]:
             yield Check.ok("free disk", found)
 
 
-def report() -> Check:
+def check_report() -> Check:
     """Whether a report can be written. Its figures need no browser: plotly's JavaScript goes into the page."""
     try:
         from plotly.offline import get_plotlyjs
