@@ -7,7 +7,7 @@ from search.colours import BEST_COLOUR, COLOURS, THREE
 from search.report.analysis import Analysis
 from search.report.comparison import Comparison
 from search.report.style import SHARE, figure_of, lines_of, wrapped
-from search.report.writeup import ACCURACY
+from search.report.writeup import WRITEUP_ACCURACY
 from search.statistics import Estimate
 from search.text import percent
 
@@ -63,7 +63,7 @@ def writeup(analysis: Analysis) -> go.Figure:
     """Accuracy by epoch: the write-up's three trainings, and ours with intervals."""
     assert analysis.comparison is not None  # the page asks only then
     figure = figure_of("epoch", "test accuracy", yaxis_tickformat=SHARE, xaxis_dtick=1)
-    for epochs, colour in zip(ACCURACY, THREE, strict=True):
+    for epochs, colour in zip(WRITEUP_ACCURACY, THREE, strict=True):
         rows = [row for row in analysis.comparison.by_epoch if row.epochs == epochs]
         x = [int(row.name) for row in rows]
         theirs = {"color": colour, "dash": "dot"}

@@ -17,7 +17,7 @@ from search.statistics import Difference, Estimate, difference, estimate
 from search.text import percent, points
 
 # Test accuracy after each epoch, and F1 of each class at the end, by the number of epochs.
-ACCURACY = {
+WRITEUP_ACCURACY = {
     3: (0.8378, 0.8594, 0.8760),
     5: (0.8116, 0.8319, 0.8404, 0.8504, 0.8487),
     7: (0.8065, 0.8144, 0.8403, 0.8425, 0.8543, 0.8581, 0.8603),
@@ -60,7 +60,7 @@ def compare(definition: StudyDefinition, trials: Iterable[FrozenTrial]) -> Compa
     """
     if definition.score_on != "test":
         return None
-    groups: dict[int, list[FrozenTrial]] = {epochs: [] for epochs in ACCURACY}
+    groups: dict[int, list[FrozenTrial]] = {epochs: [] for epochs in WRITEUP_ACCURACY}
     for trial in trials:
         epochs = trial.params.get("epochs", definition.defaults.epochs)
         others = {name: value for name, value in trial.params.items() if name != "epochs"}
@@ -76,7 +76,7 @@ def compare(definition: StudyDefinition, trials: Iterable[FrozenTrial]) -> Compa
         by_epoch=[
             Row(epochs, str(epoch), theirs, estimate([_accuracy(trial, epoch) for trial in group]))
             for epochs, group in groups.items()
-            for epoch, theirs in enumerate(ACCURACY[epochs], start=1)
+            for epoch, theirs in enumerate(WRITEUP_ACCURACY[epochs], start=1)
         ],
         by_class=[
             Row(epochs, name, F1[epochs][index], estimate([_f1(trial, index) for trial in group]))
@@ -89,11 +89,11 @@ def compare(definition: StudyDefinition, trials: Iterable[FrozenTrial]) -> Compa
 
 def verdict(comparison: Comparison) -> str:
     """Whether the write-up's order, 3 before 7 before 5 epochs, is more than noise."""
-    ours = {epochs: comparison.final(epochs).ours for epochs in ACCURACY}
+    ours = {epochs: comparison.final(epochs).ours for epochs in WRITEUP_ACCURACY}
     held = [pair for pair, found in comparison.differences.items() if found.low > 0]
     reversed_ = [pair for pair, found in comparison.differences.items() if found.high < 0]
-    means = ", ".join(f"{epochs} epochs {percent(ours[epochs].mean)}" for epochs in ACCURACY)
-    first = [accuracies[0] for accuracies in ACCURACY.values()]
+    means = ", ".join(f"{epochs} epochs {percent(ours[epochs].mean)}" for epochs in WRITEUP_ACCURACY)
+    first = [accuracies[0] for accuracies in WRITEUP_ACCURACY.values()]
     theirs = (
         "The write-up trained each once, which cannot tell: its three trainings, alike in their first epoch, stand "
         f"{points(max(first) - min(first))} points apart after that (standard deviation {points(stdev(first))})."
