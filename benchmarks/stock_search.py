@@ -12,11 +12,11 @@ from benchmarks import stock
 from benchmarks.outcome import Ended, Searched, value_of
 from fmnist.data import Splits
 from search import space
+from search.database.connection import open_storage
+from search.database.url import sqlite_url
 from search.definition import StudyDefinition
 from search.engines.local import cores
 from search.record import FINISHED
-from search.storage import open_storage
-from search.url import sqlite_url
 
 AT = "at"  # a user attribute of trials: as in Ended
 

@@ -58,16 +58,16 @@ from fmnist.training import EpochMetrics
 from search import definition, lease, queue, space, worker
 from search import objective as training
 from search.collect import drop_beaten
+from search.database.connection import lock, open_storage
+from search.database.optuna_schema import ATTRIBUTES, REPORTS, TRIALS, VALUES, backend, utc_now
+from search.database.retry import persistently
+from search.database.url import default_url
 from search.definition import StudyDefinition
 from search.lease import ATTEMPTS, Holder
 from search.objective import Objective
-from search.outage import persistently
 from search.places import KEEP, Place, artifacts_of
 from search.record import CHECKPOINT, Epoch
-from search.storage import lock, open_storage
 from search.study import load_study, open_study, stop_requests
-from search.tables import ATTRIBUTES, REPORTS, TRIALS, VALUES, backend, utc_now
-from search.url import default_url
 from tests.conftest import digits
 from tests.postgresql import Server, server
 

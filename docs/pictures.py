@@ -19,7 +19,7 @@ from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
 from search import load_study, open_storage
-from search.url import default_url
+from search.database.url import default_url
 
 FOLDER = Path(__file__).resolve().parent
 SIZE = (1000, 1250)  # pixels of a picture

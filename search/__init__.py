@@ -9,11 +9,11 @@ from fmnist.lazy import exports
 
 if TYPE_CHECKING:
     from search import definition, report
+    from search.database.connection import open_storage
     from search.definition import StudyDefinition
     from search.drain import RunSettings
     from search.finalists import standings_of
     from search.run import run_search
-    from search.storage import open_storage
     from search.study import load_study
     from search.summary import summarize
 

@@ -10,8 +10,8 @@ from uuid import uuid4
 from optuna.trial import TrialState
 from sqlalchemy import Connection, delete, insert, select
 
+from search.database.optuna_schema import SYSTEM_ATTRIBUTES, TRIALS, read_attribute
 from search.record import CHECKPOINT
-from search.tables import SYSTEM_ATTRIBUTES, TRIALS, read_attribute
 
 CURVE, CONFUSION = "learning-curve.svg", "confusion-matrix.svg"
 

@@ -12,15 +12,15 @@ from rich.console import Console
 from fmnist.device import device_of
 from search import queue
 from search.artifacts import located
+from search.database.retry import persistently
+from search.database.url import default_url
 from search.engines import local, ray
 from search.interrupts import Interrupts
 from search.lease import GRACE
-from search.outage import persistently
 from search.places import OUTPUT, Place, location_of
 from search.progress import FinishedTrials, Progress
 from search.study import stop_requests, told_if_deleted
 from search.summary import Stopped, summarize
-from search.url import default_url
 from search.worker import WorkerSettings
 
 Engine = Literal["local", "ray"]

@@ -9,9 +9,9 @@ from optuna.trial import TrialState
 
 from fmnist import data as fashion
 from search import definition, queue, space
-from search.outage import reported
+from search.database.connection import lock, opened
+from search.database.retry import reported
 from search.places import Place, check_stays
-from search.storage import lock, opened
 from search.study import definition_of, load_study, open_study
 
 

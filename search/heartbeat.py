@@ -9,9 +9,9 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy import select, update
 from sqlalchemy.exc import SQLAlchemyError
 
+from search.database.optuna_schema import ATTRIBUTES, HEARTBEATS, backend, now
+from search.database.url import StorageError
 from search.lease import ATTEMPTS, Ticket
-from search.tables import ATTRIBUTES, HEARTBEATS, backend, now
-from search.url import StorageError
 
 BEATS = 6  # heartbeats in a grace period
 

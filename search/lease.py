@@ -23,7 +23,7 @@ from optuna.trial import TrialState
 from sqlalchemy import Connection, delete, event, insert, update
 
 from search import artifact_meta
-from search.tables import (
+from search.database.optuna_schema import (
     HEARTBEATS,
     TRIALS,
     VALUES,

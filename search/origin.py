@@ -11,7 +11,7 @@ from pathlib import Path
 
 import optuna
 
-from search.url import StorageError, masked
+from search.database.url import StorageError, masked
 
 RUNS = "runs"  # a user attribute of a study: each `Run` whose command or machine is not that of the one before
 

@@ -11,8 +11,8 @@ import optuna
 from optuna.trial import TrialState
 from sqlalchemy import Connection, select
 
+from search.database.optuna_schema import ATTRIBUTES, HEARTBEATS, TRIALS, backend, lock_trial, now, read_attribute
 from search.lease import ATTEMPTS, fail_attempt, this_machine
-from search.tables import ATTRIBUTES, HEARTBEATS, TRIALS, backend, lock_trial, now, read_attribute
 
 Attempt = dict[str, Any]
 Gone = Callable[[Attempt, timedelta], str | None]  # of an attempt, silent for so long: why it is over, or None

@@ -10,15 +10,15 @@ from fmnist.data import DataSet, load
 from fmnist.evaluation import evaluate
 from fmnist.files import write_whole
 from search import finalists, queue
+from search.database.connection import lock, open_storage, opened
+from search.database.retry import persistently, reported
 from search.definition import StudyDefinition
 from search.drain import RunSettings, drain
 from search.finalists import SETTLED, Finalist, Standings
-from search.outage import persistently, reported
 from search.outputs import BEST, check_outputs
 from search.places import artifacts_of, check_artifacts
 from search.reaper import release
 from search.record import read_checkpoint
-from search.storage import lock, open_storage, opened
 from search.study import check_alike, definition_of, finalists_name, load_study, open_study
 from search.summary import Stopped
 from search.text import count

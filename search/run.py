@@ -8,20 +8,20 @@ from rich.console import Console
 from fmnist import data as fashion
 from fmnist.errors import ExpectedError
 from search import origin, queue, space
+from search.database.connection import lock, open_storage, opened
+from search.database.retry import persistently, reported
+from search.database.url import StorageError, masked, warnings_for
 from search.definition import StudyDefinition
 from search.drain import RunSettings, drain
 from search.finalists import SEEDS, standings_of
 from search.interrupts import terminal
-from search.outage import persistently, reported
 from search.outputs import REPORT, check_outputs
 from search.places import folder_of
 from search.reaper import held, release
 from search.retrain import retrain
-from search.storage import lock, open_storage, opened
 from search.study import load_study, open_study
 from search.summary import RunResult, Stopped, Summary, summarize
 from search.text import count
-from search.url import StorageError, masked, warnings_for
 
 
 def run_search(definition: StudyDefinition, settings: RunSettings, console: Console | None = None) -> RunResult:

@@ -11,9 +11,9 @@ import optuna
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import StudyDirection
 
+from search.database.url import DatabaseGone
 from search.definition import StudyDefinition, differences
 from search.places import FINALISTS, KEY, Place, StudyError, check_free, settle
-from search.url import DatabaseGone
 
 if TYPE_CHECKING:
     from fmnist.data import DataSet

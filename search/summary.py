@@ -10,11 +10,11 @@ from sqlalchemy import select
 
 from fmnist.errors import ExpectedError
 from search import queue
+from search.database.optuna_schema import TRIALS, VALUES, backend
 from search.finalists import Standings
 from search.places import artifacts_of
 from search.record import STEPS_PER_EPOCH, checkpoint_of
 from search.study import definition_of
-from search.tables import TRIALS, VALUES, backend
 
 if TYPE_CHECKING:
     from fmnist.data import DataSet

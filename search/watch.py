@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.text import Text
 
 from search import presentation, queue
+from search.database.retry import persistently
 from search.finalists import Standings, standings_of
 from search.interrupts import handled
 from search.live import live_view
-from search.outage import persistently
 from search.record import FINISHED
 from search.study import definition_of, finalists_of
 from search.summary import Summary, summarize

@@ -26,14 +26,15 @@ from fmnist.training import Training
 from search import lease, queue
 from search.artifacts import ArtifactError, Artifacts
 from search.collect import drop_beaten
+from search.database.connection import open_storage
+from search.database.retry import is_transient, persistently, reported
+from search.database.url import StorageError
 from search.heartbeat import beating
 from search.lease import Holder, Lost, Ticket
 from search.objective import Objective, Outcome, run_trial
-from search.outage import is_transient, persistently, reported
 from search.places import KEEP, artifacts_of, check_artifacts, folder_of
 from search.reaper import reap, release
 from search.sampling import pruner, sampler, telling
-from search.storage import open_storage
 from search.study import (
     attributes,
     check_alike,
@@ -44,7 +45,6 @@ from search.study import (
     stop_requests,
     told_if_deleted,
 )
-from search.url import StorageError
 
 POLL = 0.5  # seconds between two looks at a queue whose last tickets others hold
 FOLLOW_POLL = 2.0  # and at one that is empty

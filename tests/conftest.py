@@ -19,11 +19,11 @@ from fmnist import data
 from fmnist.data import DataSet, LabelledImages
 from search import queue
 from search.cli import main
+from search.database.connection import lock, open_storage
+from search.database.url import default_url
 from search.definition import StudyDefinition
 from search.places import Place
-from search.storage import lock, open_storage
 from search.study import open_study
-from search.url import default_url
 from search.worker import WorkerSettings
 from tests.postgresql import Server, server
 

@@ -8,11 +8,11 @@ from optuna.trial import TrialState
 from search import artifact_meta, collect, lease, queue
 from search.artifact_meta import CONFUSION, CURVE
 from search.artifacts import open_artifacts
+from search.database.connection import open_storage
+from search.database.optuna_schema import backend
 from search.lease import Holder, Ticket
 from search.places import ARTIFACTS
 from search.record import CHECKPOINT
-from search.storage import open_storage
-from search.tables import backend
 
 
 @pytest.fixture

@@ -22,10 +22,10 @@ from fmnist import checkpoint
 from fmnist.data import CLASSES
 from search import definition
 from search.cli import main, studies
-from search.storage import open_storage
+from search.database.connection import open_storage
+from search.database.url import default_url
 from search.study import load_study
 from search.summary import summarize
-from search.url import default_url
 from tests.conftest import STUDY, Command, worker_pids, worker_servers
 
 LONG = STUDY.replace("epochs = 2", "epochs = 400")

@@ -9,6 +9,8 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
+from search.database.connection import open_storage
+from search.database.url import default_url
 from search.definition import StudyDefinition
 from search.places import ARTIFACTS
 from search.report.comparison import Comparison, compare
@@ -16,9 +18,7 @@ from search.report.estimates import answers
 from search.report.figures import best_so_far
 from search.report.page import render_comparison
 from search.statistics import difference, estimate
-from search.storage import open_storage
 from search.study import DATA, DEFINITION, finalists_name
-from search.url import default_url
 from tests.conftest import definition
 from tests.test_findings import ended
 

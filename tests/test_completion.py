@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from search import definition
-from search.storage import open_storage
-from search.url import default_url
+from search.database.connection import open_storage
+from search.database.url import default_url
 from tests.conftest import Make
 from tests.conftest import definition as defined
 from tests.postgresql import Server

@@ -10,6 +10,7 @@ from optuna_dashboard import get_note, save_note
 
 from fmnist.data import CLASSES
 from search.colours import GREY
+from search.database.connection import open_storage
 from search.finalists import Standings
 from search.places import KEY, StudyError
 from search.report.analysis import Analysis
@@ -19,7 +20,6 @@ from search.report.importance import Importance, Importances
 from search.report.network import BestNetwork, Filters
 from search.report.note import END_OF_OURS, note, with_note
 from search.report.provenance import Provenance
-from search.storage import open_storage
 from search.study import DEFINITION
 from search.summary import BestTrial, Summary, TrialCounts
 from tests.conftest import definition

@@ -27,13 +27,13 @@ from fmnist import checkpoint
 from fmnist.data import DataSet
 from search import queue
 from search.dashboard import DashboardSettings, _application
+from search.database.connection import open_storage
+from search.database.url import default_url
 from search.places import Place
 from search.record import CHECKPOINT, history_of
 from search.report import write
-from search.storage import open_storage
 from search.study import open_study
 from search.text import percent
-from search.url import default_url
 from search.worker import WorkerSettings, work
 from tests.conftest import NEEDS_CHROMIUM, definition
 from tests.postgresql import Server

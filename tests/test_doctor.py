@@ -16,12 +16,12 @@ from sqlalchemy import text
 
 from fmnist import source
 from search.cli.doctor import PARTS
+from search.database.connection import open_storage, opened
+from search.database.url import default_url
 from search.doctor import Plan, parts
 from search.doctor.check import Check
 from search.doctor.database import check_database
 from search.doctor.machine import NEWEST, OLDEST, check_artifacts, check_data_set, check_disk, check_python, check_torch
-from search.storage import open_storage, opened
-from search.url import default_url
 from tests.conftest import Command
 from tests.postgresql import Server
 

@@ -19,6 +19,7 @@ from fmnist.checkpoint import CheckpointError
 from fmnist.data import DataSet, load
 from fmnist.evaluation import evaluate
 from search import finalists, queue, words
+from search.database.connection import lock, open_storage
 from search.definition import StudyDefinition
 from search.drain import RunSettings
 from search.finalists import Standings, Unscored, define, find, standings_of
@@ -35,7 +36,6 @@ from search.retrain import run_finalists, settle
 from search.run import run_search
 from search.space import distributions, grid, key
 from search.statistics import Difference, estimate
-from search.storage import lock, open_storage
 from search.study import DEFINITION, definition_of, finalists_of, load_study, open_study, request_stop, stop_requests
 from search.worker import WorkerSettings, work
 from tests.conftest import Command, Make, definition

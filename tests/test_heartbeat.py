@@ -10,10 +10,10 @@ import pytest
 from sqlalchemy import select
 
 from search import heartbeat, lease, queue
+from search.database.connection import open_storage
+from search.database.optuna_schema import HEARTBEATS, backend
+from search.database.url import DatabaseGone, default_url
 from search.lease import Holder, Ticket
-from search.storage import open_storage
-from search.tables import HEARTBEATS, backend
-from search.url import DatabaseGone, default_url
 
 LONG_AGO = datetime(2001, 1, 1)
 

@@ -7,8 +7,8 @@ import pytest
 from optuna.trial import Trial, TrialState
 
 from search import lease, queue
+from search.database.connection import open_storage
 from search.lease import Holder, Lost, Ticket
-from search.storage import open_storage
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from search import collect
-from search.storage import lock, open_storage
+from search.database.connection import lock, open_storage
+from search.database.url import default_url
 from search.study import load_study
-from search.url import default_url
 from tests.conftest import STUDY
 from tests.terminal import Terminal
 

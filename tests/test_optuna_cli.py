@@ -7,8 +7,8 @@ import sys
 from optuna.trial import TrialState
 
 from search import lease, queue
+from search.database.url import parse
 from search.lease import Holder, Ticket
-from search.url import parse
 from tests.conftest import Make, definition
 
 CALL = [sys.executable, "-W", "ignore", "-c", "import sys; from optuna.cli import main; sys.exit(main())"]

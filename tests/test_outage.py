@@ -7,8 +7,8 @@ import psycopg
 import pytest
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from search import outage
-from search.url import StorageError, default_url
+from search.database import retry
+from search.database.url import StorageError, default_url
 
 
 def trouble(invalidated: bool = False, words: str = "Connection refused") -> OperationalError:
@@ -17,8 +17,8 @@ def trouble(invalidated: bool = False, words: str = "Connection refused") -> Ope
 
 def test_an_outage_is_waited_for_after_however_long_the_work_had_gone_well(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr(outage.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(outage.time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
+    monkeypatch.setattr(retry.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(retry.time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
     tries = []
 
     def trains_for_an_hour_between_outages() -> str:
@@ -28,7 +28,7 @@ def test_an_outage_is_waited_for_after_however_long_the_work_had_gone_well(monke
         clock[0] += 3600 if len(tries) % 4 == 1 else 1
         raise trouble()
 
-    assert outage.persistently(trains_for_an_hour_between_outages) == "done"
+    assert retry.persistently(trains_for_an_hour_between_outages) == "done"
     tries.clear()
 
     def never_again() -> None:
@@ -36,14 +36,14 @@ def test_an_outage_is_waited_for_after_however_long_the_work_had_gone_well(monke
         raise trouble()
 
     with pytest.raises(OperationalError):
-        outage.persistently(never_again)
-    assert outage.PATIENCE < tries[-1] - tries[0] < outage.PATIENCE + 2 * outage.LONGEST_PAUSE
+        retry.persistently(never_again)
+    assert retry.PATIENCE < tries[-1] - tries[0] < retry.PATIENCE + 2 * retry.LONGEST_PAUSE
 
 
 def test_what_will_not_pass_is_not_waited_for() -> None:
     for error in (trouble(words="password authentication failed"), trouble(words='database "x" does not exist')):
         with pytest.raises(OperationalError):
-            outage.persistently(lambda error=error: (_ for _ in ()).throw(error))
+            retry.persistently(lambda error=error: (_ for _ in ()).throw(error))
 
 
 def full(database: sqlite3.Connection) -> None:
@@ -104,8 +104,8 @@ def test_advice_on_sqlite_is_by_what_went_wrong(
         with pytest.raises(sqlite3.Error) as met:
             spoil(database)
     error = DBAPIError.instance("SELECT", {}, met.value, sqlite3.Error)
-    assert outage.is_transient(error) == passing
-    with pytest.raises(StorageError, match=advice) as said, outage.reported(default_url(tmp_path)):
+    assert retry.is_transient(error) == passing
+    with pytest.raises(StorageError, match=advice) as said, retry.reported(default_url(tmp_path)):
         raise error
     assert "\n" not in str(said.value)
     assert ("free some space" in str(said.value)) == (spoil is full)

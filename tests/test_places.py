@@ -11,13 +11,13 @@ from fmnist import checkpoint
 from fmnist.data import DataSet
 from search import collect, queue
 from search.artifacts import open_artifacts
+from search.database.connection import lock, open_storage
+from search.database.optuna_schema import backend
+from search.database.url import default_url, sqlite_url
 from search.outputs import REPORT
 from search.places import ARTIFACTS, FOLDER, MARK, Place, StudyError, artifacts_of, folder_of, location_of
 from search.record import checkpoint_of
-from search.storage import lock, open_storage
 from search.study import load_study, open_study
-from search.tables import backend
-from search.url import default_url, sqlite_url
 from search.worker import WorkerSettings, work
 from tests.conftest import Command, definition
 from tests.postgresql import Server

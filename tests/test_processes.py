@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
+from search.database.connection import open_storage
+from search.database.url import default_url
 from search.engines import local
 from search.reaper import alive
-from search.storage import open_storage
 from search.study import load_study
-from search.url import default_url
 from tests.conftest import Make, definition, worker_pids, worker_servers
 
 COMPLETE, WAITING = TrialState.COMPLETE, TrialState.WAITING

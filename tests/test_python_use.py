@@ -14,9 +14,9 @@ import fmnist
 import search
 from fmnist import checkpoint
 from fmnist.classes import CLASSES
-from search.storage import open_storage
+from search.database.connection import open_storage
+from search.database.url import default_url
 from search.study import load_study
-from search.url import default_url
 from tests.conftest import STUDY
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -9,9 +9,9 @@ import pytest
 from optuna.trial import TrialState
 
 from search import lease, queue
+from search.database.connection import lock, open_storage
 from search.definition import StudyDefinition
 from search.lease import Holder, Ticket
-from search.storage import lock, open_storage
 from search.study import DEFINITION
 from tests.conftest import Make
 

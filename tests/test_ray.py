@@ -17,14 +17,14 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
+from search.database.connection import open_storage
+from search.database.url import default_url
 from search.engines.local import WorkersDied
 from search.engines.ray import ClusterError, _work, drain
 from search.lease import ATTEMPTS, GIVEN_BACK
 from search.reaper import alive, release
 from search.record import STEPS_PER_EPOCH
-from search.storage import open_storage
 from search.study import finalists_of, load_study, request_stop, stop_requests
-from search.url import default_url
 from tests.conftest import LONG, STUDY, Command, Make, definition
 from tests.postgresql import Server
 

@@ -11,9 +11,9 @@ import pytest
 from optuna.trial import TrialState
 
 from search import lease, queue, reaper
+from search.database.connection import open_storage
+from search.database.optuna_schema import HEARTBEATS, backend
 from search.lease import Holder, Ticket
-from search.storage import open_storage
-from search.tables import HEARTBEATS, backend
 
 WAITING, RUNNING = TrialState.WAITING, TrialState.RUNNING
 

@@ -19,6 +19,8 @@ from fmnist import data
 from fmnist.data import CLASSES, DataSet, split
 from fmnist.evaluation import evaluate
 from search import queue
+from search.database.connection import open_storage
+from search.database.url import default_url
 from search.definition import StudyDefinition
 from search.finalists import Finalist, Standings
 from search.origin import Run
@@ -37,9 +39,7 @@ from search.report.page import SECTIONS, drawers, render
 from search.report.style import in_sight, logarithmic, stepped
 from search.report.writeup import compare
 from search.statistics import estimate
-from search.storage import open_storage
 from search.study import open_study
-from search.url import default_url
 from search.worker import WorkerSettings, work
 from tests import test_writeup
 from tests.conftest import definition

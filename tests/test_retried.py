@@ -10,9 +10,10 @@ import pytest
 from moto.server import ThreadedMotoServer
 from optuna.trial import TrialState
 
-from search import lease, outage
+from search import lease
 from search.artifacts import ArtifactError, open_artifacts
-from search.outage import is_transient
+from search.database import retry
+from search.database.retry import is_transient
 from search.places import artifacts_of
 from search.reaper import reap
 from search.record import checkpoint_of
@@ -45,7 +46,7 @@ def server(s3: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     running = Server()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{running.port}")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    monkeypatch.setattr(outage, "LONGEST_PAUSE", 0.2)
+    monkeypatch.setattr(retry, "LONGEST_PAUSE", 0.2)
     yield running
     running.stop()
 
@@ -85,7 +86,7 @@ def test_a_bucket_that_stays_away_ends_the_worker_and_its_trial_is_given_back(
     bucket: str, server: Server, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study, settings = make(definition(), 1, artifacts=bucket)
-    monkeypatch.setattr(outage, "PATIENCE", 0.5)
+    monkeypatch.setattr(retry, "PATIENCE", 0.5)
     stopped = False
 
     def stopping() -> bool:

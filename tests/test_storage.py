@@ -11,10 +11,10 @@ import sqlalchemy
 from optuna.storages._rdb.models import BaseModel
 from sqlalchemy import text
 
+from search.database.connection import Mode, open_storage
+from search.database.retry import persistently
+from search.database.url import DatabaseGone, StorageError, absolute, default_url, masked
 from search.doctor.database import check_database
-from search.outage import persistently
-from search.storage import Mode, open_storage
-from search.url import DatabaseGone, StorageError, absolute, default_url, masked
 from tests.postgresql import Server
 
 SECRET = "hunter2"  # noqa: S105
@@ -247,7 +247,7 @@ def test_processes_that_make_the_same_database_together_all_succeed(tmp_path: Pa
 def test_a_worker_frozen_within_a_transaction_loses_it_and_its_lock(
     postgresql: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("search.storage.BUSY_TIMEOUT", 1)
+    monkeypatch.setattr("search.database.connection.BUSY_TIMEOUT", 1)
     opened = open_storage(postgresql.create_database(), "create")
     optuna.create_study(storage=opened, study_name="s")
     lock = text("SELECT * FROM studies FOR UPDATE")

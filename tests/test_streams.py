@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
-from search.storage import open_storage
+from search.database.connection import open_storage
+from search.database.url import default_url
 from search.study import load_study
-from search.url import default_url
 from tests.conftest import Command
 
 CLOSING = ("<&-", ">&-", "2>&-")  # in a shell

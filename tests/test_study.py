@@ -5,11 +5,11 @@ import optuna
 import pytest
 
 from fmnist.data import DataSet
+from search.database.connection import open_storage
+from search.database.url import default_url
 from search.definition import StudyDefinition
 from search.places import Place, StudyError, folder_of
-from search.storage import open_storage
 from search.study import definition_of, load_study, open_study, told_if_deleted
-from search.url import default_url
 
 
 def definition(**changes: object) -> StudyDefinition:

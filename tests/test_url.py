@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from optuna.storages import RDBStorage
 
 from search.cli import main
-from search.origin import command_line
-from search.url import (
+from search.database.url import (
     StorageError,
     _file_system,
     absolute,
@@ -22,6 +21,7 @@ from search.url import (
     url_of,
     warnings_for,
 )
+from search.origin import command_line
 
 SECRET = "hunter2"  # noqa: S105
 
@@ -62,7 +62,7 @@ def test_many_workers_on_sqlite_are_warned_of(tmp_path: Path, workers: int, warn
 
 
 def test_a_network_file_system_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("search.url.NETWORKED", (_file_system(tmp_path),))
+    monkeypatch.setattr("search.database.url.NETWORKED", (_file_system(tmp_path),))
     assert any("network file system" in warning for warning in warnings_for(default_url(tmp_path), 1))
     assert _file_system(Path("/proc/self")) == "proc"
 

@@ -14,9 +14,9 @@ import pytest
 from rich.console import Console
 
 from search import watch
-from search.storage import open_storage
+from search.database.connection import open_storage
+from search.database.url import DatabaseGone, default_url
 from search.study import load_study
-from search.url import DatabaseGone, default_url
 from search.worker import WorkerSettings, work
 from tests.conftest import STUDY, Make, definition
 from tests.terminal import Terminal

@@ -19,18 +19,18 @@ from optuna.trial import TrialState
 
 from fmnist.training import Training
 from search import heartbeat, lease, queue, worker
+from search.database.connection import lock
+from search.database.optuna_schema import backend
+from search.database.retry import persistently
+from search.database.url import DatabaseGone
 from search.definition import PRUNERS, SAMPLERS
 from search.engines import local
 from search.join import join
 from search.objective import Outcome, run_trial
-from search.outage import persistently
 from search.places import StudyError
 from search.reaper import alive, reap
 from search.record import CHECKPOINT
-from search.storage import lock
 from search.study import request_stop
-from search.tables import backend
-from search.url import DatabaseGone
 from search.worker import WorkerSettings, work
 from tests.conftest import LONG, Make, definition, worker_pids, worker_servers
 from tests.postgresql import Server

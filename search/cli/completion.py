@@ -27,7 +27,7 @@ def _in_database(context: click.Context) -> list[str]:
     """Without Optuna, which takes a second to import. A shell has no place for an error: then there are none."""
     import sqlalchemy
 
-    from search.url import StorageError, absolute, file_of, url_of
+    from search.database.url import StorageError, absolute, file_of, url_of
 
     try:
         url = url_of(context.params.get("storage"), context.params.get("output"))

@@ -183,11 +183,11 @@ def opened_study(
     name: str, storage: str | None, output: Path | None, mode: Literal["read", "write"] = "read"
 ) -> "Iterator[tuple[optuna.Study, Path]]":
     """Open a study, and say where its files are."""
-    from search.outage import reported
+    from search.database.connection import opened
+    from search.database.retry import reported
+    from search.database.url import url_of
     from search.places import folder_of
-    from search.storage import opened
     from search.study import load_study
-    from search.url import url_of
 
     url = url_of(storage, output)
     with opened(url, mode) as database, reported(url):

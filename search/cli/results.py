@@ -145,9 +145,9 @@ def report(
       fmnist-search report grid random
     """
     from fmnist.data import load
+    from search.database.url import url_of
     from search.outputs import REPORT_MARKS, check_replaceable
     from search.report import write, write_comparison
-    from search.url import url_of
 
     if in_browser and form == "json":
         raise click.UsageError("--open shows a page; leave it out with --format json")

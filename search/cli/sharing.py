@@ -46,9 +46,9 @@ def worker(
       fmnist-search worker cnn --follow --workers 1
     """
     from fmnist.device import device_of
+    from search.database.url import url_of
     from search.engines.local import cores
     from search.join import join
-    from search.url import url_of
     from search.worker import WorkerSettings
 
     settings = WorkerSettings(
@@ -91,9 +91,9 @@ def enqueue(
       fmnist-search enqueue cnn --set learning_rate=0.003 --set epochs=5
     """
     from search.artifacts import located
+    from search.database.url import url_of
     from search.enqueue import enqueue as add
     from search.places import OUTPUT, Place
-    from search.url import url_of
 
     named = name or checked_name(Path(study).stem)
     place = Place((output or OUTPUT) / named, located(artifacts))
@@ -141,10 +141,10 @@ def delete(study: str, storage: str | None, output: Path | None, artifacts: str 
     """
     from search import collect
     from search.artifacts import located
+    from search.database.connection import lock
+    from search.database.url import url_of
     from search.places import deletable_roots, is_within
-    from search.storage import lock
     from search.summary import summarize
-    from search.url import url_of
 
     url = url_of(storage, output)
     with opened_study(study, storage, output, mode="write") as (opened, folder):

@@ -91,10 +91,10 @@ def run(
       fmnist-search run --engine ray --workers 16 --storage postgresql://me@db/studies
     """
     from search import definition
+    from search.database.retry import reported
     from search.drain import RunSettings
     from search.interrupts import terminal
     from search.origin import command_line
-    from search.outage import reported
     from search.presentation import show
     from search.run import run_search
 
@@ -169,13 +169,13 @@ def finalists(
       fmnist-search finalists cnn --top 5 --seeds 5
     """
     from fmnist.data import load
+    from search.database.url import url_of
     from search.drain import RunSettings
     from search.interrupts import terminal
     from search.outputs import REPORT
     from search.presentation import show_finalists
     from search.report import write
     from search.retrain import run_finalists
-    from search.url import url_of
 
     check_engine(engine, workers)
     with opened_study(study, storage, output) as (_, folder):

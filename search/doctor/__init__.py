@@ -9,10 +9,10 @@ from pathlib import Path
 
 import joblib
 
+from search.database.url import default_url
 from search.doctor.check import Check
 from search.doctor.database import check_database, database_folders
 from search.doctor.machine import check_artifacts, check_data_set, check_disk, check_python, check_report, check_torch
-from search.url import default_url
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ import optuna
 import sqlalchemy
 from sqlalchemy.engine import URL, Connection
 
+from search.database.connection import has_schema, opened
+from search.database.retry import reported
+from search.database.url import StorageError, absolute, file_of, masked, warnings_for
 from search.doctor.check import Check
 from search.doctor.machine import nearest
-from search.outage import reported
-from search.storage import has_schema, opened
 from search.text import count
-from search.url import StorageError, absolute, file_of, masked, warnings_for
 
 REACH = 5  # seconds within which a server answers and a lock is free
 

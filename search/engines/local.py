@@ -23,7 +23,7 @@ import joblib
 import optuna
 
 from fmnist.errors import ExpectedError
-from search.outage import persistently
+from search.database.retry import persistently
 from search.queue import TooManyFailures, check_failures
 from search.reaper import alive, began, release
 from search.worker import FAILED, WorkerSettings, is_over, main, studies_of

@@ -21,13 +21,13 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
 from fmnist.errors import ExpectedError
+from search.database.connection import open_storage
+from search.database.retry import persistently, reported
+from search.database.url import absolute
 from search.engines.local import TICK, WorkersDied
-from search.outage import persistently, reported
 from search.queue import TooManyFailures, check_failures
 from search.reaper import release
-from search.storage import open_storage
 from search.study import load_study, request_stop, stop_requests
-from search.url import absolute
 from search.worker import WorkerSettings, is_over, work
 
 CONNECT = 5.0  # seconds within which the head of the cluster must accept a connection

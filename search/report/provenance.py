@@ -15,12 +15,12 @@ from optuna.trial import FrozenTrial
 
 from fmnist import source
 from fmnist.data import DataSet
+from search.database.optuna_schema import backend
+from search.database.url import default_url, masked, parse
 from search.definition import StudyDefinition
 from search.lease import ATTEMPTS
 from search.origin import Run, runs
 from search.study import DATA, VERSIONS
-from search.tables import backend
-from search.url import default_url, masked, parse
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 
 from search.artifacts import ArtifactError
-from search.url import StorageError, masked, without_password
+from search.database.url import StorageError, masked, without_password
 
 BUSY_TIMEOUT = 60  # seconds that a writer waits for another
 PATIENCE = 600  # seconds for which a database that is out of reach is tried again

@@ -18,8 +18,8 @@ from optuna.storages._rdb.models import BaseModel
 from sqlalchemy import event
 
 from fmnist import streams
-from search.outage import BUSY_TIMEOUT, reported
-from search.url import DatabaseGone, StorageError, absolute, file_of, masked
+from search.database.retry import BUSY_TIMEOUT, reported
+from search.database.url import DatabaseGone, StorageError, absolute, file_of, masked
 
 Mode = Literal["create", "write", "read"]
 
