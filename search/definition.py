@@ -14,8 +14,8 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from fmnist.errors import UsageError
 from fmnist.hyperparameters import Hyperparameters, ScoreOn
+from search.formatting import did_you_mean
 from search.parameter import Parameter, Strict
-from search.text import did_you_mean
 
 SamplerName = Literal["tpe", "gp", "random", "grid", "qmc"]
 PrunerName = Literal["slack", "halving", "hyperband", "median", "percentile", "none"]

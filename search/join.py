@@ -10,13 +10,13 @@ from search.database.connection import open_storage
 from search.database.retry import reported
 from search.database.url import StorageError, warnings_for
 from search.engines import local
+from search.formatting import count
 from search.interrupts import Interrupts
 from search.lease import ATTEMPTS, this_machine
 from search.places import StudyError, folder_of, location_of
 from search.progress import FinishedTrials, line
 from search.study import load_study, stop_requests, told_if_deleted
 from search.summary import summarize
-from search.text import count
 from search.worker import FOLLOW_POLL, WorkerSettings
 
 

@@ -13,10 +13,10 @@ from search import words
 from search.catalogue import Entry
 from search.database.url import options_for
 from search.finalists import Standings
+from search.formatting import count, percent, points, short
 from search.ranking import Configuration, rank
 from search.study import definition_of
 from search.summary import RunResult, Summary
-from search.text import count, percent, points, short
 
 SHOWN = 5  # trials in the table of the best
 _WHY = {"interrupted": "Stopped", "timeout": "Time is up", "request": "Stopped by `fmnist-search stop`"}

@@ -12,10 +12,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from search.formatting import assignments, duration, percent
 from search.lease import REASON
 from search.live import live_view
 from search.summary import Summary
-from search.text import assignments, duration, percent
 
 NARROW = 40  # columns
 STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}

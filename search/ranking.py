@@ -9,11 +9,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search import space
 from search.definition import StudyDefinition
+from search.formatting import assignments
 from search.lease import REASON
 from search.record import CHECKPOINT
 from search.space import Point
 from search.statistics import Difference, Estimate, difference, estimate
-from search.text import assignments
 
 FEW = 2  # parameters that are all named
 

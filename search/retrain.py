@@ -15,13 +15,13 @@ from search.database.retry import persistently, reported
 from search.definition import StudyDefinition
 from search.drain import RunSettings, drain
 from search.finalists import SETTLED, Finalist, Standings
+from search.formatting import count
 from search.outputs import BEST, check_outputs
 from search.places import artifacts_of, check_artifacts
 from search.reaper import release
 from search.record import read_checkpoint
 from search.study import check_alike, definition_of, finalists_name, load_study, open_study
 from search.summary import Stopped
-from search.text import count
 
 
 def run_finalists(

@@ -14,6 +14,7 @@ from search.database.url import StorageError, masked, warnings_for
 from search.definition import StudyDefinition
 from search.drain import RunSettings, drain
 from search.finalists import SEEDS, standings_of
+from search.formatting import count
 from search.interrupts import terminal
 from search.outputs import REPORT, check_outputs
 from search.places import folder_of
@@ -21,7 +22,6 @@ from search.reaper import held, release
 from search.retrain import retrain
 from search.study import load_study, open_study
 from search.summary import RunResult, Stopped, Summary, summarize
-from search.text import count
 
 
 def run_search(definition: StudyDefinition, settings: RunSettings, console: Console | None = None) -> RunResult:

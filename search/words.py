@@ -1,10 +1,10 @@
 """What the numbers of finalists say, in words that terminal, report and dashboard share."""
 
 from search.finalists import Finalist, Standings, Unscored
+from search.formatting import assignments, count, percent, points
 from search.ranking import Configuration
 from search.statistics import Difference, Estimate
 from search.summary import Summary
-from search.text import assignments, count, percent, points
 
 
 def name(finalist: Finalist | Unscored) -> str:

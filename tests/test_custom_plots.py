@@ -9,9 +9,9 @@ import pytest
 from optuna_dashboard import get_note, save_note
 
 from fmnist.data import CLASSES
-from search.colours import GREY
 from search.database.connection import open_storage
 from search.finalists import Standings
+from search.formatting import GREY
 from search.places import KEY, StudyError
 from search.report.analysis import Analysis
 from search.report.cost import Cost

@@ -29,11 +29,11 @@ from search import queue
 from search.dashboard import DashboardSettings, _application
 from search.database.connection import open_storage
 from search.database.url import default_url
+from search.formatting import percent
 from search.places import Place
 from search.record import CHECKPOINT, history_of
 from search.report import write
 from search.study import open_study
-from search.text import percent
 from search.worker import WorkerSettings, work
 from tests.conftest import NEEDS_CHROMIUM, definition
 from tests.postgresql import Server

@@ -8,9 +8,9 @@ import pytest
 from optuna.trial import TrialState
 from rich.console import Console
 
+from search.formatting import duration, percent
 from search.progress import Progress, line
 from search.summary import BestTrial, RunningTrial, Summary, TrialCounts
-from search.text import duration, percent
 from tests.terminal import Screen
 
 SUMMARY = Summary(

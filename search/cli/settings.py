@@ -15,7 +15,7 @@ import click
 from click.core import ParameterSource
 from click.types import FloatParamType, IntParamType
 
-from search.text import did_you_mean
+from search.formatting import did_you_mean
 
 FILE = Path("fmnist-search.toml")  # in the working directory
 PREFIX = "FMNIST_SEARCH"

@@ -184,8 +184,8 @@ def gc(study: str, storage: str | None, output: Path | None, artifacts: str | No
     """
     from search import collect
     from search.artifacts import located, open_artifacts
+    from search.formatting import count
     from search.places import KEEP, check_within, deletable_roots
-    from search.text import count
 
     with opened_study(study, storage, output, mode="write") as (opened, folder):
         location = collect.files_of(opened, folder, located(artifacts))[0].location
@@ -209,8 +209,8 @@ def reproduce(study: str, number: int, storage: str | None, output: Path | None,
       fmnist-search reproduce cnn 0
     """
     from fmnist.data import load
+    from search.formatting import percent
     from search.reproduce import reproduce as again
-    from search.text import percent
 
     def show(compared: Any) -> None:
         verdict = "the same" if compared.recorded == compared.found else "DIFFERENT"

@@ -13,7 +13,7 @@ from search.database.retry import reported
 from search.database.url import StorageError, absolute, file_of, masked, warnings_for
 from search.doctor.check import Check
 from search.doctor.machine import nearest
-from search.text import count
+from search.formatting import count
 
 REACH = 5  # seconds within which a server answers and a lock is free
 

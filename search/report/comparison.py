@@ -10,12 +10,12 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from search.finalists import standings_of
+from search.formatting import points
 from search.ranking import rank
 from search.record import FINISHED, history_of
 from search.report.pruning import last
 from search.statistics import Difference, Estimate, difference, estimate
 from search.study import DATA, definition_of
-from search.text import points
 
 
 @dataclass(frozen=True)

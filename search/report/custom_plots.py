@@ -8,15 +8,14 @@ from dataclasses import replace
 import plotly.graph_objects as go
 
 from fmnist.classes import CLASSES
-from search.colours import COLOURS, GREY, INK
 from search.database.connection import lock, opened
+from search.formatting import COLOURS, GREY, INK, percent
 from search.report.analysis import Analysis
 from search.report.network import BestNetwork
 from search.report.note import TITLE, note, with_note
 from search.report.page import drawers
 from search.report.style import figure_of
 from search.study import load_study
-from search.text import percent
 
 COST = "seconds"  # what a training takes is what accuracy is shown against
 CLEAR = "rgba(0,0,0,0)"

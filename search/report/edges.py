@@ -5,11 +5,11 @@ from pydantic import ValidationError
 
 from fmnist.hyperparameters import Hyperparameters
 from search.definition import StudyDefinition
+from search.formatting import short
 from search.parameter import Parameter
 from search.ranking import Configuration
 from search.record import FINISHED
 from search.space import is_whole
-from search.text import short
 
 FEWEST = 10  # finished trials below which a best value at an edge tells nothing of the range
 EDGE = 0.02  # of a range's width

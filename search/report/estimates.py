@@ -3,13 +3,12 @@
 import plotly.graph_objects as go
 
 from search import words
-from search.colours import BEST_COLOUR, COLOURS, THREE
+from search.formatting import BEST_COLOUR, COLOURS, THREE, percent
 from search.report.analysis import Analysis
 from search.report.comparison import Comparison
 from search.report.style import SHARE, figure_of, lines_of, wrapped
 from search.report.writeup import WRITEUP_ACCURACY
 from search.statistics import Estimate
-from search.text import percent
 
 SHARES = {"tickformat": SHARE, "tickangle": 0, "nticks": 6}
 ROW, LINE = 26, 13  # pixels of a row, and of each further line of its label

@@ -2,14 +2,13 @@
 
 import plotly.graph_objects as go
 
-from search.colours import AGAIN, BEST_COLOUR, COLOURS, THREE
+from search.formatting import AGAIN, BEST_COLOUR, COLOURS, THREE, assignments
 from search.report.analysis import Analysis
 from search.report.comparison import Comparison
 from search.report.course import Spell, TrialRecord
 from search.report.curves import BEST_TRIALS
 from search.report.selection import drawn_curves, drawn_trials
 from search.report.style import ACCURACY, SHARE, clock, figure_of, literal
-from search.text import assignments
 
 BAR = 22  # pixels of a worker
 FINE = 300  # attempts from which on lines between them would be all that is seen

@@ -4,8 +4,8 @@ import re
 import shlex
 
 from search import words
+from search.formatting import assignments, percent
 from search.report.analysis import Analysis
-from search.text import assignments, percent
 
 END_OF_OURS = "_What is above is written anew after each run; what you write below stays._"
 TITLE = "Which hyperparameters matter, 95 % intervals"  # of the figure

@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
 from search import words
-from search.colours import BEST_COLOUR, COLOURS
+from search.formatting import BEST_COLOUR, COLOURS, assignments, count, duration, percent, points, short
 from search.report import estimates, figures, space_figures
 from search.report.analysis import Analysis
 from search.report.comparison import Comparison
@@ -23,7 +23,6 @@ from search.report.findings import NEXT
 from search.report.images import diverging, grey
 from search.report.selection import drawn_curves, drawn_trials
 from search.report.style import in_sight
-from search.text import assignments, count, duration, percent, points, short
 
 SECTIONS = {
     "answer": "The answer",

@@ -12,9 +12,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from fmnist.data import CLASSES
 from search.definition import StudyDefinition
+from search.formatting import percent, points
 from search.record import CHECKPOINT, STEPS_PER_EPOCH
 from search.statistics import Difference, Estimate, difference, estimate
-from search.text import percent, points
 
 # Test accuracy after each epoch, and F1 of each class at the end, by the number of epochs.
 WRITEUP_ACCURACY = {

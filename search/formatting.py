@@ -41,3 +41,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The close one of the known names, or else all of them."""
     close = difflib.get_close_matches(name, known := list(known), n=1)
     return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
+
+
+COLOURS = {"complete": "#2B87C8", "pruned": "#7F8790", "fail": "#CC79A7"}
+BEST_COLOUR = "#D55E00"
+AGAIN = "#009E73"
+THREE = ("#2B87C8", "#009E73", "#CC79A7")
+SCALE = "Cividis"
+GREY = "#7D7D7D"  # of text on white and on the dashboard's dark #1E1E1E: a contrast of 4.1 to each, and none has more
+INK = "#1b1b1b"  # of text, with a contrast above 4 to white and to the blue
