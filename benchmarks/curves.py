@@ -24,9 +24,9 @@ from fmnist import data as fashion
 from fmnist.data import Splits
 from fmnist.seeds import derive
 from fmnist.training import Training
-from search import definition, space
 from search.engines.local import cores
-from search.record import STEPS_PER_EPOCH
+from search.study import definition, space
+from search.study.store import STEPS_PER_EPOCH
 
 FILE = Path(__file__).with_name("curves.jsonl")
 IMAGES = 20_000

@@ -8,7 +8,7 @@ from importlib.metadata import version
 import torch
 
 from fmnist.precision import fastest
-from search.origin import processor
+from search.study.store import processor
 
 
 def machine(*packages: str) -> dict[str, str]:

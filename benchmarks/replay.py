@@ -44,11 +44,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.curves import DEFINED, TRAINED
-from search import space
 from search.engines.local import cores
-from search.record import STEPS_PER_EPOCH
 from search.sampling import SLACK
 from search.slack import SlackPruner
+from search.study import space
+from search.study.store import STEPS_PER_EPOCH
 
 ROOT = Path(__file__).resolve().parent.parent
 TRIALS, WORKERS, BEST_SHARE = 50, 2, 0.1

@@ -43,13 +43,12 @@ from fmnist import data as fashion
 from fmnist.data import Splits
 from fmnist.hyperparameters import Hyperparameters
 from fmnist.training import Training
-from search import definition
 from search.database.connection import open_storage
 from search.database.url import default_url
 from search.engines.local import cores
-from search.record import FINISHED, history_of
 from search.statistics import difference, estimate
-from search.study import load_study
+from search.study import definition
+from search.study.store import FINISHED, history_of, load_study
 
 ROOT = Path(__file__).resolve().parent.parent
 CORES = cores()

@@ -11,12 +11,12 @@ from rich.console import Console
 from benchmarks import stock
 from benchmarks.outcome import Ended, Searched, value_of
 from fmnist.data import Splits
-from search import space
 from search.database.connection import open_storage
 from search.database.url import sqlite_url
-from search.definition import StudyDefinition
 from search.engines.local import cores
-from search.record import FINISHED
+from search.study import space
+from search.study.definition import StudyDefinition
+from search.study.store import FINISHED
 
 AT = "at"  # a user attribute of trials: as in Ended
 

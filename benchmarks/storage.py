@@ -55,19 +55,19 @@ from sqlalchemy import insert, text
 
 from fmnist import data as fashion
 from fmnist.training import EpochMetrics
-from search import definition, lease, queue, space, worker
+from search import lease, queue, worker
 from search import objective as training
 from search.collect import drop_beaten
 from search.database.connection import lock, open_storage
 from search.database.optuna_schema import ATTRIBUTES, REPORTS, TRIALS, VALUES, backend, utc_now
 from search.database.retry import persistently
 from search.database.url import default_url
-from search.definition import StudyDefinition
 from search.lease import ATTEMPTS, Holder
 from search.objective import Objective
-from search.places import KEEP, Place, artifacts_of
-from search.record import CHECKPOINT, Epoch
-from search.study import load_study, open_study, stop_requests
+from search.study import definition, space
+from search.study.definition import StudyDefinition
+from search.study.places import KEEP, Place, artifacts_of
+from search.study.store import CHECKPOINT, Epoch, load_study, open_study, stop_requests
 from tests.conftest import digits
 from tests.postgresql import Server, server
 

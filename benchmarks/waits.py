@@ -31,13 +31,12 @@ from rich.table import Table
 from benchmarks.machine import machine
 from benchmarks.storage import make
 from fmnist import data as fashion
-from search import definition
 from search.database.connection import open_storage
 from search.database.url import StorageError, default_url
 from search.lease import ATTEMPTS
-from search.places import StudyError
-from search.record import FINISHED, history_of
-from search.study import load_study
+from search.study import definition
+from search.study.places import StudyError
+from search.study.store import FINISHED, history_of, load_study
 
 ROOT = Path(__file__).resolve().parent.parent
 GOALS = {"--help": 0.3, "status": 0.7, "report": 15.0, "data set": 1.0, "first step": 8.0}  # seconds

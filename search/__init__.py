@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 from fmnist.lazy import exports
 
 if TYPE_CHECKING:
-    from search import definition, report
+    from search import report
     from search.database.connection import open_storage
-    from search.definition import StudyDefinition
     from search.drain import RunSettings
     from search.finalists import standings_of
     from search.run import run_search
-    from search.study import load_study
+    from search.study import definition
+    from search.study.definition import StudyDefinition
+    from search.study.store import load_study
     from search.summary import summarize
 
 __all__ = [

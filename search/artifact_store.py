@@ -19,9 +19,8 @@ from fmnist.errors import CheckpointError
 from search.artifact_meta import CONFUSION, CURVE, Registered, registered
 from search.artifacts import Artifacts
 from search.pictures import confusion_matrix, learning_curve
-from search.places import artifacts_of
-from search.record import CHECKPOINT, checkpoint_of, history_of
-from search.study import definition_of, load_study
+from search.study.places import artifacts_of
+from search.study.store import CHECKPOINT, checkpoint_of, definition_of, history_of, load_study
 
 
 class TrialArtifacts:

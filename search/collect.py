@@ -15,9 +15,8 @@ from search import artifact_meta
 from search.artifacts import Artifacts, Folder, open_artifacts, trial_of
 from search.database.optuna_schema import ATTRIBUTES, TRIALS, VALUES, backend
 from search.outputs import BEST, CHECKPOINT_MARKS, REPORT, REPORT_MARKS, is_ours
-from search.places import ARTIFACTS, KEY, MARK, below, is_own, is_owned, is_within, location_of
-from search.record import CHECKPOINT, DROPPED, checkpoint_of, is_recorded
-from search.study import finalists_of
+from search.study.places import ARTIFACTS, KEY, MARK, below, is_own, is_owned, is_within, location_of
+from search.study.store import CHECKPOINT, DROPPED, checkpoint_of, finalists_of, is_recorded
 
 
 @dataclass(frozen=True)

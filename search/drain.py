@@ -17,9 +17,9 @@ from search.database.url import default_url
 from search.engines import local, ray
 from search.interrupts import Interrupts
 from search.lease import GRACE
-from search.places import OUTPUT, Place, location_of
 from search.progress import FinishedTrials, Progress
-from search.study import stop_requests, told_if_deleted
+from search.study.places import OUTPUT, Place, location_of
+from search.study.store import stop_requests, told_if_deleted
 from search.summary import Stopped, summarize
 from search.worker import WorkerSettings
 

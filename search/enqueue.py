@@ -8,11 +8,12 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from fmnist import data as fashion
-from search import definition, queue, space
+from search import queue
 from search.database.connection import lock, opened
 from search.database.retry import reported
-from search.places import Place, check_stays
-from search.study import definition_of, load_study, open_study
+from search.study import definition, space
+from search.study.places import Place, check_stays
+from search.study.store import definition_of, load_study, open_study
 
 
 @dataclass(frozen=True)

@@ -16,15 +16,14 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from fmnist.seeds import derive
-from search import space
-from search.definition import StudyDefinition
 from search.outputs import BEST
-from search.places import ARTIFACTS, Place, folder_of, location_of
 from search.queue import counts, is_done
 from search.ranking import Configuration, accuracies_of, by_configuration, rank
-from search.record import FINISHED
 from search.statistics import Estimate, estimate
-from search.study import definition_of, finalists_name, finalists_of
+from search.study import space
+from search.study.definition import StudyDefinition
+from search.study.places import ARTIFACTS, Place, folder_of, location_of
+from search.study.store import FINISHED, definition_of, finalists_name, finalists_of
 
 SEEDS = 3  # trainings of each finalist
 SETTLED = "settled"  # a user attribute: the winner's `trials`, their `test` accuracies if other images chose it, Found

@@ -13,9 +13,9 @@ from search.engines import local
 from search.formatting import count
 from search.interrupts import Interrupts
 from search.lease import ATTEMPTS, this_machine
-from search.places import StudyError, folder_of, location_of
 from search.progress import FinishedTrials, line
-from search.study import load_study, stop_requests, told_if_deleted
+from search.study.places import StudyError, folder_of, location_of
+from search.study.store import load_study, stop_requests, told_if_deleted
 from search.summary import summarize
 from search.worker import FOLLOW_POLL, WorkerSettings
 

@@ -13,11 +13,11 @@ from fmnist.data import DataSet, Splits
 from fmnist.hyperparameters import Hyperparameters
 from fmnist.seeds import derive
 from fmnist.training import Diverged, EpochMetrics, Training
-from search import space
 from search.artifacts import Artifacts, checkpoint_name
-from search.definition import StudyDefinition
 from search.lease import REASON
-from search.record import AUDIT, CHECKPOINT, STEPS_PER_EPOCH, Epoch, checkpoint_of, read_checkpoint
+from search.study import space
+from search.study.definition import StudyDefinition
+from search.study.store import AUDIT, CHECKPOINT, STEPS_PER_EPOCH, Epoch, checkpoint_of, read_checkpoint
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from search import words
-from search.catalogue import Entry
 from search.database.url import options_for
 from search.finalists import Standings
 from search.formatting import count, percent, points, short
 from search.ranking import Configuration, rank
-from search.study import definition_of
+from search.study.catalogue import Entry
+from search.study.store import definition_of
 from search.summary import RunResult, Summary
 
 SHOWN = 5  # trials in the table of the best

@@ -16,7 +16,6 @@ from optuna.trial import TrialState
 from sqlalchemy import Connection, func, insert, select, update
 
 from fmnist.errors import ExpectedError
-from search import space
 from search.database.connection import lock
 from search.database.optuna_schema import (
     ATTRIBUTES,
@@ -27,10 +26,10 @@ from search.database.optuna_schema import (
     utc_now,
     write_study_attribute,
 )
-from search.definition import TRIALS_OF_A_SEARCH, StudyDefinition
 from search.lease import ATTEMPTS, REASON, Holder, Ticket, begin
-from search.record import FINISHED
-from search.study import attributes, definition_of
+from search.study import space
+from search.study.definition import TRIALS_OF_A_SEARCH, StudyDefinition
+from search.study.store import FINISHED, attributes, definition_of
 
 GOAL = "goal"  # the study's user attribute: trials to reach, and how many had failed when that was asked
 AHEAD = 100  # tickets that are made ahead of need: Optuna reads each waiting trial again for each that is sampled

@@ -7,13 +7,13 @@ from statistics import fmean
 
 from optuna.trial import FrozenTrial, TrialState
 
-from search import space
-from search.definition import StudyDefinition
 from search.formatting import assignments
 from search.lease import REASON
-from search.record import CHECKPOINT
-from search.space import Point
 from search.statistics import Difference, Estimate, difference, estimate
+from search.study import space
+from search.study.definition import StudyDefinition
+from search.study.space import Point
+from search.study.store import CHECKPOINT
 
 FEW = 2  # parameters that are all named
 

@@ -12,8 +12,7 @@ from fmnist.data import DataSet, split
 from fmnist.errors import UsageError
 from fmnist.training import Training
 from search.objective import training_seed
-from search.record import CHECKPOINT, FINISHED, STEPS_PER_EPOCH, history_of
-from search.study import definition_of
+from search.study.store import CHECKPOINT, FINISHED, STEPS_PER_EPOCH, definition_of, history_of
 
 
 class NotReproducible(UsageError):

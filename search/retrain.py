@@ -12,15 +12,14 @@ from fmnist.files import write_whole
 from search import finalists, queue
 from search.database.connection import lock, open_storage, opened
 from search.database.retry import persistently, reported
-from search.definition import StudyDefinition
 from search.drain import RunSettings, drain
 from search.finalists import SETTLED, Finalist, Standings
 from search.formatting import count
 from search.outputs import BEST, check_outputs
-from search.places import artifacts_of, check_artifacts
 from search.reaper import release
-from search.record import read_checkpoint
-from search.study import check_alike, definition_of, finalists_name, load_study, open_study
+from search.study.definition import StudyDefinition
+from search.study.places import artifacts_of, check_artifacts
+from search.study.store import check_alike, definition_of, finalists_name, load_study, open_study, read_checkpoint
 from search.summary import Stopped
 
 

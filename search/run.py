@@ -7,20 +7,21 @@ from rich.console import Console
 
 from fmnist import data as fashion
 from fmnist.errors import ExpectedError
-from search import origin, queue, space
+from search import queue
 from search.database.connection import lock, open_storage, opened
 from search.database.retry import persistently, reported
 from search.database.url import StorageError, masked, warnings_for
-from search.definition import StudyDefinition
 from search.drain import RunSettings, drain
 from search.finalists import SEEDS, standings_of
 from search.formatting import count
 from search.interrupts import terminal
 from search.outputs import REPORT, check_outputs
-from search.places import folder_of
 from search.reaper import held, release
 from search.retrain import retrain
-from search.study import load_study, open_study
+from search.study import space, store
+from search.study.definition import StudyDefinition
+from search.study.places import folder_of
+from search.study.store import load_study, open_study
 from search.summary import RunResult, Stopped, Summary, summarize
 
 
@@ -49,7 +50,7 @@ def run_search(definition: StudyDefinition, settings: RunSettings, console: Cons
             check_outputs(folder)
             settings = replace(settings, place=replace(settings.place, folder=folder, named=True))
             if settings.command:
-                origin.note(study, settings.command)
+                store.note(study, settings.command)
             release(study)
             goal = queue.top_up(study, definition, settings.trials)  # more, if an earlier run asked for more
         view = load_study(open_storage(worker.storage), worker.study)

@@ -15,9 +15,9 @@ from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from fmnist.seeds import derive
-from search.definition import StudyDefinition
-from search.record import STEPS_PER_EPOCH
 from search.slack import SlackPruner
+from search.study.definition import StudyDefinition
+from search.study.store import STEPS_PER_EPOCH
 
 HISTORY = 1000  # finished trials that a sampler looks at
 TPE_BEST = 25  # trials of them that TPE counts as good, at the most

@@ -12,9 +12,8 @@ from fmnist.errors import ExpectedError
 from search import queue
 from search.database.optuna_schema import TRIALS, VALUES, backend
 from search.finalists import Standings
-from search.places import artifacts_of
-from search.record import STEPS_PER_EPOCH, checkpoint_of
-from search.study import definition_of
+from search.study.places import artifacts_of
+from search.study.store import STEPS_PER_EPOCH, checkpoint_of, definition_of
 
 if TYPE_CHECKING:
     from fmnist.data import DataSet

@@ -16,8 +16,7 @@ from search.database.retry import persistently
 from search.finalists import Standings, standings_of
 from search.interrupts import handled
 from search.live import live_view
-from search.record import FINISHED
-from search.study import definition_of, finalists_of
+from search.study.store import FINISHED, definition_of, finalists_of
 from search.summary import Summary, summarize
 
 AWAITED_FINALISTS = 30.0  # seconds after the last trial within which a `run` has made the study of its finalists

@@ -32,10 +32,10 @@ from search.database.url import StorageError
 from search.heartbeat import beating
 from search.lease import Holder, Lost, Ticket
 from search.objective import Objective, Outcome, run_trial
-from search.places import KEEP, artifacts_of, check_artifacts, folder_of
 from search.reaper import reap, release
 from search.sampling import pruner, sampler, telling
-from search.study import (
+from search.study.places import KEEP, artifacts_of, check_artifacts, folder_of
+from search.study.store import (
     attributes,
     check_alike,
     definition_of,

@@ -21,9 +21,9 @@ from search import queue
 from search.cli import main
 from search.database.connection import lock, open_storage
 from search.database.url import default_url
-from search.definition import StudyDefinition
-from search.places import Place
-from search.study import open_study
+from search.study.definition import StudyDefinition
+from search.study.places import Place
+from search.study.store import open_study
 from search.worker import WorkerSettings
 from tests.postgresql import Server, server
 

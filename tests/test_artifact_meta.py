@@ -11,8 +11,8 @@ from search.artifacts import open_artifacts
 from search.database.connection import open_storage
 from search.database.optuna_schema import backend
 from search.lease import Holder, Ticket
-from search.places import ARTIFACTS
-from search.record import CHECKPOINT
+from search.study.places import ARTIFACTS
+from search.study.store import CHECKPOINT
 
 
 @pytest.fixture

@@ -20,10 +20,9 @@ from search.artifact_store import TrialArtifacts
 from search.artifacts import ArtifactError, Artifacts, Bucket, checkpoint_name, located, open_artifacts
 from search.database.connection import open_storage
 from search.doctor import machine
-from search.places import MARK, artifacts_of, folder_of
-from search.record import checkpoint_of
 from search.report.analysis import analyse
-from search.study import load_study
+from search.study.places import MARK, artifacts_of, folder_of
+from search.study.store import checkpoint_of, load_study
 from search.worker import work
 from tests.conftest import Make, definition
 

@@ -14,11 +14,11 @@ from search import queue
 from search.database.connection import lock, open_storage
 from search.database.url import default_url
 from search.finalists import define, place_of
-from search.places import Place
 from search.report import write
 from search.report.comparison import compare
 from search.report.page import render_comparison
-from search.study import open_study
+from search.study.places import Place
+from search.study.store import open_study
 from search.worker import WorkerSettings, work
 from tests.conftest import NEEDS_CHROMIUM, definition
 from tests.test_comparison import HIGH, LOW, repeated, study_of

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from fmnist.architectures import ARCHITECTURES
-from search import catalogue, definition, space
-from search.definition import DefinitionError
+from search.study import catalogue, definition, space
+from search.study.definition import DefinitionError
 from tests.conftest import STUDY, Command
 
 

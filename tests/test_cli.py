@@ -20,11 +20,11 @@ from click.testing import CliRunner
 
 from fmnist import checkpoint
 from fmnist.data import CLASSES
-from search import definition
 from search.cli import main, studies
 from search.database.connection import open_storage
 from search.database.url import default_url
-from search.study import load_study
+from search.study import definition
+from search.study.store import load_study
 from search.summary import summarize
 from tests.conftest import STUDY, Command, worker_pids, worker_servers
 

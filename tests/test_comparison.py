@@ -11,14 +11,14 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.database.connection import open_storage
 from search.database.url import default_url
-from search.definition import StudyDefinition
-from search.places import ARTIFACTS
 from search.report.comparison import Comparison, compare
 from search.report.estimates import answers
 from search.report.figures import best_so_far
 from search.report.page import render_comparison
 from search.statistics import difference, estimate
-from search.study import DATA, DEFINITION, finalists_name
+from search.study.definition import StudyDefinition
+from search.study.places import ARTIFACTS
+from search.study.store import DATA, DEFINITION, finalists_name
 from tests.conftest import definition
 from tests.test_findings import ended
 

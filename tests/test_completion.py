@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from search import definition
 from search.database.connection import open_storage
 from search.database.url import default_url
+from search.study import definition
 from tests.conftest import Make
 from tests.conftest import definition as defined
 from tests.postgresql import Server

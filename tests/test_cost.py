@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from fmnist.complexity import complexity
-from search.definition import StudyDefinition
 from search.ranking import rank
 from search.report.cost import COSTS, Cost, costs, varied
+from search.study.definition import StudyDefinition
 from tests.conftest import definition
 from tests.test_findings import ended
 

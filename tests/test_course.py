@@ -7,8 +7,8 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from search.lease import ATTEMPTS, REASON
-from search.record import history_of
 from search.report.course import PAUSE, Spell, beginning, records, spells, without_pauses
+from search.study.store import history_of
 from tests.conftest import definition
 from tests.test_findings import ended
 

@@ -12,7 +12,6 @@ from fmnist.data import CLASSES
 from search.database.connection import open_storage
 from search.finalists import Standings
 from search.formatting import GREY
-from search.places import KEY, StudyError
 from search.report.analysis import Analysis
 from search.report.cost import Cost
 from search.report.custom_plots import MOST, custom_plots, publish
@@ -20,7 +19,8 @@ from search.report.importance import Importance, Importances
 from search.report.network import BestNetwork, Filters
 from search.report.note import END_OF_OURS, note, with_note
 from search.report.provenance import Provenance
-from search.study import DEFINITION
+from search.study.places import KEY, StudyError
+from search.study.store import DEFINITION
 from search.summary import BestTrial, Summary, TrialCounts
 from tests.conftest import definition
 from tests.test_browser import contrast

@@ -30,10 +30,9 @@ from search.dashboard import DashboardSettings, _application
 from search.database.connection import open_storage
 from search.database.url import default_url
 from search.formatting import percent
-from search.places import Place
-from search.record import CHECKPOINT, history_of
 from search.report import write
-from search.study import open_study
+from search.study.places import Place
+from search.study.store import CHECKPOINT, history_of, open_study
 from search.worker import WorkerSettings, work
 from tests.conftest import NEEDS_CHROMIUM, definition
 from tests.postgresql import Server

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from search import definition
-from search.definition import DefinitionError
+from search.study import definition
+from search.study.definition import DefinitionError
 from tests.conftest import STUDY
 
 

@@ -24,17 +24,17 @@ from fmnist import checkpoint, data
 from fmnist.data import DataSet
 from fmnist.errors import ExpectedError
 from fmnist.training import EpochMetrics
-from search import lease, queue, space, worker
+from search import lease, queue, worker
 from search.database.connection import lock, open_storage
 from search.engines import local
 from search.finalists import define
 from search.lease import Holder
 from search.objective import Objective, Outcome
-from search.places import Place
 from search.reaper import alive, release
-from search.record import checkpoint_of
 from search.reproduce import reproduce
-from search.study import definition_of, finalists_of, load_study, open_study
+from search.study import space
+from search.study.places import Place
+from search.study.store import checkpoint_of, definition_of, finalists_of, load_study, open_study
 from search.worker import WorkerSettings, work
 from tests.conftest import Make, definition, worker_pids
 from tests.postgresql import Server

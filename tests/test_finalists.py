@@ -20,12 +20,10 @@ from fmnist.data import DataSet, load
 from fmnist.evaluation import evaluate
 from search import finalists, queue, words
 from search.database.connection import lock, open_storage
-from search.definition import StudyDefinition
 from search.drain import RunSettings
 from search.finalists import Standings, Unscored, define, find, standings_of
 from search.lease import Holder, finish
 from search.objective import training_seed
-from search.places import Place, folder_of
 from search.presentation import show_finalists
 from search.ranking import Configuration
 from search.report.analysis import analyse
@@ -34,9 +32,19 @@ from search.report.page import render
 from search.retrain import retrain as retrain_finalists
 from search.retrain import run_finalists, settle
 from search.run import run_search
-from search.space import distributions, grid, key
 from search.statistics import Difference, estimate
-from search.study import DEFINITION, definition_of, finalists_of, load_study, open_study, request_stop, stop_requests
+from search.study.definition import StudyDefinition
+from search.study.places import Place, folder_of
+from search.study.space import distributions, grid, key
+from search.study.store import (
+    DEFINITION,
+    definition_of,
+    finalists_of,
+    load_study,
+    open_study,
+    request_stop,
+    stop_requests,
+)
 from search.worker import WorkerSettings, work
 from tests.conftest import Command, Make, definition
 

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search.definition import StudyDefinition
 from search.finalists import Finalist, Standings
 from search.lease import REASON
 from search.ranking import Configuration, rank
-from search.record import CHECKPOINT, Epoch
 from search.report.findings import Evidence, findings
 from search.report.importance import Importance, Importances
 from search.report.pruning import Audit, Pruning, audit, pruning
 from search.report.writeup import compare
-from search.space import distributions
 from search.statistics import share
+from search.study.definition import StudyDefinition
+from search.study.space import distributions
+from search.study.store import CHECKPOINT, Epoch
 from tests.conftest import definition
 
 NONE = Importances(None, None, 0, 0, 0, [])

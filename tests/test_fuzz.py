@@ -13,14 +13,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from fmnist.hyperparameters import Hyperparameters
-from search import catalogue, definition, space
 from search.cli import main
 from search.cli.settings import FILE, options_of
 from search.cli.settings import read as read_settings
-from search.definition import DefinitionError, StudyDefinition
 from search.interrupts import terminal
-from search.parameter import Parameter
 from search.presentation import show_catalogue
+from search.study import catalogue, definition, space
+from search.study.definition import DefinitionError, Parameter, StudyDefinition
 from tests.conftest import STUDY, Make
 from tests.conftest import definition as defined
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from search.parameter import Parameter
 from search.report.importance import Importance, Importances
 from search.report.landscape import FEWEST, SIDE, foremost, landscape, position
+from search.study.definition import Parameter
 from tests.conftest import definition
 from tests.test_findings import ended
 

@@ -13,7 +13,7 @@ import pytest
 from search import collect
 from search.database.connection import lock, open_storage
 from search.database.url import default_url
-from search.study import load_study
+from search.study.store import load_study
 from tests.conftest import STUDY
 from tests.terminal import Terminal
 

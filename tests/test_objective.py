@@ -13,10 +13,10 @@ from fmnist.checkpoint import weights_digest
 from fmnist.data import DataSet, split
 from fmnist.training import Training
 from search.artifacts import Folder
-from search.definition import StudyDefinition
 from search.objective import Objective, Outcome, _is_audited, run_trial, training_seed
-from search.record import AUDIT, CHECKPOINT, FINISHED
 from search.sampling import pruner
+from search.study.definition import StudyDefinition
+from search.study.store import AUDIT, CHECKPOINT, FINISHED
 
 Run = Callable[..., Outcome]
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from search import origin
-from search.origin import command_line, machine, note, runs
+from search.study import store
+from search.study.store import command_line, machine, note, runs
 from tests.conftest import Make, definition
 
 
@@ -43,7 +43,7 @@ def test_a_run_is_noted_once_for_as_long_as_it_is_the_same(make: Make, monkeypat
         note(study, command)
     assert [run.command for run in runs(study)] == ["run a", "run b", "run a"]
     assert {run.machine for run in runs(study)} == {machine()}
-    monkeypatch.setattr(origin, "machine", lambda: "another")
+    monkeypatch.setattr(store, "machine", lambda: "another")
     note(study, "run a")
     assert [run.machine for run in runs(study)[-2:]] == [machine(), "another"]
     first, *_ = runs(study)

@@ -11,7 +11,7 @@ from fmnist.data import DataSet
 from search import collect
 from search.outputs import BEST, REPORT, check_outputs
 from search.report import write
-from search.study import load_study
+from search.study.store import load_study
 from search.worker import work
 from tests.conftest import Command, Make, definition
 

@@ -15,9 +15,8 @@ from search.database.connection import lock, open_storage
 from search.database.optuna_schema import backend
 from search.database.url import default_url, sqlite_url
 from search.outputs import REPORT
-from search.places import ARTIFACTS, FOLDER, MARK, Place, StudyError, artifacts_of, folder_of, location_of
-from search.record import checkpoint_of
-from search.study import load_study, open_study
+from search.study.places import ARTIFACTS, FOLDER, MARK, Place, StudyError, artifacts_of, folder_of, location_of
+from search.study.store import checkpoint_of, load_study, open_study
 from search.worker import WorkerSettings, work
 from tests.conftest import Command, definition
 from tests.postgresql import Server

@@ -16,7 +16,7 @@ from search.database.connection import open_storage
 from search.database.url import default_url
 from search.engines import local
 from search.reaper import alive
-from search.study import load_study
+from search.study.store import load_study
 from tests.conftest import Make, definition, worker_pids, worker_servers
 
 COMPLETE, WAITING = TrialState.COMPLETE, TrialState.WAITING

@@ -9,11 +9,11 @@ import pytest
 
 from fmnist import source
 from fmnist.data import DataSet
-from search import definition as definitions
-from search.definition import StudyDefinition
-from search.places import folder_of
 from search.report.provenance import Provenance, _options, as_toml, provenance
-from search.study import versions
+from search.study import definition as definitions
+from search.study.definition import StudyDefinition
+from search.study.places import folder_of
+from search.study.store import versions
 from search.worker import work
 from tests.conftest import Make, definition
 

@@ -5,10 +5,10 @@ import math
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from search.definition import StudyDefinition
 from search.lease import REASON
-from search.record import AUDIT
 from search.report.pruning import audit, pruning
+from search.study.definition import StudyDefinition
+from search.study.store import AUDIT
 from tests.conftest import definition
 from tests.test_findings import ended
 

@@ -16,7 +16,7 @@ from fmnist import checkpoint
 from fmnist.classes import CLASSES
 from search.database.connection import open_storage
 from search.database.url import default_url
-from search.study import load_study
+from search.study.store import load_study
 from tests.conftest import STUDY
 
 ROOT = Path(__file__).resolve().parent.parent

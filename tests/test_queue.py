@@ -10,9 +10,9 @@ from optuna.trial import TrialState
 
 from search import lease, queue
 from search.database.connection import lock, open_storage
-from search.definition import StudyDefinition
 from search.lease import Holder, Ticket
-from search.study import DEFINITION
+from search.study.definition import StudyDefinition
+from search.study.store import DEFINITION
 from tests.conftest import Make
 
 SPACE = {"epochs": {"low": 1, "high": 3}, "filters": {"choices": [8, 16]}}

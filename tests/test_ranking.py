@@ -5,12 +5,12 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search import words
-from search.definition import StudyDefinition
 from search.lease import REASON
 from search.ranking import rank
-from search.record import CHECKPOINT
 from search.report.cost import costs
 from search.statistics import difference, estimate
+from search.study.definition import StudyDefinition
+from search.study.store import CHECKPOINT
 
 RANGES = {"epochs": IntDistribution(1, 9), "architecture": CategoricalDistribution(["cnn", "simple"])}
 

@@ -23,8 +23,7 @@ from search.engines.local import WorkersDied
 from search.engines.ray import ClusterError, _work, drain
 from search.lease import ATTEMPTS, GIVEN_BACK
 from search.reaper import alive, release
-from search.record import STEPS_PER_EPOCH
-from search.study import finalists_of, load_study, request_stop, stop_requests
+from search.study.store import STEPS_PER_EPOCH, finalists_of, load_study, request_stop, stop_requests
 from tests.conftest import LONG, STUDY, Command, Make, definition
 from tests.postgresql import Server
 

@@ -21,13 +21,9 @@ from fmnist.evaluation import evaluate
 from search import queue
 from search.database.connection import open_storage
 from search.database.url import default_url
-from search.definition import StudyDefinition
 from search.finalists import Finalist, Standings
-from search.origin import Run
-from search.places import Place
 from search.presentation import show_finalists
 from search.ranking import Configuration, rank
-from search.record import checkpoint_of, history_of
 from search.report import as_json, estimates, figures, space_figures, write, write_comparison
 from search.report.analysis import Analysis, analyse
 from search.report.cost import COSTS, costs
@@ -39,7 +35,9 @@ from search.report.page import SECTIONS, drawers, render
 from search.report.style import in_sight, logarithmic, stepped
 from search.report.writeup import compare
 from search.statistics import estimate
-from search.study import open_study
+from search.study.definition import StudyDefinition
+from search.study.places import Place
+from search.study.store import Run, checkpoint_of, history_of, open_study
 from search.worker import WorkerSettings, work
 from tests import test_writeup
 from tests.conftest import definition

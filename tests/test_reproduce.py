@@ -4,8 +4,8 @@ import pytest
 from optuna.trial import TrialState
 
 from fmnist.data import DataSet
-from search.record import CHECKPOINT
 from search.reproduce import Compared, NotReproducible, reproduce
+from search.study.store import CHECKPOINT
 from search.worker import work
 from tests.conftest import Make, definition
 

@@ -14,9 +14,9 @@ from search import lease
 from search.artifacts import ArtifactError, open_artifacts
 from search.database import retry
 from search.database.retry import is_transient
-from search.places import artifacts_of
 from search.reaper import reap
-from search.record import checkpoint_of
+from search.study.places import artifacts_of
+from search.study.store import checkpoint_of
 from search.worker import work
 from tests.conftest import Make, definition
 

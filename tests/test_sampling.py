@@ -4,9 +4,9 @@ from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner, PercentileP
 from optuna.samplers import GPSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 
-from search.definition import StudyDefinition
 from search.sampling import HISTORY, TPE_BEST, pruner, sampler, telling
 from search.slack import SlackPruner
+from search.study.definition import StudyDefinition
 
 
 def definition(**changes: object) -> StudyDefinition:

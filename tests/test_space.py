@@ -5,8 +5,8 @@ import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from search import space
-from search.definition import StudyDefinition
+from search.study import space
+from search.study.definition import StudyDefinition
 
 SPACE = {
     "a": FloatDistribution(1e-4, 1e-1, log=True),

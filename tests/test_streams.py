@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 from search.database.connection import open_storage
 from search.database.url import default_url
-from search.study import load_study
+from search.study.store import load_study
 from tests.conftest import Command
 
 CLOSING = ("<&-", ">&-", "2>&-")  # in a shell

@@ -7,9 +7,9 @@ import pytest
 from fmnist.data import DataSet
 from search.database.connection import open_storage
 from search.database.url import default_url
-from search.definition import StudyDefinition
-from search.places import Place, StudyError, folder_of
-from search.study import definition_of, load_study, open_study, told_if_deleted
+from search.study.definition import StudyDefinition
+from search.study.places import Place, StudyError, folder_of
+from search.study.store import definition_of, load_study, open_study, told_if_deleted
 
 
 def definition(**changes: object) -> StudyDefinition:

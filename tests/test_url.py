@@ -21,7 +21,7 @@ from search.database.url import (
     url_of,
     warnings_for,
 )
-from search.origin import command_line
+from search.study.store import command_line
 
 SECRET = "hunter2"  # noqa: S105
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from search import watch
 from search.database.connection import open_storage
 from search.database.url import DatabaseGone, default_url
-from search.study import load_study
+from search.study.store import load_study
 from search.worker import WorkerSettings, work
 from tests.conftest import STUDY, Make, definition
 from tests.terminal import Terminal

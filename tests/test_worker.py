@@ -23,14 +23,13 @@ from search.database.connection import lock
 from search.database.optuna_schema import backend
 from search.database.retry import persistently
 from search.database.url import DatabaseGone
-from search.definition import PRUNERS, SAMPLERS
 from search.engines import local
 from search.join import join
 from search.objective import Outcome, run_trial
-from search.places import StudyError
 from search.reaper import alive, reap
-from search.record import CHECKPOINT
-from search.study import request_stop
+from search.study.definition import PRUNERS, SAMPLERS
+from search.study.places import StudyError
+from search.study.store import CHECKPOINT, request_stop
 from search.worker import WorkerSettings, work
 from tests.conftest import LONG, Make, definition, worker_pids, worker_servers
 from tests.postgresql import Server
@@ -377,7 +376,7 @@ def test_a_worker_on_other_data_or_versions_is_refused_with_a_way_on(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study, settings = make(definition(), 1)
-    monkeypatch.setattr("search.study.versions", lambda: {"fmnist_search": "99", "torch": "1"})
+    monkeypatch.setattr("search.study.store.versions", lambda: {"fmnist_search": "99", "torch": "1"})
     with pytest.raises(StudyError, match=r"other versions \(fmnist_search: .* -> 99; torch: .* -> 1\).*--allow-mixed"):
         work(settings, never)
     assert states(study) == [WAITING]

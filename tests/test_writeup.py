@@ -9,10 +9,10 @@ from optuna.trial import FrozenTrial, TrialState
 from sklearn.metrics import f1_score
 
 from fmnist.data import CLASSES
-from search import definition as definitions
-from search.record import CHECKPOINT
 from search.report.writeup import F1, WRITEUP_ACCURACY, Comparison, compare, verdict
 from search.statistics import difference, estimate
+from search.study import definition as definitions
+from search.study.store import CHECKPOINT
 from tests.test_findings import ended
 
 EPOCHS = definitions.read(definitions.locate("epochs"))

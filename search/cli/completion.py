@@ -15,7 +15,7 @@ def stored(context: click.Context, _parameter: click.Parameter, incomplete: str)
 
 def startable(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Those, the ones that can be run by name, and files."""
-    from search.definition import known
+    from search.study.definition import known
 
     there = stored(context, parameter, incomplete)
     new = known().keys() - {item.value for item in there}

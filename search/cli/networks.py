@@ -141,7 +141,7 @@ def _hyperparameters(given: dict[str, Any]) -> "Hyperparameters":
     from pydantic import ValidationError
 
     from fmnist.hyperparameters import Hyperparameters
-    from search.definition import explain
+    from search.study.definition import explain
 
     try:
         return Hyperparameters(**{name: value for name, value in given.items() if value is not None})

@@ -186,8 +186,8 @@ def opened_study(
     from search.database.connection import opened
     from search.database.retry import reported
     from search.database.url import url_of
-    from search.places import folder_of
-    from search.study import load_study
+    from search.study.places import folder_of
+    from search.study.store import load_study
 
     url = url_of(storage, output)
     with opened(url, mode) as database, reported(url):

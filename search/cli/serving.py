@@ -47,7 +47,7 @@ def dashboard(
     from search.dashboard import DashboardSettings, serve
     from search.database.url import file_of, url_of
     from search.gate import Credentials
-    from search.places import OUTPUT, folder_of
+    from search.study.places import OUTPUT, folder_of
 
     if password_file and auth is None:
         raise click.UsageError("--password-file is the password of a user: name that user with --auth")

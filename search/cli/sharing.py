@@ -93,7 +93,7 @@ def enqueue(
     from search.artifacts import located
     from search.database.url import url_of
     from search.enqueue import enqueue as add
-    from search.places import OUTPUT, Place
+    from search.study.places import OUTPUT, Place
 
     named = name or checked_name(Path(study).stem)
     place = Place((output or OUTPUT) / named, located(artifacts))
@@ -112,7 +112,7 @@ def stop(study: str, storage: str | None, output: Path | None) -> None:
       fmnist-search stop cnn
     """
     from search.reaper import held
-    from search.study import finalists_of, request_stop
+    from search.study.store import finalists_of, request_stop
 
     with opened_study(study, storage, output, mode="write") as (opened, _):
         finalists = finalists_of(opened)
@@ -143,7 +143,7 @@ def delete(study: str, storage: str | None, output: Path | None, artifacts: str 
     from search.artifacts import located
     from search.database.connection import lock
     from search.database.url import url_of
-    from search.places import deletable_roots, is_within
+    from search.study.places import deletable_roots, is_within
     from search.summary import summarize
 
     url = url_of(storage, output)
@@ -185,7 +185,7 @@ def gc(study: str, storage: str | None, output: Path | None, artifacts: str | No
     from search import collect
     from search.artifacts import located, open_artifacts
     from search.formatting import count
-    from search.places import KEEP, check_within, deletable_roots
+    from search.study.places import KEEP, check_within, deletable_roots
 
     with opened_study(study, storage, output, mode="write") as (opened, folder):
         location = collect.files_of(opened, folder, located(artifacts))[0].location

@@ -90,13 +90,13 @@ def run(
       fmnist-search run cnn --json > trials.jsonl
       fmnist-search run --engine ray --workers 16 --storage postgresql://me@db/studies
     """
-    from search import definition
     from search.database.retry import reported
     from search.drain import RunSettings
     from search.interrupts import terminal
-    from search.origin import command_line
     from search.presentation import show
     from search.run import run_search
+    from search.study import definition
+    from search.study.store import command_line
 
     check_engine(engine, workers)
     path = definition.locate(study)
@@ -213,8 +213,8 @@ def studies() -> None:
     Example:
       fmnist-search studies
     """
-    from search import catalogue
     from search.interrupts import terminal
     from search.presentation import show_catalogue
+    from search.study import catalogue
 
     show_catalogue(terminal(), catalogue.entries())

@@ -27,7 +27,7 @@ from search.database.url import absolute
 from search.engines.local import TICK, WorkersDied
 from search.queue import TooManyFailures, check_failures
 from search.reaper import release
-from search.study import load_study, request_stop, stop_requests
+from search.study.store import load_study, request_stop, stop_requests
 from search.worker import WorkerSettings, is_over, work
 
 CONNECT = 5.0  # seconds within which the head of the cluster must accept a connection

@@ -5,14 +5,14 @@ import math
 from optuna.trial import FrozenTrial
 
 from search import words
-from search.definition import StudyDefinition
 from search.finalists import Standings
 from search.formatting import count, percent, points, short
 from search.ranking import Configuration, diverged
-from search.record import FINISHED
 from search.report.curves import best_trials
 from search.report.importance import FEWEST_COMPLETE, Importances
 from search.report.pruning import Audit
+from search.study.definition import StudyDefinition
+from search.study.store import FINISHED
 
 UNIMPORTANT = 0.05  # of 1: what the interval of an importance must stay below for the hyperparameter to be fixed
 IMPATIENT = 0.05  # what the interval of the false-prune rate must lie above for the pruner to be blamed

@@ -12,10 +12,9 @@ from optuna.trial import FrozenTrial, TrialState
 from search.finalists import standings_of
 from search.formatting import points
 from search.ranking import rank
-from search.record import FINISHED, history_of
 from search.report.pruning import last
 from search.statistics import Difference, Estimate, difference, estimate
-from search.study import DATA, definition_of
+from search.study.store import DATA, FINISHED, definition_of, history_of
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from functools import cache
 
 from fmnist.complexity import complexity
 from fmnist.hyperparameters import Hyperparameters
-from search.definition import StudyDefinition
 from search.ranking import Configuration
+from search.study.definition import StudyDefinition
 
 COSTS = {
     "seconds": "seconds a training",

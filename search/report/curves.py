@@ -7,8 +7,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from fmnist.hyperparameters import ScoreOn
 from search.formatting import percent, points
-from search.record import history_of
 from search.statistics import estimate
+from search.study.store import history_of
 
 BEST_TRIALS = 5  # trials whose curves are looked at
 RISE = 1.02  # of a loss over its minimum: less is not called overfitting

@@ -15,7 +15,7 @@ from search.report.network import BestNetwork
 from search.report.note import TITLE, note, with_note
 from search.report.page import drawers
 from search.report.style import figure_of
-from search.study import load_study
+from search.study.store import load_study
 
 COST = "seconds"  # what a training takes is what accuracy is shown against
 CLEAR = "rgba(0,0,0,0)"

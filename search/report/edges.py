@@ -4,12 +4,11 @@ from optuna.trial import FrozenTrial
 from pydantic import ValidationError
 
 from fmnist.hyperparameters import Hyperparameters
-from search.definition import StudyDefinition
 from search.formatting import short
-from search.parameter import Parameter
 from search.ranking import Configuration
-from search.record import FINISHED
-from search.space import is_whole
+from search.study.definition import Parameter, StudyDefinition
+from search.study.space import is_whole
+from search.study.store import FINISHED
 
 FEWEST = 10  # finished trials below which a best value at an edge tells nothing of the range
 EDGE = 0.02  # of a range's width

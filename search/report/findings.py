@@ -5,11 +5,9 @@ from dataclasses import dataclass
 from optuna.trial import FrozenTrial
 
 from search import words
-from search.definition import StudyDefinition
 from search.finalists import Standings
 from search.formatting import count, percent, points, short
 from search.ranking import Configuration, diverged
-from search.record import FINISHED
 from search.report.advice import (
     advice_on_cost,
     advice_on_learning_rates,
@@ -24,6 +22,8 @@ from search.report.edges import advice_on_edges
 from search.report.importance import Importance, Importances
 from search.report.pruning import CONTENDERS, FEWEST_AUDITED, Audit, Pruning
 from search.report.writeup import Comparison, verdict
+from search.study.definition import StudyDefinition
+from search.study.store import FINISHED
 
 NEXT = ("edge", "improving", "tie", "luck", "cheaper", "unimportant", "patience", "rates", "more")  # what to try
 

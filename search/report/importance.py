@@ -10,8 +10,8 @@ from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvalu
 from optuna.importance._base import BaseImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search import space
 from search.statistics import CONFIDENCE
+from search.study import space
 
 FEWEST_FINISHED = 10  # trials below which PED-ANOVA is noise
 FEWEST_BEST = 5  # trials that PED-ANOVA sets against all; its documentation advises so

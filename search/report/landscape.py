@@ -9,10 +9,9 @@ import numpy as np
 from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from search.definition import StudyDefinition
-from search.parameter import Parameter
 from search.report.importance import Importances
-from search.space import distributions, values_of
+from search.study.definition import Parameter, StudyDefinition
+from search.study.space import distributions, values_of
 
 FEWEST = 10  # complete trials below which a mean over two hyperparameters shows noise
 SIDE = 25  # points of the grid along a range

@@ -13,9 +13,8 @@ from fmnist.data import CLASSES, DataSet, LabelledImages, split
 from fmnist.evaluation import Evaluation, classification_scores, evaluate
 from search.artifacts import ArtifactError
 from search.finalists import Finalist, Standings
-from search.places import artifacts_of
-from search.record import check_recorded, read_checkpoint
-from search.study import finalists_of
+from search.study.places import artifacts_of
+from search.study.store import check_recorded, finalists_of, read_checkpoint
 from search.summary import Summary
 
 MISTAKES = 24  # that are shown

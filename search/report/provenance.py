@@ -17,10 +17,9 @@ from fmnist import source
 from fmnist.data import DataSet
 from search.database.optuna_schema import backend
 from search.database.url import default_url, masked, parse
-from search.definition import StudyDefinition
 from search.lease import ATTEMPTS
-from search.origin import Run, runs
-from search.study import DATA, VERSIONS
+from search.study.definition import StudyDefinition
+from search.study.store import DATA, VERSIONS, Run, runs
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial, TrialState
 
-from search.definition import StudyDefinition
 from search.ranking import diverged
-from search.record import AUDIT, FINISHED, history_of
 from search.statistics import Share, share
+from search.study.definition import StudyDefinition
+from search.study.store import AUDIT, FINISHED, history_of
 
 FEWEST_AUDITED = 10  # trials below which a rate of false prunes is not given
 CONTENDERS = 3  # best completed trials that a pruned one would have had to be among; with fewer there is no rate

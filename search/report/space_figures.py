@@ -7,14 +7,14 @@ from typing import Any
 import plotly.graph_objects as go
 
 from search.formatting import BEST_COLOUR, COLOURS, SCALE, short
-from search.parameter import Parameter
 from search.report.analysis import Analysis
 from search.report.cost import COSTS
 from search.report.course import TrialRecord
 from search.report.landscape import ordered, position
 from search.report.selection import drawn_trials
 from search.report.style import ACCURACY, SHARE, figure_of, in_sight, literal, logarithmic, small, stepped
-from search.space import is_whole
+from search.study.definition import Parameter
+from search.study.space import is_whole
 
 MOST_COSTS = 1000  # configurations that are drawn, besides the fronts
 TOP = 0.1  # of the complete trials, whose lines stand out

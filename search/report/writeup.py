@@ -11,10 +11,10 @@ from statistics import stdev
 from optuna.trial import FrozenTrial, TrialState
 
 from fmnist.data import CLASSES
-from search.definition import StudyDefinition
 from search.formatting import percent, points
-from search.record import CHECKPOINT, STEPS_PER_EPOCH
 from search.statistics import Difference, Estimate, difference, estimate
+from search.study.definition import StudyDefinition
+from search.study.store import CHECKPOINT, STEPS_PER_EPOCH
 
 # Test accuracy after each epoch, and F1 of each class at the end, by the number of epochs.
 WRITEUP_ACCURACY = {

@@ -20,8 +20,7 @@ from optuna.distributions import (
 from optuna.trial import Trial
 
 from fmnist.hyperparameters import Hyperparameters
-from search.definition import DefinitionError, StudyDefinition
-from search.parameter import Parameter
+from search.study.definition import DefinitionError, Parameter, StudyDefinition
 
 Distributions = Mapping[str, BaseDistribution]
 Point = dict[str, Any]

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from search import definition, space
-from search.definition import StudyDefinition
+from search.study import definition, space
+from search.study.definition import StudyDefinition
 
 
 @dataclass(frozen=True)
