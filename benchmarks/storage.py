@@ -55,15 +55,16 @@ from sqlalchemy import insert, text
 
 from fmnist import data as fashion
 from fmnist.training import EpochMetrics
-from search import lease, queue, worker
 from search import objective as training
+from search import worker
 from search.collect import drop_beaten
 from search.database.connection import lock, open_storage
 from search.database.optuna_schema import ATTRIBUTES, REPORTS, TRIALS, VALUES, backend, utc_now
 from search.database.retry import persistently
 from search.database.url import default_url
-from search.lease import ATTEMPTS, Holder
 from search.objective import Objective
+from search.queue import lease, tickets
+from search.queue.lease import ATTEMPTS, Holder
 from search.study import definition, space
 from search.study.definition import StudyDefinition
 from search.study.places import KEEP, Place, artifacts_of
@@ -94,7 +95,7 @@ def run_trial(study: optuna.Study, common: Objective, epochs: tuple[float, ...])
     with timed(spent["look"]):
         stop_requests(study)
     with timed(spent["claim"]):
-        ticket = persistently(lambda: queue.claim(study, Holder(), uuid4().hex))
+        ticket = persistently(lambda: tickets.claim(study, Holder(), uuid4().hex))
     if ticket is None:
         return None
     with lease.fenced(study, ticket):
@@ -137,8 +138,8 @@ def make(url: str, folder: Path, defined: StudyDefinition, finished: int, waitin
     with lock(url):
         study = open_study(storage, "s", defined, data, Place(folder / "s"))
         fill(study, defined, finished)
-        queue.top_up(study, defined, finished)
-        queue.enqueue(study, defined, waiting, {})
+        tickets.top_up(study, defined, finished)
+        tickets.enqueue(study, defined, waiting, {})
     return Objective(defined, data, fashion.split(data, defined.score_on), torch.device("cpu"), artifacts_of(study))
 
 
@@ -191,7 +192,7 @@ def costs(url: str, folder: Path, finished: int, waiting: int, repeats: int) -> 
         study.get_trials(deepcopy=False)
     run_trial(study, common, EPOCHS)  # the first compiles the statements
     for _ in range(repeats):
-        queue.enqueue(study, defined, 1, {})  # so that as many wait as before
+        tickets.enqueue(study, defined, 1, {})  # so that as many wait as before
         of_trial = run_trial(study, common, EPOCHS) or {}
         for step, milliseconds in of_trial.items():
             spent[step] += milliseconds

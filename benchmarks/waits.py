@@ -33,7 +33,7 @@ from benchmarks.storage import make
 from fmnist import data as fashion
 from search.database.connection import open_storage
 from search.database.url import StorageError, default_url
-from search.lease import ATTEMPTS
+from search.queue.lease import ATTEMPTS
 from search.study import definition
 from search.study.places import StudyError
 from search.study.store import FINISHED, history_of, load_study

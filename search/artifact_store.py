@@ -16,9 +16,9 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.storages import RDBStorage
 
 from fmnist.errors import CheckpointError
-from search.artifact_meta import CONFUSION, CURVE, Registered, registered
 from search.artifacts import Artifacts
 from search.pictures import confusion_matrix, learning_curve
+from search.queue.artifact_index import CONFUSION, CURVE, Registered, registered
 from search.study.places import artifacts_of
 from search.study.store import CHECKPOINT, checkpoint_of, definition_of, history_of, load_study
 

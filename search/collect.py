@@ -11,10 +11,10 @@ from sqlalchemy import select, update
 
 from fmnist.checkpoint import parse
 from fmnist.errors import CheckpointError
-from search import artifact_meta
 from search.artifacts import Artifacts, Folder, open_artifacts, trial_of
 from search.database.optuna_schema import ATTRIBUTES, TRIALS, VALUES, backend
 from search.outputs import BEST, CHECKPOINT_MARKS, REPORT, REPORT_MARKS, is_ours
+from search.queue import artifact_index
 from search.study.places import ARTIFACTS, KEY, MARK, below, is_own, is_owned, is_within, location_of
 from search.study.store import CHECKPOINT, DROPPED, checkpoint_of, finalists_of, is_recorded
 
@@ -58,7 +58,7 @@ def drop_beaten(study: optuna.Study, artifacts: Artifacts, keep: int) -> int:
         with backend(study).engine.begin() as connection:
             dropped = json.dumps(record | {"name": None})
             connection.execute(update(ATTRIBUTES).where(mine).values(value_json=dropped))
-            artifact_meta.unregister(connection, row.trial_id, record["name"])
+            artifact_index.unregister(connection, row.trial_id, record["name"])
         if ours:
             artifacts.remove(record["name"])
     return len(beaten)

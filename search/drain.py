@@ -10,14 +10,14 @@ import optuna
 from rich.console import Console
 
 from fmnist.device import device_of
-from search import queue
 from search.artifacts import located
 from search.database.retry import persistently
 from search.database.url import default_url
 from search.engines import local, ray
 from search.interrupts import Interrupts
-from search.lease import GRACE
 from search.progress import FinishedTrials, Progress
+from search.queue import tickets
+from search.queue.lease import GRACE
 from search.study.places import OUTPUT, Place, location_of
 from search.study.store import stop_requests, told_if_deleted
 from search.summary import Stopped, summarize
@@ -147,7 +147,7 @@ def drain(
     def tick() -> None:
         nonlocal requested
         requested = stop_requests(view) != request
-        progress.goal = queue.goal(view)["trials"]  # another may have raised it
+        progress.goal = tickets.goal(view)["trials"]  # another may have raised it
         progress.show(summarize(view), finished.new())
 
     with interrupts.installed(), told_if_deleted(view, checkpoints), progress.shown():

@@ -8,9 +8,9 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from fmnist import data as fashion
-from search import queue
 from search.database.connection import lock, opened
 from search.database.retry import reported
+from search.queue import tickets
 from search.study import definition, space
 from search.study.places import Place, check_stays
 from search.study.store import definition_of, load_study, open_study
@@ -50,8 +50,8 @@ def enqueue(
         target = _opened(storage, name, study, place, data_dir)
         defined = definition_of(target)
         fixed = dict(space.parse_assignment(defined, assignment) for assignment in assignments)
-        added = queue.enqueue(target, defined, trials, fixed)
-        return Enqueued(name, added, queue.counts(target)[TrialState.WAITING], queue.goal(target)["trials"])
+        added = tickets.enqueue(target, defined, trials, fixed)
+        return Enqueued(name, added, tickets.counts(target)[TrialState.WAITING], tickets.goal(target)["trials"])
 
 
 def _opened(storage: RDBStorage, named: str, study: str, place: Place, data_dir: Path | None) -> optuna.Study:

@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from fmnist.seeds import derive
 from search.outputs import BEST
-from search.queue import counts, is_done
+from search.queue.tickets import counts, is_done
 from search.ranking import Configuration, accuracies_of, by_configuration, rank
 from search.statistics import Estimate, estimate
 from search.study import space

@@ -12,8 +12,8 @@ from search.database.url import StorageError, warnings_for
 from search.engines import local
 from search.formatting import count
 from search.interrupts import Interrupts
-from search.lease import ATTEMPTS, this_machine
 from search.progress import FinishedTrials, line
+from search.queue.lease import ATTEMPTS, this_machine
 from search.study.places import StudyError, folder_of, location_of
 from search.study.store import load_study, stop_requests, told_if_deleted
 from search.summary import summarize

@@ -14,7 +14,7 @@ from fmnist.hyperparameters import Hyperparameters
 from fmnist.seeds import derive
 from fmnist.training import Diverged, EpochMetrics, Training
 from search.artifacts import Artifacts, checkpoint_name
-from search.lease import REASON
+from search.queue.lease import REASON
 from search.study import space
 from search.study.definition import StudyDefinition
 from search.study.store import AUDIT, CHECKPOINT, STEPS_PER_EPOCH, Epoch, checkpoint_of, read_checkpoint

@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from search.formatting import assignments, duration, percent
-from search.lease import REASON
 from search.live import live_view
+from search.queue.lease import REASON
 from search.summary import Summary
 
 NARROW = 40  # columns

@@ -8,7 +8,7 @@ from statistics import fmean
 from optuna.trial import FrozenTrial, TrialState
 
 from search.formatting import assignments
-from search.lease import REASON
+from search.queue.lease import REASON
 from search.statistics import Difference, Estimate, difference, estimate
 from search.study import space
 from search.study.definition import StudyDefinition

@@ -9,14 +9,15 @@ from rich.console import Console
 from fmnist.data import DataSet, load
 from fmnist.evaluation import evaluate
 from fmnist.files import write_whole
-from search import finalists, queue
+from search import finalists
 from search.database.connection import lock, open_storage, opened
 from search.database.retry import persistently, reported
 from search.drain import RunSettings, drain
 from search.finalists import SETTLED, Finalist, Standings
 from search.formatting import count
 from search.outputs import BEST, check_outputs
-from search.reaper import release
+from search.queue import tickets
+from search.queue.reaper import release
 from search.study.definition import StudyDefinition
 from search.study.places import artifacts_of, check_artifacts
 from search.study.store import check_alike, definition_of, finalists_name, load_study, open_study, read_checkpoint
@@ -69,7 +70,7 @@ def retrain(
     with lock(worker.storage):
         # Checked under the lock, because a command that raises the goal holds it too: finalists chosen before and
         # after that would both be trained.
-        unfinished = not queue.is_done(study)
+        unfinished = not tickets.is_done(study)
         if unfinished and not early:
             return False, None
         definition = finalists.define(study, top, seeds)
@@ -78,10 +79,10 @@ def retrain(
         storage = open_storage(worker.storage, "write")
         again = open_study(storage, worker.study, definition, data, place, allow_mixed=worker.allow_mixed)
         release(again)
-        goal = queue.top_up(again, definition, None)
+        goal = tickets.top_up(again, definition, None)
     view = load_study(open_storage(worker.storage), worker.study)
     had_work, stopped = False, None
-    while stopped is None and not persistently(lambda: queue.is_done(view)):
+    while stopped is None and not persistently(lambda: tickets.is_done(view)):
         if not settings.quiet and not had_work:
             console.print(_announcement(definition, top, unfinished=unfinished), soft_wrap=True)
         had_work = True

@@ -7,7 +7,6 @@ from rich.console import Console
 
 from fmnist import data as fashion
 from fmnist.errors import ExpectedError
-from search import queue
 from search.database.connection import lock, open_storage, opened
 from search.database.retry import persistently, reported
 from search.database.url import StorageError, masked, warnings_for
@@ -16,7 +15,8 @@ from search.finalists import SEEDS, standings_of
 from search.formatting import count
 from search.interrupts import terminal
 from search.outputs import REPORT, check_outputs
-from search.reaper import held, release
+from search.queue import tickets
+from search.queue.reaper import held, release
 from search.retrain import retrain
 from search.study import space, store
 from search.study.definition import StudyDefinition
@@ -52,7 +52,7 @@ def run_search(definition: StudyDefinition, settings: RunSettings, console: Cons
             if settings.command:
                 store.note(study, settings.command)
             release(study)
-            goal = queue.top_up(study, definition, settings.trials)  # more, if an earlier run asked for more
+            goal = tickets.top_up(study, definition, settings.trials)  # more, if an earlier run asked for more
         view = load_study(open_storage(worker.storage), worker.study)
         summary = summarize(view, folder)
         if summary.trials.left and not settings.quiet:
@@ -62,7 +62,7 @@ def run_search(definition: StudyDefinition, settings: RunSettings, console: Cons
             worked, stopped, error = _advance(study, view, definition, settings, data, console, deadline)
             had_work |= worked
             standings = persistently(lambda: standings_of(view, folder))
-            goal = persistently(lambda: queue.goal(view)["trials"])  # before what is to be held against it
+            goal = persistently(lambda: tickets.goal(view)["trials"])  # before what is to be held against it
             summary = persistently(lambda: summarize(view, folder))
             if stopped or error or not summary.trials.left:
                 break  # else another command asked for more meanwhile: an end is reported only of the whole search
@@ -95,7 +95,7 @@ def _advance(
     if trials.left:
         stopped = drain(study, view, searching, trials.finished + trials.left, console, deadline)
     if not definition.finalists:
-        done = persistently(lambda: queue.is_done(view))  # then it was stopped just as it came to its end
+        done = persistently(lambda: tickets.is_done(view))  # then it was stopped just as it came to its end
         return trials.left > 0, None if done else stopped, None
     if stopped:
         return True, stopped, None

@@ -9,9 +9,9 @@ from optuna.trial import TrialState
 from sqlalchemy import select
 
 from fmnist.errors import ExpectedError
-from search import queue
 from search.database.optuna_schema import TRIALS, VALUES, backend
 from search.finalists import Standings
+from search.queue import tickets
 from search.study.places import artifacts_of
 from search.study.store import STEPS_PER_EPOCH, checkpoint_of, definition_of
 
@@ -130,7 +130,7 @@ def summarize(study: optuna.Study, folder: Path | None = None) -> Summary:
             .order_by(VALUES.c.value.desc(), TRIALS.c.number)
             .limit(1)
         )
-    definition, state = definition_of(study), queue.counts(study)
+    definition, state = definition_of(study), tickets.counts(study)
     finished = state[TrialState.COMPLETE] + state[TrialState.PRUNED]
     return Summary(
         study=study.study_name,
@@ -140,7 +140,9 @@ def summarize(study: optuna.Study, folder: Path | None = None) -> Summary:
             pruned=state[TrialState.PRUNED],
             failed=state[TrialState.FAIL],
             running=state[TrialState.RUNNING],
-            waiting=max(state[TrialState.WAITING], queue.goal(study)["trials"] - finished - state[TrialState.RUNNING]),
+            waiting=max(
+                state[TrialState.WAITING], tickets.goal(study)["trials"] - finished - state[TrialState.RUNNING]
+            ),
         ),
         best=None if best_id is None else _best(study, best_id, folder),
         running=[_running(study._storage.get_trial(trial_id), definition.defaults.epochs) for trial_id in running_ids],

@@ -11,11 +11,12 @@ from optuna.trial import TrialState
 from rich.console import Console
 from rich.text import Text
 
-from search import presentation, queue
+from search import presentation
 from search.database.retry import persistently
 from search.finalists import Standings, standings_of
 from search.interrupts import handled
 from search.live import live_view
+from search.queue import tickets
 from search.study.store import FINISHED, definition_of, finalists_of
 from search.summary import Summary, summarize
 
@@ -55,17 +56,17 @@ def watch(study: optuna.Study, folder: Path, console: Console, seconds: float, *
 
 def _is_busy(study: optuna.Study) -> bool:
     """Whether trials are left, of the study or of its finalists."""
-    state = queue.counts(study)
+    state = tickets.counts(study)
     if state[TrialState.RUNNING] or state[TrialState.WAITING]:
         return True
     finalists = finalists_of(study)
     if finalists is None:
         return False
-    state = queue.counts(finalists)
-    return sum(state[each] for each in FINISHED) < queue.goal(finalists)["trials"]
+    state = tickets.counts(finalists)
+    return sum(state[each] for each in FINISHED) < tickets.goal(finalists)["trials"]
 
 
 def _awaits_finalists(study: optuna.Study) -> bool:
     """Whether a `run` would choose finalists now, or is about to. Workers do not: nobody may ever do so."""
     finalists = finalists_of(study)
-    return definition_of(study).finalists > 0 and (finalists is None or queue.goal(finalists)["trials"] == 0)
+    return definition_of(study).finalists > 0 and (finalists is None or tickets.goal(finalists)["trials"] == 0)

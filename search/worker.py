@@ -23,16 +23,15 @@ from sqlalchemy.exc import SQLAlchemyError
 from fmnist import data as fashion
 from fmnist.errors import ExpectedError
 from fmnist.training import Training
-from search import lease, queue
 from search.artifacts import ArtifactError, Artifacts
 from search.collect import drop_beaten
 from search.database.connection import open_storage
 from search.database.retry import is_transient, persistently, reported
 from search.database.url import StorageError
-from search.heartbeat import beating
-from search.lease import Holder, Lost, Ticket
 from search.objective import Objective, Outcome, run_trial
-from search.reaper import reap, release
+from search.queue import lease, tickets
+from search.queue.lease import Holder, Lost, Ticket, beating
+from search.queue.reaper import reap, release
 from search.sampling import pruner, sampler, telling
 from search.study.places import KEEP, artifacts_of, check_artifacts, folder_of
 from search.study.store import (
@@ -188,7 +187,7 @@ def is_over(study: optuna.Study, settings: WorkerSettings) -> bool:
     Raises:
         StudyError: the study was deleted.
     """
-    return not settings.follow and all(queue.is_done(each) for each in studies_of(study, settings))
+    return not settings.follow and all(tickets.is_done(each) for each in studies_of(study, settings))
 
 
 def _join(settings: WorkerSettings, name: str) -> Joined:
@@ -215,10 +214,10 @@ def _drain(joined: Joined, settings: WorkerSettings, stopping: Callable[[], bool
     store = Retried(joined.objective.artifacts, asked)
     objective = replace(joined.objective, artifacts=store)
     with told_if_deleted(study, store.location):
-        persistently(lambda: queue.check_failures(study), stopping)
+        persistently(lambda: tickets.check_failures(study), stopping)
         while not persistently(asked, stopping):
             token = uuid4().hex
-            ticket = persistently(lambda: queue.claim(study, holder, token), stopping)  # noqa: B023
+            ticket = persistently(lambda: tickets.claim(study, holder, token), stopping)  # noqa: B023
             if ticket is None:
                 if persistently(lambda: _nothing_left(study, settings), stopping):
                     return True
@@ -230,8 +229,8 @@ def _drain(joined: Joined, settings: WorkerSettings, stopping: Callable[[], bool
 
 def _nothing_left(study: optuna.Study, settings: WorkerSettings) -> bool:
     """What a worker does that finds no ticket: see to it that none is lost; returns whether the queue is empty."""
-    empty = queue.is_empty(study)  # first: whoever lets a trial fail after it is still there to refill
-    if release(study) + reap(study) + queue.refill(study, settings.storage):
+    empty = tickets.is_empty(study)  # first: whoever lets a trial fail after it is still there to refill
+    if release(study) + reap(study) + tickets.refill(study, settings.storage):
         return False
     if not empty:
         time.sleep(POLL)
@@ -273,7 +272,7 @@ def _run(
     except Exception as error:  # whatever else a trial raises ends that attempt, not the search
         reason = f"{type(error).__name__}: {error}"
         persistently(lambda: lease.fail(study, ticket, reason))
-        persistently(lambda: queue.check_failures(study))
+        persistently(lambda: tickets.check_failures(study))
         return
     if outcome.state == TrialState.WAITING:
         persistently(lambda: lease.give_back(study, ticket))

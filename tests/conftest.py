@@ -17,10 +17,10 @@ from sklearn.datasets import load_digits
 
 from fmnist import data
 from fmnist.data import DataSet, LabelledImages
-from search import queue
 from search.cli import main
 from search.database.connection import lock, open_storage
 from search.database.url import default_url
+from search.queue import tickets
 from search.study.definition import StudyDefinition
 from search.study.places import Place
 from search.study.store import open_study
@@ -205,7 +205,7 @@ def make(tmp_path: Path, tiny: DataSet, tiny_folder: Path) -> Make:
         storage = open_storage(url, "create")
         with lock(url):
             study = open_study(storage, "s", defined, tiny, Place(folder, artifacts))
-            queue.top_up(study, defined, trials)
+            tickets.top_up(study, defined, trials)
         return study, WorkerSettings(url, "s", tiny_folder)
 
     return made

@@ -5,12 +5,13 @@ import pytest
 from optuna.artifacts import get_all_artifact_meta
 from optuna.trial import TrialState
 
-from search import artifact_meta, collect, lease, queue
-from search.artifact_meta import CONFUSION, CURVE
+from search import collect
 from search.artifacts import open_artifacts
 from search.database.connection import open_storage
 from search.database.optuna_schema import backend
-from search.lease import Holder, Ticket
+from search.queue import artifact_index, lease, tickets
+from search.queue.artifact_index import CONFUSION, CURVE
+from search.queue.lease import Holder, Ticket
 from search.study.places import ARTIFACTS
 from search.study.store import CHECKPOINT
 
@@ -25,7 +26,7 @@ def study(url: str) -> optuna.Study:
 
 def claimed(study: optuna.Study) -> Ticket:
     """A ticket whose training has been saved once."""
-    ticket = queue.claim(study, Holder(), "token")
+    ticket = tickets.claim(study, Holder(), "token")
     assert ticket is not None
     record = {"name": f"trial-{ticket.number:05d}-epoch-1.pt"}
     study._storage.set_trial_user_attr(ticket.trial_id, CHECKPOINT, record)
@@ -45,9 +46,9 @@ def test_a_complete_trial_has_its_pictures_and_its_checkpoint(study: optuna.Stud
     assert [(meta.mimetype, meta.encoding) for meta in metas[:2]] == [("image/svg+xml", None)] * 2
     assert metas[2].mimetype == "application/octet-stream"
     with backend(study).engine.connect() as connection:
-        found = artifact_meta.registered(connection, metas[2].artifact_id)
+        found = artifact_index.registered(connection, metas[2].artifact_id)
         assert found == (study._study_id, trial._trial_id, "trial-00000-epoch-1.pt")
-        assert artifact_meta.registered(connection, "another") is None
+        assert artifact_index.registered(connection, "another") is None
 
 
 def test_one_that_was_pruned_has_pictures_only(study: optuna.Study) -> None:
@@ -68,7 +69,7 @@ def test_one_that_waits_runs_or_never_got_to_a_score_has_none(study: optuna.Stud
     assert listed(study, 0) == []
     claimed(study)
     assert listed(study, 0) == []
-    bare = queue.claim(study, Holder(), "other")
+    bare = tickets.claim(study, Holder(), "other")
     assert bare is not None
     lease.finish(study, bare, TrialState.PRUNED, reason="diverged: at once")
     assert listed(study, bare.number) == []

@@ -10,10 +10,10 @@ import optuna
 import pytest
 
 from fmnist.data import DataSet
-from search import queue
 from search.database.connection import lock, open_storage
 from search.database.url import default_url
 from search.finalists import define, place_of
+from search.queue import tickets
 from search.report import write
 from search.report.comparison import compare
 from search.report.page import render_comparison
@@ -54,13 +54,13 @@ def report(tmp_path_factory: pytest.TempPathFactory, tiny: DataSet, tiny_folder:
     storage = open_storage(url, "create")
     with lock(url):
         study = open_study(storage, EVIL, defined, tiny, Place(folder / "s"))
-        queue.top_up(study, defined, 24)
+        tickets.top_up(study, defined, 24)
     work(settings, lambda: False)
     chosen = define(study, 2, 2)
     assert chosen is not None
     with lock(url):
         again = open_study(storage, f"{EVIL}.finalists", chosen, tiny, place_of(study, folder / "s"))
-        queue.top_up(again, chosen, None)
+        tickets.top_up(again, chosen, None)
     work(settings, lambda: False)
     return write(study, folder / "s", folder / "report.html", lambda: tiny, url)
 

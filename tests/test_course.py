@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from search.lease import ATTEMPTS, REASON
+from search.queue.lease import ATTEMPTS, REASON
 from search.report.course import PAUSE, Spell, beginning, records, spells, without_pauses
 from search.study.store import history_of
 from tests.conftest import definition
@@ -17,7 +17,7 @@ BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def attempt(start: float, end: float | None = None, outcome: str = "complete", pid: int = 7) -> dict[str, Any]:
-    """As `search.lease` writes it; seconds since BEGIN."""
+    """As `search.queue.lease` writes it; seconds since BEGIN."""
     ending = {} if end is None else {"ended": moment(end), "outcome": outcome, "step": 100}
     return {"host": "here", "pid": pid, "device": "cpu", "threads": 1, "started": moment(start), **ending}
 

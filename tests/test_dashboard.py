@@ -25,11 +25,11 @@ import pytest
 
 from fmnist import checkpoint
 from fmnist.data import DataSet
-from search import queue
 from search.dashboard import DashboardSettings, _application
 from search.database.connection import open_storage
 from search.database.url import default_url
 from search.formatting import percent
+from search.queue import tickets
 from search.report import write
 from search.study.places import Place
 from search.study.store import CHECKPOINT, history_of, open_study
@@ -126,10 +126,10 @@ def searched(tmp_path_factory: pytest.TempPathFactory, tiny: DataSet, tiny_folde
     url = default_url(output)
     defined = definition(sampler="random")
     study = open_study(open_storage(url, "create"), "shown", defined, tiny, Place(output / "shown"))
-    queue.top_up(study, defined, 12)
+    tickets.top_up(study, defined, 12)
     work(WorkerSettings(url, "shown", tiny_folder), lambda: False)
     write(study, output / "shown", output / "shown" / "report.html", lambda: tiny, url)
-    queue.top_up(study, defined, 13)
+    tickets.top_up(study, defined, 13)
     return output
 
 

@@ -24,13 +24,14 @@ from fmnist import checkpoint, data
 from fmnist.data import DataSet
 from fmnist.errors import ExpectedError
 from fmnist.training import EpochMetrics
-from search import lease, queue, worker
+from search import worker
 from search.database.connection import lock, open_storage
 from search.engines import local
 from search.finalists import define
-from search.lease import Holder
 from search.objective import Objective, Outcome
-from search.reaper import alive, release
+from search.queue import lease, tickets
+from search.queue.lease import Holder
+from search.queue.reaper import alive, release
 from search.reproduce import reproduce
 from search.study import space
 from search.study.places import Place
@@ -257,7 +258,7 @@ def nobody_writes(url: str) -> bool:
 def claim_and_die(url: str, machine: str | None) -> None:
     study = load_study(open_storage(url, "write"), "s")
     holder = Holder(grace=1.0)
-    queue.claim(study, replace(holder, machine=machine) if machine else holder, "token")
+    tickets.claim(study, replace(holder, machine=machine) if machine else holder, "token")
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -379,7 +380,7 @@ def begin_together(url: str, barrier: Barrier, trials: int, data_dir: Path, fold
     storage = open_storage(url, "create")
     with lock(url):
         study = open_study(storage, "s", definition(sampler="random"), loaded, Place(folder))
-        queue.top_up(study, definition(sampler="random"), trials)
+        tickets.top_up(study, definition(sampler="random"), trials)
     work(WorkerSettings(url, "s", data_dir), never)
 
 

@@ -18,13 +18,14 @@ from fmnist import checkpoint
 from fmnist.checkpoint import CheckpointError
 from fmnist.data import DataSet, load
 from fmnist.evaluation import evaluate
-from search import finalists, queue, words
+from search import finalists, words
 from search.database.connection import lock, open_storage
 from search.drain import RunSettings
 from search.finalists import Standings, Unscored, define, find, standings_of
-from search.lease import Holder, finish
 from search.objective import training_seed
 from search.presentation import show_finalists
+from search.queue import tickets
+from search.queue.lease import Holder, finish
 from search.ranking import Configuration
 from search.report.analysis import analyse
 from search.report.comparison import compare
@@ -58,7 +59,7 @@ def grid_of(filters: list[int], **changes: object) -> StudyDefinition:
 def ended(study: optuna.Study, *values: float | None) -> None:
     """End waiting trials with these accuracies, None for one that diverges."""
     for place, value in enumerate(values):
-        ticket = queue.claim(study, Holder(), str(place))
+        ticket = tickets.claim(study, Holder(), str(place))
         assert ticket is not None
         study.get_trials(deepcopy=False)  # or the cache does not know the trial
         trial = Trial(load_study(study._storage, study.study_name), ticket.trial_id)
@@ -74,7 +75,7 @@ def choose(study: optuna.Study, settings: WorkerSettings, data_set: DataSet, top
     assert chosen is not None
     place = finalists.place_of(study, folder_of(study))
     again = open_study(open_storage(settings.storage, "create"), "s.finalists", chosen, data_set, place)
-    queue.top_up(again, chosen, None)
+    tickets.top_up(again, chosen, None)
     return again
 
 
@@ -373,10 +374,10 @@ def test_finalists_of_before_stay_and_can_win_when_a_longer_search_finds_others(
     ended(again, 0.80, 0.93, 0.81, 0.93)
     first = stand(study, tmp_path / "s")
     assert (first.trained, first.wanted, words.called(first.finalists[0])) == (4, 4, "trial 1")
-    queue.top_up(study, defined, 3)
+    tickets.top_up(study, defined, 3)
     ended(study, 0.95)  # of 3
     again = choose(study, settings, data_set, 1, 2)
-    assert queue.counts(again)[TrialState.WAITING] == 2
+    assert tickets.counts(again)[TrialState.WAITING] == 2
     ended(again, 0.91, 0.91)
     last = stand(study, tmp_path / "s")
     assert (last.trained, last.wanted, last.outdated, last.final) == (6, 6, False, True)
@@ -390,11 +391,11 @@ def test_more_seeds_are_for_those_of_before_too(make: Make, tmp_path: Path) -> N
     data_set = load(settings.data_dir)
     ended(study, 0.80, 0.90)
     ended(choose(study, settings, data_set, 1, 1), 0.80, 0.93)
-    queue.top_up(study, defined, 3)
+    tickets.top_up(study, defined, 3)
     ended(study, 0.95)
     again = choose(study, settings, data_set, 1, 2)
     ended(again, *[0.9] * 4)
-    assert queue.is_done(again)
+    assert tickets.is_done(again)
     assert {finalist.again.accuracy.n for finalist in stand(study, tmp_path / "s").finalists} == {2}
 
 
@@ -416,7 +417,7 @@ def test_what_an_earlier_version_took_out_of_the_finalists_is_among_them_again(m
     more = define(study, 1, 2)
     assert more is not None
     assert sorted(map(str, filters_of(more))) == ["2", "3", "4"]
-    assert queue.top_up(choose(study, settings, data_set, 1, 2), more, None) == 6
+    assert tickets.top_up(choose(study, settings, data_set, 1, 2), more, None) == 6
 
 
 def test_finalists_of_an_unfinished_search_are_trained_by_hand_only_and_it_is_said(make: Make, tmp_path: Path) -> None:
@@ -433,7 +434,7 @@ def test_finalists_of_an_unfinished_search_are_trained_by_hand_only_and_it_is_sa
     assert "unfinished" in words.winner(standings)
     ended(study, 0.8)
     assert stand(study, tmp_path / "s").final
-    assert queue.is_done(again)
+    assert tickets.is_done(again)
 
 
 def test_a_search_that_went_on_is_said_to_have_outrun_its_finalists(make: Make, tmp_path: Path) -> None:
@@ -443,7 +444,7 @@ def test_a_search_that_went_on_is_said_to_have_outrun_its_finalists(make: Make, 
     again = choose(study, settings, load(settings.data_dir), 1, 2)
     ended(again, 0.9, 0.91)
     before = stand(study, tmp_path / "s")
-    queue.top_up(study, defined, 3)
+    tickets.top_up(study, defined, 3)
     ended(study, 0.95)
     after = stand(study, tmp_path / "s")
     assert (before.title, after.title) == ("winner", "ahead so far")
@@ -465,7 +466,7 @@ def test_a_search_leaves_the_finalists_of_before_alone(searched: Searched, retra
     retrain(settings, 1, 1)
     again = finalists_of(study)
     assert again is not None
-    queue.enqueue(again, definition_of(again).model_copy(update={"seeds": 2}), 1, {})
+    tickets.enqueue(again, definition_of(again).model_copy(update={"seeds": 2}), 1, {})
     work(replace(settings, finalists=False), lambda: False)
     assert again.trials[-1].state == TrialState.WAITING
     work(settings, lambda: False)
@@ -479,7 +480,7 @@ def test_a_following_worker_takes_up_finalists_that_are_chosen_later(
 
     def finished() -> bool:
         again = finalists_of(study)
-        return again is not None and not queue.counts(again)[TrialState.WAITING]
+        return again is not None and not tickets.counts(again)[TrialState.WAITING]
 
     later = threading.Timer(
         1.0, choose, (study, settings, tiny, 2, 1)
@@ -572,7 +573,7 @@ def test_a_goal_that_another_command_raises_at_the_end_is_reached_too(
 
     def ask_for_more() -> None:
         with lock(url):
-            queue.top_up(load_study(open_storage(url, "write"), "s"), defined, 4)
+            tickets.top_up(load_study(open_storage(url, "write"), "s"), defined, 4)
 
     console = Watching(moment, ask_for_more)
     result = run_search(defined, settings, console)

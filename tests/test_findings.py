@@ -10,7 +10,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.finalists import Finalist, Standings
-from search.lease import REASON
+from search.queue.lease import REASON
 from search.ranking import Configuration, rank
 from search.report.findings import Evidence, findings
 from search.report.importance import Importance, Importances

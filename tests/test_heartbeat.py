@@ -9,11 +9,11 @@ import optuna
 import pytest
 from sqlalchemy import select
 
-from search import heartbeat, lease, queue
 from search.database.connection import open_storage
 from search.database.optuna_schema import HEARTBEATS, backend
 from search.database.url import DatabaseGone, default_url
-from search.lease import Holder, Ticket
+from search.queue import lease, tickets
+from search.queue.lease import Holder, Ticket
 
 LONG_AGO = datetime(2001, 1, 1)
 
@@ -27,7 +27,7 @@ def study(url: str) -> optuna.Study:
 
 
 def claim(study: optuna.Study, token: str, **holder: object) -> Ticket:
-    ticket = queue.claim(study, Holder(**holder), token)  # type: ignore[arg-type]
+    ticket = tickets.claim(study, Holder(**holder), token)  # type: ignore[arg-type]
     assert ticket is not None
     return ticket
 
@@ -48,8 +48,8 @@ def test_the_heart_beats_while_training_moves_and_stops_with_it(study: optuna.St
         return next(steps, 3)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(heartbeat, "beat", lambda *_: beats.append(1))
-        with heartbeat.beating(study, ticket, count):
+        patch.setattr(lease, "beat", lambda *_: beats.append(1))
+        with lease.beating(study, ticket, count):
             for _ in range(8):
                 assert asked.acquire(timeout=30)
     assert len(beats) == 3
@@ -59,14 +59,14 @@ def test_a_beat_renews_only_the_holders_heartbeat(study: optuna.Study) -> None:
     ticket = claim(study, "a")
     with backend(study).engine.begin() as connection:
         connection.execute(HEARTBEATS.update().values(heartbeat=LONG_AGO))
-    heartbeat.beat(study, ticket)
+    lease.beat(study, ticket)
     renewed = last_beat(study, ticket)
     assert renewed != LONG_AGO
     lease.give_back(study, ticket)
     claim(study, "b")
     with backend(study).engine.begin() as connection:
         connection.execute(HEARTBEATS.update().values(heartbeat=LONG_AGO))
-    heartbeat.beat(study, ticket)
+    lease.beat(study, ticket)
     assert last_beat(study, ticket) == LONG_AGO
 
 
@@ -82,8 +82,8 @@ def test_a_heart_stops_quietly_with_its_database(tmp_path: Path) -> None:
         asked.release()
         return next(steps)
 
-    with heartbeat.beating(study, ticket, count):  # an error in its thread would fail this test
+    with lease.beating(study, ticket, count):  # an error in its thread would fail this test
         for _ in range(3):
             assert asked.acquire(timeout=30)
     with pytest.raises(DatabaseGone):
-        heartbeat.beat(study, ticket)
+        lease.beat(study, ticket)

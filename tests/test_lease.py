@@ -6,9 +6,9 @@ import optuna
 import pytest
 from optuna.trial import Trial, TrialState
 
-from search import lease, queue
 from search.database.connection import open_storage
-from search.lease import Holder, Lost, Ticket
+from search.queue import lease, tickets
+from search.queue.lease import Holder, Lost, Ticket
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def study(url: str) -> optuna.Study:
 
 
 def claim(study: optuna.Study, token: str, **holder: object) -> Ticket:
-    ticket = queue.claim(study, Holder(**holder), token)  # type: ignore[arg-type]
+    ticket = tickets.claim(study, Holder(**holder), token)  # type: ignore[arg-type]
     assert ticket is not None
     return ticket
 

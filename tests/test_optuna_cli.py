@@ -6,9 +6,9 @@ import sys
 
 from optuna.trial import TrialState
 
-from search import lease, queue
 from search.database.url import parse
-from search.lease import Holder, Ticket
+from search.queue import lease, tickets
+from search.queue.lease import Holder, Ticket
 from tests.conftest import Make, definition
 
 CALL = [sys.executable, "-W", "ignore", "-c", "import sys; from optuna.cli import main; sys.exit(main())"]
@@ -28,7 +28,7 @@ def test_studies_and_trials_of_every_state_are_read(make: Make, url: str) -> Non
     study, _ = make(definition(), 5, url)
 
     def claim() -> Ticket:
-        ticket = queue.claim(study, Holder(), f"token-{len(study.trials)}")
+        ticket = tickets.claim(study, Holder(), f"token-{len(study.trials)}")
         assert ticket
         return ticket
 

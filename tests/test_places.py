@@ -9,12 +9,13 @@ from optuna.trial import TrialState
 
 from fmnist import checkpoint
 from fmnist.data import DataSet
-from search import collect, queue
+from search import collect
 from search.artifacts import open_artifacts
 from search.database.connection import lock, open_storage
 from search.database.optuna_schema import backend
 from search.database.url import default_url, sqlite_url
 from search.outputs import REPORT
+from search.queue import tickets
 from search.study.places import ARTIFACTS, FOLDER, MARK, Place, StudyError, artifacts_of, folder_of, location_of
 from search.study.store import checkpoint_of, load_study, open_study
 from search.worker import WorkerSettings, work
@@ -41,7 +42,7 @@ class Searches:
         storage = open_storage(url, "create")
         with lock(url):
             study = open_study(storage, name, definition(sampler="random", seed=len(name)), self.data, place)
-            queue.top_up(study, DEFINED, trials)
+            tickets.top_up(study, DEFINED, trials)
         return study
 
     def run(self, url: str, name: str, place: Place, trials: int = 2) -> optuna.Study:

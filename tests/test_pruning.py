@@ -5,7 +5,7 @@ import math
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from search.lease import REASON
+from search.queue.lease import REASON
 from search.report.pruning import audit, pruning
 from search.study.definition import StudyDefinition
 from search.study.store import AUDIT

@@ -8,9 +8,9 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from search import lease, queue
 from search.database.connection import lock, open_storage
-from search.lease import Holder, Ticket
+from search.queue import lease, tickets
+from search.queue.lease import Holder, Ticket
 from search.study.definition import StudyDefinition
 from search.study.store import DEFINITION
 from tests.conftest import Make
@@ -33,7 +33,7 @@ tokens = map(str, itertools.count())
 
 
 def take(study: optuna.Study) -> Ticket:
-    ticket = queue.claim(study, Holder(), next(tokens))
+    ticket = tickets.claim(study, Holder(), next(tokens))
     assert ticket is not None
     return ticket
 
@@ -54,72 +54,72 @@ def finish(study: optuna.Study, state: TrialState) -> None:
 
 
 def test_top_up_counts_all_but_failed_trials(study: optuna.Study) -> None:
-    assert queue.top_up(study, definition(), 5) == 5
+    assert tickets.top_up(study, definition(), 5) == 5
     for state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL):
         finish(study, state)
     take(study)
     for asked, goal, trials in ((5, 5, 6), (5, 5, 6), (3, 5, 6), (7, 7, 8)):
-        assert queue.top_up(study, definition(), asked) == goal == queue.size(study)
+        assert tickets.top_up(study, definition(), asked) == goal == tickets.size(study)
         assert len(study.trials) == trials
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "gp", "random", "qmc", "grid"])
 def test_trial_0_is_the_default_configuration(study: optuna.Study, sampler: str) -> None:
-    queue.top_up(study, definition(sampler), 4)
+    tickets.top_up(study, definition(sampler), 4)
     assert parameters(study)[0] == {"epochs": 2, "filters": 16}
 
 
 def test_a_grid_is_each_point_once_and_then_ends(study: optuna.Study) -> None:
     for asked, goal in ((4, 4), (50, 6), (50, 6)):
-        assert queue.top_up(study, definition("grid"), asked) == goal == len(study.trials)
-    assert len({str(ticket) for ticket in parameters(study)}) == 6 == queue.size(study)
+        assert tickets.top_up(study, definition("grid"), asked) == goal == len(study.trials)
+    assert len({str(ticket) for ticket in parameters(study)}) == 6 == tickets.size(study)
     finish(study, TrialState.FAIL)
-    assert queue.top_up(study, definition("grid"), 50) == 6
+    assert tickets.top_up(study, definition("grid"), 50) == 6
     assert parameters(study)[-1] == parameters(study)[0]
 
 
 def test_a_grid_with_seeds_trains_each_point_once_before_any_again(study: optuna.Study) -> None:
     defined = definition("grid").model_copy(update={"seeds": 3})
-    assert queue.top_up(study, defined, 8) == 8
-    assert queue.top_up(study, defined, None) == 18
+    assert tickets.top_up(study, defined, 8) == 8
+    assert tickets.top_up(study, defined, None) == 18
     rounds = [{str(ticket) for ticket in parameters(study)[start : start + 6]} for start in (0, 6, 12)]
     assert [len(each) for each in rounds] == [6, 6, 6]
     finish(study, TrialState.COMPLETE)
     finish(study, TrialState.FAIL)
-    assert queue.top_up(study, defined, None) == 18
+    assert tickets.top_up(study, defined, None) == 18
     assert parameters(study)[-1] == parameters(study)[1]
     more = defined.model_copy(update={"seeds": 4})
-    assert queue.top_up(study, more, None) == 24
+    assert tickets.top_up(study, more, None) == 24
     assert len({str(ticket) for ticket in parameters(study)[19:]}) == 6
 
 
 def test_a_search_without_a_number_of_trials_has_fifty(study: optuna.Study) -> None:
-    assert queue.top_up(study, definition("random"), 0) == 0 == len(study.trials)
-    assert queue.top_up(study, definition("random"), None) == 50
+    assert tickets.top_up(study, definition("random"), 0) == 0 == len(study.trials)
+    assert tickets.top_up(study, definition("random"), None) == 50
 
 
 def test_points_do_not_depend_on_how_the_queue_was_filled(study: optuna.Study) -> None:
-    queue.top_up(study, definition("qmc"), 3)
-    queue.top_up(study, definition("qmc"), 8)
+    tickets.top_up(study, definition("qmc"), 3)
+    tickets.top_up(study, definition("qmc"), 8)
     other = optuna.create_study(storage=study._storage)
-    queue.top_up(other, definition("qmc"), 8)
+    tickets.top_up(other, definition("qmc"), 8)
     assert parameters(study) == parameters(other)
 
 
 def test_enqueued_trials_add_up_and_fix_what_they_are_told_to(study: optuna.Study) -> None:
-    queue.top_up(study, definition("random"), 3)
-    assert queue.enqueue(study, definition("random"), 2, {"epochs": 3}) == 2
-    assert queue.enqueue(study, definition(), 1, {"epochs": 1}) == 1
-    assert queue.goal(study)["trials"] == 6
+    tickets.top_up(study, definition("random"), 3)
+    assert tickets.enqueue(study, definition("random"), 2, {"epochs": 3}) == 2
+    assert tickets.enqueue(study, definition(), 1, {"epochs": 1}) == 1
+    assert tickets.goal(study)["trials"] == 6
     assert [ticket["epochs"] for ticket in parameters(study)[3:5]] == [3, 3]
     assert parameters(study)[5] == {"epochs": 1}
     assert set(parameters(study)[3]) == {"epochs", "filters"}
 
 
 def test_a_claim_takes_the_oldest_ticket_and_puts_its_holder_on_record(study: optuna.Study) -> None:
-    queue.top_up(study, definition(), 2)
+    tickets.top_up(study, definition(), 2)
     holder = Holder(device="cuda:1", threads=3, grace=7)
-    ticket = queue.claim(study, holder, "first")
+    ticket = tickets.claim(study, holder, "first")
     trial = study.trials[0]
     assert ticket is not None
     assert (ticket.trial_id, ticket.number) == (trial._trial_id, 0)
@@ -130,89 +130,89 @@ def test_a_claim_takes_the_oldest_ticket_and_puts_its_holder_on_record(study: op
     recorded = [attempt[key] for key in ("token", "device", "threads", "grace", "host", "pid")]
     assert recorded == ["first", "cuda:1", 3, 7, holder.host, holder.pid]
     assert take(study).number == 1
-    assert queue.claim(study, holder, "third") is None
-    assert not queue.is_empty(study)
+    assert tickets.claim(study, holder, "third") is None
+    assert not tickets.is_empty(study)
 
 
 def test_a_claim_whose_answer_was_lost_is_found_again(study: optuna.Study) -> None:
-    queue.top_up(study, definition(), 2)
-    first = queue.claim(study, Holder(), "token")
-    assert queue.claim(study, Holder(), "token") == first
+    tickets.top_up(study, definition(), 2)
+    first = tickets.claim(study, Holder(), "token")
+    assert tickets.claim(study, Holder(), "token") == first
     assert [trial.state for trial in study.trials] == [TrialState.RUNNING, TrialState.WAITING]
 
 
 def test_a_queue_is_empty_when_all_is_finished(study: optuna.Study) -> None:
-    queue.top_up(study, definition(), 2)
+    tickets.top_up(study, definition(), 2)
     finish(study, TrialState.COMPLETE)
-    assert not queue.is_empty(study)
+    assert not tickets.is_empty(study)
     finish(study, TrialState.PRUNED)
-    assert queue.is_empty(study)
+    assert tickets.is_empty(study)
 
 
 def test_failed_trials_are_replaced_up_to_the_goal(study: optuna.Study, url: str) -> None:
     study.set_user_attr(DEFINITION, definition().model_dump(mode="json"))
-    queue.top_up(study, definition(), 4)
+    tickets.top_up(study, definition(), 4)
     finish(study, TrialState.FAIL)
-    assert queue.refill(study, url) == 1
-    assert queue.refill(study, url) == 0
-    assert queue.size(study) == 4 == len(study.trials) - 1
+    assert tickets.refill(study, url) == 1
+    assert tickets.refill(study, url) == 0
+    assert tickets.size(study) == 4 == len(study.trials) - 1
 
 
 def test_tickets_are_made_as_they_are_needed(study: optuna.Study, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queue, "AHEAD", 4)
+    monkeypatch.setattr(tickets, "AHEAD", 4)
     defined = definition("random")
     study.set_user_attr(DEFINITION, defined.model_dump(mode="json"))
-    assert queue.top_up(study, defined, 10) == 10
-    assert queue.enqueue(study, defined, 3, {"epochs": 3}) == 3
+    assert tickets.top_up(study, defined, 10) == 10
+    assert tickets.enqueue(study, defined, 3, {"epochs": 3}) == 3
     waiting = []
-    while not queue.is_empty(study) or queue.refill(study, url):
-        waiting.append(queue.counts(study)[TrialState.WAITING])
+    while not tickets.is_empty(study) or tickets.refill(study, url):
+        waiting.append(tickets.counts(study)[TrialState.WAITING])
         finish(study, TrialState.PRUNED)
     assert waiting == [7, 6, 5, 4, 3, 2, 1, 4, 3, 2, 1, 2, 1]
     assert len({str(ticket) for ticket in parameters(study)}) > 4
-    assert queue.refill(study, url) == 0
+    assert tickets.refill(study, url) == 0
 
 
 def test_tickets_come_with_their_goal_or_not_at_all(study: optuna.Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    queue.top_up(study, definition("random"), 2)
-    monkeypatch.setattr(queue, "write_study_attribute", lambda *_: 1 / 0)
+    tickets.top_up(study, definition("random"), 2)
+    monkeypatch.setattr(tickets, "write_study_attribute", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        queue.enqueue(study, definition("random"), 3, {})
-    assert len(study.trials) == queue.goal(study)["trials"] == 2
+        tickets.enqueue(study, definition("random"), 3, {})
+    assert len(study.trials) == tickets.goal(study)["trials"] == 2
 
 
 def test_a_used_up_grid_adds_nothing(study: optuna.Study) -> None:
-    queue.top_up(study, definition("grid"), 4)
-    assert queue.enqueue(study, definition("grid"), 5, {}) == 2
-    assert queue.enqueue(study, definition("grid"), 5, {}) == 0
-    assert queue.goal(study)["trials"] == 6
+    tickets.top_up(study, definition("grid"), 4)
+    assert tickets.enqueue(study, definition("grid"), 5, {}) == 2
+    assert tickets.enqueue(study, definition("grid"), 5, {}) == 0
+    assert tickets.goal(study)["trials"] == 6
 
 
 def test_replacing_ends_when_failing_is_the_rule(study: optuna.Study, url: str) -> None:
-    queue.top_up(study, definition(), 10)
+    tickets.top_up(study, definition(), 10)
     for _ in range(2):
         finish(study, TrialState.COMPLETE)
-    for _ in range(queue.FAILURES + 1):
-        queue.check_failures(study)
+    for _ in range(tickets.FAILURES + 1):
+        tickets.check_failures(study)
         finish(study, TrialState.FAIL)
-    queue.check_failures(study)  # one more is allowed, for two that finished
+    tickets.check_failures(study)  # one more is allowed, for two that finished
     finish(study, TrialState.FAIL)
-    with pytest.raises(queue.TooManyFailures, match=r"5 trials failed, the last of them: out of memory \(attempt 3"):
-        queue.refill(study, url)
-    queue.top_up(study, definition(), 10)  # whoever asks again has mended it, or wants to see
-    queue.check_failures(study)
+    with pytest.raises(tickets.TooManyFailures, match=r"5 trials failed, the last of them: out of memory \(attempt 3"):
+        tickets.refill(study, url)
+    tickets.top_up(study, definition(), 10)  # whoever asks again has mended it, or wants to see
+    tickets.check_failures(study)
 
 
 def fill(url: str, trials: int) -> None:
     study = optuna.load_study(storage=open_storage(url, "write"), study_name="s")
     with lock(url):
-        queue.top_up(study, definition(), trials)
+        tickets.top_up(study, definition(), trials)
 
 
 def take_all(url: str, results: "multiprocessing.Queue[list[int]]") -> None:
     study = optuna.load_study(storage=open_storage(url, "write"), study_name="s")
     taken = []
-    while ticket := queue.claim(study, Holder(), f"{multiprocessing.current_process().name}-{len(taken)}"):
+    while ticket := tickets.claim(study, Holder(), f"{multiprocessing.current_process().name}-{len(taken)}"):
         taken.append(ticket.trial_id)
     results.put(taken)
 
@@ -235,7 +235,7 @@ def test_three_that_fill_at_once_do_not_add_up(study: optuna.Study, url: str) ->
 
 
 def test_processes_that_drain_together_take_each_ticket_once(study: optuna.Study, url: str) -> None:
-    queue.top_up(study, definition(), 60)
+    tickets.top_up(study, definition(), 60)
     results: multiprocessing.Queue[list[int]] = multiprocessing.get_context("spawn").Queue()
     taken: list[int] = []
     for _ in spawned(take_all, [(url, results)] * 4):
@@ -251,12 +251,12 @@ def test_a_goal_that_no_point_of_a_grid_is_left_for_is_lowered(make: Make, url: 
     )
     study, settings = make(defined, 0, url)
     with lock(settings.storage):
-        queue.enqueue(study, defined, 2, {"filters": 8})
-        assert queue.top_up(study, defined, None) == 3
+        tickets.enqueue(study, defined, 2, {"filters": 8})
+        assert tickets.top_up(study, defined, None) == 3
     for state in (TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE):
         finish(study, state)
-    before = queue.goal(study)
-    assert not queue.is_done(study)
-    assert queue.refill(study, settings.storage) == 0
-    assert queue.is_done(study)
-    assert queue.goal(study) == before | {"trials": 2}
+    before = tickets.goal(study)
+    assert not tickets.is_done(study)
+    assert tickets.refill(study, settings.storage) == 0
+    assert tickets.is_done(study)
+    assert tickets.goal(study) == before | {"trials": 2}

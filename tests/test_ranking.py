@@ -5,7 +5,7 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search import words
-from search.lease import REASON
+from search.queue.lease import REASON
 from search.ranking import rank
 from search.report.cost import costs
 from search.statistics import difference, estimate

@@ -10,10 +10,10 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from search import lease, queue, reaper
 from search.database.connection import open_storage
 from search.database.optuna_schema import HEARTBEATS, backend
-from search.lease import Holder, Ticket
+from search.queue import lease, reaper, tickets
+from search.queue.lease import Holder, Ticket
 
 WAITING, RUNNING = TrialState.WAITING, TrialState.RUNNING
 
@@ -27,7 +27,7 @@ def study(url: str) -> optuna.Study:
 
 
 def claim(study: optuna.Study, **holder: object) -> Ticket:
-    ticket = queue.claim(study, Holder(**holder), os.urandom(8).hex())  # type: ignore[arg-type]
+    ticket = tickets.claim(study, Holder(**holder), os.urandom(8).hex())  # type: ignore[arg-type]
     assert ticket is not None
     return ticket
 

@@ -18,11 +18,11 @@ from rich.console import Console
 from fmnist import data
 from fmnist.data import CLASSES, DataSet, split
 from fmnist.evaluation import evaluate
-from search import queue
 from search.database.connection import open_storage
 from search.database.url import default_url
 from search.finalists import Finalist, Standings
 from search.presentation import show_finalists
+from search.queue import tickets
 from search.ranking import Configuration, rank
 from search.report import as_json, estimates, figures, space_figures, write, write_comparison
 from search.report.analysis import Analysis, analyse
@@ -65,7 +65,7 @@ def study(folder: Path, tiny: DataSet, tiny_folder: Path) -> optuna.Study:
     )
     url = default_url(folder)
     study = open_study(open_storage(url, "create"), EVIL, defined, tiny, Place(folder / "s"))
-    queue.top_up(study, defined, 12)
+    tickets.top_up(study, defined, 12)
     work(WorkerSettings(url, EVIL, tiny_folder), lambda: False)
     return study
 
@@ -670,7 +670,7 @@ def test_the_page_of_one_trial_is_in_the_singular(tmp_path: Path, tiny: DataSet,
     defined = definition(defaults={"architecture": "simple", "epochs": 1, "filters": 4, "learning_rate": 0.002})
     url = default_url(tmp_path)
     study = open_study(open_storage(url, "create"), "one", defined, tiny, Place(tmp_path / "one"))
-    queue.top_up(study, defined, 1)
+    tickets.top_up(study, defined, 1)
     work(WorkerSettings(url, "one", tiny_folder), lambda: False)
     text = text_of(write(study, tmp_path / "one", tmp_path / "report.html", lambda: tiny, url).read_text())
     assert "is the test accuracy of trial 0 on" in text
@@ -690,7 +690,7 @@ def test_it_is_written_while_nothing_is_complete_and_says_what_is_missing(
     defined = StudyDefinition.model_validate({"space": {"filters": {"low": 8, "high": 32}}})
     url = default_url(tmp_path)
     study = open_study(open_storage(url, "create"), "new", defined, tiny, Place(tmp_path))
-    queue.top_up(study, defined, 2)
+    tickets.top_up(study, defined, 2)
     page = write(study, tmp_path, tmp_path / "deep" / "report.html", lambda: tiny, url).read_text()
     assert "No trial is complete yet" in page
     assert "Too little data for PED-ANOVA: it needs 10 finished trials and 5 completed ones; there are 0 and 0." in page

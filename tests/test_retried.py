@@ -10,11 +10,11 @@ import pytest
 from moto.server import ThreadedMotoServer
 from optuna.trial import TrialState
 
-from search import lease
 from search.artifacts import ArtifactError, open_artifacts
 from search.database import retry
 from search.database.retry import is_transient
-from search.reaper import reap
+from search.queue import lease
+from search.queue.reaper import reap
 from search.study.places import artifacts_of
 from search.study.store import checkpoint_of
 from search.worker import work

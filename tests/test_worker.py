@@ -18,7 +18,7 @@ import torch
 from optuna.trial import TrialState
 
 from fmnist.training import Training
-from search import heartbeat, lease, queue, worker
+from search import worker
 from search.database.connection import lock
 from search.database.optuna_schema import backend
 from search.database.retry import persistently
@@ -26,7 +26,8 @@ from search.database.url import DatabaseGone
 from search.engines import local
 from search.join import join
 from search.objective import Outcome, run_trial
-from search.reaper import alive, reap
+from search.queue import lease, tickets
+from search.queue.reaper import alive, reap
 from search.study.definition import PRUNERS, SAMPLERS
 from search.study.places import StudyError
 from search.study.store import CHECKPOINT, request_stop
@@ -107,9 +108,9 @@ def test_a_study_in_which_everything_fails_stops_after_a_bounded_number(
     study, settings = make(definition(), 40)
     monkeypatch.setattr("search.worker.run_trial", lambda *_: 1 / 0)
     for _ in range(2):  # a second worker does not even begin
-        with pytest.raises(queue.TooManyFailures, match="4 trials failed, the last of them: ZeroDivisionError"):
+        with pytest.raises(tickets.TooManyFailures, match="4 trials failed, the last of them: ZeroDivisionError"):
             work(settings, never)
-        assert states(study).count(FAIL) == queue.FAILURES + 1
+        assert states(study).count(FAIL) == tickets.FAILURES + 1
     assert sum(len(attempts(study, number)) for number in range(40)) == 12
 
 
@@ -243,7 +244,7 @@ def test_workers_that_are_told_to_stop_again_and_again_before_they_begin_end_the
 ) -> None:
     study, settings = make(definition(), 1)
     monkeypatch.setattr(local, "USELESS", 1)
-    assert queue.claim(study, lease.Holder(), "of this process")  # so that nothing is left for them
+    assert tickets.claim(study, lease.Holder(), "of this process")  # so that nothing is left for them
 
     def tell_them() -> None:
         for pid in worker_pids(os.getpid()):
@@ -271,7 +272,7 @@ def test_tickets_added_behind_the_back_of_ended_workers_are_run(make: Make) -> N
     pool.fill()
     pool.processes[0].join()  # it found the queue empty
     with lock(settings.storage):
-        queue.enqueue(study, definition(), 1, {})
+        tickets.enqueue(study, definition(), 1, {})
     pool.sweep()
     assert list(pool.due) == [0]
     local.drain(study, [settings], never, lambda: None)
@@ -288,7 +289,7 @@ def test_a_following_worker_process_that_is_told_to_stop_is_replaced(make: Make)
             (pid,) = worker_pids(os.getpid())
             os.kill(pid, signal.SIGTERM)
             with lock(settings.storage):
-                queue.enqueue(study, definition(), 1, {})
+                tickets.enqueue(study, definition(), 1, {})
         elif text.startswith("trial 1 "):
             request_stop(study)
 
@@ -301,7 +302,7 @@ def test_a_worker_told_to_stop_while_the_database_is_away_does_not_end_the_searc
     make: Make, postgresql: Server
 ) -> None:
     study, settings = make(definition(), 1, postgresql.create_database())
-    ticket = queue.claim(study, lease.Holder(), "of this process")  # so that the worker has nothing but to wait
+    ticket = tickets.claim(study, lease.Holder(), "of this process")  # so that the worker has nothing but to wait
     assert ticket
     outage: list[threading.Thread] = []
 
@@ -391,7 +392,7 @@ def test_a_worker_that_follows_waits_for_new_tickets(make: Make) -> None:
     def finished() -> bool:
         if states(study) == [COMPLETE] and not added:
             with lock(settings.storage):
-                added.append(queue.enqueue(study, definition(), 1, {}))
+                added.append(tickets.enqueue(study, definition(), 1, {}))
         return states(study) == [COMPLETE] * 2
 
     work(replace(settings, follow=True), finished)
@@ -412,7 +413,7 @@ def test_the_fence_of_a_ticket_stands_for_as_long_as_its_heart_beats(
     @contextmanager
     def beating(study: optuna.Study, ticket: lease.Ticket, steps: Callable[[], int]) -> Iterator[None]:
         look(study)
-        with heartbeat.beating(study, ticket, steps):
+        with lease.beating(study, ticket, steps):
             yield
             look(study)
 

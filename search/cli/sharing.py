@@ -111,7 +111,7 @@ def stop(study: str, storage: str | None, output: Path | None) -> None:
     Example:
       fmnist-search stop cnn
     """
-    from search.reaper import held
+    from search.queue.reaper import held
     from search.study.store import finalists_of, request_stop
 
     with opened_study(study, storage, output, mode="write") as (opened, _):

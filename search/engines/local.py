@@ -24,8 +24,8 @@ import optuna
 
 from fmnist.errors import ExpectedError
 from search.database.retry import persistently
-from search.queue import TooManyFailures, check_failures
-from search.reaper import alive, began, release
+from search.queue.reaper import alive, began, release
+from search.queue.tickets import TooManyFailures, check_failures
 from search.worker import FAILED, WorkerSettings, is_over, main, studies_of
 
 TICK = 1.0  # seconds between two looks at the queue

@@ -7,7 +7,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from search.lease import ATTEMPTS, REASON
+from search.queue.lease import ATTEMPTS, REASON
 from search.study.store import STEPS_PER_EPOCH, Epoch, history_of
 
 PAUSE = 60.0  # seconds in which nobody works, from which on they are none of the search's

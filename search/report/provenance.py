@@ -17,7 +17,7 @@ from fmnist import source
 from fmnist.data import DataSet
 from search.database.optuna_schema import backend
 from search.database.url import default_url, masked, parse
-from search.lease import ATTEMPTS
+from search.queue.lease import ATTEMPTS
 from search.study.definition import StudyDefinition
 from search.study.store import DATA, VERSIONS, Run, runs
 

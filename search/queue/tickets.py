@@ -26,7 +26,7 @@ from search.database.optuna_schema import (
     utc_now,
     write_study_attribute,
 )
-from search.lease import ATTEMPTS, REASON, Holder, Ticket, begin
+from search.queue.lease import ATTEMPTS, REASON, Holder, Ticket, begin
 from search.study import space
 from search.study.definition import TRIALS_OF_A_SEARCH, StudyDefinition
 from search.study.store import FINISHED, attributes, definition_of

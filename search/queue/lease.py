@@ -10,7 +10,7 @@ import os
 import socket
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.storages._rdb.models import TrialValueModel
 from optuna.trial import TrialState
-from sqlalchemy import Connection, delete, event, insert, update
+from sqlalchemy import Connection, delete, event, insert, select, update
+from sqlalchemy.exc import SQLAlchemyError
 
-from search import artifact_meta
 from search.database.optuna_schema import (
+    ATTRIBUTES,
     HEARTBEATS,
     TRIALS,
     VALUES,
@@ -35,6 +37,8 @@ from search.database.optuna_schema import (
     utc_now,
     write_attribute,
 )
+from search.database.url import StorageError
+from search.queue import artifact_index
 
 ATTEMPTS = "attempts"  # a trial's user attribute: each attempt at it, the present one last
 REASON = "reason"  # a trial's user attribute: why it did not complete
@@ -188,7 +192,7 @@ def _end(
     if reason is not None:
         write_attribute(connection, trial_id, REASON, reason)
     if state.is_finished():
-        artifact_meta.register(connection, trial_id, state)
+        artifact_index.register(connection, trial_id, state)
     completed = {"datetime_complete": utc_now()} if state.is_finished() else {}
     connection.execute(update(TRIALS).where(TRIALS.c.trial_id == trial_id).values(state=state, **completed))
 
@@ -204,3 +208,44 @@ def _hold(connection: Connection, ticket: Ticket) -> Attempts:
 
 def _timestamp() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+BEATS = 6  # heartbeats in a grace period
+
+
+@contextmanager
+def beating(study: optuna.Study, ticket: Ticket, steps: Callable[[], int]) -> Iterator[None]:
+    """Within it, a thread renews the heartbeat for as long as `steps` goes on rising.
+
+    A training that hangs therefore falls silent. A beat that the database refuses is left
+    out: the training will meet the same trouble and wait for its end.
+    """
+    over = threading.Event()
+
+    def keep() -> None:
+        seen = 0
+        while not over.wait(ticket.attempts[-1]["grace"] / BEATS):
+            if (count := steps()) > seen:
+                seen = count
+                try:
+                    beat(study, ticket)
+                except (SQLAlchemyError, StorageInternalError, StorageError):
+                    continue
+
+    thread = threading.Thread(target=keep, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def beat(study: optuna.Study, ticket: Ticket) -> None:
+    """Renew the heartbeat, if the ticket is still held."""
+    held = select(ATTRIBUTES.c.trial_id).where(
+        ATTRIBUTES.c.trial_id == ticket.trial_id, ATTRIBUTES.c.key == ATTEMPTS, ATTRIBUTES.c.value_json == ticket.record
+    )
+    with backend(study).engine.begin() as connection:
+        mine = update(HEARTBEATS).where(HEARTBEATS.c.trial_id == ticket.trial_id, held.exists())
+        connection.execute(mine.values(heartbeat=now(connection)))

@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 from sqlalchemy import Connection, select
 
 from search.database.optuna_schema import ATTRIBUTES, HEARTBEATS, TRIALS, backend, lock_trial, now, read_attribute
-from search.lease import ATTEMPTS, fail_attempt, this_machine
+from search.queue.lease import ATTEMPTS, fail_attempt, this_machine
 
 Attempt = dict[str, Any]
 Gone = Callable[[Attempt, timedelta], str | None]  # of an attempt, silent for so long: why it is over, or None
