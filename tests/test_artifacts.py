@@ -16,8 +16,8 @@ from fmnist import checkpoint
 from fmnist.checkpoint import Checkpoint
 from fmnist.data import DataSet
 from search import collect
-from search.artifact_store import TrialArtifacts
 from search.artifacts import ArtifactError, Artifacts, Bucket, checkpoint_name, located, open_artifacts
+from search.dashboard.artifacts import TrialArtifacts
 from search.database.connection import open_storage
 from search.doctor import machine
 from search.report.analysis import analyse

@@ -25,7 +25,7 @@ import pytest
 
 from fmnist import checkpoint
 from fmnist.data import DataSet
-from search.dashboard import DashboardSettings, _application
+from search.dashboard.server import DashboardSettings, _application
 from search.database.connection import open_storage
 from search.database.url import default_url
 from search.formatting import percent

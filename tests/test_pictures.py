@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import pytest
 
 from fmnist.classes import CLASSES
-from search.pictures import BOTTOM, LEFT, RIGHT, TOP, confusion_matrix, learning_curve
+from search.dashboard.pictures import BOTTOM, LEFT, RIGHT, TOP, confusion_matrix, learning_curve
 from search.study.store import Epoch
 
 EVIL = '</text><script>alert(1)</script>"&'

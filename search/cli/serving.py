@@ -44,9 +44,9 @@ def dashboard(
       fmnist-search dashboard --port 8080
       fmnist-search dashboard --host 0.0.0.0 --auth me --read-only
     """
-    from search.dashboard import DashboardSettings, serve
+    from search.dashboard.middleware import Credentials
+    from search.dashboard.server import DashboardSettings, serve
     from search.database.url import file_of, url_of
-    from search.gate import Credentials
     from search.study.places import OUTPUT, folder_of
 
     if password_file and auth is None:

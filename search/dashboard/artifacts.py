@@ -17,7 +17,7 @@ from optuna.storages import RDBStorage
 
 from fmnist.errors import CheckpointError
 from search.artifacts import Artifacts
-from search.pictures import confusion_matrix, learning_curve
+from search.dashboard.pictures import confusion_matrix, learning_curve
 from search.queue.artifact_index import CONFUSION, CURVE, Registered, registered
 from search.study.places import artifacts_of
 from search.study.store import CHECKPOINT, checkpoint_of, definition_of, history_of, load_study

@@ -15,11 +15,11 @@ import optuna_dashboard
 import waitress
 
 from fmnist.errors import ExpectedError, UsageError
-from search.artifact_store import TrialArtifacts
+from search.dashboard.artifacts import TrialArtifacts
+from search.dashboard.middleware import ByMethod, Credentials, KnownHosts, Mended, SignIn, keeping_names, read_only
 from search.database.connection import Mode, open_storage
 from search.database.retry import reported
 from search.database.url import parse
-from search.gate import ByMethod, Credentials, KnownHosts, Mended, SignIn, keeping_names, read_only
 
 LARGEST, LARGEST_READING = 32 * 2**20, 2**16  # bytes of a request: it is read before anybody is asked who he is
 
