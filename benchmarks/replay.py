@@ -45,10 +45,9 @@ from rich.table import Table
 
 from benchmarks.curves import DEFINED, TRAINED
 from search.engines.local import cores
-from search.sampling import SLACK
-from search.slack import SlackPruner
 from search.study import space
 from search.study.store import STEPS_PER_EPOCH
+from search.worker.sampling import SLACK, SlackPruner
 
 ROOT = Path(__file__).resolve().parent.parent
 TRIALS, WORKERS, BEST_SHARE = 50, 2, 0.1

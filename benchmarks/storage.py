@@ -55,20 +55,20 @@ from sqlalchemy import insert, text
 
 from fmnist import data as fashion
 from fmnist.training import EpochMetrics
-from search import objective as training
-from search import worker
-from search.collect import drop_beaten
 from search.database.connection import lock, open_storage
 from search.database.optuna_schema import ATTRIBUTES, REPORTS, TRIALS, VALUES, backend, utc_now
 from search.database.retry import persistently
 from search.database.url import default_url
-from search.objective import Objective
 from search.queue import lease, tickets
 from search.queue.lease import ATTEMPTS, Holder
 from search.study import definition, space
 from search.study.definition import StudyDefinition
 from search.study.places import KEEP, Place, artifacts_of
 from search.study.store import CHECKPOINT, Epoch, load_study, open_study, stop_requests
+from search.worker import loop
+from search.worker import trial as training
+from search.worker.retention import drop_beaten
+from search.worker.trial import Objective
 from tests.conftest import digits
 from tests.postgresql import Server, server
 
@@ -100,7 +100,7 @@ def run_trial(study: optuna.Study, common: Objective, epochs: tuple[float, ...])
         return None
     with lease.fenced(study, ticket):
         with timed(spent["suggest"]):
-            trial = worker._trial(study, common, ticket)
+            trial = loop._trial(study, common, ticket)
             hyperparameters = space.suggest(trial, common.definition)
         with timed(spent["checkpoint"]):
             stored = trial.storage.get_trial(trial._trial_id)

@@ -21,7 +21,7 @@ from search.queue.lease import GRACE
 from search.study.places import OUTPUT, Place, location_of
 from search.study.store import stop_requests, told_if_deleted
 from search.summary import Stopped, summarize
-from search.worker import WorkerSettings
+from search.worker.loop import WorkerSettings
 
 Engine = Literal["local", "ray"]
 

@@ -17,7 +17,7 @@ from search.queue.lease import ATTEMPTS, this_machine
 from search.study.places import StudyError, folder_of, location_of
 from search.study.store import load_study, stop_requests, told_if_deleted
 from search.summary import summarize
-from search.worker import FOLLOW_POLL, WorkerSettings
+from search.worker.loop import FOLLOW_POLL, WorkerSettings
 
 
 def join(settings: WorkerSettings, workers: int, say: Callable[[str], None]) -> bool:

@@ -24,7 +24,7 @@ from search.queue import tickets
 from search.study.definition import StudyDefinition
 from search.study.places import Place
 from search.study.store import open_study
-from search.worker import WorkerSettings
+from search.worker.loop import WorkerSettings
 from tests.postgresql import Server, server
 
 

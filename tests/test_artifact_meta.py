@@ -5,7 +5,6 @@ import pytest
 from optuna.artifacts import get_all_artifact_meta
 from optuna.trial import TrialState
 
-from search import collect
 from search.artifacts import open_artifacts
 from search.database.connection import open_storage
 from search.database.optuna_schema import backend
@@ -14,6 +13,7 @@ from search.queue.artifact_index import CONFUSION, CURVE
 from search.queue.lease import Holder, Ticket
 from search.study.places import ARTIFACTS
 from search.study.store import CHECKPOINT
+from search.worker import retention
 
 
 @pytest.fixture
@@ -82,6 +82,6 @@ def test_a_checkpoint_that_is_beaten_is_listed_no_more(study: optuna.Study, tmp_
         ticket = claimed(study)
         artifacts.write(f"trial-{ticket.number:05d}-epoch-1.pt", b"")
         lease.finish(study, ticket, TrialState.COMPLETE, accuracy)
-    assert collect.drop_beaten(study, artifacts, keep=1) == 1
+    assert retention.drop_beaten(study, artifacts, keep=1) == 1
     assert listed(study, 0) == [CURVE, CONFUSION]
     assert listed(study, 1) == [CURVE, CONFUSION, "trial-00001-epoch-1.pt"]

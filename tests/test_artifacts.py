@@ -15,7 +15,6 @@ from optuna.trial import TrialState
 from fmnist import checkpoint
 from fmnist.checkpoint import Checkpoint
 from fmnist.data import DataSet
-from search import collect
 from search.artifacts import ArtifactError, Artifacts, Bucket, checkpoint_name, located, open_artifacts
 from search.dashboard.artifacts import TrialArtifacts
 from search.database.connection import open_storage
@@ -23,7 +22,8 @@ from search.doctor import machine
 from search.report.analysis import analyse
 from search.study.places import MARK, artifacts_of, folder_of
 from search.study.store import checkpoint_of, load_study
-from search.worker import work
+from search.worker import retention
+from search.worker.loop import work
 from tests.conftest import Make, definition
 
 pytest.importorskip("moto")
@@ -226,19 +226,19 @@ def test_a_study_trains_resumes_and_is_cleared_up_in_a_bucket(bucket: str, make:
         assert reader.read() == artifacts.read(checkpoint_name(0, 2))
 
     best = study.best_trial.number
-    assert collect.drop_beaten(study, artifacts, keep=1) == 1
+    assert retention.drop_beaten(study, artifacts, keep=1) == 1
     assert artifacts.names() == [MARK, checkpoint_name(best, 2)]
     fresh = load_study(open_storage(settings.storage), "s")  # the other has finished trials in its cache
     assert [checkpoint_of(trial) is None for trial in fresh.trials] == [number != best for number in range(2)]
-    assert collect.drop_beaten(study, artifacts, keep=1) == 0
+    assert retention.drop_beaten(study, artifacts, keep=1) == 0
 
     for name in (checkpoint_name(best, 1), checkpoint_name(7, 0.5), "notes.txt"):
         artifacts.write(name, b"")
-    assert collect.drop_orphans(study, artifacts) == 2
+    assert retention.drop_orphans(study, artifacts) == 2
     assert artifacts.names() == ["notes.txt", MARK, checkpoint_name(best, 2)]
 
-    for files in collect.files_of(study, tmp_path / "s"):
-        collect.delete(files, [bucket])
+    for files in retention.files_of(study, tmp_path / "s"):
+        retention.delete(files, [bucket])
     assert artifacts.names() == ["notes.txt"]
 
 

@@ -19,7 +19,7 @@ from search.report.comparison import compare
 from search.report.page import render_comparison
 from search.study.places import Place
 from search.study.store import open_study
-from search.worker import WorkerSettings, work
+from search.worker.loop import WorkerSettings, work
 from tests.conftest import NEEDS_CHROMIUM, definition
 from tests.test_comparison import HIGH, LOW, repeated, study_of
 

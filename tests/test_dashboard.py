@@ -33,7 +33,7 @@ from search.queue import tickets
 from search.report import write
 from search.study.places import Place
 from search.study.store import CHECKPOINT, history_of, open_study
-from search.worker import WorkerSettings, work
+from search.worker.loop import WorkerSettings, work
 from tests.conftest import NEEDS_CHROMIUM, definition
 from tests.postgresql import Server
 

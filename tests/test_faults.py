@@ -24,19 +24,19 @@ from fmnist import checkpoint, data
 from fmnist.data import DataSet
 from fmnist.errors import ExpectedError
 from fmnist.training import EpochMetrics
-from search import worker
 from search.database.connection import lock, open_storage
 from search.engines import local
 from search.finalists import define
-from search.objective import Objective, Outcome
 from search.queue import lease, tickets
 from search.queue.lease import Holder
 from search.queue.reaper import alive, release
-from search.reproduce import reproduce
 from search.study import space
 from search.study.places import Place
 from search.study.store import checkpoint_of, definition_of, finalists_of, load_study, open_study
-from search.worker import WorkerSettings, work
+from search.worker import loop
+from search.worker.loop import WorkerSettings, work
+from search.worker.reproduce import reproduce
+from search.worker.trial import Objective, Outcome
 from tests.conftest import Make, definition, worker_pids
 from tests.postgresql import Server
 
@@ -374,7 +374,7 @@ def instant(trial: optuna.Trial, objective: Objective, *_: object) -> Outcome:
 
 def begin_together(url: str, barrier: Barrier, trials: int, data_dir: Path, folder: Path) -> None:
     """Be one of many processes that make, fill and drain the same study."""
-    worker.run_trial = instant  # type: ignore[assignment]
+    loop.run_trial = instant  # type: ignore[assignment]
     loaded = data.load(data_dir)
     barrier.wait()
     storage = open_storage(url, "create")

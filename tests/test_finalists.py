@@ -22,7 +22,6 @@ from search import finalists, words
 from search.database.connection import lock, open_storage
 from search.drain import RunSettings
 from search.finalists import Standings, Unscored, define, find, standings_of
-from search.objective import training_seed
 from search.presentation import show_finalists
 from search.queue import tickets
 from search.queue.lease import Holder, finish
@@ -46,7 +45,8 @@ from search.study.store import (
     request_stop,
     stop_requests,
 )
-from search.worker import WorkerSettings, work
+from search.worker.loop import WorkerSettings, work
+from search.worker.trial import training_seed
 from tests.conftest import Command, Make, definition
 
 QUICK = {"architecture": "simple", "epochs": 1, "filters": 4, "learning_rate": 0.002}
@@ -192,7 +192,7 @@ def test_of_a_validated_study_the_test_images_are_looked_at_once_the_winner_is_k
 ) -> None:
     study, settings = make(grid_of([2, 4], score_on="validation"), 2)
     with monkeypatch.context() as patch:
-        patch.setattr("search.worker.fashion.load", lambda _: replace(tiny, test=None))  # whoever looks fails
+        patch.setattr("search.worker.loop.fashion.load", lambda _: replace(tiny, test=None))  # whoever looks fails
         work(settings, lambda: False)
         again = choose(study, settings, tiny, 2, 2)
         work(settings, lambda: False)  # a worker of the study goes on with its finalists

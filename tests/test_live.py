@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from search import collect
 from search.database.connection import lock, open_storage
 from search.database.url import default_url
 from search.study.store import load_study
+from search.worker import retention
 from tests.conftest import STUDY
 from tests.terminal import Terminal
 
@@ -97,8 +97,8 @@ def test_an_error_in_the_middle_leaves_its_one_line(searching: Start, tmp_path: 
     url = default_url(tmp_path / "studies")
     with lock(url):
         study = load_study(open_storage(url, "write"), "tiny")
-        for files in collect.files_of(study, tmp_path / "studies" / "tiny"):
-            collect.delete(files, [str(tmp_path)])
+        for files in retention.files_of(study, tmp_path / "studies" / "tiny"):
+            retention.delete(files, [str(tmp_path)])
     text = left(terminal, 2)
     assert text.splitlines()[-1].startswith("Error: ")
     assert "study 'tiny' was deleted" in text

@@ -13,10 +13,10 @@ from fmnist.checkpoint import weights_digest
 from fmnist.data import DataSet, split
 from fmnist.training import Training
 from search.artifacts import Folder
-from search.objective import Objective, Outcome, _is_audited, run_trial, training_seed
-from search.sampling import pruner
 from search.study.definition import StudyDefinition
 from search.study.store import AUDIT, CHECKPOINT, FINISHED
+from search.worker.sampling import pruner
+from search.worker.trial import Objective, Outcome, _is_audited, run_trial, training_seed
 
 Run = Callable[..., Outcome]
 
@@ -134,7 +134,7 @@ def test_a_resumed_trial_trains_only_what_is_missing(study: optuna.Study, object
 def test_reports_lost_between_checkpoint_and_database_are_made_up(study: optuna.Study, run: Run) -> None:
     trial = ask(study)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("search.objective._report", lambda *_: 1 / 0)
+        patch.setattr("search.worker.trial._report", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run(trial)
     assert study.trials[0].intermediate_values == {}

@@ -8,11 +8,11 @@ import pytest
 
 from fmnist import checkpoint
 from fmnist.data import DataSet
-from search import collect
 from search.outputs import BEST, REPORT, check_outputs
 from search.report import write
 from search.study.store import load_study
-from search.worker import work
+from search.worker import retention
+from search.worker.loop import work
 from tests.conftest import Command, Make, definition
 
 MINE = b"my own work\n"
@@ -132,7 +132,7 @@ def test_a_study_that_is_deleted_takes_its_own_files_only(
     (folder / BEST).write_bytes(next((folder / "checkpoints").glob("*.pt")).read_bytes())
     check_outputs(folder)
     change(folder)
-    for files in collect.files_of(load_study(study._storage, "s"), folder):
-        collect.delete(files, [str(tmp_path)])
+    for files in retention.files_of(load_study(study._storage, "s"), folder):
+        retention.delete(files, [str(tmp_path)])
     left = {file.name for file in folder.iterdir()} if folder.exists() else set()
     assert left == ({REPORT, BEST} if change is _replace else set())

@@ -9,7 +9,6 @@ from optuna.trial import TrialState
 
 from fmnist import checkpoint
 from fmnist.data import DataSet
-from search import collect
 from search.artifacts import open_artifacts
 from search.database.connection import lock, open_storage
 from search.database.optuna_schema import backend
@@ -18,7 +17,8 @@ from search.outputs import REPORT
 from search.queue import tickets
 from search.study.places import ARTIFACTS, FOLDER, MARK, Place, StudyError, artifacts_of, folder_of, location_of
 from search.study.store import checkpoint_of, load_study, open_study
-from search.worker import WorkerSettings, work
+from search.worker import retention
+from search.worker.loop import WorkerSettings, work
 from tests.conftest import Command, definition
 from tests.postgresql import Server
 
@@ -84,8 +84,8 @@ def as_earlier_versions_had_it(study: optuna.Study, location: str) -> None:
 
 
 def deleted(study: optuna.Study, folder: Path, *roots: str) -> None:
-    for files in collect.files_of(study, folder):
-        collect.delete(files, list(roots))
+    for files in retention.files_of(study, folder):
+        retention.delete(files, list(roots))
 
 
 def test_studies_that_share_a_location_do_not_meet(searches: Searches, location: str, tmp_path: Path) -> None:
@@ -94,9 +94,9 @@ def test_studies_that_share_a_location_do_not_meet(searches: Searches, location:
     other = searches.run(url, "other", Place(tmp_path / "other", location))
     before = checkpoints(one)
     assert len(before) == len(checkpoints(other)) == 2
-    assert collect.drop_orphans(other, artifacts_of(other)) == 0
+    assert retention.drop_orphans(other, artifacts_of(other)) == 0
     artifacts_of(other).write("trial-00009-epoch-1.pt", b"left by a worker that died")
-    assert collect.drop_orphans(other, artifacts_of(other)) == 1
+    assert retention.drop_orphans(other, artifacts_of(other)) == 1
     deleted(other, tmp_path / "other", location)
     assert checkpoints(one) == before
     assert open_artifacts(f"{location}/other").names() == []
@@ -135,7 +135,7 @@ def test_studies_of_earlier_versions_go_on_in_a_location_that_they_share(
     with pytest.raises(StudyError, match="another study"):  # its mark is gone, and so are its files
         searches.run(url, "one", Place(tmp_path / "one", location))
     open_artifacts(location).write("trial-00077-epoch-1.pt", b"of nobody knows which")
-    assert collect.drop_orphans(other, artifacts_of(other)) == 0
+    assert retention.drop_orphans(other, artifacts_of(other)) == 0
     deleted(load_study(open_storage(url, "write"), "one"), tmp_path / "one", location)
     assert len(checkpoints(other)) == 4
     deleted(load_study(open_storage(url, "write"), "other"), tmp_path / "other", location)

@@ -14,7 +14,7 @@ from search.study import definition as definitions
 from search.study.definition import StudyDefinition
 from search.study.places import folder_of
 from search.study.store import versions
-from search.worker import work
+from search.worker.loop import work
 from tests.conftest import Make, definition
 
 

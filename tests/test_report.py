@@ -38,7 +38,7 @@ from search.statistics import estimate
 from search.study.definition import StudyDefinition
 from search.study.places import Place
 from search.study.store import Run, checkpoint_of, history_of, open_study
-from search.worker import WorkerSettings, work
+from search.worker.loop import WorkerSettings, work
 from tests import test_writeup
 from tests.conftest import definition
 from tests.test_findings import ended, evidence_of

@@ -4,9 +4,9 @@ import pytest
 from optuna.trial import TrialState
 
 from fmnist.data import DataSet
-from search.reproduce import Compared, NotReproducible, reproduce
 from search.study.store import CHECKPOINT
-from search.worker import work
+from search.worker.loop import work
+from search.worker.reproduce import Compared, NotReproducible, reproduce
 from tests.conftest import Make, definition
 
 

@@ -17,7 +17,7 @@ from search.queue import lease
 from search.queue.reaper import reap
 from search.study.places import artifacts_of
 from search.study.store import checkpoint_of
-from search.worker import work
+from search.worker.loop import work
 from tests.conftest import Make, definition
 
 TRIES = 15  # that fail; together they take longer than the lease's grace

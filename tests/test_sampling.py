@@ -4,9 +4,8 @@ from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner, PercentileP
 from optuna.samplers import GPSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 
-from search.sampling import HISTORY, TPE_BEST, pruner, sampler, telling
-from search.slack import SlackPruner
 from search.study.definition import StudyDefinition
+from search.worker.sampling import HISTORY, TPE_BEST, SlackPruner, pruner, sampler, telling
 
 
 def definition(**changes: object) -> StudyDefinition:

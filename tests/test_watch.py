@@ -17,7 +17,7 @@ from search import watch
 from search.database.connection import open_storage
 from search.database.url import DatabaseGone, default_url
 from search.study.store import load_study
-from search.worker import WorkerSettings, work
+from search.worker.loop import WorkerSettings, work
 from tests.conftest import STUDY, Make, definition
 from tests.terminal import Terminal
 

@@ -18,20 +18,20 @@ import torch
 from optuna.trial import TrialState
 
 from fmnist.training import Training
-from search import worker
 from search.database.connection import lock
 from search.database.optuna_schema import backend
 from search.database.retry import persistently
 from search.database.url import DatabaseGone
 from search.engines import local
 from search.join import join
-from search.objective import Outcome, run_trial
 from search.queue import lease, tickets
 from search.queue.reaper import alive, reap
 from search.study.definition import PRUNERS, SAMPLERS
 from search.study.places import StudyError
 from search.study.store import CHECKPOINT, request_stop
-from search.worker import WorkerSettings, work
+from search.worker import loop
+from search.worker.loop import WorkerSettings, work
+from search.worker.trial import Outcome, run_trial
 from tests.conftest import LONG, Make, definition, worker_pids, worker_servers
 from tests.postgresql import Server
 
@@ -106,7 +106,7 @@ def test_a_study_in_which_everything_fails_stops_after_a_bounded_number(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study, settings = make(definition(), 40)
-    monkeypatch.setattr("search.worker.run_trial", lambda *_: 1 / 0)
+    monkeypatch.setattr("search.worker.loop.run_trial", lambda *_: 1 / 0)
     for _ in range(2):  # a second worker does not even begin
         with pytest.raises(tickets.TooManyFailures, match="4 trials failed, the last of them: ZeroDivisionError"):
             work(settings, never)
@@ -421,8 +421,8 @@ def test_the_fence_of_a_ticket_stands_for_as_long_as_its_heart_beats(
         look(trial.study)
         return run_trial(trial, *arguments)
 
-    monkeypatch.setattr(worker, "beating", beating)
-    monkeypatch.setattr(worker, "run_trial", watched)
+    monkeypatch.setattr(loop, "beating", beating)
+    monkeypatch.setattr(loop, "run_trial", watched)
     work(settings, lambda: False)
     assert len(listeners) == 3
     assert len(set(listeners)) == 1

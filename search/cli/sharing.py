@@ -49,7 +49,7 @@ def worker(
     from search.database.url import url_of
     from search.engines.local import cores
     from search.join import join
-    from search.worker import WorkerSettings
+    from search.worker.loop import WorkerSettings
 
     settings = WorkerSettings(
         storage=url_of(storage, output),
@@ -139,17 +139,17 @@ def delete(study: str, storage: str | None, output: Path | None, artifacts: str 
       fmnist-search delete cnn
       fmnist-search delete cnn --storage postgresql://me@db/studies --output studies
     """
-    from search import collect
     from search.artifacts import located
     from search.database.connection import lock
     from search.database.url import url_of
     from search.study.places import deletable_roots, is_within
     from search.summary import summarize
+    from search.worker import retention
 
     url = url_of(storage, output)
     with opened_study(study, storage, output, mode="write") as (opened, folder):
         trials, roots = summarize(opened, folder).trials, deletable_roots(opened, output, located(artifacts))
-        files = collect.files_of(opened, folder, located(artifacts))
+        files = retention.files_of(opened, folder, located(artifacts))
         places = [place for each in files for place in each.places]
         left = [place for place in places if not is_within(place, roots)]
         rest = f" Files in {' and '.join(left)} stay: name them with --output or --artifacts." if left else ""
@@ -162,7 +162,7 @@ def delete(study: str, storage: str | None, output: Path | None, artifacts: str 
             )
         with lock(url):
             for each in reversed(files):  # the finalists first: they are found by way of the study
-                collect.delete(each, roots)
+                retention.delete(each, roots)
     click.echo(f"Study {study} is deleted.")
     if left:
         click.echo(f"Its files in {' and '.join(left)} were kept.")
@@ -182,17 +182,17 @@ def gc(study: str, storage: str | None, output: Path | None, artifacts: str | No
     Example:
       fmnist-search gc cnn --keep 1
     """
-    from search import collect
     from search.artifacts import located, open_artifacts
     from search.formatting import count
     from search.study.places import KEEP, check_within, deletable_roots
+    from search.worker import retention
 
     with opened_study(study, storage, output, mode="write") as (opened, folder):
-        location = collect.files_of(opened, folder, located(artifacts))[0].location
+        location = retention.files_of(opened, folder, located(artifacts))[0].location
         check_within(opened, location, deletable_roots(opened, output, located(artifacts)))
         store = open_artifacts(location)
-        beaten = collect.drop_beaten(opened, store, keep or opened.user_attrs[KEEP])
-        orphans = collect.drop_orphans(opened, store)
+        beaten = retention.drop_beaten(opened, store, keep or opened.user_attrs[KEEP])
+        orphans = retention.drop_orphans(opened, store)
     click.echo(f"Removed {count(beaten, 'checkpoint')} of beaten trials and {orphans} that no trial names.")
 
 
@@ -210,7 +210,7 @@ def reproduce(study: str, number: int, storage: str | None, output: Path | None,
     """
     from fmnist.data import load
     from search.formatting import percent
-    from search.reproduce import reproduce as again
+    from search.worker.reproduce import reproduce as again
 
     def show(compared: Any) -> None:
         verdict = "the same" if compared.recorded == compared.found else "DIFFERENT"

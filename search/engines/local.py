@@ -26,7 +26,7 @@ from fmnist.errors import ExpectedError
 from search.database.retry import persistently
 from search.queue.reaper import alive, began, release
 from search.queue.tickets import TooManyFailures, check_failures
-from search.worker import FAILED, WorkerSettings, is_over, main, studies_of
+from search.worker.loop import FAILED, WorkerSettings, is_over, main, studies_of
 
 TICK = 1.0  # seconds between two looks at the queue
 USELESS = 5  # workers in a row that ended before they began a trial, after which no other is started
@@ -233,7 +233,7 @@ def _context() -> ForkServerContext | SpawnContext:
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["search.worker"])
+    context.set_forkserver_preload(["search.worker.loop"])
     return context
 
 

@@ -1,4 +1,4 @@
-"""Workers on a Ray cluster: Ray places the loop of `search.worker`, and places it anew when a node dies.
+"""Workers on a Ray cluster: Ray places the loop of `search.worker.loop`, and places it anew when a node dies.
 
 A task is a worker, not a trial: queue, pruning and retries are the same as on one
 machine. Each node needs fmnist-search installed for Ray's Python, the data set, and
@@ -28,7 +28,7 @@ from search.engines.local import TICK, WorkersDied
 from search.queue.reaper import release
 from search.queue.tickets import TooManyFailures, check_failures
 from search.study.store import load_study, request_stop, stop_requests
-from search.worker import WorkerSettings, is_over, work
+from search.worker.loop import WorkerSettings, is_over, work
 
 CONNECT = 5.0  # seconds within which the head of the cluster must accept a connection
 RESTARTS = 100  # of a worker whose process or node dies, and of one that ends while work is left

@@ -24,15 +24,12 @@ from fmnist import data as fashion
 from fmnist.errors import ExpectedError
 from fmnist.training import Training
 from search.artifacts import ArtifactError, Artifacts
-from search.collect import drop_beaten
 from search.database.connection import open_storage
 from search.database.retry import is_transient, persistently, reported
 from search.database.url import StorageError
-from search.objective import Objective, Outcome, run_trial
 from search.queue import lease, tickets
 from search.queue.lease import Holder, Lost, Ticket, beating
 from search.queue.reaper import reap, release
-from search.sampling import pruner, sampler, telling
 from search.study.places import KEEP, artifacts_of, check_artifacts, folder_of
 from search.study.store import (
     attributes,
@@ -44,6 +41,9 @@ from search.study.store import (
     stop_requests,
     told_if_deleted,
 )
+from search.worker.retention import drop_beaten
+from search.worker.sampling import pruner, sampler, telling
+from search.worker.trial import Objective, Outcome, run_trial
 
 POLL = 0.5  # seconds between two looks at a queue whose last tickets others hold
 FOLLOW_POLL = 2.0  # and at one that is empty
