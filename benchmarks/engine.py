@@ -41,7 +41,7 @@ from fmnist.data import SIDE, LabelledImages, Splits
 from fmnist.hyperparameters import Hyperparameters
 from fmnist.training import Training
 from search.engines.local import cores
-from search.statistics import difference, estimate
+from search.results.ranking import difference, estimate
 
 ROOT = Path(__file__).resolve().parent.parent
 CORES = cores()

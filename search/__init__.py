@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from search import report
     from search.database.connection import open_storage
     from search.drain import RunSettings
-    from search.finalists import standings_of
+    from search.results.finalists import standings_of
+    from search.results.summary import summarize
     from search.run import run_search
     from search.study import definition
     from search.study.definition import StudyDefinition
     from search.study.store import load_study
-    from search.summary import summarize
 
 __all__ = [
     "RunSettings",

@@ -18,9 +18,9 @@ from search.interrupts import Interrupts
 from search.progress import FinishedTrials, Progress
 from search.queue import tickets
 from search.queue.lease import GRACE
+from search.results.summary import Stopped, summarize
 from search.study.places import OUTPUT, Place, location_of
 from search.study.store import stop_requests, told_if_deleted
-from search.summary import Stopped, summarize
 from search.worker.loop import WorkerSettings
 
 Engine = Literal["local", "ray"]

@@ -14,9 +14,9 @@ from search.formatting import count
 from search.interrupts import Interrupts
 from search.progress import FinishedTrials, line
 from search.queue.lease import ATTEMPTS, this_machine
+from search.results.summary import summarize
 from search.study.places import StudyError, folder_of, location_of
 from search.study.store import load_study, stop_requests, told_if_deleted
-from search.summary import summarize
 from search.worker.loop import FOLLOW_POLL, WorkerSettings
 
 

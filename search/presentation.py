@@ -9,14 +9,14 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Column, Table
 
-from search import words
 from search.database.url import options_for
-from search.finalists import Standings
 from search.formatting import count, percent, points, short
-from search.ranking import Configuration, rank
+from search.results import wording
+from search.results.finalists import Standings
+from search.results.ranking import Configuration, rank
+from search.results.summary import RunResult, Summary
 from search.study.catalogue import Entry
 from search.study.store import definition_of
-from search.summary import RunResult, Summary
 
 SHOWN = 5  # trials in the table of the best
 _WHY = {"interrupted": "Stopped", "timeout": "Time is up", "request": "Stopped by `fmnist-search stop`"}
@@ -45,7 +45,7 @@ def show(console: Console, result: RunResult, storage: str) -> None:
         return
     definition = definition_of(result.study)
     ranked = rank(definition, result.study.get_trials(deepcopy=False))
-    repeated = words.ranked(ranked) if definition.seeds > 1 else None
+    repeated = wording.ranked(ranked) if definition.seeds > 1 else None
     console.print(ranking(ranked, name) if repeated else best_trials(result.study, result.summary.score_on))
     if repeated:
         say(repeated)
@@ -53,7 +53,7 @@ def show(console: Console, result: RunResult, storage: str) -> None:
         show_finalists(console, name, result.standings)
     else:
         if not repeated:
-            say(words.caution(result.summary))
+            say(wording.caution(result.summary))
         say(f"Best checkpoint  {best.checkpoint or 'is gone'}")
     say(f"Report           {result.report}")
     say(f"Look further     fmnist-search dashboard{options_for(storage)}")
@@ -79,10 +79,10 @@ def ranking(configurations: list[Configuration], study: str) -> Table:
         table.add_row(
             configuration.label,
             percent(configuration.accuracy.mean),
-            words.interval(configuration.accuracy),
+            wording.interval(configuration.accuracy),
             str(configuration.accuracy.n),
             f"{configuration.seconds:.1f}",
-            words.standing(configuration, "" if place else "best"),
+            wording.standing(configuration, "" if place else "best"),
         )
     return table
 
@@ -99,23 +99,23 @@ def show_finalists(console: Console, study: str, standings: Standings | None) ->
     table.add_column("")
     for place, finalist in enumerate(standings.finalists):
         table.add_row(
-            words.name(finalist),
+            wording.name(finalist),
             "-" if finalist.search is None else percent(finalist.search),
             percent(finalist.again.accuracy.mean),
-            words.interval(finalist.again.accuracy),
+            wording.interval(finalist.again.accuracy),
             "-" if finalist.shrinkage is None else points(finalist.shrinkage),
             str(finalist.again.accuracy.n),
-            words.standing(finalist.again, "" if place else standings.title),
+            wording.standing(finalist.again, "" if place else standings.title),
         )
     for unscored in standings.unscored:
         searched = "-" if unscored.search is None else percent(unscored.search)
         all_of_them = f"{unscored.diverged} of {unscored.diverged} diverged"
-        table.add_row(words.name(unscored), searched, "-", "-", "-", "0", all_of_them)
+        table.add_row(wording.name(unscored), searched, "-", "-", "-", "0", all_of_them)
     console.print(table)
-    say(words.winner(standings))
+    say(wording.winner(standings))
     if standings.trained < standings.wanted:
         say(f"{standings.trained} of {standings.wanted} trainings are finished; the same command goes on from here.")
-    say(words.checkpoint(standings))
+    say(wording.checkpoint(standings))
 
 
 def show_catalogue(console: Console, entries: list[Entry]) -> None:
@@ -150,7 +150,7 @@ def status(summary: Summary, standings: Standings | None, *, running: bool = Tru
         lines.append(f"Best so far: trial {summary.best.number}, {percent(summary.best.value)} on {summary.score_on}.")
     if standings:
         trained = f"{standings.trained} of {standings.wanted} trainings finished"
-        lines.append(f"Finalists: {trained}. {words.winner(standings)}")
+        lines.append(f"Finalists: {trained}. {wording.winner(standings)}")
     return lines
 
 
@@ -158,14 +158,14 @@ def show_best(console: Console, summary: Summary, standings: Standings | None) -
     """The winner of the finalists, or else the best trial, its parameters and checkpoint."""
     say = _speaker(console)
     if standings:
-        say(words.winner(standings))
-        say(words.checkpoint(standings))
+        say(wording.winner(standings))
+        say(wording.checkpoint(standings))
         return
     if summary.best is None:
         say(f"Study {summary.study} has no complete trial yet.")
         return
     say(f"Trial {summary.best.number} of study {summary.study}: {percent(summary.best.value)} on {summary.score_on}.")
-    say(words.caution(summary))
+    say(wording.caution(summary))
     for name, value in summary.best.params.items():
         say(f"  {name} = {short(value)}")
     say(f"Checkpoint: {summary.best.checkpoint or 'is gone'}")

@@ -15,7 +15,7 @@ from rich.text import Text
 from search.formatting import assignments, duration, percent
 from search.live import live_view
 from search.queue.lease import REASON
-from search.summary import Summary
+from search.results.summary import Summary
 
 NARROW = 40  # columns
 STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}

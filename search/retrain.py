@@ -9,19 +9,19 @@ from rich.console import Console
 from fmnist.data import DataSet, load
 from fmnist.evaluation import evaluate
 from fmnist.files import write_whole
-from search import finalists
 from search.database.connection import lock, open_storage, opened
 from search.database.retry import persistently, reported
 from search.drain import RunSettings, drain
-from search.finalists import SETTLED, Finalist, Standings
 from search.formatting import count
 from search.outputs import BEST, check_outputs
 from search.queue import tickets
 from search.queue.reaper import release
+from search.results import finalists
+from search.results.finalists import SETTLED, Finalist, Standings
+from search.results.summary import Stopped
 from search.study.definition import StudyDefinition
 from search.study.places import artifacts_of, check_artifacts
 from search.study.store import check_alike, definition_of, finalists_name, load_study, open_study, read_checkpoint
-from search.summary import Stopped
 
 
 def run_finalists(

@@ -11,18 +11,18 @@ from search.database.connection import lock, open_storage, opened
 from search.database.retry import persistently, reported
 from search.database.url import StorageError, masked, warnings_for
 from search.drain import RunSettings, drain
-from search.finalists import SEEDS, standings_of
 from search.formatting import count
 from search.interrupts import terminal
 from search.outputs import REPORT, check_outputs
 from search.queue import tickets
 from search.queue.reaper import held, release
+from search.results.finalists import SEEDS, standings_of
+from search.results.summary import RunResult, Stopped, Summary, summarize
 from search.retrain import retrain
 from search.study import space, store
 from search.study.definition import StudyDefinition
 from search.study.places import folder_of
 from search.study.store import load_study, open_study
-from search.summary import RunResult, Stopped, Summary, summarize
 
 
 def run_search(definition: StudyDefinition, settings: RunSettings, console: Console | None = None) -> RunResult:

@@ -13,12 +13,12 @@ from rich.text import Text
 
 from search import presentation
 from search.database.retry import persistently
-from search.finalists import Standings, standings_of
 from search.interrupts import handled
 from search.live import live_view
 from search.queue import tickets
+from search.results.finalists import Standings, standings_of
+from search.results.summary import Summary, summarize
 from search.study.store import FINISHED, definition_of, finalists_of
-from search.summary import Summary, summarize
 
 AWAITED_FINALISTS = 30.0  # seconds after the last trial within which a `run` has made the study of its finalists
 

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from search.finalists import Finalist, Standings
-from search.ranking import Configuration, rank
 from search.report.findings import NEXT, findings
 from search.report.importance import Importance, Importances
 from search.report.pruning import Audit
-from search.statistics import difference, share
+from search.results.finalists import Finalist, Standings
+from search.results.ranking import Configuration, difference, rank, share
 from tests.conftest import definition
 from tests.test_findings import GRID, NONE, RATES, TWO, ended, evidence_of, lost, repeated, said, standings_of
 

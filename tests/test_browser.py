@@ -12,11 +12,11 @@ import pytest
 from fmnist.data import DataSet
 from search.database.connection import lock, open_storage
 from search.database.url import default_url
-from search.finalists import define, place_of
 from search.queue import tickets
 from search.report import write
 from search.report.comparison import compare
 from search.report.page import render_comparison
+from search.results.finalists import define, place_of
 from search.study.places import Place
 from search.study.store import open_study
 from search.worker.loop import WorkerSettings, work

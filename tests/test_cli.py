@@ -23,9 +23,9 @@ from fmnist.data import CLASSES
 from search.cli import main, studies
 from search.database.connection import open_storage
 from search.database.url import default_url
+from search.results.summary import summarize
 from search.study import definition
 from search.study.store import load_study
-from search.summary import summarize
 from tests.conftest import STUDY, Command, worker_pids, worker_servers
 
 LONG = STUDY.replace("epochs = 2", "epochs = 400")

@@ -15,7 +15,7 @@ from search.report.comparison import Comparison, compare
 from search.report.estimates import answers
 from search.report.figures import best_so_far
 from search.report.page import render_comparison
-from search.statistics import difference, estimate
+from search.results.ranking import difference, estimate
 from search.study.definition import StudyDefinition
 from search.study.places import ARTIFACTS
 from search.study.store import DATA, DEFINITION, finalists_name

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from fmnist.complexity import complexity
-from search.ranking import rank
 from search.report.cost import COSTS, Cost, costs, varied
+from search.results.ranking import rank
 from search.study.definition import StudyDefinition
 from tests.conftest import definition
 from tests.test_findings import ended

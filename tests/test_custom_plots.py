@@ -10,7 +10,6 @@ from optuna_dashboard import get_note, save_note
 
 from fmnist.data import CLASSES
 from search.database.connection import open_storage
-from search.finalists import Standings
 from search.formatting import GREY
 from search.report.analysis import Analysis
 from search.report.cost import Cost
@@ -19,9 +18,10 @@ from search.report.importance import Importance, Importances
 from search.report.network import BestNetwork, Filters
 from search.report.note import END_OF_OURS, note, with_note
 from search.report.provenance import Provenance
+from search.results.finalists import Standings
+from search.results.summary import BestTrial, Summary, TrialCounts
 from search.study.places import KEY, StudyError
 from search.study.store import DEFINITION
-from search.summary import BestTrial, Summary, TrialCounts
 from tests.conftest import definition
 from tests.test_browser import contrast
 from tests.test_report import BETTER, repeated, standings_of

@@ -18,21 +18,20 @@ from fmnist import checkpoint
 from fmnist.checkpoint import CheckpointError
 from fmnist.data import DataSet, load
 from fmnist.evaluation import evaluate
-from search import finalists, words
 from search.database.connection import lock, open_storage
 from search.drain import RunSettings
-from search.finalists import Standings, Unscored, define, find, standings_of
 from search.presentation import show_finalists
 from search.queue import tickets
 from search.queue.lease import Holder, finish
-from search.ranking import Configuration
 from search.report.analysis import analyse
 from search.report.comparison import compare
 from search.report.page import render
+from search.results import finalists, wording
+from search.results.finalists import Standings, Unscored, define, find, standings_of
+from search.results.ranking import Configuration, Difference, estimate
 from search.retrain import retrain as retrain_finalists
 from search.retrain import run_finalists, settle
 from search.run import run_search
-from search.statistics import Difference, estimate
 from search.study.definition import StudyDefinition
 from search.study.places import Place, folder_of
 from search.study.space import distributions, grid, key
@@ -210,7 +209,7 @@ def test_of_a_validated_study_the_test_images_are_looked_at_once_the_winner_is_k
         for number in after.winner.again.trials
     ]
     assert after.test == estimate([evaluate(network, tiny.test).accuracy for network in networks])
-    assert "On the test images, which nothing was chosen by" in words.winner(after)
+    assert "On the test images, which nothing was chosen by" in wording.winner(after)
 
 
 def test_a_winner_whose_checkpoint_is_damaged_is_not_put_in_place(
@@ -250,8 +249,8 @@ def test_until_all_are_trained_there_is_no_winner_and_nobody_looks_at_the_test_i
     standings = standings_of(study, tmp_path / "s")
     assert standings is not None
     assert (standings.trained, standings.wanted, standings.decided) == (1, 4, False)
-    assert words.winner(standings).startswith("Ahead so far: ")
-    assert "is not chosen yet" in words.checkpoint(standings)
+    assert wording.winner(standings).startswith("Ahead so far: ")
+    assert "is not chosen yet" in wording.checkpoint(standings)
 
     work(settings, lambda: False)  # nobody has chosen: that is left to whoever has the study's folder
     assert "settled" not in again.user_attrs
@@ -260,7 +259,7 @@ def test_until_all_are_trained_there_is_no_winner_and_nobody_looks_at_the_test_i
     standings = standings_of(study, tmp_path / "s")
     assert standings is not None
     assert standings.test is not None
-    assert words.winner(standings).startswith("Winner: ")
+    assert wording.winner(standings).startswith("Winner: ")
     assert standings.checkpoint == tmp_path / "s" / "best.pt"
 
 
@@ -287,7 +286,7 @@ def test_how_settled_finalists_stand_is_told_without_reading_all_trials(
     study, settings = searched
     retrain(settings, 1, 1)
     with monkeypatch.context() as patch:
-        patch.setattr("search.finalists.find", None)
+        patch.setattr("search.results.finalists.find", None)
         kept = standings_of(study, tmp_path / "s")
     again = finalists_of(study)
     assert again is not None
@@ -322,9 +321,9 @@ def test_a_finalist_of_which_a_training_diverged_does_not_win_by_the_mean_of_the
     standings = stand(study, tmp_path / "s")
     assert (standings.decided, standings.final, standings.diverged) == (True, True, 1)
     assert [finalist.again.params["filters"] for finalist in standings.finalists] == [4, 2]
-    assert "Winner: trial 0 (default), 81.00 %" in words.winner(standings)
-    assert "1 training diverged: 1 of 3 of trial 1" in words.winner(standings)
-    assert "Too close" not in words.winner(standings)
+    assert "Winner: trial 0 (default), 81.00 %" in wording.winner(standings)
+    assert "1 training diverged: 1 of 3 of trial 1" in wording.winner(standings)
+    assert "Too close" not in wording.winner(standings)
     assert "1 of 3 diverged" in table_of(standings)
     assert standings.as_json()["final"] is True
 
@@ -337,7 +336,7 @@ def test_a_finalist_of_which_all_trainings_diverged_is_in_the_table_too(make: Ma
     standings = stand(study, tmp_path / "s")
     assert (standings.trained, standings.wanted, standings.diverged, len(standings.finalists)) == (4, 4, 2, 1)
     assert standings.unscored == [Unscored(1, 0.9, {"filters": 2}, False, 2)]
-    assert "2 trainings diverged: 2 of 2 of trial 1" in words.winner(standings)
+    assert "2 trainings diverged: 2 of 2 of trial 1" in wording.winner(standings)
     assert "2 of 2 diverged" in table_of(standings)
 
 
@@ -353,8 +352,8 @@ def test_where_a_training_of_each_diverged_there_is_no_winner(
     standings, stopped = run_finalists(run, 2, 2, Console(quiet=True))
     assert standings is not None
     assert (stopped, standings.winner, standings.decided, standings.final) == (None, None, True, False)
-    assert words.winner(standings).startswith("No winner: ")
-    assert "nobody won" in words.checkpoint(standings)
+    assert wording.winner(standings).startswith("No winner: ")
+    assert "nobody won" in wording.checkpoint(standings)
     assert "winner" not in table_of(standings).replace("No winner", "")
     assert not (tmp_path / "s" / "best.pt").exists()
     assert "settled" not in again.user_attrs
@@ -373,7 +372,7 @@ def test_finalists_of_before_stay_and_can_win_when_a_longer_search_finds_others(
     again = choose(study, settings, data_set, 1, 2)
     ended(again, 0.80, 0.93, 0.81, 0.93)
     first = stand(study, tmp_path / "s")
-    assert (first.trained, first.wanted, words.called(first.finalists[0])) == (4, 4, "trial 1")
+    assert (first.trained, first.wanted, wording.called(first.finalists[0])) == (4, 4, "trial 1")
     tickets.top_up(study, defined, 3)
     ended(study, 0.95)  # of 3
     again = choose(study, settings, data_set, 1, 2)
@@ -382,7 +381,7 @@ def test_finalists_of_before_stay_and_can_win_when_a_longer_search_finds_others(
     last = stand(study, tmp_path / "s")
     assert (last.trained, last.wanted, last.outdated, last.final) == (6, 6, False, True)
     assert [finalist.trial for finalist in last.finalists] == [1, 2, 0]
-    assert "Winner: trial 1, 93.00 %" in words.winner(last)
+    assert "Winner: trial 1, 93.00 %" in wording.winner(last)
 
 
 def test_more_seeds_are_for_those_of_before_too(make: Make, tmp_path: Path) -> None:
@@ -430,8 +429,8 @@ def test_finalists_of_an_unfinished_search_are_trained_by_hand_only_and_it_is_sa
     assert "unfinished" in console.file.getvalue()  # type: ignore[attr-defined]
     assert standings is not None
     assert (standings.decided, standings.unfinished, standings.final) == (True, True, False)
-    assert words.winner(standings).startswith("Ahead so far: ")
-    assert "unfinished" in words.winner(standings)
+    assert wording.winner(standings).startswith("Ahead so far: ")
+    assert "unfinished" in wording.winner(standings)
     ended(study, 0.8)
     assert stand(study, tmp_path / "s").final
     assert tickets.is_done(again)
@@ -448,7 +447,7 @@ def test_a_search_that_went_on_is_said_to_have_outrun_its_finalists(make: Make, 
     ended(study, 0.95)
     after = stand(study, tmp_path / "s")
     assert (before.title, after.title) == ("winner", "ahead so far")
-    assert "`fmnist-search finalists s` trains that again too" in words.winner(after)
+    assert "`fmnist-search finalists s` trains that again too" in wording.winner(after)
 
 
 def test_other_seeds_later_never_leave_a_finalist_with_fewer(make: Make) -> None:
@@ -515,10 +514,10 @@ def configuration(accuracies: list[float], behind: Difference | None) -> Configu
 
 def test_words_tell_ties_from_differences() -> None:
     tie, worse = Difference(0.01, -0.01, 0.03), Difference(0.02, 0.01, 0.03)
-    assert words.standing(configuration([0.9, 0.91], None), "winner") == "winner"
-    assert words.standing(configuration([0.9, 0.91], tie), "winner") == "tie"
-    assert words.standing(configuration([0.9, 0.91], worse), "winner") == "2.00 behind"
-    assert words.standing(configuration([0.9], None), "winner") == ""
+    assert wording.standing(configuration([0.9, 0.91], None), "winner") == "winner"
+    assert wording.standing(configuration([0.9, 0.91], tie), "winner") == "tie"
+    assert wording.standing(configuration([0.9, 0.91], worse), "winner") == "2.00 behind"
+    assert wording.standing(configuration([0.9], None), "winner") == ""
 
 
 def test_run_ends_with_the_finalists_and_goes_on_with_them(invoke: Command, study_file: Path, tmp_path: Path) -> None:

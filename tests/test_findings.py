@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search.finalists import Finalist, Standings
 from search.queue.lease import REASON
-from search.ranking import Configuration, rank
 from search.report.findings import Evidence, findings
 from search.report.importance import Importance, Importances
 from search.report.pruning import Audit, Pruning, audit, pruning
 from search.report.writeup import compare
-from search.statistics import share
+from search.results.finalists import Finalist, Standings
+from search.results.ranking import Configuration, rank, share
 from search.study.definition import StudyDefinition
 from search.study.space import distributions
 from search.study.store import CHECKPOINT, Epoch

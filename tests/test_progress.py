@@ -10,7 +10,7 @@ from rich.console import Console
 
 from search.formatting import duration, percent
 from search.progress import Progress, line
-from search.summary import BestTrial, RunningTrial, Summary, TrialCounts
+from search.results.summary import BestTrial, RunningTrial, Summary, TrialCounts
 from tests.terminal import Screen
 
 SUMMARY = Summary(

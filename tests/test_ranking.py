@@ -4,11 +4,10 @@ import pytest
 from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search import words
 from search.queue.lease import REASON
-from search.ranking import rank
 from search.report.cost import costs
-from search.statistics import difference, estimate
+from search.results import wording
+from search.results.ranking import difference, estimate, rank
 from search.study.definition import StudyDefinition
 from search.study.store import CHECKPOINT
 
@@ -96,7 +95,7 @@ def test_a_configuration_of_which_a_training_diverged_ranks_after_all_others() -
     assert (first.params["epochs"], first.whole, first.finished) == (6, True, 1)
     assert (second.params["epochs"], second.whole, second.finished) == (9, False, 2)
     assert (second.diverged, second.pruned, second.accuracies) == (1, 0, [0.95])
-    assert words.standing(second, "best") == "1 of 2 diverged"
+    assert wording.standing(second, "best") == "1 of 2 diverged"
 
 
 def test_a_pruned_training_counts_where_each_is_trained_several_times() -> None:
@@ -104,18 +103,18 @@ def test_a_pruned_training_counts_where_each_is_trained_several_times() -> None:
     best, _ = rank(definition(), trials)  # of a search that came to the same point twice
     assert (best.params["epochs"], best.pruned) == (9, 0)
     best, other = rank(grid(), trials)
-    assert (best.params["epochs"], other.pruned, words.lost(other)) == (6, 1, "1 of 2 pruned")
+    assert (best.params["epochs"], other.pruned, wording.lost(other)) == (6, 1, "1 of 2 pruned")
 
 
 def test_the_best_is_announced_only_where_all_its_trainings_went_well_and_none_has_more() -> None:
     better, worse = [trial(value, epochs=9) for value in (0.95, 0.96)], [trial(value) for value in (0.90, 0.91)]
-    assert str(words.ranked(rank(grid(), better + worse))).startswith("Best: epochs=9")
-    assert words.ranked(rank(grid(), [*better, *worse, trial(0.92)])) is None  # it has one training less
-    assert words.ranked(rank(grid(), [*better, diverging(epochs=9), *worse])) is None
-    said = words.ranked(rank(grid(), [*better, diverging(epochs=9), *worse, trial(0.92)]))
+    assert str(wording.ranked(rank(grid(), better + worse))).startswith("Best: epochs=9")
+    assert wording.ranked(rank(grid(), [*better, *worse, trial(0.92)])) is None  # it has one training less
+    assert wording.ranked(rank(grid(), [*better, diverging(epochs=9), *worse])) is None
+    said = wording.ranked(rank(grid(), [*better, diverging(epochs=9), *worse, trial(0.92)]))
     assert str(said).startswith("Best: epochs=6")
     assert "1 configuration" in str(said)
-    nobody = words.ranked(rank(grid(), [*better, diverging(epochs=9), *worse, diverging()]))
+    nobody = wording.ranked(rank(grid(), [*better, diverging(epochs=9), *worse, diverging()]))
     assert str(nobody).startswith("There is no best configuration")
 
 

@@ -20,10 +20,8 @@ from fmnist.data import CLASSES, DataSet, split
 from fmnist.evaluation import evaluate
 from search.database.connection import open_storage
 from search.database.url import default_url
-from search.finalists import Finalist, Standings
 from search.presentation import show_finalists
 from search.queue import tickets
-from search.ranking import Configuration, rank
 from search.report import as_json, estimates, figures, space_figures, write, write_comparison
 from search.report.analysis import Analysis, analyse
 from search.report.cost import COSTS, costs
@@ -34,7 +32,8 @@ from search.report.importance import Importance
 from search.report.page import SECTIONS, drawers, render
 from search.report.style import in_sight, logarithmic, stepped
 from search.report.writeup import compare
-from search.statistics import estimate
+from search.results.finalists import Finalist, Standings
+from search.results.ranking import Configuration, estimate, rank
 from search.study.definition import StudyDefinition
 from search.study.places import Place
 from search.study.store import Run, checkpoint_of, history_of, open_study

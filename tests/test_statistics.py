@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from search.statistics import difference, estimate, share
+from search.results.ranking import difference, estimate, share
 
 
 def test_an_estimate_is_scipys_t_interval() -> None:

@@ -10,7 +10,7 @@ from sklearn.metrics import f1_score
 
 from fmnist.data import CLASSES
 from search.report.writeup import F1, WRITEUP_ACCURACY, Comparison, compare, verdict
-from search.statistics import difference, estimate
+from search.results.ranking import difference, estimate
 from search.study import definition as definitions
 from search.study.store import CHECKPOINT
 from tests.test_findings import ended

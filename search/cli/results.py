@@ -57,10 +57,10 @@ def status(study: str, storage: str | None, output: Path | None, watch: float | 
     if not watch:
         gc.disable()  # it ends soon: even the collector's last look takes a tenth of its time
 
-    from search.finalists import standings_of
     from search.interrupts import terminal
     from search.presentation import show_status
-    from search.summary import summarize
+    from search.results.finalists import standings_of
+    from search.results.summary import summarize
 
     with opened_study(study, storage, output) as (opened, folder):
         if watch:
@@ -90,10 +90,10 @@ def best(study: str, storage: str | None, output: Path | None, as_json: bool) ->
     """
     from dataclasses import asdict
 
-    from search.finalists import standings_of
     from search.interrupts import terminal
     from search.presentation import show_best
-    from search.summary import summarize
+    from search.results.finalists import standings_of
+    from search.results.summary import summarize
 
     with opened_study(study, storage, output) as (opened, folder):
         summary, standings = summarize(opened, folder), standings_of(opened, folder)

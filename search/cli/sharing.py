@@ -142,8 +142,8 @@ def delete(study: str, storage: str | None, output: Path | None, artifacts: str 
     from search.artifacts import located
     from search.database.connection import lock
     from search.database.url import url_of
+    from search.results.summary import summarize
     from search.study.places import deletable_roots, is_within
-    from search.summary import summarize
     from search.worker import retention
 
     url = url_of(storage, output)

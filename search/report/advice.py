@@ -4,13 +4,13 @@ import math
 
 from optuna.trial import FrozenTrial
 
-from search import words
-from search.finalists import Standings
 from search.formatting import count, percent, points, short
-from search.ranking import Configuration, diverged
 from search.report.curves import best_trials
 from search.report.importance import FEWEST_COMPLETE, Importances
 from search.report.pruning import Audit
+from search.results import wording
+from search.results.finalists import Standings
+from search.results.ranking import Configuration, diverged
 from search.study.definition import StudyDefinition
 from search.study.store import FINISHED
 
@@ -37,7 +37,7 @@ def advice_on_tie(standings: Standings | None) -> str | None:
     if gain is None or not gain.is_noise or gain.mean <= 0:
         return None
     seeds = math.ceil(best.accuracy.n * ((gain.high - gain.low) / 2 / gain.mean) ** 2)
-    told = f"The winner cannot be told from the default: it gains {points(gain.mean)} points ({words.span(gain)})."
+    told = f"The winner cannot be told from the default: it gains {points(gain.mean)} points ({wording.span(gain)})."
     if seeds > MOST_SEEDS:
         return f"{told} Even {MOST_SEEDS} seeds each would hardly tell them apart: take the one that costs less."
     return (
@@ -61,7 +61,7 @@ def advice_on_luck(
 def advice_on_cost(standings: Standings | None, ranking: list[Configuration]) -> str | None:
     """The one that takes the least time of those that cannot be told from the best."""
     finalists = standings.finalists if standings else []
-    named = [(words.called(finalist), finalist.again) for finalist in finalists] or [
+    named = [(wording.called(finalist), finalist.again) for finalist in finalists] or [
         (one.label, one) for one in ranking
     ]
     names = [name for name, one in named if one.whole]
@@ -90,7 +90,7 @@ def advice_on_unimportant(found: Importances | None) -> str | None:
         return None
     explain, them = ("explains", "it") if len(names) == 1 else ("explain", "them")
     return (
-        f"{words.listed(names)} {explain} next to nothing of the accuracy (importance below {UNIMPORTANT:g} of 1 by "
+        f"{wording.listed(names)} {explain} next to nothing of the accuracy (importance below {UNIMPORTANT:g} of 1 by "
         f"each method): fix {them}, and what is left is searched more densely."
     )
 

@@ -9,8 +9,6 @@ import optuna
 
 from fmnist.data import DataSet
 from fmnist.errors import DataError
-from search.finalists import Standings, standings_of
-from search.ranking import Configuration, rank
 from search.report.cost import Cost, costs
 from search.report.course import Spell, TrialRecord, beginning, records, spells, without_pauses
 from search.report.findings import Evidence, Finding, findings
@@ -20,8 +18,10 @@ from search.report.network import BestNetwork, best_network
 from search.report.provenance import Provenance, provenance
 from search.report.pruning import audit, pruning
 from search.report.writeup import Comparison, compare
+from search.results.finalists import Standings, standings_of
+from search.results.ranking import Configuration, rank
+from search.results.summary import Summary, summarize
 from search.study.store import DATA, definition_of, finalists_name, finalists_of, history_of
-from search.summary import Summary, summarize
 
 
 @dataclass(frozen=True)

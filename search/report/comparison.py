@@ -9,11 +9,10 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from search.finalists import standings_of
 from search.formatting import points
-from search.ranking import rank
 from search.report.pruning import last
-from search.statistics import Difference, Estimate, difference, estimate
+from search.results.finalists import standings_of
+from search.results.ranking import Difference, Estimate, difference, estimate, rank
 from search.study.store import DATA, FINISHED, definition_of, history_of
 
 

@@ -5,7 +5,7 @@ from functools import cache
 
 from fmnist.complexity import complexity
 from fmnist.hyperparameters import Hyperparameters
-from search.ranking import Configuration
+from search.results.ranking import Configuration
 from search.study.definition import StudyDefinition
 
 COSTS = {

@@ -7,7 +7,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from fmnist.hyperparameters import ScoreOn
 from search.formatting import percent, points
-from search.statistics import estimate
+from search.results.ranking import estimate
 from search.study.store import history_of
 
 BEST_TRIALS = 5  # trials whose curves are looked at

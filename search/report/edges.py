@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from fmnist.hyperparameters import Hyperparameters
 from search.formatting import short
-from search.ranking import Configuration
+from search.results.ranking import Configuration
 from search.study.definition import Parameter, StudyDefinition
 from search.study.space import is_whole
 from search.study.store import FINISHED

@@ -2,13 +2,13 @@
 
 import plotly.graph_objects as go
 
-from search import words
 from search.formatting import BEST_COLOUR, COLOURS, THREE, percent
 from search.report.analysis import Analysis
 from search.report.comparison import Comparison
 from search.report.style import SHARE, figure_of, lines_of, wrapped
 from search.report.writeup import WRITEUP_ACCURACY
-from search.statistics import Estimate
+from search.results import wording
+from search.results.ranking import Estimate
 
 SHARES = {"tickformat": SHARE, "tickangle": 0, "nticks": 6}
 ROW, LINE = 26, 13  # pixels of a row, and of each further line of its label
@@ -18,7 +18,7 @@ def finalists(analysis: Analysis) -> go.Figure:
     """Each finalist's accuracy in the search and over its fresh seeds."""
     assert analysis.standings is not None  # the page asks only then
     rows = analysis.standings.finalists[::-1]
-    names = [words.called(finalist) for finalist in rows]
+    names = [wording.called(finalist) for finalist in rows]
     figure = figure_of(f"{analysis.summary.score_on} accuracy", "", xaxis=SHARES)
     searched = [(finalist.search, name) for finalist, name in zip(rows, names, strict=True) if finalist.search]
     figure.add_scatter(
@@ -50,7 +50,7 @@ def _dots(figure: go.Figure, estimates: list[Estimate], names: list[str], legend
             "type": "data",
             "array": [0 if each.high is None else each.high - each.mean for each in estimates],
         },
-        text=[f"{percent(each.mean)} ({words.interval(each)}), n = {each.n}" for each in estimates],
+        text=[f"{percent(each.mean)} ({wording.interval(each)}), n = {each.n}" for each in estimates],
         hovertemplate="%{text}<extra></extra>",
         mode="markers",
         name=legend,

@@ -4,10 +4,7 @@ from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial
 
-from search import words
-from search.finalists import Standings
 from search.formatting import count, percent, points, short
-from search.ranking import Configuration, diverged
 from search.report.advice import (
     advice_on_cost,
     advice_on_learning_rates,
@@ -22,6 +19,9 @@ from search.report.edges import advice_on_edges
 from search.report.importance import Importance, Importances
 from search.report.pruning import CONTENDERS, FEWEST_AUDITED, Audit, Pruning
 from search.report.writeup import Comparison, verdict
+from search.results import wording
+from search.results.finalists import Standings
+from search.results.ranking import Configuration, diverged
 from search.study.definition import StudyDefinition
 from search.study.store import FINISHED
 
@@ -56,7 +56,7 @@ def findings(evidence: Evidence) -> list[Finding]:
     again = [finalist.again for finalist in standings.finalists] if standings else ranking
     said = {
         "write-up": verdict(evidence.comparison) if evidence.comparison else None,
-        "ranking": words.ranked(evidence.ranking) if evidence.definition.seeds > 1 else None,
+        "ranking": wording.ranked(evidence.ranking) if evidence.definition.seeds > 1 else None,
         "noise": _noise(again),
         "importance": _importance(evidence.importances) if evidence.importances else None,
         "diverged": _diverged(evidence.trials),
@@ -94,7 +94,7 @@ def _noise(again: list[Configuration]) -> str | None:
         return f"{floor} Nothing that was trained as often beats it." if len(again) > 1 else floor
     if best.gain is None:
         return floor
-    gain = f"The best one gains {points(best.gain.mean)} points on it ({words.span(best.gain)})"
+    gain = f"The best one gains {points(best.gain.mean)} points on it ({wording.span(best.gain)})"
     return f"{floor} {gain}{', which may be noise' if best.gain.is_noise else ''}."
 
 

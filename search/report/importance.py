@@ -10,7 +10,7 @@ from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvalu
 from optuna.importance._base import BaseImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search.statistics import CONFIDENCE
+from search.results.ranking import CONFIDENCE
 from search.study import space
 
 FEWEST_FINISHED = 10  # trials below which PED-ANOVA is noise

@@ -12,10 +12,10 @@ from fmnist.checkpoint import Checkpoint, CheckpointError, load
 from fmnist.data import CLASSES, DataSet, LabelledImages, split
 from fmnist.evaluation import Evaluation, classification_scores, evaluate
 from search.artifacts import ArtifactError
-from search.finalists import Finalist, Standings
+from search.results.finalists import Finalist, Standings
+from search.results.summary import Summary
 from search.study.places import artifacts_of
 from search.study.store import check_recorded, finalists_of, read_checkpoint
-from search.summary import Summary
 
 MISTAKES = 24  # that are shown
 FILTERS = 64  # that are shown

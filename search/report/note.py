@@ -3,9 +3,9 @@
 import re
 import shlex
 
-from search import words
 from search.formatting import assignments, percent
 from search.report.analysis import Analysis
+from search.results import wording
 
 END_OF_OURS = "_What is above is written anew after each run; what you write below stays._"
 TITLE = "Which hyperparameters matter, 95 % intervals"  # of the figure
@@ -34,14 +34,14 @@ def with_note(ours: str, former: str) -> str:
 def _answer(analysis: Analysis) -> list[str]:
     summary, best = analysis.summary, analysis.summary.best
     if analysis.standings:
-        return [words.winner(analysis.standings), words.checkpoint(analysis.standings)]
-    if analysis.repeated and (ranked := words.ranked(analysis.ranking)):
+        return [wording.winner(analysis.standings), wording.checkpoint(analysis.standings)]
+    if analysis.repeated and (ranked := wording.ranked(analysis.ranking)):
         return [ranked]
     if best is None:
         return ["No trial is complete yet."]
     return [
         f"Trial {best.number}: {percent(best.value)} {summary.score_on} accuracy with {assignments(best.params)}.",
-        words.caution(summary),
+        wording.caution(summary),
         f"Best checkpoint  {best.checkpoint or 'is gone'}",
     ]
 

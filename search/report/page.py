@@ -13,7 +13,6 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
-from search import words
 from search.formatting import BEST_COLOUR, COLOURS, assignments, count, duration, percent, points, short
 from search.report import estimates, figures, space_figures
 from search.report.analysis import Analysis
@@ -23,6 +22,7 @@ from search.report.findings import NEXT
 from search.report.images import diverging, grey
 from search.report.selection import drawn_curves, drawn_trials
 from search.report.style import in_sight
+from search.results import wording
 
 SECTIONS = {
     "answer": "The answer",
@@ -47,7 +47,7 @@ def render(analysis: Analysis) -> str:
         analysis=analysis,
         summary=analysis.summary,
         standings=analysis.standings,
-        words=words,
+        words=wording,
         sections=SECTIONS,
         advice=NEXT,
         methods={method: shares for method, shares in methods.items() if shares},
@@ -79,7 +79,7 @@ def _page(template: str, drawn: dict[str, go.Figure], **values: Any) -> str:
     environment = Environment(
         loader=PackageLoader("search", "report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    filters = (assignments, code, count, duration, moment, percent, points, short, words.interval)
+    filters = (assignments, code, count, duration, moment, percent, points, short, wording.interval)
     environment.filters |= {each.__name__: each for each in (*filters, grey, diverging)}
     plain = {name: _plain(figure.to_plotly_json()) for name, figure in drawn.items()}
     return environment.get_template(template).render(

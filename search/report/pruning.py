@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial, TrialState
 
-from search.ranking import diverged
-from search.statistics import Share, share
+from search.results.ranking import Share, diverged, share
 from search.study.definition import StudyDefinition
 from search.study.store import AUDIT, FINISHED, history_of
 

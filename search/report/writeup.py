@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from fmnist.data import CLASSES
 from search.formatting import percent, points
-from search.statistics import Difference, Estimate, difference, estimate
+from search.results.ranking import Difference, Estimate, difference, estimate
 from search.study.definition import StudyDefinition
 from search.study.store import CHECKPOINT, STEPS_PER_EPOCH
 

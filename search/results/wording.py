@@ -1,10 +1,9 @@
 """What the numbers of finalists say, in words that terminal, report and dashboard share."""
 
-from search.finalists import Finalist, Standings, Unscored
 from search.formatting import assignments, count, percent, points
-from search.ranking import Configuration
-from search.statistics import Difference, Estimate
-from search.summary import Summary
+from search.results.finalists import Finalist, Standings, Unscored
+from search.results.ranking import Configuration, Difference, Estimate
+from search.results.summary import Summary
 
 
 def name(finalist: Finalist | Unscored) -> str:

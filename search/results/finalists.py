@@ -18,8 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from fmnist.seeds import derive
 from search.outputs import BEST
 from search.queue.tickets import counts, is_done
-from search.ranking import Configuration, accuracies_of, by_configuration, rank
-from search.statistics import Estimate, estimate
+from search.results.ranking import Configuration, Estimate, accuracies_of, by_configuration, estimate, rank
 from search.study import space
 from search.study.definition import StudyDefinition
 from search.study.places import ARTIFACTS, Place, folder_of, location_of

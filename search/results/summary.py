@@ -10,8 +10,8 @@ from sqlalchemy import select
 
 from fmnist.errors import ExpectedError
 from search.database.optuna_schema import TRIALS, VALUES, backend
-from search.finalists import Standings
 from search.queue import tickets
+from search.results.finalists import Standings
 from search.study.places import artifacts_of
 from search.study.store import STEPS_PER_EPOCH, checkpoint_of, definition_of
 
