@@ -11,11 +11,11 @@ from rich.console import Console
 
 from fmnist.device import device_of
 from search.artifacts import located
+from search.console.progress import FinishedTrials, Progress
+from search.console.terminal import Interrupts
 from search.database.retry import persistently
 from search.database.url import default_url
 from search.engines import local, ray
-from search.interrupts import Interrupts
-from search.progress import FinishedTrials, Progress
 from search.queue import tickets
 from search.queue.lease import GRACE
 from search.results.summary import Stopped, summarize

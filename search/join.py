@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import optuna
 
+from search.console.progress import FinishedTrials, line
+from search.console.terminal import Interrupts
 from search.database.connection import open_storage
 from search.database.retry import reported
 from search.database.url import StorageError, warnings_for
 from search.engines import local
 from search.formatting import count
-from search.interrupts import Interrupts
-from search.progress import FinishedTrials, line
 from search.queue.lease import ATTEMPTS, this_machine
 from search.results.summary import summarize
 from search.study.places import StudyError, folder_of, location_of

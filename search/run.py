@@ -7,12 +7,12 @@ from rich.console import Console
 
 from fmnist import data as fashion
 from fmnist.errors import ExpectedError
+from search.console.terminal import terminal
 from search.database.connection import lock, open_storage, opened
 from search.database.retry import persistently, reported
 from search.database.url import StorageError, masked, warnings_for
 from search.drain import RunSettings, drain
 from search.formatting import count
-from search.interrupts import terminal
 from search.outputs import REPORT, check_outputs
 from search.queue import tickets
 from search.queue.reaper import held, release

@@ -18,9 +18,9 @@ from fmnist import checkpoint
 from fmnist.checkpoint import CheckpointError
 from fmnist.data import DataSet, load
 from fmnist.evaluation import evaluate
+from search.console.status import show_finalists
 from search.database.connection import lock, open_storage
 from search.drain import RunSettings
-from search.presentation import show_finalists
 from search.queue import tickets
 from search.queue.lease import Holder, finish
 from search.report.analysis import analyse

@@ -16,8 +16,8 @@ from fmnist.hyperparameters import Hyperparameters
 from search.cli import main
 from search.cli.settings import FILE, options_of
 from search.cli.settings import read as read_settings
-from search.interrupts import terminal
-from search.presentation import show_catalogue
+from search.console.status import show_catalogue
+from search.console.terminal import terminal
 from search.study import catalogue, definition, space
 from search.study.definition import DefinitionError, Parameter, StudyDefinition
 from tests.conftest import STUDY, Make

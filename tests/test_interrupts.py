@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from search.interrupts import Interrupts, handled, held_back
+from search.console.terminal import Interrupts, handled, held_back
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

@@ -8,8 +8,8 @@ import pytest
 from optuna.trial import TrialState
 from rich.console import Console
 
+from search.console.progress import Progress, line
 from search.formatting import duration, percent
-from search.progress import Progress, line
 from search.results.summary import BestTrial, RunningTrial, Summary, TrialCounts
 from tests.terminal import Screen
 

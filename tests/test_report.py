@@ -18,9 +18,9 @@ from rich.console import Console
 from fmnist import data
 from fmnist.data import CLASSES, DataSet, split
 from fmnist.evaluation import evaluate
+from search.console.status import show_finalists
 from search.database.connection import open_storage
 from search.database.url import default_url
-from search.presentation import show_finalists
 from search.queue import tickets
 from search.report import as_json, estimates, figures, space_figures, write, write_comparison
 from search.report.analysis import Analysis, analyse

@@ -13,7 +13,7 @@ import optuna
 import pytest
 from rich.console import Console
 
-from search import watch
+from search.console import status
 from search.database.connection import open_storage
 from search.database.url import DatabaseGone, default_url
 from search.study.store import load_study
@@ -120,13 +120,13 @@ def test_finalists_that_nobody_chooses_are_not_waited_for_without_end(
     """Workers alone end a search so. One that had ended before is not waited for at all."""
     study, settings = make(definition(finalists=1), 1)
     worker = threading.Thread(target=work, args=(settings, lambda: False))
-    monkeypatch.setattr(watch, "AWAITED_FINALISTS", 0.3)
+    monkeypatch.setattr(status, "AWAITED_FINALISTS", 0.3)
     worker.start()
-    watch.watch(study, tmp_path / "s", Console(), 0.1, as_json=False)
+    status.watch(study, tmp_path / "s", Console(), 0.1, as_json=False)
     worker.join()
     assert "Study s: 1 trial finished" in capsys.readouterr().out
-    monkeypatch.setattr(watch, "AWAITED_FINALISTS", 1e9)
-    watch.watch(study, tmp_path / "s", Console(), 0.1, as_json=False)
+    monkeypatch.setattr(status, "AWAITED_FINALISTS", 1e9)
+    status.watch(study, tmp_path / "s", Console(), 0.1, as_json=False)
     assert "Study s: 1 trial finished" in capsys.readouterr().out
 
 
@@ -139,5 +139,5 @@ def test_a_database_that_is_deleted_meanwhile_ends_it(made: Made, tmp_path: Path
     shown = Deletes()
     study = load_study(open_storage(default_url(tmp_path)), "s")
     with pytest.raises(DatabaseGone, match=r"studies\.db was deleted"):
-        watch.watch(study, tmp_path / "s", Console(file=shown), 0.1, as_json=False)
+        status.watch(study, tmp_path / "s", Console(file=shown), 0.1, as_json=False)
     assert "3 waiting" in shown.getvalue()

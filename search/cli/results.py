@@ -57,14 +57,14 @@ def status(study: str, storage: str | None, output: Path | None, watch: float | 
     if not watch:
         gc.disable()  # it ends soon: even the collector's last look takes a tenth of its time
 
-    from search.interrupts import terminal
-    from search.presentation import show_status
+    from search.console.status import show_status
+    from search.console.terminal import terminal
     from search.results.finalists import standings_of
     from search.results.summary import summarize
 
     with opened_study(study, storage, output) as (opened, folder):
         if watch:
-            from search.watch import watch as keep_watching
+            from search.console.status import watch as keep_watching
 
             keep_watching(opened, folder, terminal(), watch, as_json=as_json)
             return
@@ -90,8 +90,8 @@ def best(study: str, storage: str | None, output: Path | None, as_json: bool) ->
     """
     from dataclasses import asdict
 
-    from search.interrupts import terminal
-    from search.presentation import show_best
+    from search.console.status import show_best
+    from search.console.terminal import terminal
     from search.results.finalists import standings_of
     from search.results.summary import summarize
 

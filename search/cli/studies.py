@@ -90,10 +90,10 @@ def run(
       fmnist-search run cnn --json > trials.jsonl
       fmnist-search run --engine ray --workers 16 --storage postgresql://me@db/studies
     """
+    from search.console.status import show
+    from search.console.terminal import terminal
     from search.database.retry import reported
     from search.drain import RunSettings
-    from search.interrupts import terminal
-    from search.presentation import show
     from search.run import run_search
     from search.study import definition
     from search.study.store import command_line
@@ -169,11 +169,11 @@ def finalists(
       fmnist-search finalists cnn --top 5 --seeds 5
     """
     from fmnist.data import load
+    from search.console.status import show_finalists
+    from search.console.terminal import terminal
     from search.database.url import url_of
     from search.drain import RunSettings
-    from search.interrupts import terminal
     from search.outputs import REPORT
-    from search.presentation import show_finalists
     from search.report import write
     from search.retrain import run_finalists
 
@@ -213,8 +213,8 @@ def studies() -> None:
     Example:
       fmnist-search studies
     """
-    from search.interrupts import terminal
-    from search.presentation import show_catalogue
+    from search.console.status import show_catalogue
+    from search.console.terminal import terminal
     from search.study import catalogue
 
     show_catalogue(terminal(), catalogue.entries())

@@ -2,18 +2,21 @@
 
 import json
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console, RenderableType
+from rich.constrain import Constrain
+from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from search.console.terminal import held_back
 from search.formatting import assignments, duration, percent
-from search.live import live_view
 from search.queue.lease import REASON
 from search.results.summary import Summary
 
@@ -166,3 +169,34 @@ class FinishedTrials:
         fresh = [trial for trial in self._finished() if trial.number not in self.seen]
         self.seen |= {trial.number for trial in fresh}
         return fresh
+
+
+ECHO = 4  # columns left free: the terminal's echo of two Ctrl-C in them begins no line that nobody would erase
+REFRESH = 2  # times a second: what a slow connection bears
+
+
+@contextmanager
+def live_view(console: Console, draw: Callable[[], RenderableType], *, stays: bool) -> Iterator[None]:
+    """Show what `draw` returns at the end of a terminal, until this is over.
+
+    The cursor is not hidden, so that what ends a process without asking it (`kill -9`) or stops it (Ctrl-Z) does
+    not leave a terminal without one. No signal interrupts the last drawing.
+
+    Args:
+        stays: whether it is still to be seen afterwards.
+    """
+    over = False
+
+    def drawn() -> RenderableType:  # at last rich would let a view that is to go overflow the terminal
+        return "" if over and not stays else Constrain(draw(), console.width - ECHO)
+
+    live = Live(console=console, get_renderable=drawn, refresh_per_second=REFRESH, transient=not stays)
+    try:
+        with held_back():
+            live.start()
+            console.show_cursor(True)
+        yield
+    finally:
+        over = True
+        with held_back():
+            live.stop()

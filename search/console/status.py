@@ -1,22 +1,32 @@
 """What the commands print about a study: the result of a run, its status, its best trial."""
 
+import json
+import signal
+import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Column, Table
+from rich.text import Text
 
+from search.console.progress import live_view
+from search.console.terminal import handled
+from search.database.retry import persistently
 from search.database.url import options_for
 from search.formatting import count, percent, points, short
+from search.queue import tickets
 from search.results import wording
-from search.results.finalists import Standings
+from search.results.finalists import Standings, standings_of
 from search.results.ranking import Configuration, rank
-from search.results.summary import RunResult, Summary
+from search.results.summary import RunResult, Summary, summarize
 from search.study.catalogue import Entry
-from search.study.store import definition_of
+from search.study.store import FINISHED, definition_of, finalists_of
 
 SHOWN = 5  # trials in the table of the best
 _WHY = {"interrupted": "Stopped", "timeout": "Time is up", "request": "Stopped by `fmnist-search stop`"}
@@ -183,3 +193,55 @@ def _accuracy(trial: FrozenTrial) -> float:
 
 def _speaker(console: Console) -> Callable[[str], None]:
     return partial(console.print, soft_wrap=True)
+
+
+AWAITED_FINALISTS = 30.0  # seconds after the last trial within which a `run` has made the study of its finalists
+
+
+def watch(study: optuna.Study, folder: Path, console: Console, seconds: float, *, as_json: bool) -> None:
+    """Show a study's status every so many seconds, until it and its finalists are finished.
+
+    On a terminal it is drawn in its place; elsewhere a line is printed whenever it says something new.
+
+    Raises:
+        StudyError: the study was deleted.
+        KeyboardInterrupt: by Ctrl-C, and by SIGTERM too.
+    """
+
+    def look() -> tuple[Summary, Standings | None]:
+        return summarize(study, folder), standings_of(study, folder)
+
+    shown, said, busy = persistently(look), "", float("-inf")  # when something was last left to do
+    live = console.is_interactive and not as_json
+    view = live_view(console, lambda: Text("\n".join(status(*shown))), stays=True)
+    with handled(signal.default_int_handler), view if live else nullcontext():
+        while True:
+            left, awaited = persistently(lambda: (_is_busy(study), _awaits_finalists(study)))
+            shown = persistently(look)  # after that: the last to be shown is the end
+            line = json.dumps(shown[0].as_json()) if as_json else " ".join(status(*shown, running=False))
+            if not live and line != said:
+                print(line, file=console.file, flush=True)
+                said = line
+            if left:
+                busy = time.monotonic()
+            elif not awaited or time.monotonic() - busy > AWAITED_FINALISTS:
+                return
+            time.sleep(seconds)
+
+
+def _is_busy(study: optuna.Study) -> bool:
+    """Whether trials are left, of the study or of its finalists."""
+    state = tickets.counts(study)
+    if state[TrialState.RUNNING] or state[TrialState.WAITING]:
+        return True
+    finalists = finalists_of(study)
+    if finalists is None:
+        return False
+    state = tickets.counts(finalists)
+    return sum(state[each] for each in FINISHED) < tickets.goal(finalists)["trials"]
+
+
+def _awaits_finalists(study: optuna.Study) -> bool:
+    """Whether a `run` would choose finalists now, or is about to. Workers do not: nobody may ever do so."""
+    finalists = finalists_of(study)
+    return definition_of(study).finalists > 0 and (finalists is None or tickets.goal(finalists)["trials"] == 0)
