@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from search.report.findings import NEXT, findings
+from search.report.history import Audit
 from search.report.importance import Importance, Importances
-from search.report.pruning import Audit
 from search.results.finalists import Finalist, Standings
 from search.results.ranking import Configuration, difference, rank, share
 from tests.conftest import definition

@@ -12,8 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.database.connection import open_storage
 from search.database.url import default_url
 from search.report.comparison import Comparison, compare
-from search.report.estimates import answers
-from search.report.figures import best_so_far
+from search.report.figures import answers, best_so_far
 from search.report.page import render_comparison
 from search.results.ranking import difference, estimate
 from search.study.definition import StudyDefinition

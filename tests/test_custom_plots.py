@@ -13,10 +13,9 @@ from search.database.connection import open_storage
 from search.formatting import GREY
 from search.report.analysis import Analysis
 from search.report.cost import Cost
-from search.report.custom_plots import MOST, custom_plots, publish
+from search.report.dashboard_plots import END_OF_OURS, MOST, custom_plots, note, publish, with_note
 from search.report.importance import Importance, Importances
 from search.report.network import BestNetwork, Filters
-from search.report.note import END_OF_OURS, note, with_note
 from search.report.provenance import Provenance
 from search.results.finalists import Standings
 from search.results.summary import BestTrial, Summary, TrialCounts

@@ -11,8 +11,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.queue.lease import REASON
 from search.report.findings import Evidence, findings
+from search.report.history import Audit, Pruning, audit, pruning
 from search.report.importance import Importance, Importances
-from search.report.pruning import Audit, Pruning, audit, pruning
 from search.report.writeup import compare
 from search.results.finalists import Finalist, Standings
 from search.results.ranking import Configuration, rank, share

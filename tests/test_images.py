@@ -6,7 +6,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
-from search.report.images import diverging, grey
+from search.report.network import diverging, grey
 
 
 def decoded(uri: str) -> np.ndarray:

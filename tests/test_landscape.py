@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from search.report.importance import Importance, Importances
-from search.report.landscape import FEWEST, SIDE, foremost, landscape, position
+from search.report.importance import FEWEST, SIDE, Importance, Importances, foremost, landscape, position
 from search.study.definition import Parameter
 from tests.conftest import definition
 from tests.test_findings import ended

@@ -6,7 +6,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from search.queue.lease import REASON
-from search.report.pruning import audit, pruning
+from search.report.history import audit, pruning
 from search.study.definition import StudyDefinition
 from search.study.store import AUDIT
 from tests.conftest import definition

@@ -22,13 +22,13 @@ from search.console.status import show_finalists
 from search.database.connection import open_storage
 from search.database.url import default_url
 from search.queue import tickets
-from search.report import as_json, estimates, figures, space_figures, write, write_comparison
+from search.report import as_json, figures, space_figures, write, write_comparison
 from search.report.analysis import Analysis, analyse
 from search.report.cost import COSTS, costs
-from search.report.course import Spell
 from search.report.findings import NEXT, findings
-from search.report.images import grey
+from search.report.history import Spell
 from search.report.importance import Importance
+from search.report.network import grey
 from search.report.page import SECTIONS, drawers, render
 from search.report.style import in_sight, logarithmic, stepped
 from search.report.writeup import compare
@@ -407,7 +407,7 @@ def test_costs_are_drawn_with_their_fronts(analysis: Analysis) -> None:
 
 
 def test_finalists_are_drawn_where_they_were_and_where_they_are(analysis: Analysis) -> None:
-    before, again = estimates.finalists(replace(analysis, standings=standings_of(BETTER))).data
+    before, again = figures.finalists(replace(analysis, standings=standings_of(BETTER))).data
     assert dict(zip(before.y, before.x, strict=True)) == {"trial 7": 0.95}  # the default had nothing to show
     assert dict(zip(again.y, again.x, strict=True)) == pytest.approx({"trial 7": 0.91, "the default": 0.81})
     assert list(again.error_x.array) == pytest.approx(
@@ -416,14 +416,14 @@ def test_finalists_are_drawn_where_they_were_and_where_they_are(analysis: Analys
 
 
 def test_a_ranking_is_drawn_the_best_on_top(analysis: Analysis) -> None:
-    (dots,) = estimates.ranking(repeated(analysis, BETTER)).data
+    (dots,) = figures.ranking(repeated(analysis, BETTER)).data
     assert list(dots.y) == ["filters=4 (default)", "filters=2"]
     assert list(dots.x) == pytest.approx([0.81, 0.91])
 
 
 def test_the_write_up_is_drawn_beside_ours(beside: Analysis) -> None:
     assert beside.comparison is not None
-    drawn = {line.name: line for line in estimates.writeup(beside).data}
+    drawn = {line.name: line for line in figures.writeup(beside).data}
     assert len(drawn) == 6
     for epochs in (3, 5, 7):
         rows = [row for row in beside.comparison.by_epoch if row.epochs == epochs]

@@ -1,7 +1,6 @@
 """Which trials are drawn where there are too many."""
 
-from search.report.course import TrialRecord
-from search.report.selection import ALWAYS_DRAWN, MOST_CURVES, MOST_TRIALS, drawn_curves, drawn_trials
+from search.report.history import ALWAYS_DRAWN, MOST_CURVES, MOST_TRIALS, TrialRecord, drawn_curves, drawn_trials
 
 
 def trials_of(count: int) -> list[TrialRecord]:

@@ -35,7 +35,7 @@ def write(
     analysis = analyse(study, folder, data)
     if form == "json":
         return _written(to, as_json(analysis.as_json()))
-    from search.report.custom_plots import publish
+    from search.report.dashboard_plots import publish
     from search.report.page import render  # plotly takes a second to import
 
     written = _written(to, render(analysis))

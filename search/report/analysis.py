@@ -10,13 +10,11 @@ import optuna
 from fmnist.data import DataSet
 from fmnist.errors import DataError
 from search.report.cost import Cost, costs
-from search.report.course import Spell, TrialRecord, beginning, records, spells, without_pauses
 from search.report.findings import Evidence, Finding, findings
-from search.report.importance import Importances, importances
-from search.report.landscape import Landscape, foremost, landscape
+from search.report.history import Spell, TrialRecord, audit, beginning, pruning, records, spells, without_pauses
+from search.report.importance import Importances, Landscape, foremost, importances, landscape
 from search.report.network import BestNetwork, best_network
 from search.report.provenance import Provenance, provenance
-from search.report.pruning import audit, pruning
 from search.report.writeup import Comparison, compare
 from search.results.finalists import Standings, standings_of
 from search.results.ranking import Configuration, rank

@@ -10,7 +10,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from search.formatting import points
-from search.report.pruning import last
+from search.report.history import last
 from search.results.finalists import standings_of
 from search.results.ranking import Difference, Estimate, difference, estimate, rank
 from search.study.store import DATA, FINISHED, definition_of, history_of

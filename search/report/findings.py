@@ -1,29 +1,193 @@
 """What a study's numbers say, in sentences: none where the numbers do not carry it."""
 
+import math
 from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial
+from pydantic import ValidationError
 
+from fmnist.hyperparameters import Hyperparameters
 from search.formatting import count, percent, points, short
-from search.report.advice import (
-    advice_on_cost,
-    advice_on_learning_rates,
-    advice_on_luck,
-    advice_on_more_trials,
-    advice_on_patience,
-    advice_on_tie,
-    advice_on_unimportant,
-)
-from search.report.curves import improving, overfitting
-from search.report.edges import advice_on_edges
-from search.report.importance import Importance, Importances
-from search.report.pruning import CONTENDERS, FEWEST_AUDITED, Audit, Pruning
+from search.report.history import CONTENDERS, FEWEST_AUDITED, Audit, Pruning, best_trials, improving, overfitting
+from search.report.importance import FEWEST_COMPLETE, Importance, Importances
 from search.report.writeup import Comparison, verdict
 from search.results import wording
 from search.results.finalists import Standings
 from search.results.ranking import Configuration, diverged
-from search.study.definition import StudyDefinition
+from search.study.definition import Parameter, StudyDefinition
+from search.study.space import is_whole
 from search.study.store import FINISHED
+
+UNIMPORTANT = 0.05  # of 1: what the interval of an importance must stay below for the hyperparameter to be fixed
+IMPATIENT = 0.05  # what the interval of the false-prune rate must lie above for the pruner to be blamed
+DIVERGING = 0.05  # share of trials that diverge from which a range is worth cutting
+CHEAPER = 0.8  # of the best one's time: a tie that takes more is not worth a word
+MOST_SEEDS = 50  # of a training that anyone would make
+
+
+def advice_on_tie(standings: Standings | None) -> str | None:
+    """What to do where the winner of the finalists is the default, or cannot be told from it."""
+    if standings is None or standings.winner is None or not standings.decided:
+        return None
+    best = standings.winner.again
+    if best.is_default:
+        return (
+            "The default itself won: within these ranges the search found nothing better. Try wider ranges, other "
+            "hyperparameters or another network."
+            if len(standings.finalists) > 1
+            else None
+        )
+    gain = best.gain
+    if gain is None or not gain.is_noise or gain.mean <= 0:
+        return None
+    seeds = math.ceil(best.accuracy.n * ((gain.high - gain.low) / 2 / gain.mean) ** 2)
+    told = f"The winner cannot be told from the default: it gains {points(gain.mean)} points ({wording.span(gain)})."
+    if seeds > MOST_SEEDS:
+        return f"{told} Even {MOST_SEEDS} seeds each would hardly tell them apart: take the one that costs less."
+    return (
+        f"{told} If the gain is what it seems, some {seeds} seeds each would tell: "
+        f"`fmnist-search finalists {standings.study} --seeds {seeds}`."
+    )
+
+
+def advice_on_luck(
+    definition: StudyDefinition, standings: Standings | None, ranking: list[Configuration]
+) -> str | None:
+    """To train the best of several single trainings again."""
+    if standings or definition.seeds > 1 or len(ranking) < 2:
+        return None
+    return (
+        f"The best is one training, chosen among {len(ranking)}, and so partly luck: `fmnist-search finalists` trains "
+        "the best three and the default again with fresh seeds."
+    )
+
+
+def advice_on_cost(standings: Standings | None, ranking: list[Configuration]) -> str | None:
+    """The one that takes the least time of those that cannot be told from the best."""
+    finalists = standings.finalists if standings else []
+    named = [(wording.called(finalist), finalist.again) for finalist in finalists] or [
+        (one.label, one) for one in ranking
+    ]
+    names = [name for name, one in named if one.whole]
+    found = [one for _, one in named if one.whole]
+    if not found or not found[0].seconds:
+        return None
+    best, *others = found
+    ties = [other for other in others if other.behind and other.behind.is_noise]
+    least = min(ties, key=lambda other: other.seconds, default=best)
+    if least.seconds > CHEAPER * best.seconds:
+        return None
+    name, less = names[found.index(least)], percent(1 - least.seconds / best.seconds, 0)
+    return (
+        f"{name[0].upper()}{name[1:]} cannot be told from the best and takes {less} less time to "
+        f"train ({least.seconds:.1f} s in the place of {best.seconds:.1f} s): take it where time counts."
+    )
+
+
+def advice_on_unimportant(found: Importances | None) -> str | None:
+    """Hyperparameters that each method finds not to matter."""
+    if found is None or found.fanova is None:
+        return None
+    methods = [shares for shares in (found.fanova, found.ped_anova) if shares]
+    names = [name for name in found.fanova if all(shares[name].high < UNIMPORTANT for shares in methods)]
+    if not names or len(names) == len(found.fanova):
+        return None
+    explain, them = ("explains", "it") if len(names) == 1 else ("explain", "them")
+    return (
+        f"{wording.listed(names)} {explain} next to nothing of the accuracy (importance below {UNIMPORTANT:g} of 1 by "
+        f"each method): fix {them}, and what is left is searched more densely."
+    )
+
+
+def advice_on_patience(definition: StudyDefinition, found: Audit | None) -> str | None:
+    """A pruner that waits longer, if the audit says that this one ends good trials."""
+    if found is None or found.false is None or found.false.low <= IMPATIENT:
+        return None
+    instead = "`--pruner none`" if definition.pruner == "median" else "`--pruner median`"
+    return (
+        f"The pruner ended good trials: {found.false.hits} of {found.false.n} that were trained on all the same came "
+        f"to be among the best. Try a study of another `--name` with {instead}."
+    )
+
+
+def advice_on_learning_rates(trials: list[FrozenTrial]) -> str | None:
+    """Where to end the range of learning rates, if trials diverge only beyond those of the best."""
+    finished = [trial for trial in trials if trial.state in FINISHED]
+    lost = [trial.params["learning_rate"] for trial in finished if diverged(trial) and "learning_rate" in trial.params]
+    best = [trial.params["learning_rate"] for trial in best_trials(trials) if "learning_rate" in trial.params]
+    if not best or len(lost) < DIVERGING * len(finished) or not lost or max(best) >= min(lost):
+        return None
+    return (
+        f"Trials diverged at learning rates from {short(min(lost))} on, and the best have {short(max(best))} at the "
+        f"most: end the range below {short(min(lost))}."
+    )
+
+
+def advice_on_more_trials(found: Importances | None) -> str | None:
+    """More trials, where they are too few to say what matters."""
+    if found is None or not found.finished or found.complete >= FEWEST_COMPLETE:
+        return None
+    return (
+        f"{count(found.complete, 'complete trial')} {'is' if found.complete == 1 else 'are'} too few to say what "
+        f"matters: {FEWEST_COMPLETE} are needed. `fmnist-search run` with a larger `--trials` adds the difference."
+    )
+
+
+FEWEST = 10  # finished trials below which a best value at an edge tells nothing of the range
+EDGE = 0.02  # of a range's width
+
+
+def advice_on_edges(definition: StudyDefinition, trials: list[FrozenTrial], best: Configuration | None) -> str | None:
+    """Which ranges to widen, if the best configuration lies at an edge of them."""
+    finished = [trial for trial in trials if trial.state in FINISHED]
+    if len(finished) < FEWEST or best is None:
+        return None
+    said = []
+    for name, parameter in definition.space.items():
+        if where := _beyond(name, parameter, best.params[name]):
+            said.append(f"widen {name} {where}")
+    return f"The best configuration lies at the edge of its range: {'; '.join(said)}." if said else None
+
+
+def _beyond(name: str, parameter: Parameter, value: float) -> str | None:
+    """In which direction a range should be widened: "above 20"."""
+    if parameter.choices is not None:
+        return _beyond_choices(name, parameter.choices, value)
+    assert parameter.low is not None  # it is a range
+    assert parameter.high is not None
+    low, high = parameter.low, parameter.high
+    whole = is_whole(name)
+    step = parameter.step or (1 if whole else EDGE * (high - low))
+    slack = step / 2 if whole or parameter.step else step
+    near_low = value <= low * (high / low) ** EDGE if parameter.log else value <= low + slack
+    near_high = value >= high / (high / low) ** EDGE if parameter.log else value >= high - slack
+    beyond_low = low - step if not parameter.log else low // 2 if whole else low / 2
+    if near_high and _may_be(name, high + step):
+        return f"above {short(high)}"
+    if near_low and _may_be(name, beyond_low):
+        return f"below {short(low)}"
+    return None
+
+
+def _beyond_choices(name: str, choices: list[int | float | str], value: float) -> str | None:
+    """The same of choices that are numbers: they may go on as far as they are apart at that end."""
+    numbers = sorted(choice for choice in choices if isinstance(choice, int | float))
+    if len(numbers) < max(2, len(choices)):
+        return None
+    if value == numbers[-1] and _may_be(name, 2 * numbers[-1] - numbers[-2]):
+        return f"above {short(numbers[-1])}"
+    if value == numbers[0] and _may_be(name, 2 * numbers[0] - numbers[1]):
+        return f"below {short(numbers[0])}"
+    return None
+
+
+def _may_be(name: str, value: float) -> bool:
+    try:
+        Hyperparameters.model_validate({name: value})
+    except ValidationError:
+        return False
+    return True
+
 
 NEXT = ("edge", "improving", "tie", "luck", "cheaper", "unimportant", "patience", "rates", "more")  # what to try
 

@@ -14,13 +14,13 @@ from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
 from search.formatting import BEST_COLOUR, COLOURS, assignments, count, duration, percent, points, short
-from search.report import estimates, figures, space_figures
+from search.report import figures, space_figures
 from search.report.analysis import Analysis
 from search.report.comparison import Comparison
 from search.report.cost import varied
 from search.report.findings import NEXT
-from search.report.images import diverging, grey
-from search.report.selection import drawn_curves, drawn_trials
+from search.report.history import drawn_curves, drawn_trials
+from search.report.network import diverging, grey
 from search.report.style import in_sight
 from search.results import wording
 
@@ -67,7 +67,7 @@ def render_comparison(comparison: Comparison, names: list[str]) -> str:
     drawn = {}
     if comparison.answers:
         drawn = {
-            "answers": estimates.answers(comparison),
+            "answers": figures.answers(comparison),
             "by_epochs": figures.best_so_far(comparison, "epochs"),
             "by_seconds": figures.best_so_far(comparison, "seconds"),
         }
@@ -97,9 +97,9 @@ def drawers(analysis: Analysis) -> dict[str, Callable[[Analysis], go.Figure]]:
     scored = any(trial.accuracy is not None for trial in analysis.trials)
     learned = any(trial.state == "complete" and trial.history for trial in analysis.trials)
     wanted: dict[str, tuple[Callable[[Analysis], go.Figure], object]] = {
-        "finalists": (estimates.finalists, analysis.standings and analysis.standings.finalists),
-        "ranking": (estimates.ranking, analysis.repeated and analysis.ranking),
-        "writeup": (estimates.writeup, analysis.comparison),
+        "finalists": (figures.finalists, analysis.standings and analysis.standings.finalists),
+        "ranking": (figures.ranking, analysis.repeated and analysis.ranking),
+        "writeup": (figures.writeup, analysis.comparison),
         "importances": (figures.importances, found and (found.ped_anova or found.fanova)),
         "history": (figures.history, scored),
         "history_by_time": (figures.history_by_time, scored),

@@ -9,9 +9,8 @@ import plotly.graph_objects as go
 from search.formatting import BEST_COLOUR, COLOURS, SCALE, short
 from search.report.analysis import Analysis
 from search.report.cost import COSTS
-from search.report.course import TrialRecord
-from search.report.landscape import ordered, position
-from search.report.selection import drawn_trials
+from search.report.history import TrialRecord, drawn_trials
+from search.report.importance import ordered, position
 from search.report.style import ACCURACY, SHARE, figure_of, in_sight, literal, logarithmic, small, stepped
 from search.study.definition import Parameter
 from search.study.space import is_whole

@@ -3,18 +3,20 @@
 They lie in the database, with the study: whoever lists studies reads all of them. So they are few and small.
 """
 
+import re
+import shlex
 from dataclasses import replace
 
 import plotly.graph_objects as go
 
 from fmnist.classes import CLASSES
 from search.database.connection import lock, opened
-from search.formatting import COLOURS, GREY, INK, percent
+from search.formatting import COLOURS, GREY, INK, assignments, percent
 from search.report.analysis import Analysis
 from search.report.network import BestNetwork
-from search.report.note import TITLE, note, with_note
 from search.report.page import drawers
 from search.report.style import figure_of
+from search.results import wording
 from search.study.store import load_study
 
 COST = "seconds"  # what a training takes is what accuracy is shown against
@@ -78,3 +80,57 @@ def _titled(figure: go.Figure, title: str) -> go.Figure:
     figure.update_traces(error_x_color=GREY, marker_opacity=0.5, selector={"type": "bar"})
     lines = {"gridcolor": FAINT, "zerolinecolor": FAINT, "linecolor": GREY, "tickcolor": GREY}
     return figure.update_xaxes(lines).update_yaxes(lines | {"automargin": True, "title_standoff": 12})
+
+
+END_OF_OURS = "_What is above is written anew after each run; what you write below stays._"
+TITLE = "Which hyperparameters matter, 95 % intervals"  # of the figure
+IMPORTANCE = (
+    "Its own importances (PED-ANOVA over complete trials only) have no intervals and may stand in another order than "
+    f"those under “{TITLE}”: where intervals overlap, no order is to be trusted."
+)
+
+
+def note(analysis: Analysis) -> str:
+    """The answer in sentences and the commands as a block."""
+    answer = "\n\n".join(_escaped(sentence) for sentence in _answer(analysis))
+    found, remarks = analysis.importances, ["In the dashboard's figures a step is a hundredth of an epoch."]
+    if found and (found.ped_anova or found.fanova):
+        remarks.append(IMPORTANCE)
+    commands = ["## Commands", "", "```console", *_commands(analysis), "```"]
+    return "\n".join(["## Answer", "", answer, "", " ".join(remarks), "", *commands])
+
+
+def with_note(ours: str, former: str) -> str:
+    """The note with what people have written: below END_OF_OURS, or in the place of a note that was not ours."""
+    above, mark, below = former.partition(END_OF_OURS)
+    return f"{ours}\n\n{END_OF_OURS}\n\n{(below if mark else above).strip()}".rstrip()
+
+
+def _answer(analysis: Analysis) -> list[str]:
+    summary, best = analysis.summary, analysis.summary.best
+    if analysis.standings:
+        return [wording.winner(analysis.standings), wording.checkpoint(analysis.standings)]
+    if analysis.repeated and (ranked := wording.ranked(analysis.ranking)):
+        return [ranked]
+    if best is None:
+        return ["No trial is complete yet."]
+    return [
+        f"Trial {best.number}: {percent(best.value)} {summary.score_on} accuracy with {assignments(best.params)}.",
+        wording.caution(summary),
+        f"Best checkpoint  {best.checkpoint or 'is gone'}",
+    ]
+
+
+def _commands(analysis: Analysis) -> list[str]:
+    """How to see the answer and the report, use the best network, and train it again."""
+    study, origin = analysis.summary.study, analysis.provenance
+    commands = [origin.command("best", study, data=False), origin.command("report", study)]
+    if analysis.network:
+        commands.append(f"fmnist-search predict {shlex.quote(analysis.network.path)} IMAGE.png")
+    if analysis.reproduction:
+        commands.append(analysis.reproduction)
+    return commands
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([\\`*_\[\]<>#|~])", r"\\\1", text)
