@@ -15,10 +15,10 @@ from optuna.trial import TrialState
 from fmnist import checkpoint
 from fmnist.checkpoint import Checkpoint
 from fmnist.data import DataSet
+from search import doctor
 from search.artifacts import ArtifactError, Artifacts, Bucket, checkpoint_name, located, open_artifacts
 from search.dashboard.artifacts import TrialArtifacts
 from search.database.connection import open_storage
-from search.doctor import machine
 from search.report.analysis import analyse
 from search.study.places import MARK, artifacts_of, folder_of
 from search.study.store import checkpoint_of, load_study
@@ -266,8 +266,8 @@ def test_a_checkpoint_that_is_not_the_one_on_record_is_neither_reported_on_nor_s
 
 def test_the_doctor_tries_a_bucket(bucket: str) -> None:
     place = f"{bucket}/prefix"
-    assert machine.artifacts(place).found == f"{place} can be written"
+    assert doctor.artifacts(place).found == f"{place} can be written"
     assert open_artifacts(place).names() == []
-    absent = machine.artifacts("s3://nosuch/prefix")
+    absent = doctor.artifacts("s3://nosuch/prefix")
     assert absent.status == "failed"
     assert "check bucket, endpoint and credentials" in (absent.mend or "")

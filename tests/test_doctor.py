@@ -18,10 +18,19 @@ from fmnist import source
 from search.cli.doctor import PARTS
 from search.database.connection import open_storage, opened
 from search.database.url import default_url
-from search.doctor import Plan, parts
-from search.doctor.check import Check
-from search.doctor.database import check_database
-from search.doctor.machine import NEWEST, OLDEST, check_artifacts, check_data_set, check_disk, check_python, check_torch
+from search.doctor import (
+    NEWEST,
+    OLDEST,
+    Check,
+    Plan,
+    check_artifacts,
+    check_data_set,
+    check_database,
+    check_disk,
+    check_python,
+    check_torch,
+    parts,
+)
 from tests.conftest import Command
 from tests.postgresql import Server
 
@@ -163,7 +172,7 @@ def test_a_write_ahead_log_that_is_off_is_warned_of_and_left_off(tmp_path: Path)
 
 
 def test_a_locked_database_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("search.doctor.database.REACH", 0.1)
+    monkeypatch.setattr("search.doctor.REACH", 0.1)
     url = default_url(tmp_path)
     open_storage(url, "create").engine.dispose()
     other = sqlite3.connect(tmp_path / "studies.db", isolation_level=None)
@@ -234,6 +243,6 @@ def test_a_full_disk_is_named(tmp_path: Path, tiny_folder: Path) -> None:
 
 def test_little_room_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free = shutil.disk_usage(tmp_path).free
-    monkeypatch.setattr("search.doctor.machine.COMFORTABLE", 2 * free)
+    monkeypatch.setattr("search.doctor.COMFORTABLE", 2 * free)
     (check,) = check_disk([tmp_path, tmp_path / "new" / "folder"])
     assert (check.status, check.mend) == ("warning", "make room, or name another --output")

@@ -14,7 +14,7 @@ from sqlalchemy import text
 from search.database.connection import Mode, open_storage
 from search.database.retry import persistently
 from search.database.url import DatabaseGone, StorageError, absolute, default_url, masked
-from search.doctor.database import check_database
+from search.doctor import check_database
 from tests.postgresql import Server
 
 SECRET = "hunter2"  # noqa: S105
