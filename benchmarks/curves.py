@@ -24,7 +24,7 @@ from fmnist import data as fashion
 from fmnist.data import Splits
 from fmnist.seeds import derive
 from fmnist.training import Training
-from search.engines.local import cores
+from search.run.local import cores
 from search.study import definition, space
 from search.study.store import STEPS_PER_EPOCH
 

@@ -40,8 +40,8 @@ from fmnist import data as fashion
 from fmnist.data import SIDE, LabelledImages, Splits
 from fmnist.hyperparameters import Hyperparameters
 from fmnist.training import Training
-from search.engines.local import cores
 from search.results.ranking import difference, estimate
+from search.run.local import cores
 
 ROOT = Path(__file__).resolve().parent.parent
 CORES = cores()

@@ -44,7 +44,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.curves import DEFINED, TRAINED
-from search.engines.local import cores
+from search.run.local import cores
 from search.study import space
 from search.study.store import STEPS_PER_EPOCH
 from search.worker.sampling import SLACK, SlackPruner

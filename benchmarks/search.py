@@ -45,8 +45,8 @@ from fmnist.hyperparameters import Hyperparameters
 from fmnist.training import Training
 from search.database.connection import open_storage
 from search.database.url import default_url
-from search.engines.local import cores
 from search.results.ranking import difference, estimate
+from search.run.local import cores
 from search.study import definition
 from search.study.store import FINISHED, history_of, load_study
 

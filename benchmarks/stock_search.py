@@ -13,7 +13,7 @@ from benchmarks.outcome import Ended, Searched, value_of
 from fmnist.data import Splits
 from search.database.connection import open_storage
 from search.database.url import sqlite_url
-from search.engines.local import cores
+from search.run.local import cores
 from search.study import space
 from search.study.definition import StudyDefinition
 from search.study.store import FINISHED

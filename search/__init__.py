@@ -10,10 +10,10 @@ from fmnist.lazy import exports
 if TYPE_CHECKING:
     from search import report
     from search.database.connection import open_storage
-    from search.drain import RunSettings
     from search.results.finalists import standings_of
     from search.results.summary import summarize
-    from search.run import run_search
+    from search.run.search import run_search
+    from search.run.supervise import RunSettings
     from search.study import definition
     from search.study.definition import StudyDefinition
     from search.study.store import load_study

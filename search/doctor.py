@@ -81,7 +81,7 @@ def check_torch(workers: int | None) -> Iterator[Check]:
             "torch", f"cannot be imported ({error}); install it again: pip install --force-reinstall torch"
         )
         return
-    from search.engines.local import cores
+    from search.run.local import cores
 
     accelerators = {"cuda": installed.cuda.is_available(), "mps": installed.backends.mps.is_available()}
     device = next((name for name, there in accelerators.items() if there), "cpu")

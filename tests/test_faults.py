@@ -25,11 +25,11 @@ from fmnist.data import DataSet
 from fmnist.errors import ExpectedError
 from fmnist.training import EpochMetrics
 from search.database.connection import lock, open_storage
-from search.engines import local
 from search.queue import lease, tickets
 from search.queue.lease import Holder
 from search.queue.reaper import alive, release
 from search.results.finalists import define
+from search.run import local
 from search.study import space
 from search.study.places import Place
 from search.study.store import checkpoint_of, definition_of, finalists_of, load_study, open_study

@@ -20,7 +20,6 @@ from fmnist.data import DataSet, load
 from fmnist.evaluation import evaluate
 from search.console.status import show_finalists
 from search.database.connection import lock, open_storage
-from search.drain import RunSettings
 from search.queue import tickets
 from search.queue.lease import Holder, finish
 from search.report.analysis import analyse
@@ -29,9 +28,10 @@ from search.report.page import render
 from search.results import finalists, wording
 from search.results.finalists import Standings, Unscored, define, find, standings_of
 from search.results.ranking import Configuration, Difference, estimate
-from search.retrain import retrain as retrain_finalists
-from search.retrain import run_finalists, settle
-from search.run import run_search
+from search.run.finalists import retrain as retrain_finalists
+from search.run.finalists import run_finalists, settle
+from search.run.search import run_search
+from search.run.supervise import RunSettings
 from search.study.definition import StudyDefinition
 from search.study.places import Place, folder_of
 from search.study.space import distributions, grid, key

@@ -14,8 +14,8 @@ from optuna.trial import TrialState
 
 from search.database.connection import open_storage
 from search.database.url import default_url
-from search.engines import local
 from search.queue.reaper import alive
+from search.run import local
 from search.study.store import load_study
 from tests.conftest import Make, definition, worker_pids, worker_servers
 

@@ -19,10 +19,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.database.connection import open_storage
 from search.database.url import default_url
-from search.engines.local import WorkersDied
-from search.engines.ray import ClusterError, _work, drain
 from search.queue.lease import ATTEMPTS, GIVEN_BACK
 from search.queue.reaper import alive, release
+from search.run.local import WorkersDied
+from search.run.ray import ClusterError, _work, drain
 from search.study.store import STEPS_PER_EPOCH, finalists_of, load_study, request_stop, stop_requests
 from tests.conftest import LONG, STUDY, Command, Make, definition
 from tests.postgresql import Server

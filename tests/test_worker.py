@@ -22,10 +22,10 @@ from search.database.connection import lock
 from search.database.optuna_schema import backend
 from search.database.retry import persistently
 from search.database.url import DatabaseGone
-from search.engines import local
-from search.join import join
 from search.queue import lease, tickets
 from search.queue.reaper import alive, reap
+from search.run import local
+from search.run.supervise import join
 from search.study.definition import PRUNERS, SAMPLERS
 from search.study.places import StudyError
 from search.study.store import CHECKPOINT, request_stop

@@ -47,8 +47,8 @@ def worker(
     """
     from fmnist.device import device_of
     from search.database.url import url_of
-    from search.engines.local import cores
-    from search.join import join
+    from search.run.local import cores
+    from search.run.supervise import join
     from search.worker.loop import WorkerSettings
 
     settings = WorkerSettings(
@@ -92,7 +92,7 @@ def enqueue(
     """
     from search.artifacts import located
     from search.database.url import url_of
-    from search.enqueue import enqueue as add
+    from search.run.supervise import enqueue as add
     from search.study.places import OUTPUT, Place
 
     named = name or checked_name(Path(study).stem)

@@ -93,8 +93,8 @@ def run(
     from search.console.status import show
     from search.console.terminal import terminal
     from search.database.retry import reported
-    from search.drain import RunSettings
-    from search.run import run_search
+    from search.run.search import run_search
+    from search.run.supervise import RunSettings
     from search.study import definition
     from search.study.store import command_line
 
@@ -172,10 +172,10 @@ def finalists(
     from search.console.status import show_finalists
     from search.console.terminal import terminal
     from search.database.url import url_of
-    from search.drain import RunSettings
     from search.outputs import REPORT
     from search.report import write
-    from search.retrain import run_finalists
+    from search.run.finalists import run_finalists
+    from search.run.supervise import RunSettings
 
     check_engine(engine, workers)
     with opened_study(study, storage, output) as (_, folder):

@@ -1,27 +1,35 @@
 """Workers on one study's queue, here or on a cluster, with their progress shown."""
 
+import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal, Self
 
 import optuna
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
 from rich.console import Console
 
+from fmnist import data as fashion
 from fmnist.device import device_of
 from search.artifacts import located
-from search.console.progress import FinishedTrials, Progress
+from search.console.progress import FinishedTrials, Progress, line
 from search.console.terminal import Interrupts
-from search.database.retry import persistently
-from search.database.url import default_url
-from search.engines import local, ray
+from search.database.connection import lock, open_storage, opened
+from search.database.retry import persistently, reported
+from search.database.url import StorageError, default_url, warnings_for
+from search.formatting import count
 from search.queue import tickets
-from search.queue.lease import GRACE
+from search.queue.lease import ATTEMPTS, GRACE, this_machine
 from search.results.summary import Stopped, summarize
-from search.study.places import OUTPUT, Place, location_of
-from search.study.store import stop_requests, told_if_deleted
-from search.worker.loop import WorkerSettings
+from search.run import local, ray
+from search.study import definition, space
+from search.study.places import OUTPUT, Place, StudyError, check_stays, folder_of, location_of
+from search.study.store import definition_of, load_study, open_study, stop_requests, told_if_deleted
+from search.worker.loop import FOLLOW_POLL, WorkerSettings
 
 Engine = Literal["local", "ray"]
 
@@ -163,3 +171,106 @@ def drain(
     if out_of_time():
         return "timeout"
     return "request" if requested or persistently(lambda: stop_requests(view)) != request else None
+
+
+def join(settings: WorkerSettings, workers: int, say: Callable[[str], None]) -> bool:
+    """Run workers until the queue is empty, or with `settings.follow` until they are stopped.
+
+    Returns whether Ctrl-C ended it; SIGTERM is how a service is told to end, and no more than that.
+
+    Raises:
+        StorageError, StudyError: the study is not to be had.
+        WorkersDied, TooManyFailures: the workers cannot go on.
+    """
+    notes: list[str] = []
+    interrupts = Interrupts(lambda: notes.append("Stopping after the running epochs; once more stops at once."))
+    with interrupts.installed(), reported(settings.storage):
+        study = _wait_for(settings, lambda: interrupts.asked, say)
+        if study is None:
+            return interrupts.by == signal.SIGINT
+        for warning in warnings_for(settings.storage, workers):
+            say(warning)
+        say(f"{count(workers, 'worker')} on study {settings.study}, torch threads each: {local.threads_each(workers)}.")
+        view = load_study(open_storage(settings.storage), settings.study)
+        finished = FinishedTrials(view)
+        request, stopped = stop_requests(view), False
+
+        def tick() -> None:
+            nonlocal stopped
+            while notes:
+                say(notes.pop())
+            stopped = stop_requests(view) != request
+            summary = summarize(view)
+            for trial in finished.new():
+                if trial.user_attrs.get(ATTEMPTS, [{}])[-1].get("machine") == this_machine():
+                    say(line(trial, summary))
+
+        with told_if_deleted(view, location_of(view, settings.output and folder_of(view, settings.output))):
+            local.drain(study, local.shared_out(settings, workers), lambda: interrupts.asked or stopped, tick)
+    return interrupts.by == signal.SIGINT
+
+
+def _wait_for(
+    settings: WorkerSettings, interrupted: Callable[[], bool], say: Callable[[str], None]
+) -> optuna.Study | None:
+    """The study, once it is there; None if that was not waited for. Without `follow` it must be there now."""
+    said = ""
+    while not interrupted():
+        try:
+            return load_study(open_storage(settings.storage, "write"), settings.study)
+        except (StudyError, StorageError) as error:
+            if not settings.follow:
+                raise
+            if str(error) != said:
+                said = str(error)
+                say(f"Waiting: {said}")
+        time.sleep(FOLLOW_POLL)
+    return None
+
+
+@dataclass(frozen=True)
+class Enqueued:
+    """A study's queue afterwards. waiting: tickets in it. goal: trials that the study comes to."""
+
+    study: str
+    added: int
+    waiting: int
+    goal: int
+
+
+def enqueue(
+    study: str,
+    trials: int,
+    assignments: tuple[str, ...],
+    url: str,
+    place: Place,
+    name: str,
+    data_dir: Path | None,
+) -> Enqueued:
+    """Add tickets to a study.
+
+    Args:
+        study: the name or file of a definition to make it from, if there is none of that name in the database.
+        assignments: NAME=VALUE, hyperparameters that these tickets fix.
+        place: where a study that is made here has its files.
+        name: of the study in the database.
+
+    Raises:
+        DefinitionError, StudyError, DataError, StorageError: nothing was added.
+    """
+    with opened(url, "create") as storage, reported(url), lock(url):
+        target = _opened(storage, name, study, place, data_dir)
+        defined = definition_of(target)
+        fixed = dict(space.parse_assignment(defined, assignment) for assignment in assignments)
+        added = tickets.enqueue(target, defined, trials, fixed)
+        return Enqueued(name, added, tickets.counts(target)[TrialState.WAITING], tickets.goal(target)["trials"])
+
+
+def _opened(storage: RDBStorage, named: str, study: str, place: Place, data_dir: Path | None) -> optuna.Study:
+    if named in optuna.get_all_study_names(storage):
+        opened = load_study(storage, named)
+        if place.artifacts:
+            check_stays(opened, place.artifacts)
+        return opened
+    defined = definition.read(study)
+    return open_study(storage, named, defined, fashion.load(data_dir), place)

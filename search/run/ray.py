@@ -24,9 +24,9 @@ from fmnist.errors import ExpectedError
 from search.database.connection import open_storage
 from search.database.retry import persistently, reported
 from search.database.url import absolute
-from search.engines.local import TICK, WorkersDied
 from search.queue.reaper import release
 from search.queue.tickets import TooManyFailures, check_failures
+from search.run.local import TICK, WorkersDied
 from search.study.store import load_study, request_stop, stop_requests
 from search.worker.loop import WorkerSettings, is_over, work
 

@@ -11,14 +11,14 @@ from search.console.terminal import terminal
 from search.database.connection import lock, open_storage, opened
 from search.database.retry import persistently, reported
 from search.database.url import StorageError, masked, warnings_for
-from search.drain import RunSettings, drain
 from search.formatting import count
 from search.outputs import REPORT, check_outputs
 from search.queue import tickets
 from search.queue.reaper import held, release
 from search.results.finalists import SEEDS, standings_of
 from search.results.summary import RunResult, Stopped, Summary, summarize
-from search.retrain import retrain
+from search.run.finalists import retrain
+from search.run.supervise import RunSettings, drain
 from search.study import space, store
 from search.study.definition import StudyDefinition
 from search.study.places import folder_of

@@ -11,7 +11,6 @@ from fmnist.evaluation import evaluate
 from fmnist.files import write_whole
 from search.database.connection import lock, open_storage, opened
 from search.database.retry import persistently, reported
-from search.drain import RunSettings, drain
 from search.formatting import count
 from search.outputs import BEST, check_outputs
 from search.queue import tickets
@@ -19,6 +18,7 @@ from search.queue.reaper import release
 from search.results import finalists
 from search.results.finalists import SETTLED, Finalist, Standings
 from search.results.summary import Stopped
+from search.run.supervise import RunSettings, drain
 from search.study.definition import StudyDefinition
 from search.study.places import artifacts_of, check_artifacts
 from search.study.store import check_alike, definition_of, finalists_name, load_study, open_study, read_checkpoint
