@@ -26,9 +26,9 @@ from fmnist.data import DataSet
 from fmnist.errors import CheckpointError as CheckpointError  # for whoever reads a checkpoint
 from fmnist.files import write_whole
 from fmnist.hyperparameters import Hyperparameters, ScoreOn
+from fmnist.optimizer import vector_length
 from fmnist.precision import Precision
 from fmnist.training import QUARTERS, EpochMetrics, Training
-from fmnist.vector import vector_length
 
 FORMAT = "fmnist-search checkpoint 3"
 WITHOUT_DIGEST = "fmnist-search checkpoint 2"  # the format before; its files are read, and no longer written

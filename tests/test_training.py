@@ -6,10 +6,10 @@ from fmnist.architectures import build
 from fmnist.data import DataSet, Splits, split, standardize
 from fmnist.evaluation import evaluate
 from fmnist.hyperparameters import Hyperparameters
+from fmnist.optimizer import as_vector
 from fmnist.precision import fastest
 from fmnist.seeds import derive
 from fmnist.training import Diverged, Training
-from fmnist.vector import as_vector
 
 SMALL = Hyperparameters(architecture="cnn", filters=3, epochs=3, batch_size=64, dropout=0.3, augmentation=0.7)
 
