@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 import torch
 
-from fmnist.precision import fastest
+from fmnist.device import fastest
 from search.study.store import processor
 
 

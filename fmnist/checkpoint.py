@@ -23,11 +23,11 @@ from fmnist import archive
 from fmnist.architectures import build
 from fmnist.classes import CLASSES
 from fmnist.data import DataSet
+from fmnist.device import Precision
 from fmnist.errors import CheckpointError as CheckpointError  # for whoever reads a checkpoint
 from fmnist.files import write_whole
 from fmnist.hyperparameters import Hyperparameters, ScoreOn
 from fmnist.optimizer import vector_length
-from fmnist.precision import Precision
 from fmnist.training import QUARTERS, EpochMetrics, Training
 
 FORMAT = "fmnist-search checkpoint 3"

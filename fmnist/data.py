@@ -9,6 +9,8 @@ for Fashion-MNIST.
 
 import gzip
 import hashlib
+import math
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fmnist import idx, source
+from fmnist import source
 from fmnist.classes import CLASSES as CLASSES  # for whoever reads the data set
 from fmnist.errors import DataError
 from fmnist.hyperparameters import ScoreOn
@@ -122,7 +124,7 @@ def write(folder: Path, train: LabelledImages, test: LabelledImages) -> None:
     sums = []
     for prefix, part in (("train", train), ("t10k", test)):
         for kind, values in (("images-idx3-ubyte", part.images.squeeze(1)), ("labels-idx1-ubyte", part.labels)):
-            content = idx.encode(values.to(torch.uint8))
+            content = _encode_idx(values.to(torch.uint8))
             (folder / source.compressed(f"{prefix}-{kind}")).write_bytes(gzip.compress(content, mtime=0))
             sums.append(f"{hashlib.sha256(content).hexdigest()}  {prefix}-{kind}\n")
     (folder / source.DECLARATION).write_text("".join(sums))
@@ -130,10 +132,33 @@ def write(folder: Path, train: LabelledImages, test: LabelledImages) -> None:
 
 def _read(folder: Path, prefix: str, checksums: dict[str, str]) -> LabelledImages:
     image_file, label_file = f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"
-    images = idx.read(folder / source.compressed(image_file), checksums[image_file], (SIDE, SIDE)).unsqueeze(1)
-    labels = idx.read(folder / source.compressed(label_file), checksums[label_file], ()).to(torch.int64)
+    images = _read_idx(folder / source.compressed(image_file), checksums[image_file], (SIDE, SIDE)).unsqueeze(1)
+    labels = _read_idx(folder / source.compressed(label_file), checksums[label_file], ()).to(torch.int64)
     if len(images) != len(labels) or int(labels.max()) >= len(CLASSES):
         raise DataError(
             f"{folder / source.compressed(label_file)}: its labels do not fit {image_file}; replace both files"
         )
     return LabelledImages(images, labels)
+
+
+def _encode_idx(values: Tensor) -> bytes:
+    # Two zero bytes, the type (8 is uint8), the rank, the sizes as big-endian 32-bit integers, then the values.
+    header = bytes([0, 0, 8, values.ndim]) + np.array(values.shape, dtype=">u4").tobytes()
+    return header + values.numpy().tobytes()
+
+
+def _read_idx(path: Path, checksum: str, shape: tuple[int, ...]) -> Tensor:
+    """The (N, *shape) uint8 values of a file, verified; shape: (28, 28) of images, () of labels."""
+    try:
+        content = gzip.decompress(path.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: truncated or unreadable ({error}); delete it and fetch it again") from error
+    if hashlib.sha256(content).hexdigest() != checksum:
+        raise DataError(f"{path}: altered, its check-sum is not the one that is known; delete it and fetch it again")
+    header = 4 + 4 * (1 + len(shape))
+    sizes = np.frombuffer(content[4:header].ljust(header - 4, b"\0"), dtype=">u4").tolist()
+    right_start = content[:4] == bytes([0, 0, 8, 1 + len(shape)]) and tuple(sizes[1:]) == shape
+    if not right_start or len(content) != header + math.prod(sizes) or len(content) == header:
+        raise DataError(f"{path}: not uint8 values of shape {('N', *shape)} in IDX format, or empty; replace it")
+    # A copy, as torch wants memory that may be written to.
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=header).reshape(sizes)

@@ -29,11 +29,11 @@ from torch.nn import functional as F
 from fmnist.architectures import build
 from fmnist.augmentation import augment
 from fmnist.data import LabelledImages, Splits, standardize
+from fmnist.device import Precision, fastest
 from fmnist.errors import ExpectedError
 from fmnist.evaluation import evaluate
 from fmnist.hyperparameters import Hyperparameters
 from fmnist.optimizer import AveragedAdam
-from fmnist.precision import Precision, fastest
 from fmnist.seeds import derive
 
 WARMUP_STEPS = 100  # gradient steps over which the learning rate rises to its value

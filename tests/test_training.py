@@ -4,10 +4,10 @@ from torch.nn import functional as F
 
 from fmnist.architectures import build
 from fmnist.data import DataSet, Splits, split, standardize
+from fmnist.device import fastest
 from fmnist.evaluation import evaluate
 from fmnist.hyperparameters import Hyperparameters
 from fmnist.optimizer import as_vector
-from fmnist.precision import fastest
 from fmnist.seeds import derive
 from fmnist.training import Diverged, Training
 
