@@ -26,7 +26,7 @@ from fmnist.seeds import derive
 from fmnist.training import Training
 from search.run.local import cores
 from search.study import definition, space
-from search.study.store import STEPS_PER_EPOCH
+from search.study.record import STEPS_PER_EPOCH
 
 FILE = Path(__file__).with_name("curves.jsonl")
 IMAGES = 20_000

@@ -46,7 +46,7 @@ from rich.table import Table
 from benchmarks.curves import DEFINED, TRAINED
 from search.run.local import cores
 from search.study import space
-from search.study.store import STEPS_PER_EPOCH
+from search.study.record import STEPS_PER_EPOCH
 from search.worker.sampling import SLACK, SlackPruner
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -48,7 +48,8 @@ from search.database.url import default_url
 from search.results.ranking import difference, estimate
 from search.run.local import cores
 from search.study import definition
-from search.study.store import FINISHED, history_of, load_study
+from search.study.record import FINISHED, history_of
+from search.study.store import load_study
 
 ROOT = Path(__file__).resolve().parent.parent
 CORES = cores()

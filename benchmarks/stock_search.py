@@ -16,7 +16,7 @@ from search.database.url import sqlite_url
 from search.run.local import cores
 from search.study import space
 from search.study.definition import StudyDefinition
-from search.study.store import FINISHED
+from search.study.record import FINISHED
 
 AT = "at"  # a user attribute of trials: as in Ended
 

@@ -64,7 +64,8 @@ from search.queue.lease import ATTEMPTS, Holder
 from search.study import definition, space
 from search.study.definition import StudyDefinition
 from search.study.places import KEEP, Place, artifacts_of
-from search.study.store import CHECKPOINT, Epoch, load_study, open_study, stop_requests
+from search.study.record import CHECKPOINT, Epoch
+from search.study.store import load_study, open_study, stop_requests
 from search.worker import loop
 from search.worker import trial as training
 from search.worker.retention import drop_beaten

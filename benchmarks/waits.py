@@ -36,7 +36,8 @@ from search.database.url import StorageError, default_url
 from search.queue.lease import ATTEMPTS
 from search.study import definition
 from search.study.places import StudyError
-from search.study.store import FINISHED, history_of, load_study
+from search.study.record import FINISHED, history_of
+from search.study.store import load_study
 
 ROOT = Path(__file__).resolve().parent.parent
 GOALS = {"--help": 0.3, "status": 0.7, "report": 15.0, "data set": 1.0, "first step": 8.0}  # seconds

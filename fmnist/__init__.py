@@ -9,37 +9,16 @@ from fmnist import streams
 from fmnist.lazy import exports
 
 if TYPE_CHECKING:
-    from fmnist import checkpoint, data
-    from fmnist.errors import ExpectedError
-    from fmnist.evaluation import classification_report, evaluate
-    from fmnist.hyperparameters import Hyperparameters
-    from fmnist.prediction import predict, read_image
-    from fmnist.training import Training
+    from fmnist import checkpoint as checkpoint
+    from fmnist import data as data
+    from fmnist.errors import ExpectedError as ExpectedError
+    from fmnist.evaluation import classification_report as classification_report
+    from fmnist.evaluation import evaluate as evaluate
+    from fmnist.hyperparameters import Hyperparameters as Hyperparameters
+    from fmnist.prediction import predict as predict
+    from fmnist.prediction import read_image as read_image
+    from fmnist.training import Training as Training
 
 streams.occupy()  # before this package, or `search`, which imports it first, opens a file
 
-__all__ = [
-    "ExpectedError",
-    "Hyperparameters",
-    "Training",
-    "checkpoint",
-    "classification_report",
-    "data",
-    "evaluate",
-    "predict",
-    "read_image",
-]
-
-__getattr__ = exports(
-    __name__,
-    __all__,
-    {
-        "ExpectedError": "errors",
-        "Hyperparameters": "hyperparameters",
-        "Training": "training",
-        "classification_report": "evaluation",
-        "evaluate": "evaluation",
-        "predict": "prediction",
-        "read_image": "prediction",
-    },
-)
+__getattr__, __all__ = exports(__name__)

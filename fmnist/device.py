@@ -1,4 +1,4 @@
-"""Where a training runs: the device that a name means on this machine."""
+"""Where a training runs, and in which floating-point format it multiplies."""
 
 from typing import Literal
 

@@ -8,38 +8,14 @@ from typing import TYPE_CHECKING
 from fmnist.lazy import exports
 
 if TYPE_CHECKING:
-    from search import report
-    from search.database.connection import open_storage
-    from search.results.finalists import standings_of
-    from search.results.summary import summarize
-    from search.run.search import run_search
-    from search.run.supervise import RunSettings
-    from search.study import definition
-    from search.study.definition import StudyDefinition
-    from search.study.store import load_study
+    from search import report as report
+    from search.database.connection import open_storage as open_storage
+    from search.results.finalists import standings_of as standings_of
+    from search.results.summary import summarize as summarize
+    from search.run.search import run_search as run_search
+    from search.run.supervise import RunSettings as RunSettings
+    from search.study import definition as definition
+    from search.study.definition import StudyDefinition as StudyDefinition
+    from search.study.store import load_study as load_study
 
-__all__ = [
-    "RunSettings",
-    "StudyDefinition",
-    "definition",
-    "load_study",
-    "open_storage",
-    "report",
-    "run_search",
-    "standings_of",
-    "summarize",
-]
-
-__getattr__ = exports(
-    __name__,
-    __all__,
-    {
-        "RunSettings": "drain",
-        "StudyDefinition": "definition",
-        "load_study": "study",
-        "open_storage": "storage",
-        "run_search": "run",
-        "standings_of": "finalists",
-        "summarize": "summary",
-    },
-)
+__getattr__, __all__ = exports(__name__)

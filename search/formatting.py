@@ -1,4 +1,4 @@
-"""How numbers are written, on the terminal and in the report; and what a misspelt name may have meant."""
+"""How numbers are written on the terminal and in the report, their colours, and suggestions for misspelt names."""
 
 import difflib
 from collections.abc import Iterable, Mapping

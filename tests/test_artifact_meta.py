@@ -12,7 +12,7 @@ from search.queue import artifact_index, lease, tickets
 from search.queue.artifact_index import CONFUSION, CURVE
 from search.queue.lease import Holder, Ticket
 from search.study.places import ARTIFACTS
-from search.study.store import CHECKPOINT
+from search.study.record import CHECKPOINT
 from search.worker import retention
 
 

@@ -21,7 +21,8 @@ from search.dashboard.artifacts import TrialArtifacts
 from search.database.connection import open_storage
 from search.report.analysis import analyse
 from search.study.places import MARK, artifacts_of, folder_of
-from search.study.store import checkpoint_of, load_study
+from search.study.record import checkpoint_of
+from search.study.store import load_study
 from search.worker import retention
 from search.worker.loop import work
 from tests.conftest import Make, definition

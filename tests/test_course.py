@@ -8,7 +8,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.queue.lease import ATTEMPTS, REASON
 from search.report.history import PAUSE, Spell, beginning, records, spells, without_pauses
-from search.study.store import history_of
+from search.study.record import history_of
 from tests.conftest import definition
 from tests.test_findings import ended
 

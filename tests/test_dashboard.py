@@ -32,7 +32,8 @@ from search.formatting import percent
 from search.queue import tickets
 from search.report import write
 from search.study.places import Place
-from search.study.store import CHECKPOINT, history_of, open_study
+from search.study.record import CHECKPOINT, history_of
+from search.study.store import open_study
 from search.worker.loop import WorkerSettings, work
 from tests.conftest import NEEDS_CHROMIUM, definition
 from tests.postgresql import Server

@@ -32,7 +32,8 @@ from search.results.finalists import define
 from search.run import local
 from search.study import space
 from search.study.places import Place
-from search.study.store import checkpoint_of, definition_of, finalists_of, load_study, open_study
+from search.study.record import checkpoint_of
+from search.study.store import definition_of, finalists_of, load_study, open_study
 from search.worker import loop
 from search.worker.loop import WorkerSettings, work
 from search.worker.reproduce import reproduce

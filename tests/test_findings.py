@@ -17,8 +17,8 @@ from search.report.writeup import compare
 from search.results.finalists import Finalist, Standings
 from search.results.ranking import Configuration, rank, share
 from search.study.definition import StudyDefinition
+from search.study.record import CHECKPOINT, Epoch
 from search.study.space import distributions
-from search.study.store import CHECKPOINT, Epoch
 from tests.conftest import definition
 
 NONE = Importances(None, None, 0, 0, 0, [])

@@ -1,11 +1,32 @@
-"""The directions of imports that the architecture promises."""
+"""The directions of imports that the architecture promises; those within functions count too."""
 
 import ast
+import graphlib
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
-ALLOWED = {
+
+# Each package of `search` imports only those after it; `report` and `dashboard` do not know each other.
+PACKAGES = [
+    "cli",
+    "doctor",
+    "run",
+    "report",
+    "console",
+    "results",
+    "worker",
+    "dashboard",
+    "queue",
+    "study",
+    "database",
+    "outputs",
+    "artifacts",
+    "formatting",
+]
+LIBRARIES_OF_FMNIST = {
     "PIL",
     "fmnist",
     "numpy",
@@ -19,24 +40,60 @@ ALLOWED = {
 }
 
 
-def imported(file: Path) -> set[str]:
+def name_of(file: Path) -> str:
+    return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {name_of(file): file for package in ("fmnist", "search") for file in (ROOT / package).rglob("*.py")}
+
+
+def imported(module: str, *, for_types: bool = True) -> set[str]:
+    """The modules that a module imports; without what only a type checker imports, unless `for_types`."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_text())):
+    nodes: list[ast.AST] = [ast.parse(MODULES[module].read_text())]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" and not for_types:
+            continue
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+            full = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= {name if name in MODULES else str(node.module) for name in full}
+        nodes += ast.iter_child_nodes(node)
     return names
 
 
+def package_of(module: str) -> str:
+    """The package of `search` that a module is in; empty for `search` itself."""
+    return module.split(".")[1] if "." in module else ""
+
+
 def test_fmnist_knows_nothing_of_the_search() -> None:
-    for file in (ROOT / "fmnist").rglob("*.py"):
-        packages = {name.split(".")[0] for name in imported(file)} - sys.stdlib_module_names
-        assert packages <= ALLOWED, f"{file} imports {packages - ALLOWED}"
+    for module in MODULES:
+        if module.startswith("fmnist"):
+            libraries = {name.split(".")[0] for name in imported(module)} - sys.stdlib_module_names
+            assert libraries <= LIBRARIES_OF_FMNIST, module
 
 
-def test_nobody_imports_the_command_line() -> None:
-    for folder in ("fmnist", "search"):
-        for file in (ROOT / folder).rglob("*.py"):
-            if file.name != "__main__.py" and file.parent.name != "cli":
-                assert not any(name.startswith("search.cli") for name in imported(file)), file
+def test_each_package_imports_only_those_below_it() -> None:
+    inside = [module for module in MODULES if module.startswith("search.") and module != "search.__main__"]
+    assert {package_of(module) for module in inside} == set(PACKAGES)
+    for module in inside:
+        below = PACKAGES[PACKAGES.index(package_of(module)) + 1 :]
+        others = {package_of(name) for name in imported(module) if name.startswith("search")} - {package_of(module)}
+        assert others <= set(below), module
+
+
+def test_the_report_and_the_dashboard_do_not_know_each_other() -> None:
+    for module in MODULES:
+        if package_of(module) == "report":
+            assert not any(package_of(name) == "dashboard" for name in imported(module) if name.startswith("search"))
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    graph = {module: imported(module, for_types=False) & MODULES.keys() - {module} for module in MODULES}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))

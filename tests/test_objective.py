@@ -14,7 +14,7 @@ from fmnist.data import DataSet, split
 from fmnist.training import Training
 from search.artifacts import Folder
 from search.study.definition import StudyDefinition
-from search.study.store import AUDIT, CHECKPOINT, FINISHED
+from search.study.record import AUDIT, CHECKPOINT, FINISHED
 from search.worker.sampling import pruner
 from search.worker.trial import Objective, Outcome, _is_audited, run_trial, training_seed
 

@@ -31,14 +31,14 @@ def test_it_holds_both_packages_and_the_studies_and_nothing_else(installed: Path
     assert {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")} == {"fmnist", "search"}
     shipped = {path.name for path in (installed / "search" / "studies").iterdir()}
     assert shipped == {path.name for path in (ROOT / "studies").glob("*.toml")}
-    for template in ("report/page.html", "pictures/curve.svg", "pictures/confusion.svg"):
+    for template in ("report/page.html", "dashboard/curve.svg", "dashboard/confusion.svg"):
         assert (installed / "search" / template).is_file()
 
 
 def test_it_searches_outside_the_checkout(installed: Path, tmp_path: Path, tiny_folder: Path) -> None:
     """The shipped default study, on tiny data, with the wheel's own code and nothing of the checkout."""
     program = (
-        "import search, search.definition as d, sys; site = sys.argv.pop(1); "
+        "import search, search.study.definition as d, sys; site = sys.argv.pop(1); "
         "assert search.__file__.startswith(site) and str(d.locate('cnn')).startswith(site); "
         "from search.cli import main; main(prog_name='fmnist-search')"
     )

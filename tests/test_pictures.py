@@ -8,7 +8,7 @@ import pytest
 
 from fmnist.classes import CLASSES
 from search.dashboard.pictures import BOTTOM, LEFT, RIGHT, TOP, confusion_matrix, learning_curve
-from search.study.store import Epoch
+from search.study.record import Epoch
 
 EVIL = '</text><script>alert(1)</script>"&'
 SVG = "{http://www.w3.org/2000/svg}"

@@ -16,7 +16,8 @@ from search.database.url import default_url, sqlite_url
 from search.outputs import REPORT
 from search.queue import tickets
 from search.study.places import ARTIFACTS, FOLDER, MARK, Place, StudyError, artifacts_of, folder_of, location_of
-from search.study.store import checkpoint_of, load_study, open_study
+from search.study.record import checkpoint_of
+from search.study.store import load_study, open_study
 from search.worker import retention
 from search.worker.loop import WorkerSettings, work
 from tests.conftest import Command, definition

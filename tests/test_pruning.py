@@ -8,7 +8,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.queue.lease import REASON
 from search.report.history import audit, pruning
 from search.study.definition import StudyDefinition
-from search.study.store import AUDIT
+from search.study.record import AUDIT
 from tests.conftest import definition
 from tests.test_findings import ended
 

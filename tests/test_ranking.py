@@ -9,7 +9,7 @@ from search.report.cost import costs
 from search.results import wording
 from search.results.ranking import difference, estimate, rank
 from search.study.definition import StudyDefinition
-from search.study.store import CHECKPOINT
+from search.study.record import CHECKPOINT
 
 RANGES = {"epochs": IntDistribution(1, 9), "architecture": CategoricalDistribution(["cnn", "simple"])}
 

@@ -23,7 +23,8 @@ from search.queue.lease import ATTEMPTS, GIVEN_BACK
 from search.queue.reaper import alive, release
 from search.run.local import WorkersDied
 from search.run.ray import ClusterError, _work, drain
-from search.study.store import STEPS_PER_EPOCH, finalists_of, load_study, request_stop, stop_requests
+from search.study.record import STEPS_PER_EPOCH
+from search.study.store import finalists_of, load_study, request_stop, stop_requests
 from tests.conftest import LONG, STUDY, Command, Make, definition
 from tests.postgresql import Server
 

@@ -36,7 +36,8 @@ from search.results.finalists import Finalist, Standings
 from search.results.ranking import Configuration, estimate, rank
 from search.study.definition import StudyDefinition
 from search.study.places import Place
-from search.study.store import Run, checkpoint_of, history_of, open_study
+from search.study.record import checkpoint_of, history_of
+from search.study.store import Run, open_study
 from search.worker.loop import WorkerSettings, work
 from tests import test_writeup
 from tests.conftest import definition

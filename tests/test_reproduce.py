@@ -4,7 +4,7 @@ import pytest
 from optuna.trial import TrialState
 
 from fmnist.data import DataSet
-from search.study.store import CHECKPOINT
+from search.study.record import CHECKPOINT
 from search.worker.loop import work
 from search.worker.reproduce import Compared, NotReproducible, reproduce
 from tests.conftest import Make, definition

@@ -16,7 +16,7 @@ from search.database.retry import is_transient
 from search.queue import lease
 from search.queue.reaper import reap
 from search.study.places import artifacts_of
-from search.study.store import checkpoint_of
+from search.study.record import checkpoint_of
 from search.worker.loop import work
 from tests.conftest import Make, definition
 

@@ -28,7 +28,8 @@ from search.run import local
 from search.run.supervise import join
 from search.study.definition import PRUNERS, SAMPLERS
 from search.study.places import StudyError
-from search.study.store import CHECKPOINT, request_stop
+from search.study.record import CHECKPOINT
+from search.study.store import request_stop
 from search.worker import loop
 from search.worker.loop import WorkerSettings, work
 from search.worker.trial import Outcome, run_trial

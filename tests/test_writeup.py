@@ -12,7 +12,7 @@ from fmnist.data import CLASSES
 from search.report.writeup import F1, WRITEUP_ACCURACY, Comparison, compare, verdict
 from search.results.ranking import difference, estimate
 from search.study import definition as definitions
-from search.study.store import CHECKPOINT
+from search.study.record import CHECKPOINT
 from tests.test_findings import ended
 
 EPOCHS = definitions.read(definitions.locate("epochs"))

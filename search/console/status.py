@@ -26,7 +26,8 @@ from search.results.finalists import Standings, standings_of
 from search.results.ranking import Configuration, rank
 from search.results.summary import RunResult, Summary, summarize
 from search.study.catalogue import Entry
-from search.study.store import FINISHED, definition_of, finalists_of
+from search.study.record import FINISHED
+from search.study.store import definition_of, finalists_of
 
 SHOWN = 5  # trials in the table of the best
 _WHY = {"interrupted": "Stopped", "timeout": "Time is up", "request": "Stopped by `fmnist-search stop`"}

@@ -1,0 +1,1 @@
+"""optuna-dashboard with a sign-in, checkpoints and pictures."""

@@ -20,7 +20,8 @@ from search.artifacts import Artifacts
 from search.dashboard.pictures import confusion_matrix, learning_curve
 from search.queue.artifact_index import CONFUSION, CURVE, Registered, registered
 from search.study.places import artifacts_of
-from search.study.store import CHECKPOINT, checkpoint_of, definition_of, history_of, load_study
+from search.study.record import CHECKPOINT, checkpoint_of, history_of
+from search.study.store import definition_of, load_study
 
 
 class TrialArtifacts:

@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader
 
 from fmnist.classes import CLASSES
 from search.formatting import BEST_COLOUR, COLOURS, INK, percent
-from search.study.store import Epoch
+from search.study.record import Epoch
 
 # In units of the pictures, which are 400 by 300; the dashboard shows them at half that size.
 LEFT, RIGHT, TOP, BOTTOM = 66, 380, 62, 252

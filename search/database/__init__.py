@@ -1,0 +1,1 @@
+"""The database of studies: its URL, connections, retries, and Optuna's tables."""

@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 from sqlalchemy import Connection, delete, insert, select
 
 from search.database.optuna_schema import SYSTEM_ATTRIBUTES, TRIALS, read_attribute
-from search.study.store import CHECKPOINT
+from search.study.record import CHECKPOINT
 
 CURVE, CONFUSION = "learning-curve.svg", "confusion-matrix.svg"
 

@@ -1,8 +1,8 @@
-"""Exclusive ownership of a running trial: a recorded attempt, fenced writes, and its end.
+"""Exclusive ownership of a running trial: a recorded attempt, fenced writes, heartbeats, and its end.
 
 An attempt is an entry in the trial's user attribute "attempts". Whoever wrote the last
 entry of a RUNNING trial holds the ticket, and each way to end an attempt is one
-transaction that first makes sure of it.
+transaction that first makes sure of it. The heartbeat is renewed only while training advances.
 """
 
 import json

@@ -29,7 +29,8 @@ from search.database.optuna_schema import (
 from search.queue.lease import ATTEMPTS, REASON, Holder, Ticket, begin
 from search.study import space
 from search.study.definition import TRIALS_OF_A_SEARCH, StudyDefinition
-from search.study.store import FINISHED, attributes, definition_of
+from search.study.record import FINISHED
+from search.study.store import attributes, definition_of
 
 GOAL = "goal"  # the study's user attribute: trials to reach, and how many had failed when that was asked
 AHEAD = 100  # tickets that are made ahead of need: Optuna reads each waiting trial again for each that is sampled

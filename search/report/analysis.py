@@ -19,7 +19,8 @@ from search.report.writeup import Comparison, compare
 from search.results.finalists import Standings, standings_of
 from search.results.ranking import Configuration, rank
 from search.results.summary import Summary, summarize
-from search.study.store import DATA, definition_of, finalists_name, finalists_of, history_of
+from search.study.record import history_of
+from search.study.store import DATA, definition_of, finalists_name, finalists_of
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from search.formatting import points
 from search.report.history import last
 from search.results.finalists import standings_of
 from search.results.ranking import Difference, Estimate, difference, estimate, rank
-from search.study.store import DATA, FINISHED, definition_of, history_of
+from search.study.record import FINISHED, history_of
+from search.study.store import DATA, definition_of
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a study's numbers say, in sentences: none where the numbers do not carry it."""
+"""Sentences about a study's numbers: what they say, and what to try next; none where they do not carry it."""
 
 import math
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ from search.results import wording
 from search.results.finalists import Standings
 from search.results.ranking import Configuration, diverged
 from search.study.definition import Parameter, StudyDefinition
+from search.study.record import FINISHED
 from search.study.space import is_whole
-from search.study.store import FINISHED
 
 UNIMPORTANT = 0.05  # of 1: what the interval of an importance must stay below for the hyperparameter to be fixed
 IMPATIENT = 0.05  # what the interval of the false-prune rate must lie above for the pruner to be blamed

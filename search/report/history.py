@@ -1,4 +1,4 @@
-"""How a search went: what became of each trial, and what each worker did when."""
+"""How a search went: trials, what each worker did when, learning curves, pruning, and what a page draws of many."""
 
 import heapq
 import math
@@ -15,7 +15,7 @@ from search.formatting import percent, points
 from search.queue.lease import ATTEMPTS, REASON
 from search.results.ranking import Share, diverged, estimate, share
 from search.study.definition import StudyDefinition
-from search.study.store import AUDIT, FINISHED, STEPS_PER_EPOCH, Epoch, history_of
+from search.study.record import AUDIT, FINISHED, STEPS_PER_EPOCH, Epoch, history_of
 
 PAUSE = 60.0  # seconds in which nobody works, from which on they are none of the search's
 

@@ -1,4 +1,4 @@
-"""What the best checkpoint does: its scores, its mistakes, the filters that it learned."""
+"""What the best checkpoint does: its scores, its mistakes and its filters, with small pictures as data URIs."""
 
 import base64
 from dataclasses import dataclass
@@ -19,7 +19,8 @@ from search.artifacts import ArtifactError
 from search.results.finalists import Finalist, Standings
 from search.results.summary import Summary
 from search.study.places import artifacts_of
-from search.study.store import check_recorded, finalists_of, read_checkpoint
+from search.study.record import check_recorded, read_checkpoint
+from search.study.store import finalists_of
 
 NEGATIVE, POSITIVE = np.array([0, 114, 178]), np.array([213, 94, 0])  # Okabe and Ito's blue and vermilion
 

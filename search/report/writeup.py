@@ -14,7 +14,7 @@ from fmnist.data import CLASSES
 from search.formatting import percent, points
 from search.results.ranking import Difference, Estimate, difference, estimate
 from search.study.definition import StudyDefinition
-from search.study.store import CHECKPOINT, STEPS_PER_EPOCH
+from search.study.record import CHECKPOINT, STEPS_PER_EPOCH
 
 # Test accuracy after each epoch, and F1 of each class at the end, by the number of epochs.
 WRITEUP_ACCURACY = {

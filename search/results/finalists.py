@@ -22,7 +22,8 @@ from search.results.ranking import Configuration, Estimate, accuracies_of, by_co
 from search.study import space
 from search.study.definition import StudyDefinition
 from search.study.places import ARTIFACTS, Place, folder_of, location_of
-from search.study.store import FINISHED, definition_of, finalists_name, finalists_of
+from search.study.record import FINISHED
+from search.study.store import definition_of, finalists_name, finalists_of
 
 SEEDS = 3  # trainings of each finalist
 SETTLED = "settled"  # a user attribute: the winner's `trials`, their `test` accuracies if other images chose it, Found

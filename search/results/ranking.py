@@ -1,4 +1,4 @@
-"""Configurations in order of their accuracy over several trainings, and which of them are told apart."""
+"""Configurations ranked by the mean of their trainings, and intervals of means, differences and shares."""
 
 import math
 from collections import Counter
@@ -12,8 +12,8 @@ from search.formatting import assignments
 from search.queue.lease import REASON
 from search.study import space
 from search.study.definition import StudyDefinition
+from search.study.record import CHECKPOINT
 from search.study.space import Point
-from search.study.store import CHECKPOINT
 
 CONFIDENCE = 0.95
 

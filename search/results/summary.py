@@ -13,7 +13,8 @@ from search.database.optuna_schema import TRIALS, VALUES, backend
 from search.queue import tickets
 from search.results.finalists import Standings
 from search.study.places import artifacts_of
-from search.study.store import STEPS_PER_EPOCH, checkpoint_of, definition_of
+from search.study.record import STEPS_PER_EPOCH, checkpoint_of
+from search.study.store import definition_of
 
 if TYPE_CHECKING:
     from fmnist.data import DataSet

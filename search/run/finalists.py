@@ -21,7 +21,8 @@ from search.results.summary import Stopped
 from search.run.supervise import RunSettings, drain
 from search.study.definition import StudyDefinition
 from search.study.places import artifacts_of, check_artifacts
-from search.study.store import check_alike, definition_of, finalists_name, load_study, open_study, read_checkpoint
+from search.study.record import read_checkpoint
+from search.study.store import check_alike, definition_of, finalists_name, load_study, open_study
 
 
 def run_finalists(

@@ -1,4 +1,4 @@
-"""Workers on one study's queue, here or on a cluster, with their progress shown."""
+"""Workers on one study's queue, here or on a cluster; and tickets added by hand."""
 
 import signal
 import time

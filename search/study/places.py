@@ -17,7 +17,7 @@ from fmnist.errors import UsageError
 from search.artifacts import Artifacts, open_artifacts, trial_of
 from search.database.optuna_schema import ATTRIBUTES, TRIALS, backend
 from search.outputs import check_outputs
-from search.study.store import CHECKPOINT, DROPPED
+from search.study.record import CHECKPOINT, DROPPED
 
 # User attributes of a study. ARTIFACTS is None where its checkpoints are in its own folder.
 FOLDER, ARTIFACTS, KEY, KEEP = "folder", "artifacts", "key", "keep"

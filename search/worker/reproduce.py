@@ -11,7 +11,8 @@ from fmnist.checkpoint import weights_digest
 from fmnist.data import DataSet, split
 from fmnist.errors import UsageError
 from fmnist.training import Training
-from search.study.store import CHECKPOINT, FINISHED, STEPS_PER_EPOCH, definition_of, history_of
+from search.study.record import CHECKPOINT, FINISHED, STEPS_PER_EPOCH, history_of
+from search.study.store import definition_of
 from search.worker.trial import training_seed
 
 

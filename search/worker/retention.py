@@ -16,7 +16,8 @@ from search.database.optuna_schema import ATTRIBUTES, TRIALS, VALUES, backend
 from search.outputs import BEST, CHECKPOINT_MARKS, REPORT, REPORT_MARKS, is_ours
 from search.queue import artifact_index
 from search.study.places import ARTIFACTS, KEY, MARK, below, is_own, is_owned, is_within, location_of
-from search.study.store import CHECKPOINT, DROPPED, checkpoint_of, finalists_of, is_recorded
+from search.study.record import CHECKPOINT, DROPPED, checkpoint_of, is_recorded
+from search.study.store import finalists_of
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from fmnist.seeds import derive
 from search.study.definition import StudyDefinition
-from search.study.store import STEPS_PER_EPOCH
+from search.study.record import STEPS_PER_EPOCH
 
 
 class SlackPruner(BasePruner):

@@ -17,7 +17,7 @@ from search.artifacts import Artifacts, checkpoint_name
 from search.queue.lease import REASON
 from search.study import space
 from search.study.definition import StudyDefinition
-from search.study.store import AUDIT, CHECKPOINT, STEPS_PER_EPOCH, Epoch, checkpoint_of, read_checkpoint
+from search.study.record import AUDIT, CHECKPOINT, STEPS_PER_EPOCH, Epoch, checkpoint_of, read_checkpoint
 
 
 @dataclass(frozen=True)
