@@ -79,6 +79,6 @@ def _round_step(least: float) -> float:
 
 def _drawn(template: str, **values: Any) -> str:
     environment = Environment(
-        loader=PackageLoader("search.pictures", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("search.dashboard", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     return environment.get_template(template).render(ink=INK, **values)

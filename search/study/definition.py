@@ -233,7 +233,7 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def bundled() -> list[Path]:
     """The definitions that come with the package, by name."""
     installed = Path(str(files("search"))) / "studies"
-    folder = installed if installed.is_dir() else Path(__file__).resolve().parent.parent / "studies"
+    folder = installed if installed.is_dir() else Path(str(files("search"))).parent / "studies"
     return sorted(folder.glob("*.toml"))
 
 
