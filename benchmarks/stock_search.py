@@ -5,6 +5,7 @@ from pathlib import Path
 
 import optuna
 import torch
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
 from rich.console import Console
 
@@ -38,7 +39,7 @@ def stock_search(definition: StudyDefinition, splits: Splits, trials: int, file:
 
     def objective(trial: Trial) -> float:
         accuracy = 0.0
-        hyperparameters = space.suggest(trial, definition)
+        hyperparameters = space.hyperparameters_of(definition, suggested(trial, definition))
         for epoch, accuracy in enumerate(stock.epochs(hyperparameters, splits, trial.number), 1):
             trial.report(accuracy, epoch)
             trial.set_user_attr(AT, time.perf_counter() - began)
@@ -51,6 +52,19 @@ def stock_search(definition: StudyDefinition, splits: Splits, trials: int, file:
 
     study.optimize(objective, n_trials=trials - len(ended), n_jobs=cores(), callbacks=[said])
     return Searched("stock", time.perf_counter() - began, ended_trials(study), study.best_params)
+
+
+def suggested(trial: Trial, definition: StudyDefinition) -> space.Point:
+    """The searched values that the study's sampler chooses."""
+    chosen: space.Point = {}
+    for name, allowed in space.distributions(definition).items():
+        if isinstance(allowed, CategoricalDistribution):
+            chosen[name] = trial.suggest_categorical(name, allowed.choices)
+        elif isinstance(allowed, IntDistribution):
+            chosen[name] = trial.suggest_int(name, allowed.low, allowed.high, step=allowed.step, log=allowed.log)
+        elif isinstance(allowed, FloatDistribution):
+            chosen[name] = trial.suggest_float(name, allowed.low, allowed.high, step=allowed.step, log=allowed.log)
+    return chosen
 
 
 def begin_with_default(study: optuna.Study, default: space.Point) -> None:

@@ -101,8 +101,8 @@ def run_trial(study: optuna.Study, common: Objective, epochs: tuple[float, ...])
         return None
     with lease.fenced(study, ticket):
         with timed(spent["suggest"]):
-            trial = loop._trial(study, common, ticket)
-            hyperparameters = space.suggest(trial, common.definition)
+            trial = loop._open(study, common.definition, ticket)
+            hyperparameters = space.hyperparameters_of(common.definition, trial.params)
         with timed(spent["checkpoint"]):
             stored = trial.storage.get_trial(trial._trial_id)
             reported = set(stored.intermediate_values)

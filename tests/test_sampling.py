@@ -1,11 +1,15 @@
+import math
+
 import numpy as np
 import optuna
+import pytest
 from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner, PercentilePruner, SuccessiveHalvingPruner
 from optuna.samplers import GPSampler, RandomSampler, TPESampler
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from search.study import space
 from search.study.definition import StudyDefinition
-from search.worker.sampling import HISTORY, TPE_BEST, SlackPruner, pruner, sampler, telling
+from search.worker.sampling import HISTORY, TPE_BEST, SlackPruner, limit_history, propose, pruner, sampler
 
 
 def definition(**changes: object) -> StudyDefinition:
@@ -58,14 +62,71 @@ def test_samplers_look_at_the_best_the_newest_and_those_that_run() -> None:
     trials += [optuna.trial.create_trial(state=state) for state in (TrialState.RUNNING, TrialState.WAITING)]
     for number, trial in enumerate(trials):
         trial.number = number
-    kept = telling(trials)
+    kept = limit_history(trials)
     numbers = [trial.number for trial in kept]
     assert numbers == sorted(numbers)
     assert HISTORY - TPE_BEST < len(kept) <= HISTORY + 1
     assert set(range(525, HISTORY + 501)) <= set(numbers)  # the newest 975, and the one that runs
     complete = sorted((trial for trial in trials if trial.state == TrialState.COMPLETE), key=lambda trial: -trial.value)
     assert {trial.number for trial in complete[:TPE_BEST]} <= set(numbers)
-    assert telling(trials[:HISTORY]) == trials[:HISTORY]
+    assert limit_history(trials[:HISTORY]) == trials[:HISTORY]
+
+
+WIDE = definition(
+    space={"epochs": {"low": 2, "high": 9}, "learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}}, seed=3
+)
+
+
+def history(number: int, best: float = 0.001) -> list[FrozenTrial]:
+    """Finished trials that are the better the nearer their learning rate is to the best one."""
+    ranges, trials = space.distributions(WIDE), []
+    for place in range(number):
+        point = space.random_point(ranges, 5, place)
+        value = 1 - abs(math.log10(point["learning_rate"] / best)) / 4
+        trials.append(create_trial(value=value, params=point, distributions=ranges))
+        trials[-1].number = place
+    return trials
+
+
+@pytest.mark.parametrize("kind", ["tpe", "gp"])
+def test_a_proposal_follows_from_the_trials_the_number_and_the_seed(kind: str) -> None:
+    chosen = WIDE.model_copy(update={"sampler": kind})
+    trials = history(30)
+    first = propose(chosen, trials, 30, {})
+    assert first == propose(chosen, [*trials, waiting(31)], 30, {})
+    assert first != propose(chosen, trials, 31, {})
+    assert first != propose(chosen, history(30, best=0.05), 30, {})
+    assert first.keys() == WIDE.space.keys()
+
+
+def waiting(number: int) -> FrozenTrial:
+    trial = create_trial(state=TrialState.WAITING)
+    trial.number = number
+    return trial
+
+
+def test_a_proposal_is_near_what_was_good() -> None:
+    proposals = [propose(WIDE, history(200), number, {})["learning_rate"] for number in range(200, 220)]
+    assert sum(3e-4 < rate < 3e-3 for rate in proposals) > 15
+    elsewhere = [propose(WIDE, history(200, best=0.05), number, {})["learning_rate"] for number in range(200, 220)]
+    assert sum(3e-4 < rate < 3e-3 for rate in elsewhere) < 5
+
+
+def test_what_a_ticket_fixes_is_kept() -> None:
+    assert propose(WIDE, history(20), 20, {"epochs": 7})["epochs"] == 7
+    assert propose(WIDE, history(20), 20, {"learning_rate": 0.05, "epochs": 2}) == {"epochs": 2, "learning_rate": 0.05}
+
+
+def test_a_sampler_sees_no_trial_beyond_its_history() -> None:
+    """What is left out changes no proposal: the bound holds where TPE looks, and not only in a cache."""
+    trials = history(HISTORY + 200)
+    left_out = next(trial for trial in trials if trial not in limit_history(trials))
+    before = propose(WIDE, trials, len(trials), {})
+    ranges = space.distributions(WIDE)
+    worst = {"epochs": 9, "learning_rate": 0.1}
+    trials[left_out.number] = create_trial(value=0.0, params=worst, distributions=ranges)
+    trials[left_out.number].number = left_out.number
+    assert propose(WIDE, trials, len(trials), {}) == before
 
 
 def prunes(accuracies: dict[int, float], *others: dict[int, float]) -> bool:

@@ -1,7 +1,6 @@
 import math
 
 import numpy as np
-import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
@@ -65,7 +64,7 @@ def test_a_grid_in_parts_varies_each_part_alone_with_the_rest_as_in_defaults() -
     ]
 
 
-def test_suggest_takes_searched_values_from_the_trial_and_the_rest_from_the_defaults() -> None:
+def test_a_point_holds_the_searched_values_and_the_rest_are_the_defaults() -> None:
     definition = StudyDefinition.model_validate(
         {
             "defaults": {"architecture": "simple", "batch_size": 32, "epochs": 3, "filters": 8, "learning_rate": 0.01},
@@ -76,8 +75,7 @@ def test_suggest_takes_searched_values_from_the_trial_and_the_rest_from_the_defa
             },
         }
     )
-    trial = optuna.trial.FixedTrial({"epochs": 4, "filters": 8, "learning_rate": 0.01})
-    chosen = space.suggest(trial, definition)  # type: ignore[arg-type]
+    chosen = space.hyperparameters_of(definition, {"epochs": 4, "filters": 8, "learning_rate": 0.01})
     assert (chosen.epochs, chosen.filters, chosen.learning_rate) == (4, 8, 0.01)
     assert (chosen.architecture, chosen.batch_size) == ("simple", 32)
     ranges = space.distributions(definition)

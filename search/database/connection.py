@@ -14,10 +14,10 @@ from typing import Any, Literal
 import optuna
 import sqlalchemy
 from optuna.storages import RDBStorage
-from optuna.storages._rdb.models import BaseModel
 from sqlalchemy import event
 
 from fmnist import streams
+from search.database.optuna_schema import columns_by_table
 from search.database.retry import BUSY_TIMEOUT, reported
 from search.database.url import DatabaseGone, StorageError, absolute, file_of, masked
 
@@ -106,7 +106,7 @@ def has_schema(connection: sqlalchemy.Connection, url: str) -> bool:
         StorageError: the database belongs to another program, and nothing may be created in it.
     """
     inspector = sqlalchemy.inspect(connection)
-    expected = {table.name: set(table.columns.keys()) for table in BaseModel.metadata.tables.values()}
+    expected = columns_by_table()
     # on PostgreSQL those of the current schema, where Optuna would create its own, and what it would find elsewhere
     tables = {
         *inspector.get_table_names(inspector.default_schema_name),

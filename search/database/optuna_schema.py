@@ -1,12 +1,19 @@
-"""Optuna's own tables, for what its interface has no call for: transactions over several of them."""
+"""Optuna's own tables and private attributes, for what its public interface has no call for.
+
+Nothing else in this package touches them, and a test looks. Verified with Optuna 5.0 (schema v3.0.0.d).
+"""
 
 import json
+from collections.abc import Container, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import optuna
-from optuna.storages import RDBStorage
+from optuna.distributions import BaseDistribution
+from optuna.pruners import BasePruner
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages._rdb.models import (
+    BaseModel,
     StudyModel,
     StudyUserAttributeModel,
     TrialHeartbeatModel,
@@ -16,8 +23,8 @@ from optuna.storages._rdb.models import (
     TrialUserAttributeModel,
     TrialValueModel,
 )
-from optuna.trial import TrialState
-from sqlalchemy import Connection, DateTime, delete, func, insert, select
+from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy import ColumnElement, Connection, DateTime, Engine, delete, exists, func, insert, select
 
 TRIALS = TrialModel.__table__
 STUDIES = StudyModel.__table__
@@ -28,6 +35,8 @@ HEARTBEATS = TrialHeartbeatModel.__table__
 REPORTS = TrialIntermediateValueModel.__table__
 VALUES = TrialValueModel.__table__
 
+FIXED_PARAMETERS = "fixed_params"  # the system attribute in which `Study.enqueue_trial` keeps them
+
 
 class Report(NamedTuple):
     """A trial's last report; step 0 and no value before the first."""
@@ -36,10 +45,91 @@ class Report(NamedTuple):
     value: float | None
 
 
+class StudyOfTrials(optuna.Study):
+    """A study of given trials, for what only reads them: `Study.add_trials` would copy each of them."""
+
+    def __init__(self, trials: list[FrozenTrial]) -> None:
+        empty = optuna.create_study(direction="maximize")
+        super().__init__(empty.study_name, empty._storage)
+        self._given = trials
+        for place, trial in enumerate(trials):
+            trial._trial_id = place  # PED-ANOVA tells them apart by it
+
+    def get_trials(self, deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:  # noqa: ARG002
+        return [trial for trial in self._given if states is None or trial.state in states]
+
+
+def columns_by_table() -> dict[str, set[str]]:
+    """Optuna's tables, each with the names of its columns."""
+    return {table.name: set(table.columns.keys()) for table in BaseModel.metadata.tables.values()}
+
+
+def storage_of(study: optuna.Study) -> BaseStorage:
+    """The storage that a study is read and written through, with Optuna's cache."""
+    return study._storage
+
+
 def backend(study: optuna.Study) -> RDBStorage:
-    """The database under Optuna's cache."""
+    """The database under that cache."""
     storage: RDBStorage = study._storage._backend  # type: ignore[attr-defined]
     return storage
+
+
+def engine_of(study: optuna.Study) -> Engine:
+    """The connections to a study's database."""
+    return backend(study).engine
+
+
+def id_of(study: optuna.Study) -> int:
+    """A study's key in its database."""
+    return study._study_id
+
+
+def in_study(study: optuna.Study) -> ColumnElement[bool]:
+    """The rows of TRIALS that are a study's, as a condition."""
+    condition: ColumnElement[bool] = TRIALS.c.study_id == study._study_id
+    return condition
+
+
+def has_attribute(key: str) -> ColumnElement[bool]:
+    """The rows of TRIALS whose trial has a user attribute of that name, as a condition."""
+    other = ATTRIBUTES.alias()
+    return exists().where(other.c.trial_id == TRIALS.c.trial_id, other.c.key == key)
+
+
+def read_trial(study: optuna.Study, trial_id: int) -> FrozenTrial:
+    """One trial."""
+    return study._storage.get_trial(trial_id)
+
+
+def open_trial(study: optuna.Study, trial_id: int, pruner: BasePruner) -> Trial:
+    """A running trial to report to, in a study object of its own: pruners keep state."""
+    return Trial(optuna.Study(study.study_name, study._storage, pruner=pruner), trial_id)
+
+
+def stored(trial: Trial) -> FrozenTrial:
+    """A running trial as it stands in the database."""
+    return trial.storage.get_trial(trial._trial_id)
+
+
+def set_parameters(
+    study: optuna.Study, trial_id: int, values: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]
+) -> None:
+    """Store the parameters of a running trial, as its suggest methods would."""
+    for name, value in values.items():
+        allowed = distributions[name]
+        study._storage.set_trial_param(trial_id, name, allowed.to_internal_repr(value), allowed)
+
+
+def is_contained(value: float, distribution: BaseDistribution) -> bool:
+    """Whether a number is in a distribution's range, and on one of its steps."""
+    return distribution._contains(value)
+
+
+def as_stored(value: float) -> dict[str, Any]:
+    """The columns of VALUES for a trial's value: databases have no infinity in common."""
+    number, kind = TrialValueModel.value_to_stored_repr(value)
+    return {"objective": 0, "value": number, "value_type": kind}
 
 
 def lock_trial(connection: Connection, trial_id: int, *, skip_locked: bool = False) -> TrialState | None:

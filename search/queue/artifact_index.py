@@ -46,10 +46,12 @@ def register(connection: Connection, trial_id: int, state: TrialState) -> None:
     connection.execute(insert(SYSTEM_ATTRIBUTES), rows)
 
 
-def unregister(connection: Connection, trial_id: int, name: str) -> None:
+def unregister(connection: Connection, trial_id: int, name: str | None) -> None:
     """Take a file off the list; a part of the transaction that does so with the trial's record."""
     mine = (SYSTEM_ATTRIBUTES.c.trial_id == trial_id) & SYSTEM_ATTRIBUTES.c.key.startswith(_KEY)
-    connection.execute(delete(SYSTEM_ATTRIBUTES).where(mine, SYSTEM_ATTRIBUTES.c.value_json.contains(name)))
+    rows = connection.execute(select(SYSTEM_ATTRIBUTES.c.key, SYSTEM_ATTRIBUTES.c.value_json).where(mine)).all()
+    named = [row.key for row in rows if (meta := _meta(row.value_json)) and meta["filename"] == name]
+    connection.execute(delete(SYSTEM_ATTRIBUTES).where(mine, SYSTEM_ATTRIBUTES.c.key.in_(named)))
 
 
 def registered(connection: Connection, artifact_id: str) -> Registered | None:
@@ -57,5 +59,11 @@ def registered(connection: Connection, artifact_id: str) -> Registered | None:
     columns = (TRIALS.c.study_id, TRIALS.c.trial_id, SYSTEM_ATTRIBUTES.c.value_json)
     query = select(*columns).join(TRIALS, TRIALS.c.trial_id == SYSTEM_ATTRIBUTES.c.trial_id)
     row = connection.execute(query.where(SYSTEM_ATTRIBUTES.c.key == _KEY + artifact_id)).first()
-    meta = json.loads(json.loads(row.value_json)) if row else None  # the dashboard takes one off its list with "null"
+    meta = _meta(row.value_json) if row else None
     return Registered(row.study_id, row.trial_id, meta["filename"]) if row and meta else None
+
+
+def _meta(stored: str) -> dict[str, str] | None:
+    """An artifact's description; None if the dashboard took it off its list."""
+    meta: dict[str, str] | None = json.loads(json.loads(stored))
+    return meta

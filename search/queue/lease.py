@@ -19,7 +19,6 @@ from typing import Any
 
 import optuna
 from optuna.exceptions import StorageInternalError
-from optuna.storages._rdb.models import TrialValueModel
 from optuna.trial import TrialState
 from sqlalchemy import Connection, delete, event, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
@@ -29,7 +28,8 @@ from search.database.optuna_schema import (
     HEARTBEATS,
     TRIALS,
     VALUES,
-    backend,
+    as_stored,
+    engine_of,
     last_report,
     lock_trial,
     now,
@@ -108,7 +108,7 @@ def fenced(study: optuna.Study, ticket: Ticket) -> Iterator[None]:
     Raises:
         Lost: by whatever uses the database, once the ticket is held no more.
     """
-    engine, thread = backend(study).engine, threading.get_ident()
+    engine, thread = engine_of(study), threading.get_ident()
 
     def begun(connection: Connection) -> None:
         if threading.get_ident() == thread:
@@ -132,14 +132,12 @@ def finish(
     Raises:
         Lost: the ticket is held no more.
     """
-    with backend(study).engine.begin() as connection:
+    with engine_of(study).begin() as connection:
         attempts = _hold(connection, ticket)
         if state == TrialState.PRUNED:
             value = last_report(connection, ticket.trial_id).value
         if value is not None:
-            stored, kind = TrialValueModel.value_to_stored_repr(value)
-            of_trial = {"trial_id": ticket.trial_id, "objective": 0}
-            connection.execute(insert(VALUES).values(**of_trial, value=stored, value_type=kind))
+            connection.execute(insert(VALUES).values(trial_id=ticket.trial_id, **as_stored(value)))
         _end(connection, ticket.trial_id, attempts, state, state.name.lower(), reason)
 
 
@@ -149,7 +147,7 @@ def give_back(study: optuna.Study, ticket: Ticket) -> None:
     Raises:
         Lost: the ticket is held no more.
     """
-    with backend(study).engine.begin() as connection:
+    with engine_of(study).begin() as connection:
         _end(connection, ticket.trial_id, _hold(connection, ticket), TrialState.WAITING, GIVEN_BACK)
 
 
@@ -159,7 +157,7 @@ def fail(study: optuna.Study, ticket: Ticket, reason: str) -> None:
     Raises:
         Lost: the ticket is held no more.
     """
-    with backend(study).engine.begin() as connection:
+    with engine_of(study).begin() as connection:
         fail_attempt(connection, ticket.trial_id, _hold(connection, ticket), reason)
 
 
@@ -246,6 +244,6 @@ def beat(study: optuna.Study, ticket: Ticket) -> None:
     held = select(ATTRIBUTES.c.trial_id).where(
         ATTRIBUTES.c.trial_id == ticket.trial_id, ATTRIBUTES.c.key == ATTEMPTS, ATTRIBUTES.c.value_json == ticket.record
     )
-    with backend(study).engine.begin() as connection:
+    with engine_of(study).begin() as connection:
         mine = update(HEARTBEATS).where(HEARTBEATS.c.trial_id == ticket.trial_id, held.exists())
         connection.execute(mine.values(heartbeat=now(connection)))

@@ -11,7 +11,16 @@ import optuna
 from optuna.trial import TrialState
 from sqlalchemy import Connection, select
 
-from search.database.optuna_schema import ATTRIBUTES, HEARTBEATS, TRIALS, backend, lock_trial, now, read_attribute
+from search.database.optuna_schema import (
+    ATTRIBUTES,
+    HEARTBEATS,
+    TRIALS,
+    engine_of,
+    in_study,
+    lock_trial,
+    now,
+    read_attribute,
+)
 from search.queue.lease import ATTEMPTS, fail_attempt, this_machine
 
 Attempt = dict[str, Any]
@@ -46,18 +55,15 @@ def release(study: optuna.Study, *, pid: int | None = None) -> int:
 def began(study: optuna.Study, pid: int) -> bool:
     """Whether a process of this machine ever held a ticket of the study."""
     attempts = select(ATTRIBUTES.c.value_json).join(TRIALS, TRIALS.c.trial_id == ATTRIBUTES.c.trial_id)
-    mine = attempts.where(TRIALS.c.study_id == study._study_id, ATTRIBUTES.c.key == ATTEMPTS).where(
-        ATTRIBUTES.c.value_json.contains(f'"pid": {pid}')  # few rows: the others are not parsed
-    )
-    with backend(study).engine.connect() as connection:
-        records = connection.scalars(mine).all()
+    with engine_of(study).connect() as connection:
+        records = connection.scalars(attempts.where(in_study(study), ATTRIBUTES.c.key == ATTEMPTS)).all()
     holders = [(attempt["machine"], attempt["pid"]) for record in records for attempt in json.loads(record)]
     return (this_machine(), pid) in holders
 
 
 def held(study: optuna.Study) -> list[str]:
     """Who holds the running trials, in words."""
-    with backend(study).engine.connect() as connection:
+    with engine_of(study).connect() as connection:
         running = connection.execute(_running(study)).all()
         records = [(row.number, read_attribute(connection, row.trial_id, ATTEMPTS)) for row in running]
     return [
@@ -81,12 +87,12 @@ def alive(pid: int) -> bool:
 
 def _take(study: optuna.Study, gone: Gone) -> int:
     """End the attempts that are `gone`, each in a transaction of its own."""
-    with backend(study).engine.connect() as connection:
+    with engine_of(study).connect() as connection:
         trials = connection.execute(_running(study)).all()
         suspects = [row.trial_id for row in trials if _why(connection, row.trial_id, gone)]
     taken = 0
     for trial_id in suspects:
-        with backend(study).engine.begin() as connection:
+        with engine_of(study).begin() as connection:
             if lock_trial(connection, trial_id, skip_locked=True) != TrialState.RUNNING:
                 continue  # another has taken it
             if reason := _why(connection, trial_id, gone):
@@ -107,7 +113,7 @@ def _why(connection: Connection, trial_id: int, gone: Gone) -> str | None:
 
 def _running(study: optuna.Study) -> Any:
     running = TRIALS.c.state == TrialState.RUNNING
-    trials = select(TRIALS.c.trial_id, TRIALS.c.number).where(TRIALS.c.study_id == study._study_id, running)
+    trials = select(TRIALS.c.trial_id, TRIALS.c.number).where(in_study(study), running)
     return trials.order_by(TRIALS.c.number)
 
 

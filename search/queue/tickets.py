@@ -19,9 +19,12 @@ from fmnist.errors import ExpectedError
 from search.database.connection import lock
 from search.database.optuna_schema import (
     ATTRIBUTES,
+    FIXED_PARAMETERS,
     SYSTEM_ATTRIBUTES,
     TRIALS,
-    backend,
+    engine_of,
+    id_of,
+    in_study,
     lock_study,
     utc_now,
     write_study_attribute,
@@ -43,8 +46,8 @@ class TooManyFailures(ExpectedError):
 
 def counts(study: optuna.Study) -> Counter[TrialState]:
     """How many trials are in each state."""
-    by_state = select(TRIALS.c.state, func.count()).where(TRIALS.c.study_id == study._study_id).group_by(TRIALS.c.state)
-    with backend(study).engine.connect() as connection:
+    by_state = select(TRIALS.c.state, func.count()).where(in_study(study)).group_by(TRIALS.c.state)
+    with engine_of(study).connect() as connection:
         return Counter(dict(iter(connection.execute(by_state))))
 
 
@@ -120,16 +123,16 @@ def _insert(study: optuna.Study, points: list[space.Point], trials: int | None =
     In the place of Optuna's `add_trial`, which adds a trial twice if a commit's answer is lost.
     """
     failed = counts(study)[TrialState.FAIL]
-    with backend(study).engine.begin() as connection:
-        first = lock_study(connection, study._study_id)
+    with engine_of(study).begin() as connection:
+        first = lock_study(connection, id_of(study))
         for number, point in enumerate(points, start=first):
-            ticket = insert(TRIALS).values(study_id=study._study_id, number=number, state=TrialState.WAITING)
+            ticket = insert(TRIALS).values(study_id=id_of(study), number=number, state=TrialState.WAITING)
             key: Any = connection.execute(ticket).inserted_primary_key
             if point:
-                stored = {"trial_id": key[0], "key": "fixed_params", "value_json": json.dumps(point)}
+                stored = {"trial_id": key[0], "key": FIXED_PARAMETERS, "value_json": json.dumps(point)}
                 connection.execute(insert(SYSTEM_ATTRIBUTES).values(**stored))
         if trials is not None:
-            write_study_attribute(connection, study._study_id, GOAL, {"trials": trials, "failed": failed})
+            write_study_attribute(connection, id_of(study), GOAL, {"trials": trials, "failed": failed})
 
 
 def _points(study: optuna.Study, definition: StudyDefinition) -> Iterator[space.Point | None]:
@@ -149,7 +152,7 @@ def _points(study: optuna.Study, definition: StudyDefinition) -> Iterator[space.
 def _points_of_grid(study: optuna.Study, definition: StudyDefinition) -> Iterator[space.Point]:
     """What is missing of a grid: each configuration once before any of them again."""
     made = [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.FAIL]
-    trainings = Counter(space.key(trial.system_attrs.get("fixed_params", {})) for trial in made)
+    trainings = Counter(space.key(trial.system_attrs.get(FIXED_PARAMETERS, {})) for trial in made)
     points = space.grid(definition)
     for repetition in range(definition.seeds):
         yield from (point for point in points if trainings[space.key(point)] <= repetition)
@@ -179,9 +182,9 @@ def claim(study: optuna.Study, holder: Holder, token: str) -> Ticket | None:
     Returns:
         None where nothing waits.
     """
-    of_study = select(TRIALS.c.trial_id, TRIALS.c.number).where(TRIALS.c.study_id == study._study_id)
+    of_study = select(TRIALS.c.trial_id, TRIALS.c.number).where(in_study(study))
     waiting = of_study.where(TRIALS.c.state == TrialState.WAITING).order_by(TRIALS.c.number).limit(1)
-    with backend(study).engine.begin() as connection:
+    with engine_of(study).begin() as connection:
         if claimed := _claimed(connection, study, token):
             return claimed
         row = connection.execute(waiting.with_for_update(skip_locked=True)).first()
@@ -197,11 +200,10 @@ def _claimed(connection: Connection, study: optuna.Study, token: str) -> Ticket 
     held = (
         select(TRIALS.c.trial_id, TRIALS.c.number, ATTRIBUTES.c.value_json)
         .join(ATTRIBUTES, (ATTRIBUTES.c.trial_id == TRIALS.c.trial_id) & (ATTRIBUTES.c.key == ATTEMPTS))
-        .where(TRIALS.c.study_id == study._study_id, TRIALS.c.state == TrialState.RUNNING)
-        .where(ATTRIBUTES.c.value_json.contains(f'"token": "{token}"'))
+        .where(in_study(study), TRIALS.c.state == TrialState.RUNNING)
     )
-    row = connection.execute(held).first()
-    return Ticket(row.trial_id, row.number, row.value_json) if row else None
+    tickets = [Ticket(row.trial_id, row.number, row.value_json) for row in connection.execute(held)]
+    return next((ticket for ticket in tickets if ticket.attempts[-1].get("token") == token), None)
 
 
 def is_empty(study: optuna.Study) -> bool:

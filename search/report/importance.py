@@ -2,17 +2,17 @@
 
 import math
 import warnings
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import optuna
 from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvaluator
 from optuna.importance._base import BaseImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from search.database.optuna_schema import StudyOfTrials
 from search.results.ranking import CONFIDENCE
 from search.study import space
 from search.study.definition import Parameter, StudyDefinition
@@ -93,20 +93,6 @@ def importances(trials: Trials) -> Importances:
     return Importances(ped_anova, fanova, best, len(valued), len(complete), missing)
 
 
-class _Drawn(optuna.Study):
-    """A study of these trials. One that they are added to copies each of them, which takes longer than PED-ANOVA."""
-
-    def __init__(self, trials: list[FrozenTrial]) -> None:
-        empty = optuna.create_study(direction="maximize")
-        super().__init__(empty.study_name, empty._storage)
-        self.drawn = trials
-        for place, trial in enumerate(trials):
-            trial._trial_id = place  # PED-ANOVA tells them apart by it
-
-    def get_trials(self, deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:  # noqa: ARG002
-        return [trial for trial in self.drawn if states is None or trial.state in states]
-
-
 def _varied(trials: Trials) -> bool:
     """Whether they differ both in their parameters and in their accuracy."""
     return len({space.key(trial.params) for trial in trials}) > 1 and len({trial.value for trial in trials}) > 1
@@ -132,7 +118,7 @@ def _shares(trials: Trials, evaluator: BaseImportanceEvaluator) -> dict[str, flo
     """Each parameter's share of 1; nothing to tell apart means equal shares."""
     if not _varied(trials):  # a draw may be so; fANOVA raises
         return {name: 1 / len(trials[0].params) for name in trials[0].params}
-    study = _Drawn([create_trial(value=t.value, params=t.params, distributions=t.distributions) for t in trials])
+    study = StudyOfTrials([create_trial(value=t.value, params=t.params, distributions=t.distributions) for t in trials])
     with warnings.catch_warnings(action="ignore", category=UserWarning):  # of a draw with one value only
         found = {name: max(float(value), 0.0) for name, value in evaluator.evaluate(study).items()}
     total = sum(found.values())

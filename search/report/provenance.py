@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial
 
 from fmnist import source
 from fmnist.data import DataSet
-from search.database.optuna_schema import backend
+from search.database.optuna_schema import engine_of
 from search.database.url import default_url, masked, parse
 from search.queue.lease import ATTEMPTS
 from search.study.definition import StudyDefinition
@@ -60,7 +60,7 @@ def provenance(
     data: DataSet | None,
 ) -> Provenance:
     """Gather it for a study whose files are in `folder`; data: the study's, if it can be had here."""
-    url = backend(study).engine.url.render_as_string(hide_password=False)
+    url = engine_of(study).url.render_as_string(hide_password=False)
     attempts = [attempt for trial in trials for attempt in trial.user_attrs.get(ATTEMPTS, [])]
     stored = study.user_attrs
     return Provenance(

@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 from sqlalchemy import select
 
 from fmnist.errors import ExpectedError
-from search.database.optuna_schema import TRIALS, VALUES, backend
+from search.database.optuna_schema import TRIALS, VALUES, engine_of, in_study, read_trial
 from search.queue import tickets
 from search.results.finalists import Standings
 from search.study.places import artifacts_of
@@ -115,8 +115,8 @@ class RunResult:
 
 def summarize(study: optuna.Study, folder: Path | None = None) -> Summary:
     """Read a study's numbers; `folder` is where its files are, if that is not where the last `run` had them."""
-    of_study = TRIALS.c.study_id == study._study_id
-    with backend(study).engine.connect() as connection:
+    of_study = in_study(study)
+    with engine_of(study).connect() as connection:
         running_ids = list(
             connection.scalars(
                 select(TRIALS.c.trial_id)
@@ -146,12 +146,12 @@ def summarize(study: optuna.Study, folder: Path | None = None) -> Summary:
             ),
         ),
         best=None if best_id is None else _best(study, best_id, folder),
-        running=[_running(study._storage.get_trial(trial_id), definition.defaults.epochs) for trial_id in running_ids],
+        running=[_running(read_trial(study, trial_id), definition.defaults.epochs) for trial_id in running_ids],
     )
 
 
 def _best(study: optuna.Study, trial_id: int, folder: Path | None) -> BestTrial:
-    trial = study._storage.get_trial(trial_id)
+    trial = read_trial(study, trial_id)
     assert trial.value is not None  # the trial is complete
     name = checkpoint_of(trial)
     located = artifacts_of(study, folder).locate(name) if name else None

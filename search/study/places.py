@@ -15,7 +15,7 @@ from sqlalchemy import select
 
 from fmnist.errors import UsageError
 from search.artifacts import Artifacts, open_artifacts, trial_of
-from search.database.optuna_schema import ATTRIBUTES, TRIALS, backend
+from search.database.optuna_schema import ATTRIBUTES, TRIALS, engine_of, has_attribute, in_study
 from search.outputs import check_outputs
 from search.study.record import CHECKPOINT, DROPPED
 
@@ -187,7 +187,7 @@ def _check_owned(study: optuna.Study, location: str) -> None:
 
 def _base(study: optuna.Study) -> Path | None:
     """The folder of an SQLite database, relative to the working directory if it is in that; None for a server's."""
-    url = backend(study).engine.url
+    url = engine_of(study).url
     if url.get_backend_name() != "sqlite":
         return None
     folder = Path(str(url.database)).parent
@@ -239,11 +239,11 @@ def _claim(study: optuna.Study, location: str) -> None:
 
 def _named(study: optuna.Study) -> set[str]:
     """The checkpoints that the study's trials name."""
-    of_study = (TRIALS.c.study_id == study._study_id) & (TRIALS.c.trial_id == ATTRIBUTES.c.trial_id)
-    kept = (ATTRIBUTES.c.key == CHECKPOINT) & ATTRIBUTES.c.value_json.not_like(f"%{DROPPED}%")
-    with backend(study).engine.connect() as connection:
+    of_study = (in_study(study)) & (TRIALS.c.trial_id == ATTRIBUTES.c.trial_id)
+    kept = (ATTRIBUTES.c.key == CHECKPOINT) & ~has_attribute(DROPPED)
+    with engine_of(study).connect() as connection:
         records = connection.scalars(select(ATTRIBUTES.c.value_json).where(of_study, kept)).all()
-    return {json.loads(record)["name"] for record in records}
+    return {name for record in records if (name := json.loads(record)["name"])}
 
 
 def _relative(study: optuna.Study, path: Path | str) -> str:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 # `Epoch` has. Records of 0.2.0 and before have no `digest`.
 CHECKPOINT = "checkpoint"
 
-DROPPED = '"name": null'  # in the attribute, as it is stored, of a trial whose checkpoint was removed
+DROPPED = "dropped"  # true for a trial whose checkpoint was removed; records of 0.2.0 and before have only no `name`
 
 AUDIT = "audit"  # of one that goes on although it is pruned: the epoch `since`, and at its end the `accuracy`
 

@@ -17,9 +17,9 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from optuna.trial import Trial
 
 from fmnist.hyperparameters import Hyperparameters
+from search.database.optuna_schema import is_contained
 from search.study.definition import DefinitionError, Parameter, StudyDefinition
 
 Distributions = Mapping[str, BaseDistribution]
@@ -48,10 +48,9 @@ def _distribution(name: str, parameter: Parameter) -> BaseDistribution:
     return FloatDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
 
 
-def suggest(trial: Trial, definition: StudyDefinition) -> Hyperparameters:
-    """Let the study's sampler choose the searched values; the others are the defaults."""
-    chosen = {name: trial._suggest(name, distribution) for name, distribution in distributions(definition).items()}
-    return definition.defaults.model_copy(update=chosen)
+def hyperparameters_of(definition: StudyDefinition, point: Point) -> Hyperparameters:
+    """What is trained at a point; what it does not name is the default."""
+    return definition.defaults.model_copy(update=point)
 
 
 def default_point(definition: StudyDefinition) -> Point:
@@ -152,7 +151,7 @@ def parse_assignment(definition: StudyDefinition, assignment: str) -> tuple[str,
         value = int(text) if whole else float(text)
     except ValueError:
         raise DefinitionError(f"--set {assignment}: {name} is a {'whole ' if whole else ''}number") from None
-    if not allowed._contains(value):
+    if not is_contained(value, allowed):
         step = f" in steps of {allowed.step}" if allowed.step else ""
         raise DefinitionError(f"--set {assignment}: {name} is from {allowed.low} to {allowed.high}{step} in this study")
     return name, value

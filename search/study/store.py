@@ -17,6 +17,7 @@ import optuna
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import StudyDirection
 
+from search.database.optuna_schema import storage_of
 from search.database.url import DatabaseGone, StorageError, masked
 from search.study.definition import StudyDefinition, differences
 from search.study.places import FINALISTS, KEY, Place, StudyError, check_free, settle
@@ -165,9 +166,9 @@ def finalists_name(name: str) -> str:
 def finalists_of(study: optuna.Study) -> optuna.Study | None:
     """The study's finalists, once they are chosen."""
     name = finalists_name(study.study_name)
-    if name not in optuna.get_all_study_names(study._storage):
+    if name not in optuna.get_all_study_names(storage_of(study)):
         return None
-    finalists = optuna.load_study(storage=study._storage, study_name=name)
+    finalists = optuna.load_study(storage=storage_of(study), study_name=name)
     return finalists if DEFINITION in finalists.user_attrs else None
 
 

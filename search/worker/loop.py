@@ -25,11 +25,14 @@ from fmnist.errors import ExpectedError
 from fmnist.training import Training
 from search.artifacts import ArtifactError, Artifacts
 from search.database.connection import open_storage
+from search.database.optuna_schema import FIXED_PARAMETERS, open_trial, read_trial, set_parameters
 from search.database.retry import is_transient, persistently, reported
 from search.database.url import StorageError
 from search.queue import lease, tickets
 from search.queue.lease import Holder, Lost, Ticket, beating
 from search.queue.reaper import reap, release
+from search.study import space
+from search.study.definition import StudyDefinition
 from search.study.places import KEEP, artifacts_of, check_artifacts, folder_of
 from search.study.store import (
     attributes,
@@ -42,7 +45,7 @@ from search.study.store import (
     told_if_deleted,
 )
 from search.worker.retention import drop_beaten
-from search.worker.sampling import pruner, sampler, telling
+from search.worker.sampling import propose, pruner
 from search.worker.trial import Objective, Outcome, run_trial
 
 POLL = 0.5  # seconds between two looks at a queue whose last tickets others hold
@@ -254,7 +257,7 @@ def _run(
 
     def attempt() -> Outcome:
         torch.set_num_threads(settings.threads)
-        return run_trial(_trial(study, objective, ticket), objective, asked, watched.append)
+        return run_trial(_open(study, objective.definition, ticket), objective, asked, watched.append)
 
     try:
         beats = beating(study, ticket, lambda: store.failures + sum(training.steps for training in watched))
@@ -281,13 +284,17 @@ def _run(
     persistently(lambda: drop_beaten(study, objective.artifacts, attributes(study)[KEEP]))
 
 
-def _trial(study: optuna.Study, objective: Objective, ticket: Ticket) -> Trial:
-    """The trial, in a study object of its own over the same cache: samplers and pruners keep state."""
-    definition = objective.definition
-    fresh = optuna.Study(study.study_name, study._storage, sampler(definition, ticket.number), pruner(definition))
-    trials = fresh.get_trials(deepcopy=False)  # the cache must know the ticket before it is sampled
-    fresh._thread_local.cached_all_trials = telling(trials)  # what samplers look at, but not pruners
-    return Trial(fresh, ticket.trial_id)
+def _open(study: optuna.Study, definition: StudyDefinition, ticket: Ticket) -> Trial:
+    """The ticket's trial with all its parameters; an earlier attempt may have stored them, or some of them."""
+    ranges = space.distributions(definition)
+    trials = study.get_trials(deepcopy=False)  # before the trial is read: it brings the ticket into Optuna's cache
+    known = read_trial(study, ticket.trial_id)
+    if known.params.keys() != ranges.keys():
+        fixed = known.system_attrs.get(FIXED_PARAMETERS, {}) | known.params
+        point = propose(definition, trials, ticket.number, fixed)
+        missing = {name: value for name, value in point.items() if name not in known.params}
+        set_parameters(study, ticket.trial_id, missing, ranges)
+    return open_trial(study, ticket.trial_id, pruner(definition))
 
 
 def _end_with(sentinel: int) -> None:

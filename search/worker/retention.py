@@ -7,12 +7,21 @@ from typing import Any
 
 import optuna
 from optuna.trial import TrialState
-from sqlalchemy import select, update
+from sqlalchemy import select
 
 from fmnist.checkpoint import parse
 from fmnist.errors import CheckpointError
 from search.artifacts import Artifacts, Folder, open_artifacts, trial_of
-from search.database.optuna_schema import ATTRIBUTES, TRIALS, VALUES, backend
+from search.database.optuna_schema import (
+    ATTRIBUTES,
+    TRIALS,
+    VALUES,
+    engine_of,
+    has_attribute,
+    in_study,
+    storage_of,
+    write_attribute,
+)
 from search.outputs import BEST, CHECKPOINT_MARKS, REPORT, REPORT_MARKS, is_ours
 from search.queue import artifact_index
 from search.study.places import ARTIFACTS, KEY, MARK, below, is_own, is_owned, is_within, location_of
@@ -44,25 +53,27 @@ def drop_beaten(study: optuna.Study, artifacts: Artifacts, keep: int) -> int:
         select(TRIALS.c.trial_id, TRIALS.c.state, ATTRIBUTES.c.value_json)
         .join(ATTRIBUTES, (ATTRIBUTES.c.trial_id == TRIALS.c.trial_id) & (ATTRIBUTES.c.key == CHECKPOINT))
         .outerjoin(VALUES, VALUES.c.trial_id == TRIALS.c.trial_id)
-        .where(TRIALS.c.study_id == study._study_id, ATTRIBUTES.c.value_json.not_like(f"%{DROPPED}%"))
+        .where(in_study(study), ~has_attribute(DROPPED))
         .where(TRIALS.c.state.in_([TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL]))
         .order_by(VALUES.c.value.desc(), TRIALS.c.number)
     )
-    with backend(study).engine.connect() as connection:
+    with engine_of(study).connect() as connection:
         rows = connection.execute(named).all()
     complete = [row for row in rows if row.state == TrialState.COMPLETE]
     beaten = sorted(set(rows) - set(complete[:keep]))
+    removed = 0
     for row in beaten:
         record = json.loads(row.value_json)
-        mine = (ATTRIBUTES.c.trial_id == row.trial_id) & (ATTRIBUTES.c.key == CHECKPOINT)
-        ours = _is_ours(study, artifacts, record)
-        with backend(study).engine.begin() as connection:
-            dropped = json.dumps(record | {"name": None})
-            connection.execute(update(ATTRIBUTES).where(mine).values(value_json=dropped))
-            artifact_index.unregister(connection, row.trial_id, record["name"])
+        name = record["name"]  # None in a record of an earlier version, which has no DROPPED
+        ours = name and _is_ours(study, artifacts, record)
+        with engine_of(study).begin() as connection:
+            write_attribute(connection, row.trial_id, CHECKPOINT, record | {"name": None})
+            write_attribute(connection, row.trial_id, DROPPED, True)
+            artifact_index.unregister(connection, row.trial_id, name)
+        removed += name is not None
         if ours:
-            artifacts.remove(record["name"])
-    return len(beaten)
+            artifacts.remove(name)
+    return removed
 
 
 def drop_orphans(study: optuna.Study, artifacts: Artifacts) -> int:
@@ -110,7 +121,7 @@ def delete(files: Files, roots: list[str]) -> None:
     may_clear_store = is_within(files.location, roots) and is_owned(study, files.location)
     if may_clear_store:
         _remove_checkpoints(study, store)
-    optuna.delete_study(study_name=study.study_name, storage=study._storage)
+    optuna.delete_study(study_name=study.study_name, storage=storage_of(study))
     if may_clear_store:
         store.remove(MARK)
         _remove_if_empty(files.location)

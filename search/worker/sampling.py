@@ -17,7 +17,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from fmnist.seeds import derive
 from search.study.definition import StudyDefinition
-from search.study.record import STEPS_PER_EPOCH
+from search.study.record import FINISHED, STEPS_PER_EPOCH
+from search.study.space import Point, distributions
 
 
 class SlackPruner(BasePruner):
@@ -62,19 +63,39 @@ def sampler(definition: StudyDefinition, number: int) -> BaseSampler:
     return RandomSampler(seed=seed)  # unused: a ticket of these samplers holds its parameters
 
 
-def telling(trials: list[FrozenTrial]) -> list[FrozenTrial]:
+def propose(definition: StudyDefinition, trials: list[FrozenTrial], number: int, fixed: Point) -> Point:
+    """The parameters of a trial.
+
+    The sampler works on a study in memory, which holds what it may see and nothing else.
+
+    Args:
+        trials: those of the study; the trial itself and waiting ones are not looked at.
+        number: of the trial.
+        fixed: parameters that its ticket holds.
+    """
+    ranges = distributions(definition)
+    if fixed.keys() >= ranges.keys():
+        return {name: fixed[name] for name in ranges}
+    study = optuna.create_study(direction="maximize", sampler=sampler(definition, number))
+    study.add_trials(limit_history([trial for trial in trials if trial.number != number]))
+    if fixed:
+        study.enqueue_trial(fixed)
+    return study.ask(ranges).params
+
+
+def limit_history(trials: list[FrozenTrial]) -> list[FrozenTrial]:
     """The trials that tell a sampler most, so that sampling takes no longer as a study grows.
 
     Those that run, the newest finished ones, and the best: TPE's good trials are the best
     tenth, 25 at the most, so that only the others, to which it gives the less weight the
     older they are, become fewer.
     """
-    finished = [trial for trial in trials if trial.state.is_finished()]
-    if len(finished) <= HISTORY:
-        return trials
-    complete = [trial for trial in finished if trial.state == TrialState.COMPLETE]
-    best = heapq.nlargest(TPE_BEST, complete, key=lambda trial: trial.value or 0.0)
-    kept = {trial.number for trial in (*best, *finished[TPE_BEST - HISTORY :])}
+    finished = [trial for trial in trials if trial.state in FINISHED]
+    kept = {trial.number for trial in finished}
+    if len(finished) > HISTORY:
+        complete = [trial for trial in finished if trial.state == TrialState.COMPLETE]
+        best = heapq.nlargest(TPE_BEST, complete, key=lambda trial: trial.value or 0.0)
+        kept = {trial.number for trial in (*best, *finished[TPE_BEST - HISTORY :])}
     return [trial for trial in trials if trial.number in kept or trial.state == TrialState.RUNNING]
 
 

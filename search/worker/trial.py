@@ -14,6 +14,7 @@ from fmnist.hyperparameters import Hyperparameters
 from fmnist.seeds import derive
 from fmnist.training import Diverged, EpochMetrics, Training
 from search.artifacts import Artifacts, checkpoint_name
+from search.database.optuna_schema import stored
 from search.queue.lease import REASON
 from search.study import space
 from search.study.definition import StudyDefinition
@@ -61,10 +62,10 @@ def run_trial(
     Raises:
         OSError, ArtifactError: the checkpoint could not be written.
     """
-    hyperparameters = space.suggest(trial, objective.definition)
-    stored = trial.storage.get_trial(trial._trial_id)
-    name, reported = checkpoint_of(stored), set(stored.intermediate_values)
-    saved = _saved(stored, objective, hyperparameters)
+    hyperparameters = space.hyperparameters_of(objective.definition, trial.params)
+    known = stored(trial)
+    name, reported = checkpoint_of(known), set(known.intermediate_values)
+    saved = _saved(known, objective, hyperparameters)
     if saved:
         for metrics in saved.history:
             _report(trial, metrics, reported)
