@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -274,3 +275,46 @@ def invoke(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -
         return subprocess.CompletedProcess(call, result.exit_code, result.stdout, result.stderr)
 
     return run
+
+
+Launch = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def launch(tmp_path: Path, tiny_folder: Path) -> Iterator[Launch]:
+    """Start a search in the background, in a session of its own as a terminal has one."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def launched(*arguments: str, stderr: int = subprocess.STDOUT) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "search", "run", *arguments],
+            cwd=tmp_path,
+            env={**os.environ, "FMNIST_DATA": str(tiny_folder)},
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            start_new_session=True,
+        )
+        processes.append(process)
+        return process
+
+    yield launched
+    for process in processes:  # those of a test that failed
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+
+
+@pytest.fixture
+def start(launch: Launch, tmp_path: Path) -> Launch:
+    """Start a search in the background and wait until a trial has reported an accuracy."""
+
+    def started(*arguments: str, stderr: int = subprocess.STDOUT) -> subprocess.Popen[str]:
+        process = launch(*arguments, stderr=stderr)
+        folder = tmp_path / "studies" / "tiny" / "checkpoints"
+        while not list(folder.glob("trial-*.pt")):
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.05)
+        return process
+
+    return started

@@ -46,39 +46,6 @@ def one_line(result: subprocess.CompletedProcess[str], exit_code: int) -> str:
     return last
 
 
-@pytest.fixture
-def launch(tmp_path: Path, tiny_folder: Path):  # type: ignore[no-untyped-def]
-    """Start a search in the background, in a session of its own as a terminal has one."""
-
-    def launched(*arguments: str, stderr: int = subprocess.STDOUT) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "search", "run", *arguments],
-            cwd=tmp_path,
-            env={**os.environ, "FMNIST_DATA": str(tiny_folder)},
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-            start_new_session=True,
-        )
-
-    return launched
-
-
-@pytest.fixture
-def start(launch, tmp_path: Path):  # type: ignore[no-untyped-def]
-    """Start a search in the background and wait until a trial has reported an accuracy."""
-
-    def started(*arguments: str) -> subprocess.Popen[str]:
-        process = launch(*arguments)
-        folder = tmp_path / "studies" / "tiny" / "checkpoints"
-        while not list(folder.glob("trial-*.pt")):
-            assert process.poll() is None, process.communicate()[0]
-            time.sleep(0.05)
-        return process
-
-    return started
-
-
 def test_run_reaches_its_number_then_has_nothing_to_do_then_adds_the_difference(
     command: Command, invoke: Command, study_file: Path, tmp_path: Path
 ) -> None:

@@ -97,3 +97,22 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
         graphlib.TopologicalSorter(graph).prepare()
     except graphlib.CycleError as error:
         pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_private_parts_of_optuna_are_touched_in_one_module() -> None:
+    private = {
+        "_backend",
+        "_storage",
+        "_study_id",
+        "_trial_id",
+        "_thread_local",
+        "_suggest",
+        "_contains",
+        "_get_trials",
+    }
+    for module, file in MODULES.items():
+        if module == "search.database.optuna_schema":
+            continue
+        for node in ast.walk(ast.parse(file.read_text())):
+            assert not (isinstance(node, ast.Attribute) and node.attr in private), f"{module}: {ast.unparse(node)}"
+        assert not any(name.startswith("optuna.") and "._" in name for name in imported(module)), module

@@ -55,6 +55,15 @@ def left(terminal: Terminal, exit_code: int) -> str:
     return screen.text
 
 
+def test_log_lines_of_workers_stand_whole_above_the_view(start: Start, study_file: Path) -> None:
+    terminal = start("run", "tiny.toml", "--trials", "2", "--workers", "1", "--log-level", "info", columns=160)
+    lines = left(terminal, 0).splitlines()
+    logged = [line for line in lines if " INFO " in line]
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d INFO tiny.*: .+", line) for line in logged)
+    assert sum(line.endswith(": claimed") for line in logged) == 2
+    assert any(re.search(r"trial 1 worker \S+: completed at", line) for line in logged)
+
+
 @pytest.mark.parametrize("columns", [80, 20])
 def test_a_search_that_comes_to_its_end_leaves_its_result(start: Start, study_file: Path, columns: int) -> None:
     study_file.write_text(STUDY.replace("epochs = 2", "epochs = 10"))

@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from fmnist.errors import ExpectedError
+from search import logs
 from search.cli import deployment, doctor, networks, results, serving, settings, sharing, studies
 
 
@@ -105,6 +106,7 @@ def main() -> None:
     else FMNIST_SEARCH_DATA_DIR), then from fmnist-search.toml in the working directory (data-dir below [run],
     else at the top), then its default.
     """
+    logs.configure("warning")  # the commands that have --log-level do it again
 
 
 for command in (

@@ -86,6 +86,26 @@ device_option = click.option(
 workers_option = click.option("--workers", type=click.IntRange(1, 256), help="Worker processes.  [default: one a core]")
 
 
+def log_options(default: str) -> Callable[[Command], Command]:
+    """How much is logged, and where to."""
+
+    def decorated(command: Command) -> Command:
+        command = click.option(
+            "--log-file",
+            type=click.Path(path_type=Path, dir_okay=False),
+            help="File to which log lines are appended.  [default: standard error]",
+        )(command)
+        return click.option(
+            "--log-level",
+            type=click.Choice(["debug", "info", "warning", "error"]),
+            default=default,
+            show_default=True,
+            help="What is logged: info is each step of each trial, warning what went wrong or is waited for.",
+        )(command)
+
+    return decorated
+
+
 def worker_options(command: Command) -> Command:
     """How workers run on this machine."""
     for option in reversed(

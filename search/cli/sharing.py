@@ -5,11 +5,13 @@ from typing import Any
 
 import click
 
+from search import logs
 from search.cli.options import (
     artifacts_option,
     checked_name,
     data_dir_option,
     deleting_from_option,
+    log_options,
     new_study_argument,
     opened_study,
     storage_options,
@@ -17,6 +19,7 @@ from search.cli.options import (
     study_name,
     worker_options,
 )
+from search.logs import Level
 
 
 @click.command(short_help="Work on a STUDY of another process.")
@@ -24,6 +27,7 @@ from search.cli.options import (
 @storage_options
 @click.option("--follow", is_flag=True, help="Stay when the queue is empty, and wait for the study and its tickets.")
 @worker_options
+@log_options("info")
 def worker(
     study: str,
     storage: str | None,
@@ -34,6 +38,8 @@ def worker(
     device: str,
     grace: float,
     allow_mixed: bool,
+    log_level: Level,
+    log_file: Path | None,
 ) -> None:
     """Work on a STUDY that another process started, from any machine that reaches its database.
 
@@ -60,7 +66,9 @@ def worker(
         grace=grace,
         follow=follow,
         allow_mixed=allow_mixed,
+        log_level=log_level,
     )
+    logs.configure(log_level, log_file)
     if join(settings, workers or cores(), say=click.echo):
         raise SystemExit(130)
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import click
 
+from search import logs
 from search.cli.options import (
     FiniteRange,
     artifacts_option,
@@ -14,6 +15,7 @@ from search.cli.options import (
     checked_name,
     cluster_options,
     json_option,
+    log_options,
     new_study_argument,
     opened_study,
     score_on_option,
@@ -23,6 +25,7 @@ from search.cli.options import (
     worker_options,
 )
 from search.cli.settings import as_arguments
+from search.logs import Level
 
 SAMPLERS = ("tpe", "gp", "random", "grid", "qmc")
 PRUNERS = ("slack", "halving", "hyperband", "median", "percentile", "none")
@@ -53,6 +56,7 @@ PRUNERS = ("slack", "halving", "hyperband", "median", "percentile", "none")
     help="Share of pruned trials to train to the end all the same, to see what pruning misses.  [default: 0]",
 )
 @worker_options
+@log_options("warning")
 @cluster_options
 @click.option("--quiet", is_flag=True, help="Print only the result.")
 @click.option(
@@ -72,6 +76,8 @@ def run(
     device: str,
     grace: float,
     allow_mixed: bool,
+    log_level: Level,
+    log_file: Path | None,
     engine: Literal["local", "ray"],
     address: str,
     quiet: bool,
@@ -112,6 +118,7 @@ def run(
         device=device,
         grace=grace,
         allow_mixed=allow_mixed,
+        log_level=log_level,
         timeout=timeout,
         quiet=quiet or as_json,
         as_json=as_json,
@@ -119,6 +126,7 @@ def run(
         address=address,
         command=command_line(["run", *as_arguments(click.get_current_context()), *sys.argv[2:]]),
     )
+    logs.configure(log_level, log_file)
     console = terminal()
     result = run_search(wanted, settings, console)
     if as_json:
@@ -140,6 +148,7 @@ def run(
 @click.option("--seeds", type=click.IntRange(1, 100), default=3, show_default=True, help="Trainings of each.")
 @storage_options
 @worker_options
+@log_options("warning")
 @cluster_options
 @click.option("--quiet", is_flag=True, help="Print only the result.")
 @json_option
@@ -154,6 +163,8 @@ def finalists(
     device: str,
     grace: float,
     allow_mixed: bool,
+    log_level: Level,
+    log_file: Path | None,
     engine: Literal["local", "ray"],
     address: str,
     quiet: bool,
@@ -188,10 +199,12 @@ def finalists(
             device=device,
             grace=grace,
             allow_mixed=allow_mixed,
+            log_level=log_level,
             quiet=quiet or as_json,
             engine=engine,
             address=address,
         )
+    logs.configure(log_level, log_file)
     console = terminal()
     standings, stopped = run_finalists(settings, top, seeds, console)
     with opened_study(study, storage, output) as (opened, folder):

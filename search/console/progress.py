@@ -15,6 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from search import logs
 from search.console.terminal import held_back
 from search.formatting import assignments, duration, percent
 from search.queue.lease import REASON
@@ -195,7 +196,8 @@ def live_view(console: Console, draw: Callable[[], RenderableType], *, stays: bo
         with held_back():
             live.start()
             console.show_cursor(True)
-        yield
+        with logs.diverted(lambda text: console.print(text, soft_wrap=True)):
+            yield
     finally:
         over = True
         with held_back():

@@ -1,6 +1,7 @@
 """Trouble with the database or the checkpoints: waited for where it may pass, and otherwise said in one line."""
 
 import errno
+import logging
 import random
 import sqlite3
 import time
@@ -54,6 +55,8 @@ SQLITE_ADVICE = {
 
 T = TypeVar("T")
 
+log = logging.getLogger(__package__)
+
 
 @contextmanager
 def reported(url: str) -> Iterator[None]:
@@ -78,14 +81,33 @@ def persistently(action: Callable[[], T], giving_up: Callable[[], bool] = lambda
     while True:
         started = time.monotonic()
         try:
-            return action()
+            result = action()
         except (SQLAlchemyError, StorageInternalError, StorageError, ArtifactError, OSError) as error:
             if not troubled or time.monotonic() - started > 2 * BUSY_TIMEOUT:  # it had worked meanwhile
                 troubled, pause = time.monotonic(), FIRST_PAUSE
-            if not is_transient(error) or giving_up() or time.monotonic() - troubled > PATIENCE:
+            waited = time.monotonic() - troubled
+            if not is_transient(error) or giving_up() or waited > PATIENCE:
                 raise
+            left = PATIENCE - waited
+            log.warning("waiting for %s for up to %.0f s more: %s", _what(error), left, _reason(error))
+        else:
+            if troubled:
+                log.warning("went on after %.1f s", time.monotonic() - troubled)
+            return result
         time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  # so that workers do not all come back at once
         pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def _what(error: BaseException) -> str:
+    return "the checkpoints' store" if isinstance(error, ArtifactError | OSError) else "the database"
+
+
+def _reason(error: BaseException) -> str:
+    """A line of what a driver said, without SQLAlchemy's statement and parameters."""
+    cause: BaseException | None = error
+    while isinstance(cause, StorageInternalError | StorageError) and cause.__cause__:
+        cause = cause.__cause__
+    return str(getattr(cause, "orig", None) or cause or error).strip().partition("\n")[0]
 
 
 def is_transient(error: BaseException | None) -> bool:

@@ -61,6 +61,11 @@ def this_machine() -> str:
     return f"{uuid.getnode():x}"
 
 
+def this_worker() -> str:
+    """This process in a log line."""
+    return f"worker {socket.gethostname()}:{os.getpid()}"
+
+
 @dataclass(frozen=True)
 class Holder:
     """A worker process. grace: seconds of silence after which others may take its ticket."""
@@ -151,18 +156,21 @@ def give_back(study: optuna.Study, ticket: Ticket) -> None:
         _end(connection, ticket.trial_id, _hold(connection, ticket), TrialState.WAITING, GIVEN_BACK)
 
 
-def fail(study: optuna.Study, ticket: Ticket, reason: str) -> None:
-    """End an attempt that went wrong: see `fail_attempt`.
+def fail(study: optuna.Study, ticket: Ticket, reason: str) -> TrialState:
+    """End an attempt that went wrong, as `fail_attempt` does; returns the trial's state.
 
     Raises:
         Lost: the ticket is held no more.
     """
     with engine_of(study).begin() as connection:
-        fail_attempt(connection, ticket.trial_id, _hold(connection, ticket), reason)
+        return fail_attempt(connection, ticket.trial_id, _hold(connection, ticket), reason)
 
 
-def fail_attempt(connection: Connection, trial_id: int, attempts: Attempts, reason: str) -> None:
+def fail_attempt(connection: Connection, trial_id: int, attempts: Attempts, reason: str) -> TrialState:
     """Put the trial back in the queue, or end it as FAIL if its third attempt died at the same report.
+
+    Returns:
+        WAITING or FAIL.
 
     An attempt that got further than the one before begins a new count: a machine that is
     taken away again and again must not end a trial that goes on each time.
@@ -172,8 +180,9 @@ def fail_attempt(connection: Connection, trial_id: int, attempts: Attempts, reas
     if [*died, step][-MOST_ATTEMPTS:] == [step] * MOST_ATTEMPTS:
         final = f"{reason} (attempt {MOST_ATTEMPTS} that got no further)"
         _end(connection, trial_id, attempts, TrialState.FAIL, reason, final)
-    else:
-        _end(connection, trial_id, attempts, TrialState.WAITING, reason)
+        return TrialState.FAIL
+    _end(connection, trial_id, attempts, TrialState.WAITING, reason)
+    return TrialState.WAITING
 
 
 def _end(

@@ -1,6 +1,7 @@
 """Taking tickets from holders that are dead or silent, so that others go on with them."""
 
 import json
+import logging
 import os
 from collections.abc import Callable
 from datetime import timedelta
@@ -11,6 +12,7 @@ import optuna
 from optuna.trial import TrialState
 from sqlalchemy import Connection, select
 
+from search import logs
 from search.database.optuna_schema import (
     ATTRIBUTES,
     HEARTBEATS,
@@ -21,7 +23,9 @@ from search.database.optuna_schema import (
     now,
     read_attribute,
 )
-from search.queue.lease import ATTEMPTS, fail_attempt, this_machine
+from search.queue.lease import ATTEMPTS, fail_attempt, this_machine, this_worker
+
+log = logging.getLogger(__package__)
 
 Attempt = dict[str, Any]
 Gone = Callable[[Attempt, timedelta], str | None]  # of an attempt, silent for so long: why it is over, or None
@@ -89,16 +93,21 @@ def _take(study: optuna.Study, gone: Gone) -> int:
     """End the attempts that are `gone`, each in a transaction of its own."""
     with engine_of(study).connect() as connection:
         trials = connection.execute(_running(study)).all()
-        suspects = [row.trial_id for row in trials if _why(connection, row.trial_id, gone)]
+        suspects = [row for row in trials if _why(connection, row.trial_id, gone)]
     taken = 0
-    for trial_id in suspects:
+    for trial_id, number in suspects:
         with engine_of(study).begin() as connection:
             if lock_trial(connection, trial_id, skip_locked=True) != TrialState.RUNNING:
                 continue  # another has taken it
-            if reason := _why(connection, trial_id, gone):
-                record = read_attribute(connection, trial_id, ATTEMPTS)
-                fail_attempt(connection, trial_id, json.loads(record or "[]"), reason)
-                taken += 1
+            reason = _why(connection, trial_id, gone)
+            if reason is None:
+                continue
+            record = read_attribute(connection, trial_id, ATTEMPTS)
+            state = fail_attempt(connection, trial_id, json.loads(record or "[]"), reason)
+        taken += 1
+        with logs.about(f"{study.study_name} trial {number} {this_worker()}"):
+            fate = "failed for good" if state == TrialState.FAIL else "taken over, to go on from its last checkpoint"
+            log.warning("%s: %s", fate, reason)
     return taken
 
 

@@ -4,6 +4,7 @@ Processes are never forked from this one: a child of a process that has used tor
 in its first matrix product.
 """
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -23,6 +24,7 @@ import joblib
 import optuna
 
 from fmnist.errors import ExpectedError
+from search import logs
 from search.database.retry import persistently
 from search.queue.reaper import alive, began, release
 from search.queue.tickets import TooManyFailures, check_failures
@@ -33,6 +35,9 @@ USELESS = 5  # workers in a row that ended before they began a trial, after whic
 STEADY = 60.0  # seconds after which a worker that only waited for a trial is not one of those
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 30.0  # seconds before a worker that ended is replaced
 LONGEST_TMPDIR = 70  # bytes: a socket's path may have 103 on macOS, 107 on Linux, of which multiprocessing adds 32
+
+
+log = logging.getLogger(__package__)
 
 
 class WorkersDied(ExpectedError):
@@ -63,8 +68,9 @@ def shared_out(settings: WorkerSettings, workers: int) -> list[WorkerSettings]:
 class Pool:
     """Worker processes on this machine. Each place holds one, or none while it waits to be filled again."""
 
-    def __init__(self, study: optuna.Study, settings: list[WorkerSettings]) -> None:
+    def __init__(self, study: optuna.Study, settings: list[WorkerSettings], lines: Connection) -> None:
         self.study = study
+        self.lines = lines
         self.settings = settings
         self.processes: dict[int, BaseProcess] = {}
         self.errors: dict[int, Connection] = {}
@@ -82,13 +88,14 @@ class Pool:
         for place in [place for place, when in self.due.items() if when <= time.monotonic()]:
             del self.due[place]
             try:
-                self.processes[place], self.errors[place] = _start(self.settings[place])
+                self.processes[place], self.errors[place] = _start(self.settings[place], self.lines)
             except (ConnectionError, EOFError):
                 reason = "the process that starts them was killed"
             except OSError as error:  # of memory, processes, descriptors, the folder for temporary files
                 reason = " ".join(str(error).split())
             else:
                 self.started[place] = time.monotonic()
+                log.info("worker process %d started", self.processes[place].pid)
                 continue
             # Not within `except`: the exception holds the pipe by which a worker that was started notices that it is
             # not wanted, as the server may be killed after it has forked.
@@ -127,6 +134,12 @@ class Pool:
             # a worker's last look and this one another command may have added tickets.
             over = self.ending or is_over(self.study, self.settings[place])
             del self.processes[place]
+            log.log(
+                logging.WARNING if process.exitcode else logging.INFO,
+                "worker process %d ended with exit code %d",
+                process.pid,
+                process.exitcode,
+            )
             if process.exitcode == FAILED:
                 raise WorkersDied(self.errors[place].recv())
             if over:
@@ -188,7 +201,11 @@ def drain(
         TooManyFailures: failing is the rule among the trials.
         StudyError: the study was deleted.
     """
-    pool = Pool(study, settings)
+    with logs.gathered() as lines, logs.about(study.study_name):
+        _drain(Pool(study, settings, lines), stopping, on_tick)
+
+
+def _drain(pool: Pool, stopping: Callable[[], bool], on_tick: Callable[[], None]) -> None:
     failure: ExpectedError | None = None
     try:
         while pool.processes or pool.due:
@@ -198,7 +215,7 @@ def drain(
                 pool.fill()
                 pool.wait()
                 persistently(pool.sweep, stopping)
-                persistently(lambda: check_failures(study), stopping)
+                persistently(lambda: check_failures(pool.study), stopping)
             except (WorkersDied, TooManyFailures) as error:
                 failure = failure or error
             persistently(on_tick, stopping)
@@ -208,7 +225,7 @@ def drain(
         raise failure
 
 
-def _start(settings: WorkerSettings) -> tuple[BaseProcess, Connection]:
+def _start(settings: WorkerSettings, lines: Connection) -> tuple[BaseProcess, Connection]:
     """Start a worker; returns its process, and what tells of the error that ended it.
 
     Raises:
@@ -217,7 +234,7 @@ def _start(settings: WorkerSettings) -> tuple[BaseProcess, Connection]:
     context = _context()
     errors, theirs = context.Pipe(duplex=False)
     with closing(theirs):
-        process = context.Process(target=main, args=(settings, theirs))
+        process = context.Process(target=main, args=(settings, theirs, lines))
         with _same_imports(), _short_socket_path(), _signals_held_back():
             process.start()
     return process, errors

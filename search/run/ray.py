@@ -21,9 +21,11 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
 from fmnist.errors import ExpectedError
+from search import logs
 from search.database.connection import open_storage
 from search.database.retry import persistently, reported
 from search.database.url import absolute
+from search.queue.lease import this_worker
 from search.queue.reaper import release
 from search.queue.tickets import TooManyFailures, check_failures
 from search.run.local import TICK, WorkersDied
@@ -119,8 +121,10 @@ def _work(settings: WorkerSettings, request: str | None) -> str | None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # by it Ray cancels a task; see `_cancel`
     try:
         with reported(settings.storage):
+            logs.configure(settings.log_level)
             study = persistently(lambda: load_study(open_storage(settings.storage), settings.study))
-            work(settings, lambda: _asked(study, request))
+            with logs.about(f"{settings.study} {this_worker()}"):
+                work(settings, lambda: _asked(study, request))
     except (ExpectedError, OSError) as error:
         return f"{_in_one_line(error)} (on {socket.gethostname()})"
     return None

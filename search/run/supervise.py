@@ -22,6 +22,7 @@ from search.database.connection import lock, open_storage, opened
 from search.database.retry import persistently, reported
 from search.database.url import StorageError, default_url, warnings_for
 from search.formatting import count
+from search.logs import Level
 from search.queue import tickets
 from search.queue.lease import ATTEMPTS, GRACE, this_machine
 from search.results.summary import Stopped, summarize
@@ -70,6 +71,7 @@ class RunSettings:
         device: str = "auto",
         grace: float = GRACE,
         allow_mixed: bool = False,
+        log_level: Level = "warning",
         timeout: float | None = None,
         quiet: bool = False,
         as_json: bool = False,
@@ -103,6 +105,7 @@ class RunSettings:
                 device=device,
                 grace=grace,
                 allow_mixed=allow_mixed,
+                log_level=log_level,
             ),
             timeout=timeout,
             quiet=quiet,

@@ -1,5 +1,6 @@
 """The loop of one worker process: claim a ticket, run its trial, end it, again."""
 
+import logging
 import os
 import signal
 import threading
@@ -23,13 +24,15 @@ from sqlalchemy.exc import SQLAlchemyError
 from fmnist import data as fashion
 from fmnist.errors import ExpectedError
 from fmnist.training import Training
+from search import logs
 from search.artifacts import ArtifactError, Artifacts
 from search.database.connection import open_storage
 from search.database.optuna_schema import FIXED_PARAMETERS, open_trial, read_trial, set_parameters
 from search.database.retry import is_transient, persistently, reported
 from search.database.url import StorageError
+from search.formatting import percent
 from search.queue import lease, tickets
-from search.queue.lease import Holder, Lost, Ticket, beating
+from search.queue.lease import Holder, Lost, Ticket, beating, this_worker
 from search.queue.reaper import reap, release
 from search.study import space
 from search.study.definition import StudyDefinition
@@ -54,6 +57,8 @@ FAILED = 3  # exit code of a worker that met what no other worker here would far
 
 T = TypeVar("T")
 
+log = logging.getLogger(__package__)
+
 
 @dataclass(frozen=True)
 class WorkerSettings:
@@ -74,6 +79,7 @@ class WorkerSettings:
     follow: bool = False
     finalists: bool = True
     allow_mixed: bool = False
+    log_level: logs.Level = "warning"
 
 
 class Retried:
@@ -138,20 +144,21 @@ class Stop:
         self.asked = True
 
 
-def main(settings: WorkerSettings, errors: Connection) -> None:
+def main(settings: WorkerSettings, errors: Connection, lines: Connection) -> None:
     """Be a worker process until the queue is empty or SIGTERM asks to stop.
 
     Ctrl-C reaches a whole terminal; it is for the parent to pass on. A worker whose
-    parent dies ends with it. An error that the user can mend goes to `errors`, in words.
+    parent dies ends with it. An error that the user can mend goes to `errors`, in words, and log lines to `lines`.
     """
     stop = Stop()
+    logs.configure_worker(settings.log_level, lines)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, stop)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # held back while it was started
     if parent := parent_process():
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
     try:
-        with reported(settings.storage):
+        with reported(settings.storage), logs.about(f"{settings.study} {this_worker()}"):
             work(settings, lambda: stop.asked)
     except (ExpectedError, OSError) as error:
         if stop.asked and isinstance(error, StorageError):
@@ -225,8 +232,12 @@ def _drain(joined: Joined, settings: WorkerSettings, stopping: Callable[[], bool
                 if persistently(lambda: _nothing_left(study, settings), stopping):
                     return True
                 continue
-            with suppress(Lost):
-                _run(study, objective, store, ticket, settings, asked)
+            with logs.about(f"{study.study_name} trial {ticket.number} {this_worker()}"):
+                log.info("claimed")
+                try:
+                    _run(study, objective, store, ticket, settings, asked)
+                except Lost:
+                    log.warning("lost: another worker has taken it over, or it was ended")
     return False
 
 
@@ -269,18 +280,22 @@ def _run(
         raise
     except (OSError, ArtifactError):  # the disk's trouble is not the trial's
         persistently(lambda: lease.give_back(study, ticket))
+        log.warning("given back: the checkpoints' store is out of reach")
         if asked():
             return  # the worker was asked to stop while it waited
         raise
     except Exception as error:  # whatever else a trial raises ends that attempt, not the search
         reason = f"{type(error).__name__}: {error}"
-        persistently(lambda: lease.fail(study, ticket, reason))
+        state = persistently(lambda: lease.fail(study, ticket, reason))
+        log.warning("%s: %s", "failed for good" if state == TrialState.FAIL else "failed, to be tried again", reason)
         persistently(lambda: tickets.check_failures(study))
         return
     if outcome.state == TrialState.WAITING:
         persistently(lambda: lease.give_back(study, ticket))
+        log.info("given back")
         return
     persistently(lambda: lease.finish(study, ticket, outcome.state, outcome.value, outcome.reason))
+    log.info("%s", outcome.reason or f"completed at {percent(outcome.value or 0.0)}")
     persistently(lambda: drop_beaten(study, objective.artifacts, attributes(study)[KEEP]))
 
 

@@ -1,5 +1,6 @@
 """One trial: suggest, train epoch by epoch, save, report, prune."""
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,10 +16,13 @@ from fmnist.seeds import derive
 from fmnist.training import Diverged, EpochMetrics, Training
 from search.artifacts import Artifacts, checkpoint_name
 from search.database.optuna_schema import stored
+from search.formatting import percent
 from search.queue.lease import REASON
 from search.study import space
 from search.study.definition import StudyDefinition
 from search.study.record import AUDIT, CHECKPOINT, STEPS_PER_EPOCH, Epoch, checkpoint_of, read_checkpoint
+
+log = logging.getLogger(__package__)
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ def run_trial(
     name, reported = checkpoint_of(known), set(known.intermediate_values)
     saved = _saved(known, objective, hyperparameters)
     if saved:
+        log.info("resumed at epoch %g", saved.history[-1].epoch)
         for metrics in saved.history:
             _report(trial, metrics, reported)
         if outcome := _verdict(trial, objective.definition, hyperparameters, saved.history[-1]):
@@ -147,6 +152,7 @@ def _report(trial: Trial, metrics: EpochMetrics, reported: set[int]) -> None:
     if step not in reported and metrics.epoch <= trial.user_attrs.get(AUDIT, {}).get("since", math.inf):
         trial.report(metrics.accuracy, step)
         reported.add(step)
+        log.info("reported %s at epoch %g", percent(metrics.accuracy), metrics.epoch)
 
 
 def _verdict(
