@@ -26,7 +26,7 @@ from search.database.url import default_url
 from search.results.summary import summarize
 from search.study import definition
 from search.study.store import load_study
-from tests.conftest import STUDY, Command, worker_pids, worker_servers
+from tests.conftest import STUDY, Command, Launch, worker_pids, worker_servers
 
 LONG = STUDY.replace("epochs = 2", "epochs = 400")
 
@@ -179,7 +179,6 @@ def test_run_prints_an_object_a_line_for_a_program_and_each_at_once(
 
 
 def test_whoever_reads_no_further_ends_the_search_without_a_word(study_file: Path, launch, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    study_file.write_text(STUDY.replace("epochs = 2", "epochs = 30"))
     process = launch("tiny.toml", "--workers", "1", "--json", stderr=subprocess.PIPE)
     process.stdout.readline()
     process.stdout.close()
@@ -202,20 +201,20 @@ def test_best_is_null_before_a_trial_is_complete(invoke: Command, study_file: Pa
 def test_a_smaller_number_still_ends_with_what_an_earlier_run_asked_for(
     invoke: Command, study_file: Path, start, tmp_path: Path
 ) -> None:  # type: ignore[no-untyped-def]
-    study_file.write_text(STUDY.replace("epochs = 2", "epochs = 30"))
-    process = start("tiny.toml", "--trials", "4", "--workers", "1")
+    study_file.write_text(STUDY.replace("epochs = 2", "epochs = 12"))
+    process = start("tiny.toml", "--trials", "2", "--workers", "1")
     process.kill()
     process.communicate()
-    result = invoke("run", "tiny.toml", "--trials", "2", "--workers", "1")
+    result = invoke("run", "tiny.toml", "--trials", "1", "--workers", "1")
     said = (
-        r"Study tiny: 4 trials( \(\d (is|are) finished already\))?, as an earlier run asked for more than 2, of simple"
+        r"Study tiny: 2 trials( \(\d (is|are) finished already\))?, as an earlier run asked for more than 1, of simple"
     )
     assert re.match(said, result.stdout)
-    assert counts(tmp_path) == {"complete": 4, "pruned": 0, "failed": 0, "running": 0, "waiting": 0}
+    assert counts(tmp_path) == {"complete": 2, "pruned": 0, "failed": 0, "running": 0, "waiting": 0}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_search_gives_its_tickets_back_and_goes_on_where_it_was(
+def test_a_stopped_search_gives_its_tickets_back(
     command: Command, study_file: Path, start, tmp_path: Path, number: signal.Signals
 ) -> None:  # type: ignore[no-untyped-def]
     study_file.write_text(LONG)
@@ -227,6 +226,10 @@ def test_a_stopped_search_gives_its_tickets_back_and_goes_on_where_it_was(
     assert "Traceback" not in output
     assert counts(tmp_path) == {"complete": 0, "pruned": 0, "failed": 0, "running": 0, "waiting": 2}
 
+
+def test_a_search_goes_on_where_it_was(invoke: Command, study_file: Path, start: Launch, tmp_path: Path) -> None:
+    study_file.write_text(LONG)
+    invoke("run", "tiny.toml", "--trials", "2", "--workers", "1", "--timeout", "3", "--quiet")
     before = newest_checkpoint(tmp_path)
     process = start("tiny.toml", "--trials", "2", "--workers", "1")
     while len((after := newest_checkpoint(tmp_path)).history) == len(before.history):
@@ -265,17 +268,16 @@ def test_a_second_interrupt_stops_at_once_and_holds_nothing(
 def test_a_search_killed_hard_is_finished_by_the_same_command(
     invoke: Command, study_file: Path, start, tmp_path: Path
 ) -> None:  # type: ignore[no-untyped-def]
-    study_file.write_text(STUDY.replace("epochs = 2", "epochs = 30"))
-    process = start("tiny.toml", "--workers", "2")
+    study_file.write_text(STUDY.replace("epochs = 2", "epochs = 12"))
+    process = start("tiny.toml", "--trials", "2", "--workers", "2")
     process.kill()
     process.communicate()  # ends when the workers, which hold the pipe, have ended too
-    result = invoke("run", "tiny.toml", "--workers", "2")
+    result = invoke("run", "tiny.toml", "--trials", "2", "--workers", "2")
     assert result.returncode == 0, result.stderr
-    assert counts(tmp_path) == {"complete": 6, "pruned": 0, "failed": 0, "running": 0, "waiting": 0}
+    assert counts(tmp_path) == {"complete": 2, "pruned": 0, "failed": 0, "running": 0, "waiting": 0}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("started", [worker_servers, worker_pids])
+@pytest.mark.parametrize(("number", "started"), [(signal.SIGINT, worker_servers), (signal.SIGTERM, worker_pids)])
 def test_a_signal_to_all_while_workers_start_is_as_quiet_as_later(
     study_file: Path,
     launch,  # type: ignore[no-untyped-def]
@@ -455,10 +457,10 @@ def test_a_worker_that_follows_waits_for_database_study_and_tickets(
     assert "Stopping after the running epochs" in output
 
 
-def test_a_worker_of_no_study_says_so(command: Command, invoke: Command, study_file: Path) -> None:
-    assert "no database studies/studies.db" in one_line(command("worker", "tiny"), 1)
+def test_a_worker_of_no_study_says_so(invoke: Command, study_file: Path) -> None:
+    assert "no database studies/studies.db" in one_line(invoke("worker", "tiny"), 1)
     invoke("enqueue", "tiny.toml")
-    assert "no study named 'tinny' in this database; there are tiny" in one_line(command("worker", "tinny"), 2)
+    assert "no study named 'tinny' in this database; there are tiny" in one_line(invoke("worker", "tinny"), 2)
 
 
 def test_a_changed_definition_is_refused_with_the_difference(invoke: Command, study_file: Path) -> None:
@@ -469,11 +471,11 @@ def test_a_changed_definition_is_refused_with_the_difference(invoke: Command, st
     assert invoke("run", "tiny.toml", "--seed", "3", "--trials", "1", "--name", "other", "--quiet").returncode == 0
 
 
-def test_output_moves_everything(command: Command, study_file: Path, tmp_path: Path) -> None:
-    command("run", "tiny.toml", "--trials", "1", "--workers", "1", "--output", "elsewhere", "--quiet")
+def test_output_moves_everything(invoke: Command, study_file: Path, tmp_path: Path) -> None:
+    invoke("run", "tiny.toml", "--trials", "1", "--workers", "1", "--output", "elsewhere", "--quiet")
     assert sorted(path.name for path in (tmp_path / "elsewhere").glob("*")) == ["studies.db", "studies.db.lock", "tiny"]
     assert not (tmp_path / "studies").exists()
-    assert json.loads(command("status", "tiny", "--output", "elsewhere", "--json").stdout)["trials"]["complete"] == 1
+    assert json.loads(invoke("status", "tiny", "--output", "elsewhere", "--json").stdout)["trials"]["complete"] == 1
 
 
 @pytest.mark.parametrize("name", ["per%20cent", "what?", "a{b}c#d"])
@@ -522,7 +524,7 @@ def test_bad_input_is_one_clear_line(invoke: Command, arguments: list[str], exit
     assert "hunter2" not in line
 
 
-def test_train_prints_the_write_ups_lines_and_saves(command: Command, tmp_path: Path) -> None:
+def test_train_prints_the_write_ups_lines_and_saves(command: Command, invoke: Command, tmp_path: Path) -> None:
     arguments = ["--architecture", "simple", "--filters", "4", "--epochs", "2", "--seed", "3"]
     result = command("train", *arguments)
     assert result.returncode == 0, result.stderr
@@ -533,10 +535,10 @@ def test_train_prints_the_write_ups_lines_and_saves(command: Command, tmp_path: 
     saved = checkpoint.load(tmp_path / "digits_cnn_full.pth")
     assert (saved.seed, saved.hyperparameters.filters, len(saved.history)) == (3, 4, 2)
 
-    scored = command("evaluate", "digits_cnn_full.pth")
+    scored = invoke("evaluate", "digits_cnn_full.pth")
     assert scored.stdout.splitlines()[0] == lines[1]
     assert "true / predicted" in scored.stdout
-    values = json.loads(command("evaluate", "digits_cnn_full.pth", "--json").stdout)
+    values = json.loads(invoke("evaluate", "digits_cnn_full.pth", "--json").stdout)
     assert (values["correct"], values["total"], values["score_on"]) == (saved.history[-1].correct, 597, "test")
 
 
@@ -589,9 +591,9 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     assert result.stdout.splitlines()[-1] == "loaded"
 
 
-def test_status_does_without_torch(command: Command, tmp_path: Path) -> None:
+def test_status_does_without_torch(invoke: Command, tmp_path: Path) -> None:
     """Which takes seconds to import."""
-    command("enqueue", "cnn", "--trials", "1")
+    invoke("enqueue", "cnn", "--trials", "1")
     program = (
         "import sys; from search.cli import main; main(['status', 'cnn'], standalone_mode=False); "
         "assert 'torch' not in sys.modules"

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import random
+import re
 import signal
 import sqlite3
 import subprocess
@@ -43,6 +44,10 @@ from tests.postgresql import Server
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
+# One kind of database for what is about processes and not about the database.
+ON_SQLITE = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+ON_POSTGRESQL = pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+
 CHAOS = """\
 sampler = "random"
 pruner = "none"
@@ -57,6 +62,12 @@ filters = 8
 epochs = { low = 3, high = 6 }
 learning_rate = { low = 0.0005, high = 0.01, log = true }
 """
+
+QUICK = (
+    CHAOS.replace("low = 3, high = 6", "low = 1, high = 2")
+    .replace("epochs = 5", "epochs = 2")
+    .replace("filters = 8", "filters = 4")
+)
 
 
 def never() -> bool:
@@ -278,6 +289,7 @@ def test_a_worker_killed_between_claim_and_first_epoch_loses_no_ticket(
     assert ("made no progress" if machine else "died") in reason
 
 
+@ON_SQLITE
 def test_a_parent_killed_hard_leaves_no_orphan(url: str, search: Callable[..., subprocess.Popen[str]]) -> None:
     process = search(url, CHAOS, "--trials", "30", "--workers", "2")
     study = the_study(url, process)
@@ -291,17 +303,18 @@ def test_a_parent_killed_hard_leaves_no_orphan(url: str, search: Callable[..., s
     assert states(study)[TrialState.RUNNING] == 0
 
 
+@ON_POSTGRESQL
 def test_finalists_go_on_after_their_parent_was_killed_hard(
     url: str, search: Callable[..., subprocess.Popen[str]]
 ) -> None:
     arguments = ("--trials", "3", "--workers", "2", "--finalists", "2")
-    process = search(url, CHAOS, *arguments)
+    process = search(url, QUICK, *arguments)
     wait_for(lambda: finalists_of(the_study(url, process)) is not None, process)
     again = load_study(open_storage(url), "chaos.finalists")
     wait_for(lambda: reports(again) > 7, process)
     process.kill()
     process.wait()
-    output, errors = search(url, CHAOS, *arguments).communicate()
+    output, errors = search(url, QUICK, *arguments).communicate()
     assert errors == ""
     assert "Winner: trial" in output
     assert_exact(load_study(open_storage(url), "chaos"), 3)
@@ -315,20 +328,27 @@ def test_postgresql_may_be_restarted_in_mid_run(
     postgresql: Server, search: Callable[..., subprocess.Popen[str]]
 ) -> None:
     url = postgresql.create_database()
-    process = search(url, CHAOS, "--trials", "12", "--workers", "2")
+    process = search(url, CHAOS, "--trials", "6", "--workers", "2")
     study = the_study(url, process)
-    wait_for(lambda: reports(study) > 8, process)
+    wait_for(lambda: reports(study) > 4, process)
     postgresql.stop()
-    time.sleep(10)  # it is to be away for so long
+    waiting: set[str] = set()
+    assert process.stderr
+    while len(waiting) < 3:  # both workers, and the command itself
+        line = process.stderr.readline()
+        subject = re.fullmatch(r"\S+ \S+ WARNING (.*): waiting for the database for up to \d+ s more: .*\n", line)
+        assert subject, line
+        waiting.add(subject[1].rpartition("worker ")[2])
     postgresql.start()
     output, errors = process.communicate()
     assert process.returncode == 0, errors
-    assert errors == ""
-    assert "Done: 12 trials, 12 complete" in output
-    assert_exact(study, 12)
+    assert all("waiting for the database" in line or "went on after" in line for line in errors.splitlines())
+    assert "Done: 6 trials, 6 complete" in output
+    assert_exact(study, 6)
     assert all(len(attempts_of(trial)) == 1 for trial in trials_of(study))
 
 
+@ON_SQLITE
 def test_two_runs_at_once_do_not_add_up(url: str, search: Callable[..., subprocess.Popen[str]]) -> None:
     runs = [search(url, CHAOS, "--trials", trials, "--workers", "1") for trials in ("6", "9")]
     for process in runs:
@@ -340,13 +360,13 @@ def test_two_runs_at_once_do_not_add_up(url: str, search: Callable[..., subproce
     assert len(trials_of(study)) == 9
 
 
+@ON_POSTGRESQL
 def test_two_runs_that_reach_the_end_together_train_the_finalists_of_the_whole_search_once(
     url: str, search: Callable[..., subprocess.Popen[str]]
 ) -> None:
     """Also if workers are told to stop on the way, which each command might take for the end of the search."""
     arguments = ("--trials", "6", "--workers", "2", "--finalists", "2")
-    quick = CHAOS.replace("low = 3, high = 6", "low = 1, high = 2").replace("epochs = 5", "epochs = 2")
-    runs = [search(url, quick.replace("filters = 8", "filters = 4"), *arguments) for _ in range(2)]
+    runs = [search(url, QUICK, *arguments) for _ in range(2)]
     study = the_study(url, runs[0])
     wait_for(lambda: reports(study) and all(worker_pids(process.pid) for process in runs), runs[0])
     for process in runs:
@@ -385,9 +405,7 @@ def begin_together(url: str, barrier: Barrier, trials: int, data_dir: Path, fold
     work(WorkerSettings(url, "s", data_dir), never)
 
 
-@pytest.mark.parametrize(
-    ("url", "processes", "trials"), [("postgresql", 16, 500), ("sqlite", 8, 300)], indirect=["url"]
-)
+@pytest.mark.parametrize(("url", "processes", "trials"), [("postgresql", 8, 100), ("sqlite", 6, 60)], indirect=["url"])
 def test_processes_that_start_together_on_an_empty_database_drain_it_exactly(
     url: str, processes: int, trials: int, tiny_folder: Path, tmp_path: Path
 ) -> None:

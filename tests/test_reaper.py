@@ -114,7 +114,7 @@ REAPER_KILLED_HALFWAY = """
 import os, signal, sys
 import optuna
 from search import lease, reaper
-from search.storage import open_storage
+from search.database.connection import open_storage
 study = optuna.load_study(study_name="s", storage=open_storage(sys.argv[1], "write"))
 end, ended = lease._end, []
 def end_and_die(*arguments):

@@ -18,7 +18,7 @@ from search.database.connection import open_storage
 from search.database.url import DatabaseGone, default_url
 from search.study.store import load_study
 from search.worker.loop import WorkerSettings, work
-from tests.conftest import STUDY, Make, definition
+from tests.conftest import STUDY, Command, Make, definition
 from tests.terminal import Terminal
 
 WATCH = ["status", "s", "--watch", "0.1"]
@@ -97,17 +97,18 @@ def test_it_can_be_ended_before_and_leaves_the_terminal_whole(
     assert screen.cursor_shown
 
 
-def test_it_stays_for_the_finalists_of_a_run(study_file: Path, tmp_path: Path, tiny_folder: Path) -> None:
-    study_file.write_text(STUDY.replace("finalists = 0", "finalists = 1").replace("epochs = 2", "epochs = 20"))
-    call = [sys.executable, "-m", "search"]
-    options = ["--trials", "2", "--workers", "1", "--data-dir", str(tiny_folder)]
-    subprocess.run([*call, "enqueue", "tiny.toml", "--data-dir", str(tiny_folder)], cwd=tmp_path, check=True)
+def test_it_stays_for_the_finalists_of_a_run(study_file: Path, tmp_path: Path, invoke: Command) -> None:
+    study_file.write_text(STUDY.replace("finalists = 0", "finalists = 1").replace("epochs = 2", "epochs = 4"))
+    invoke("enqueue", "tiny.toml")
     watcher = subprocess.Popen(
-        [*call, "status", "tiny", "--watch", "0.2"], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "search", "status", "tiny", "--watch", "0.2"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert watcher.stdout
     assert "1 waiting" in watcher.stdout.readline()
-    subprocess.run([*call, "run", "tiny.toml", *options, "--quiet"], cwd=tmp_path, check=True)
+    assert invoke("run", "tiny.toml", "--trials", "2", "--workers", "1", "--quiet").returncode == 0
     *_, last = watcher.communicate()[0].splitlines()
     assert watcher.returncode == 0
     trained = last.partition("Finalists: ")[2].split()

@@ -60,9 +60,9 @@ def reported(study: optuna.Study, number: int = 0) -> dict[int, float]:
     ("sampler", "pruner"), [(name, PRUNERS[i]) for i, name in enumerate(SAMPLERS)], ids=lambda name: str(name)
 )
 def test_every_sampler_and_pruner_drains_its_queue(make: Make, sampler: str, pruner: str) -> None:
-    study, settings = make(definition(sampler=sampler, pruner=pruner), 9)
+    study, settings = make(definition(sampler=sampler, pruner=pruner), 5)
     work(settings, never)
-    assert len(states(study)) == 9
+    assert len(states(study)) == 5
     assert set(states(study)) <= {COMPLETE, TrialState.PRUNED}
     assert study.trials[0].params == {"filters": 4, "learning_rate": 0.002}
     assert all(trial.user_attrs[lease.ATTEMPTS][-1]["pid"] == os.getpid() for trial in study.trials)

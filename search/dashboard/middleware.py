@@ -11,7 +11,6 @@ import hmac
 import re
 import secrets
 from collections.abc import Callable, Iterable
-from contextlib import closing, nullcontext
 from typing import Any
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
@@ -19,11 +18,9 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 
 from fmnist.errors import ExpectedError, UsageError
 
-READING = frozenset(
-    {"GET", "HEAD", "OPTIONS"}
-)  # methods that change nothing (RFC 9110, 9.2.1); the dashboard keeps to it
+# Methods that change nothing (RFC 9110, 9.2.1), and in the dashboard they do not.
+READING = frozenset({"GET", "HEAD", "OPTIONS"})
 WORK = 2**12  # scrypt's: it is done again for each request, in about 10 ms
-BREAKING_LINES = b"<style>main p { white-space: normal; overflow-wrap: anywhere }</style>"
 HARMLESS = [("Content-Security-Policy", "sandbox"), ("X-Content-Type-Options", "nosniff")]
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
 
@@ -93,24 +90,16 @@ class ByMethod:
         return application(environ, start_response)
 
 
-class Mended:
-    """The dashboard with what it does not see to itself.
-
-    What is not there, or out of reach, is said in a line. Who accepts no compressed answer, or does not say so (curl),
-    gets the plain one. A trial's attributes break into lines, where the page would be thousands of pixels wide. What
-    somebody uploaded runs no script in the dashboard's name.
-    """
+class SafeAnswers:
+    """Says errors in one line, and keeps what somebody uploaded from running scripts in the dashboard's name."""
 
     def __init__(self, application: WSGIApplication) -> None:
         self.application = application
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        environ.setdefault("HTTP_ACCEPT_ENCODING", "")
-        path = environ["PATH_INFO"]
+        environ.setdefault("HTTP_ACCEPT_ENCODING", "")  # else the dashboard compresses for curl, which did not ask
         try:
-            if environ["REQUEST_METHOD"] == "GET" and path.startswith("/dashboard"):
-                return self._page(environ, start_response)
-            if path.startswith("/artifacts/"):
+            if environ["PATH_INFO"].startswith("/artifacts/"):
                 return self._artifact(environ, start_response)
             return self.application(environ, start_response)
         except ArtifactNotFound as error:
@@ -129,25 +118,6 @@ class Mended:
             return self.application(environ, start)
         except KeyError:  # Optuna's, of a study or trial
             return refuse(start_response, "404 Not Found", "There is no such study or trial.")
-
-    def _page(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """The dashboard's one page, with a style that breaks lines."""
-        started: list[tuple[str, list[tuple[str, str]]]] = []
-
-        def start(status: str, headers: list[tuple[str, str]], *_: object) -> Callable[[bytes], object]:
-            started.append((status, headers))
-            return lambda _: None
-
-        answer = self.application(environ, start)
-        with closing(answer) if hasattr(answer, "close") else nullcontext():  # type: ignore[type-var]
-            body = b"".join(answer)
-        (status, headers) = started[0]
-        if status.startswith("200"):
-            body = body.replace(b"</head>", BREAKING_LINES + b"</head>")
-            headers = [header for header in headers if header[0] != "Content-Length"]
-            headers.append(("Content-Length", str(len(body))))
-        start_response(status, headers)
-        return [body]
 
 
 def keeping_names(application: WSGIApplication) -> WSGIApplication:

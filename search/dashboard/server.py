@@ -16,7 +16,7 @@ import waitress
 
 from fmnist.errors import ExpectedError, UsageError
 from search.dashboard.artifacts import TrialArtifacts
-from search.dashboard.middleware import ByMethod, Credentials, KnownHosts, Mended, SignIn, keeping_names, read_only
+from search.dashboard.middleware import ByMethod, Credentials, KnownHosts, SafeAnswers, SignIn, keeping_names, read_only
 from search.database.connection import Mode, open_storage
 from search.database.retry import reported
 from search.database.url import parse
@@ -95,7 +95,7 @@ def _application(settings: DashboardSettings, local: bool) -> WSGIApplication:
     """
     mode: Mode = "write" if parse(settings.storage).drivername == "sqlite" else "create"
     changing = read_only if settings.read_only else keeping_names(_dashboard(settings, mode))
-    application: WSGIApplication = Mended(ByMethod(_dashboard(settings, "read"), changing))
+    application: WSGIApplication = SafeAnswers(ByMethod(_dashboard(settings, "read"), changing))
     if settings.credentials:
         return SignIn(application, settings.credentials)
     return KnownHosts(application, settings.host) if local else application
