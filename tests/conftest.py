@@ -14,10 +14,9 @@ import optuna
 import pytest
 import torch
 from click.testing import CliRunner
-from sklearn.datasets import load_digits
 
 from fmnist import data
-from fmnist.data import DataSet, LabelledImages
+from fmnist.data import DataSet
 from search.cli import main
 from search.database.connection import lock, open_storage
 from search.database.url import default_url
@@ -26,6 +25,7 @@ from search.study.definition import StudyDefinition
 from search.study.places import Place
 from search.study.store import open_study
 from search.worker.loop import WorkerSettings
+from tests.factories import STUDY, digits
 from tests.postgresql import Server, server
 
 
@@ -75,16 +75,6 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 NEEDS_CHROMIUM = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
-
-
-def digits() -> tuple[LabelledImages, LabelledImages]:
-    """scikit-learn's 1,797 handwritten digits, enlarged to 28 x 28: 1,200 to train on, 597 to test."""
-    small = load_digits()
-    pixels = torch.from_numpy(small.images / 16 * 255).round().to(torch.uint8)
-    large = torch.nn.functional.pad(pixels.repeat_interleave(3, 1).repeat_interleave(3, 2), (2, 2, 2, 2))
-    whole = LabelledImages(large.unsqueeze(1), torch.from_numpy(small.target))
-    index = torch.arange(len(whole))
-    return whole[index[:1200]], whole[index[1200:]]
 
 
 @pytest.fixture(scope="session")
@@ -172,22 +162,6 @@ def bucket(s3: None) -> str:
     return f"s3://{name}"
 
 
-def definition(**changes: object) -> StudyDefinition:
-    """A study of short trainings on tiny data, with changes to its keys."""
-    return StudyDefinition.model_validate(
-        {
-            "pruner": "none",
-            "defaults": {"architecture": "simple", "epochs": 2, "filters": 4, "learning_rate": 0.002},
-            "space": {"filters": {"low": 2, "high": 4}, "learning_rate": {"choices": [0.001, 0.002, 0.005]}},
-            **changes,
-        }
-    )
-
-
-# A training that goes on for as long as a test needs it to.
-LONG = definition(defaults={"architecture": "simple", "epochs": 300, "filters": 4, "learning_rate": 0.002})
-
-
 Make = Callable[..., tuple[optuna.Study, WorkerSettings]]
 
 
@@ -210,27 +184,6 @@ def make(tmp_path: Path, tiny: DataSet, tiny_folder: Path) -> Make:
         return study, WorkerSettings(url, "s", tiny_folder)
 
     return made
-
-
-STUDY = """\
-description = "two quick parameters on tiny data"
-trials = 6
-sampler = "random"
-pruner = "none"
-finalists = 0
-
-[defaults]
-architecture = "simple"
-epochs = 2
-learning_rate = 0.002
-filters = 4
-dropout = 0.0
-augmentation = 0.0
-
-[space]
-learning_rate = { low = 0.0005, high = 0.01, log = true }
-filters = { low = 2, high = 4 }
-"""
 
 
 @pytest.fixture

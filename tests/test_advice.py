@@ -11,10 +11,21 @@ from search.report.history import Audit
 from search.report.importance import Importance, Importances
 from search.results.finalists import Finalist, Standings
 from search.results.ranking import Configuration, difference, rank, share
-from tests.conftest import definition
-from tests.test_findings import GRID, NONE, RATES, TWO, ended, evidence_of, lost, repeated, said, standings_of
+from tests.factories import (
+    GRID,
+    NO_IMPORTANCES,
+    RATES,
+    TWO,
+    definition,
+    ended,
+    evidence_of,
+    lost,
+    said,
+    standings_of,
+    trained,
+)
 
-DEFAULT = repeated(0.80, 0.81, 0.82)
+DEFAULT = trained(0.80, 0.81, 0.82)
 
 
 def standing(*trials: Sequence[float]) -> Standings:
@@ -73,7 +84,7 @@ def test_where_there_are_finalists_or_seeds_or_no_choice_it_is_not() -> None:
     two = [ended(TWO, 0.8), ended(TWO, 0.9, filters=2)]
     assert said("luck", TWO, two, standings=standing([0.9])) is None
     assert said("luck", TWO, two[:1]) is None
-    assert said("luck", GRID, repeated(0.8, 0.9) + repeated(0.7, filters=2)) is None
+    assert said("luck", GRID, trained(0.8, 0.9) + trained(0.7, filters=2)) is None
 
 
 # Cheaper
@@ -122,7 +133,7 @@ LITTLE, MUCH, UNSURE = Importance(0.01, 0.0, 0.04), Importance(0.9, 0.8, 0.95), 
 
 
 def importances(**methods: dict[str, Importance]) -> Importances:
-    return replace(NONE, complete=30, finished=30, **methods)
+    return replace(NO_IMPORTANCES, complete=30, finished=30, **methods)
 
 
 def test_what_matters_by_no_method_is_to_be_fixed() -> None:
@@ -189,11 +200,11 @@ def test_rates_are_kept_where_a_good_trial_has_a_higher_one_or_few_diverge() -> 
 
 
 def test_too_few_complete_trials_call_for_more() -> None:
-    assert said("more", TWO, importances=replace(NONE, finished=9, complete=8)) == (
+    assert said("more", TWO, importances=replace(NO_IMPORTANCES, finished=9, complete=8)) == (
         "8 complete trials are too few to say what matters: 20 are needed. `fmnist-search run` with a larger "
         "`--trials` adds the difference."
     )
-    for enough in (None, NONE, replace(NONE, finished=40, complete=20)):
+    for enough in (None, NO_IMPORTANCES, replace(NO_IMPORTANCES, finished=40, complete=20)):
         assert said("more", TWO, importances=enough) is None
 
 
@@ -201,7 +212,7 @@ def test_all_advice_is_among_the_findings_that_say_what_to_try() -> None:
     evidence = evidence_of(
         TWO,
         [ended(TWO, 0.5) for _ in range(9)] + [ended(TWO, 0.9, filters=8)],
-        importances=replace(NONE, finished=9, complete=8),
+        importances=replace(NO_IMPORTANCES, finished=9, complete=8),
     )
     about = [finding.about for finding in findings(evidence)]
     assert about[-3:] == ["edge", "luck", "more"]

@@ -25,7 +25,8 @@ from search.study.record import checkpoint_of
 from search.study.store import load_study
 from search.worker import retention
 from search.worker.loop import work
-from tests.conftest import Make, definition
+from tests.conftest import Make
+from tests.factories import definition
 
 pytest.importorskip("moto")
 

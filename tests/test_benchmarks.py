@@ -18,7 +18,7 @@ from benchmarks.outcome import Ended, Results, Searched, best_so_far, reached
 from benchmarks.stock_search import begin_with_default, stock_search
 from fmnist.data import DataSet, split, standardize
 from fmnist.hyperparameters import Hyperparameters
-from tests.conftest import definition
+from tests.factories import definition
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -20,8 +20,8 @@ from search.results.finalists import define, place_of
 from search.study.places import Place
 from search.study.store import open_study
 from search.worker.loop import WorkerSettings, work
-from tests.conftest import NEEDS_CHROMIUM, definition
-from tests.test_comparison import HIGH, LOW, repeated, study_of
+from tests.conftest import NEEDS_CHROMIUM
+from tests.factories import HIGH, LOW, contrast, definition, study_of, trained
 
 pytestmark = NEEDS_CHROMIUM
 
@@ -156,7 +156,7 @@ def test_what_a_user_wrote_is_shown_as_text(report: Path, opened: Open) -> None:
 
 def test_names_in_figures_are_text_too(tmp_path: Path, opened: Open) -> None:
     storage = optuna.storages.InMemoryStorage()
-    found = compare([study_of(storage, name, repeated(*values)) for name, values in ((EVIL, LOW), ("b & c", HIGH))])
+    found = compare([study_of(storage, name, trained(*values)) for name, values in ((EVIL, LOW), ("b & c", HIGH))])
     file = tmp_path / "comparison.html"
     file.write_text(render_comparison(found, [EVIL, "b & c"]), encoding="utf-8")
     with opened(file) as page:
@@ -183,18 +183,6 @@ def test_a_phone_scrolls_the_page_down_only(report: Path, opened: Open, scheme: 
                 && each.getBoundingClientRect().right > innerWidth + 1).map((each) => each.outerHTML.slice(0, 80))"""
         )
         assert wide == []
-
-
-def luminance(colour: list[float]) -> float:
-    """Relative luminance of sRGB values up to 255 (WCAG 2.2)."""
-    shares = (one / 255 for one in colour)
-    red, green, blue = (one / 12.92 if one <= 0.04045 else ((one + 0.055) / 1.055) ** 2.4 for one in shares)
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-
-def contrast(one: str, other: str) -> float:
-    first, second = (luminance([float(part) for part in re.findall(r"[\d.]+", colour)[:3]]) for colour in (one, other))
-    return (max(first, second) + 0.05) / (min(first, second) + 0.05)
 
 
 COLOURS = """() => {

@@ -5,7 +5,8 @@ import pytest
 from fmnist.architectures import ARCHITECTURES
 from search.study import catalogue, definition, space
 from search.study.definition import DefinitionError
-from tests.conftest import STUDY, Command
+from tests.conftest import Command
+from tests.factories import STUDY
 
 
 def test_every_study_of_the_package_is_listed_with_its_question_and_time() -> None:

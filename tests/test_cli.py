@@ -26,7 +26,8 @@ from search.database.url import default_url
 from search.results.summary import summarize
 from search.study import definition
 from search.study.store import load_study
-from tests.conftest import STUDY, Command, Launch, worker_pids, worker_servers
+from tests.conftest import Command, Launch, worker_pids, worker_servers
+from tests.factories import STUDY
 
 LONG = STUDY.replace("epochs = 2", "epochs = 400")
 

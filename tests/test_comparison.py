@@ -1,7 +1,6 @@
 """Several studies side by side."""
 
 import re
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -16,12 +15,9 @@ from search.report.figures import answers, best_so_far
 from search.report.page import render_comparison
 from search.results.ranking import difference, estimate
 from search.study.definition import StudyDefinition
-from search.study.places import ARTIFACTS
-from search.study.store import DATA, DEFINITION, finalists_name
-from tests.conftest import definition
-from tests.test_findings import ended
+from search.study.store import finalists_name
+from tests.factories import GRID, HIGH, LOW, ended, study_of, trained
 
-GRID = definition(sampler="grid", seeds=3, space={"filters": {"choices": [2, 3, 4]}})
 BEGIN = datetime(2026, 1, 1)
 EVIL = "<script>alert(1)</script>"
 
@@ -37,33 +33,13 @@ def storage(tmp_path: Path) -> optuna.storages.BaseStorage:
     return open_storage(default_url(tmp_path), "create")
 
 
-def study_of(
-    storage: optuna.storages.BaseStorage,
-    name: str,
-    trials: Sequence[FrozenTrial],
-    defined: StudyDefinition = GRID,
-    fingerprint: str = "one",
-) -> tuple[optuna.Study, Path]:
-    study = optuna.create_study(storage=storage, study_name=name, direction="maximize")
-    study.set_user_attr(DEFINITION, defined.model_dump(mode="json"))
-    study.set_user_attr(DATA, {"name": "Fashion-MNIST", "fingerprint": fingerprint})
-    study.set_user_attr(ARTIFACTS, None)
-    study.add_trials(trials)
-    return study, Path()
-
-
-def repeated(*accuracies: float, filters: int = 4) -> list[FrozenTrial]:
-    return [ended(GRID, accuracy, filters=filters) for accuracy in accuracies]
-
-
-LOW, HIGH = [0.80, 0.81, 0.82], [0.90, 0.91, 0.92]
 WIDE = [0.70, 0.82, 0.95]
 
 
 @pytest.fixture
 def three(storage: optuna.storages.BaseStorage) -> Comparison:
     return compare(
-        [study_of(storage, name, repeated(*values)) for name, values in zip("abc", (LOW, HIGH, WIDE), strict=True)]
+        [study_of(storage, name, trained(*values)) for name, values in zip("abc", (LOW, HIGH, WIDE), strict=True)]
     )
 
 
@@ -91,7 +67,7 @@ def test_trials_that_failed_or_run_are_no_progress(storage: optuna.storages.Base
 
 
 def test_an_answer_is_the_best_configuration_with_all_its_trainings(storage: optuna.storages.BaseStorage) -> None:
-    (answer,) = compare([study_of(storage, "a", repeated(*LOW) + repeated(*HIGH, filters=2))]).answers
+    (answer,) = compare([study_of(storage, "a", trained(*LOW) + trained(*HIGH, filters=2))]).answers
     assert (answer.answer, answer.accuracies, answer.accuracy, answer.again) == (
         "filters=2",
         HIGH,
@@ -101,8 +77,8 @@ def test_an_answer_is_the_best_configuration_with_all_its_trainings(storage: opt
 
 
 def test_finalists_trained_again_are_the_answer_where_there_are_some(storage: optuna.storages.BaseStorage) -> None:
-    searched = study_of(storage, "a", repeated(0.99, filters=3) + repeated(0.9, filters=2))
-    study_of(storage, finalists_name("a"), repeated(*LOW, filters=3) + repeated(*HIGH, filters=2))
+    searched = study_of(storage, "a", trained(0.99, filters=3) + trained(0.9, filters=2))
+    study_of(storage, finalists_name("a"), trained(*LOW, filters=3) + trained(*HIGH, filters=2))
     (answer,) = compare([searched]).answers
     assert (answer.answer, answer.accuracies, answer.again) == ("filters=2", HIGH, True)
     assert answer.progress.best[0] == 0.99  # the search alone
@@ -116,7 +92,7 @@ def test_differences_are_from_the_first_and_corrected_for_all_of_them(three: Com
 
 def test_words_name_the_better_one_or_say_that_it_is_too_close_to_call(storage: optuna.storages.BaseStorage) -> None:
     low, high, wide = (
-        study_of(storage, name, repeated(*values)) for name, values in (("low", LOW), ("high", HIGH), ("wide", WIDE))
+        study_of(storage, name, trained(*values)) for name, values in (("low", LOW), ("high", HIGH), ("wide", WIDE))
     )
     found = difference(HIGH, LOW)
     assert found is not None
@@ -130,7 +106,7 @@ def test_words_name_the_better_one_or_say_that_it_is_too_close_to_call(storage: 
 
 
 def test_a_single_training_tells_nothing_apart(storage: optuna.storages.BaseStorage) -> None:
-    found = compare([study_of(storage, "a", repeated(*LOW)), study_of(storage, "b", repeated(0.99))])
+    found = compare([study_of(storage, "a", trained(*LOW)), study_of(storage, "b", trained(0.99))])
     assert found.differences == [None]
     assert found.words == "b and a cannot be told apart without two trainings of each answer."
 
@@ -141,8 +117,8 @@ def test_a_single_training_tells_nothing_apart(storage: optuna.storages.BaseStor
 def test_scores_on_other_images_are_not_compared(
     storage: optuna.storages.BaseStorage, defined: StudyDefinition, fingerprint: str
 ) -> None:
-    other = study_of(storage, "b", repeated(*HIGH), defined, fingerprint)
-    found = compare([study_of(storage, "a", repeated(*LOW)), other])
+    other = study_of(storage, "b", trained(*HIGH), defined, fingerprint)
+    found = compare([study_of(storage, "a", trained(*LOW)), other])
     assert found.differences == [None]
     assert found.words == "b was scored on other images than a: their accuracies are not comparable."
     assert "10.00" not in re.sub(r"<script>.*?</script>", "", render_comparison(found, ["a", "b"]), flags=re.DOTALL)
@@ -153,9 +129,9 @@ def test_a_study_without_a_complete_trial_is_left_out_and_named(storage: optuna.
     found = compare(
         [
             study_of(storage, "empty", []),
-            study_of(storage, "a", repeated(*LOW)),
+            study_of(storage, "a", trained(*LOW)),
             study_of(storage, "stopped", [stopped]),
-            study_of(storage, "b", repeated(*HIGH)),
+            study_of(storage, "b", trained(*HIGH)),
         ]
     )
     assert [answer.study for answer in found.answers] == ["a", "b"]
@@ -191,7 +167,7 @@ def test_figures_draw_the_numbers(three: Comparison) -> None:
 def test_the_page_is_whole_offline_and_escapes_what_users_wrote(storage: optuna.storages.BaseStorage) -> None:
     names = [EVIL, "b", f"</script>{EVIL}"]
     found = compare(
-        [study_of(storage, name, repeated(*values)) for name, values in zip(names[:2], (LOW, HIGH), strict=True)]
+        [study_of(storage, name, trained(*values)) for name, values in zip(names[:2], (LOW, HIGH), strict=True)]
         + [study_of(storage, names[2], [])]
     )
     page = render_comparison(found, names)

@@ -10,7 +10,7 @@ from search.database.connection import open_storage
 from search.database.url import default_url
 from search.study import definition
 from tests.conftest import Make
-from tests.conftest import definition as defined
+from tests.factories import definition as defined
 from tests.postgresql import Server
 
 SHIPPED = [path.stem for path in definition.bundled()]

@@ -11,7 +11,7 @@ from optuna.testing.pytest_storages import StorageTestCase
 from search.database.connection import open_storage
 from search.database.url import default_url
 from search.worker.sampling import sampler
-from tests.conftest import definition
+from tests.factories import definition
 from tests.postgresql import Server
 
 

@@ -9,8 +9,7 @@ from fmnist.complexity import complexity
 from search.report.cost import COSTS, Cost, costs, varied
 from search.results.ranking import rank
 from search.study.definition import StudyDefinition
-from tests.conftest import definition
-from tests.test_findings import ended
+from tests.factories import definition, ended
 
 ARCHITECTURES = definition(
     defaults={"architecture": "cnn", "epochs": 4, "filters": 8},

@@ -9,8 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.queue.lease import ATTEMPTS, REASON
 from search.report.history import PAUSE, Spell, beginning, records, spells, without_pauses
 from search.study.record import history_of
-from tests.conftest import definition
-from tests.test_findings import ended
+from tests.factories import definition, ended
 
 DEFINED = definition()
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)

@@ -21,9 +21,7 @@ from search.results.finalists import Standings
 from search.results.summary import BestTrial, Summary, TrialCounts
 from search.study.places import KEY, StudyError
 from search.study.store import DEFINITION
-from tests.conftest import definition
-from tests.test_browser import contrast
-from tests.test_report import BETTER, repeated, standings_of
+from tests.factories import BETTER, contrast, definition, report_standings, with_ranking
 
 LABEL = "learning_rate=0.001234 batch_size=128 filters=24 dropout=0.1234 label_smoothing=0.04321 augmentation=0.1234"
 
@@ -165,11 +163,11 @@ def test_the_note_says_why_the_dashboards_importances_may_stand_in_another_order
 
 
 def test_the_answer_is_that_of_the_finalists_if_there_are_any(analysis: Analysis) -> None:
-    standings: Standings = standings_of(BETTER)
+    standings: Standings = report_standings(BETTER)
     text = note(replace(analysis, standings=standings))
     assert "91.00 % test accuracy, mean of 3 fresh seeds" in text
     assert f"reproduce s.finalists {standings.winner.again.trials[0]} " in text
-    ranked = note(repeated(analysis, BETTER))
+    ranked = note(with_ranking(analysis, BETTER))
     assert "Best: filters=2, 91.00 %" in ranked
     assert f"reproduce s {BETTER[0].trials[0]} " in ranked
     nothing = replace(analysis, summary=replace(analysis.summary, best=None), network=None)

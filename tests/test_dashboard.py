@@ -35,7 +35,8 @@ from search.study.places import Place
 from search.study.record import CHECKPOINT, history_of
 from search.study.store import open_study
 from search.worker.loop import WorkerSettings, work
-from tests.conftest import NEEDS_CHROMIUM, definition
+from tests.conftest import NEEDS_CHROMIUM
+from tests.factories import definition
 from tests.postgresql import Server
 
 SECRET = "päss:w0rd"  # noqa: S105  # a colon and a letter that is not ASCII may be in a password

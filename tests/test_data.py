@@ -11,7 +11,7 @@ from fmnist import data, source
 from fmnist.data import DataSet
 from fmnist.errors import DataAbsent, DataError
 from fmnist.source import CHECKSUMS
-from tests.conftest import digits
+from tests.factories import digits
 
 TRAIN_IMAGES = "train-images-idx3-ubyte"
 

@@ -4,7 +4,7 @@ import pytest
 
 from search.study import definition
 from search.study.definition import DefinitionError
-from tests.conftest import STUDY
+from tests.factories import STUDY
 
 
 @pytest.fixture

@@ -39,7 +39,8 @@ from search.worker import loop
 from search.worker.loop import WorkerSettings, work
 from search.worker.reproduce import reproduce
 from search.worker.trial import Outcome
-from tests.conftest import Make, definition, worker_pids
+from tests.conftest import Make, worker_pids
+from tests.factories import definition
 from tests.postgresql import Server
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)

@@ -46,7 +46,8 @@ from search.study.store import (
 )
 from search.worker.loop import WorkerSettings, work
 from search.worker.trial import training_seed
-from tests.conftest import Command, Make, definition
+from tests.conftest import Command, Make
+from tests.factories import definition
 
 QUICK = {"architecture": "simple", "epochs": 1, "filters": 4, "learning_rate": 0.002}
 

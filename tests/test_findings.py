@@ -1,8 +1,7 @@
 """Sentences that are drawn from numbers, and that none is where the numbers do not carry it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,86 +9,32 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.queue.lease import REASON
-from search.report.findings import Evidence, findings
-from search.report.history import Audit, Pruning, audit, pruning
-from search.report.importance import Importance, Importances
-from search.report.writeup import compare
-from search.results.finalists import Finalist, Standings
-from search.results.ranking import Configuration, rank, share
+from search.report.findings import findings
+from search.report.history import Audit, Pruning
+from search.report.importance import Importance
+from search.results.ranking import rank, share
 from search.study.definition import StudyDefinition
-from search.study.record import CHECKPOINT, Epoch
-from search.study.space import distributions
-from tests.conftest import definition
-
-NONE = Importances(None, None, 0, 0, 0, [])
-
-
-def ended(
-    defined: StudyDefinition,
-    value: float | None,
-    curve: Mapping[float, float] | None = None,
-    *,
-    history: Sequence[Epoch] | None = None,
-    state: TrialState = TrialState.COMPLETE,
-    attributes: Mapping[str, Any] | None = None,
-    seconds: float = 1.0,
-    **params: Any,
-) -> FrozenTrial:
-    """A trial as a worker leaves it: the default's, but for `params`.
-
-    Args:
-        curve: accuracy by epoch; if it is not given, each whole epoch came to the value.
-        history: all scores, if more than the accuracy matters.
-        attributes: further user attributes.
-    """
-    params = {name: getattr(defined.defaults, name) for name in defined.space} | params
-    epochs = params.get("epochs", defined.defaults.epochs)
-    if curve is None:
-        curve = {float(epoch): value or 0.0 for epoch in range(1, epochs + 1)}
-    rows = history or [Epoch(epoch, 0.5, accuracy, 0.5, accuracy, 1.0) for epoch, accuracy in curve.items()]
-    record = {"seconds": seconds, "history": [list(row) for row in rows]} if rows else {}
-    return create_trial(
-        state=state,
-        value=value,
-        params=params,
-        distributions=distributions(defined),
-        intermediate_values={round(100 * row.epoch): row.accuracy for row in rows},
-        user_attrs={CHECKPOINT: record, **(attributes or {})},
-    )
-
-
-def evidence_of(defined: StudyDefinition, trials: Sequence[FrozenTrial], **changes: Any) -> Evidence:
-    trials = list(trials)
-    evidence = Evidence(
-        definition=defined,
-        trials=trials,
-        importances=NONE,
-        ranking=rank(defined, trials),
-        standings=None,
-        pruning=pruning(defined, trials),
-        audit=audit(defined, trials),
-        comparison=compare(defined, trials) if defined.reference else None,
-    )
-    return replace(evidence, **changes)
-
-
-def said(about: str, defined: StudyDefinition, trials: Sequence[FrozenTrial] = (), **changes: Any) -> str | None:
-    """The finding about something, None if there is none."""
-    found = [finding.text for finding in findings(evidence_of(defined, trials, **changes)) if finding.about == about]
-    assert len(found) <= 1
-    return found[0] if found else None
-
-
-def standings_of(again: list[Configuration]) -> Standings:
-    finalists = [Finalist(number, 0.99, configuration) for number, configuration in enumerate(again)]
-    return Standings("s", "test", 6, 6, 0, False, finalists, Path("best.pt"), 0.9, None)
-
+from search.study.record import Epoch
+from tests.factories import (
+    DIVERGED,
+    GRID,
+    NO_IMPORTANCES,
+    RATES,
+    TWO,
+    definition,
+    ended,
+    evidence_of,
+    lost,
+    said,
+    standings_of,
+    trained,
+)
 
 # Importance
 
 
 def importance(**changes: Any) -> str | None:
-    return said("importance", definition(), importances=replace(NONE, **changes))
+    return said("importance", definition(), importances=replace(NO_IMPORTANCES, **changes))
 
 
 CLEAR, EVEN = Importance(0.8, 0.6, 0.9), Importance(0.5, 0.1, 0.9)
@@ -179,12 +124,6 @@ def test_a_best_value_at_an_edge_that_can_be_moved_is_to_be_widened(
     assert said("edge", defined, [*worse[1:], ended(defined, 0.9, **{name: value})]) is None  # nine trials are too few
 
 
-TWO = definition(
-    defaults={"filters": 4, "dropout": 0.1},
-    space={"filters": {"low": 2, "high": 8}, "dropout": {"low": 0, "high": 0.2}},
-)
-
-
 def test_every_edge_of_the_best_trial_is_named_and_none_of_another() -> None:
     trials = [ended(TWO, 0.5, filters=2) for _ in range(9)] + [ended(TWO, 0.9, filters=8, dropout=0.2)]
     text = said("edge", TWO, trials)
@@ -202,13 +141,6 @@ def test_where_there_are_finalists_the_winners_edge_counts() -> None:
 
 
 # Diverged
-
-RATES = definition(defaults={"learning_rate": 0.1}, space={"learning_rate": {"low": 0.001, "high": 1.0, "log": True}})
-DIVERGED = {REASON: "diverged: the loss is nan"}
-
-
-def lost(defined: StudyDefinition, **params: Any) -> FrozenTrial:
-    return ended(defined, None, curve={}, state=TrialState.PRUNED, attributes=DIVERGED, **params)
 
 
 def test_the_share_that_diverged_is_said_and_at_which_learning_rates() -> None:
@@ -329,56 +261,49 @@ def test_where_the_last_gains_may_be_noise_nothing_is_said_of_them(trials: list[
 
 # The noise floor
 
-GRID = definition(sampler="grid", seeds=3, space={"filters": {"choices": [2, 3, 4]}})
-
-
-def repeated(*accuracies: float, filters: int = 4) -> list[FrozenTrial]:
-    """Trainings of one configuration; the default has 4 filters."""
-    return [ended(GRID, accuracy, filters=filters) for accuracy in accuracies]
-
 
 FLOOR = "Noise floor: the default configuration's accuracy varies by 1.00 points (standard deviation over 3 seeds)."
 
 
 def test_the_best_ones_gain_stands_beside_the_deviation_of_the_default() -> None:
-    text = said("noise", GRID, repeated(0.80, 0.81, 0.82) + repeated(0.90, 0.91, 0.92, filters=2))
+    text = said("noise", GRID, trained(0.80, 0.81, 0.82) + trained(0.90, 0.91, 0.92, filters=2))
     assert text == f"{FLOOR} The best one gains 10.00 points on it (95 % interval 7.73 to 12.27)."
-    text = said("noise", GRID, repeated(0.80, 0.81, 0.82) + repeated(0.81, 0.82, 0.83, filters=2))
+    text = said("noise", GRID, trained(0.80, 0.81, 0.82) + trained(0.81, 0.82, 0.83, filters=2))
     assert text == f"{FLOOR} The best one gains 1.00 points on it (95 % interval -1.27 to 3.27), which may be noise."
 
 
 def test_a_default_that_nothing_beats_is_said_to_be_so() -> None:
-    default = repeated(0.80, 0.81, 0.82)
-    assert said("noise", GRID, default + repeated(0.7, 0.71, filters=2)) == (
+    default = trained(0.80, 0.81, 0.82)
+    assert said("noise", GRID, default + trained(0.7, 0.71, filters=2)) == (
         f"{FLOOR} Nothing that was trained as often beats it."
     )
     assert said("noise", GRID, default) == FLOOR
-    assert said("noise", GRID, default + repeated(0.99, filters=2)) == FLOOR  # one training is no gain
+    assert said("noise", GRID, default + trained(0.99, filters=2)) == FLOOR  # one training is no gain
 
 
 def test_a_default_that_was_trained_once_or_never_shows_no_noise() -> None:
-    assert said("noise", GRID, repeated(0.8) + repeated(0.9, 0.91, filters=2)) is None
-    assert said("noise", GRID, repeated(0.9, 0.91, filters=2)) is None
+    assert said("noise", GRID, trained(0.8) + trained(0.9, 0.91, filters=2)) is None
+    assert said("noise", GRID, trained(0.9, 0.91, filters=2)) is None
     assert said("noise", GRID) is None
 
 
 def test_fresh_seeds_are_the_floor_where_there_are_finalists() -> None:
-    again = rank(GRID, repeated(0.80, 0.81, 0.82) + repeated(0.90, 0.91, 0.92, filters=2))
-    text = said("noise", GRID, repeated(0.5, 0.9) + repeated(0.95, 0.96, filters=3), standings=standings_of(again))
+    again = rank(GRID, trained(0.80, 0.81, 0.82) + trained(0.90, 0.91, 0.92, filters=2))
+    text = said("noise", GRID, trained(0.5, 0.9) + trained(0.95, 0.96, filters=3), standings=standings_of(again))
     assert text is not None
     assert text.startswith(f"{FLOOR} The best one gains 10.00 points")
-    assert said("noise", GRID, repeated(0.5, 0.9), standings=standings_of(again[:1])) is None  # not trained again yet
+    assert said("noise", GRID, trained(0.5, 0.9), standings=standings_of(again[:1])) is None  # not trained again yet
 
 
 # The ranking
 
 
 def test_a_ranking_says_how_many_cannot_be_told_from_the_best() -> None:
-    best, tie = repeated(0.90, 0.91, 0.92), repeated(0.89, 0.91, 0.90, filters=2)
-    worse = repeated(0.50, 0.51, 0.52, filters=3)
+    best, tie = trained(0.90, 0.91, 0.92), trained(0.89, 0.91, 0.90, filters=2)
+    worse = trained(0.50, 0.51, 0.52, filters=3)
     first = "Best: filters=4 (default), 91.00 % (95 % interval 88.52–93.48 %)."
     assert said("ranking", GRID, best + tie + worse) == f"{first} 1 of the other 2 cannot be told from it."
-    tie_too = repeated(0.88, 0.91, 0.90, filters=3)
+    tie_too = trained(0.88, 0.91, 0.90, filters=3)
     assert said("ranking", GRID, best + tie + tie_too) == f"{first} None of the other 2 can be told from it."
     assert said("ranking", GRID, best + tie) == f"{first} The other cannot be told from it."
     assert said("ranking", GRID, best + worse) == f"{first} The other is worse by more than noise."
@@ -388,9 +313,9 @@ def test_a_ranking_says_how_many_cannot_be_told_from_the_best() -> None:
 
 
 def test_nothing_is_called_the_best_while_one_that_was_trained_once_is_ahead() -> None:
-    trials = repeated(0.90, 0.91) + repeated(0.80, 0.81, filters=2)
+    trials = trained(0.90, 0.91) + trained(0.80, 0.81, filters=2)
     assert said("ranking", GRID, trials) is not None
-    assert said("ranking", GRID, [*trials, *repeated(0.99, filters=3)]) is None
+    assert said("ranking", GRID, [*trials, *trained(0.99, filters=3)]) is None
 
 
 # Pruning and its audit

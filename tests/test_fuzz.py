@@ -20,8 +20,9 @@ from search.console.status import show_catalogue
 from search.console.terminal import terminal
 from search.study import catalogue, definition, space
 from search.study.definition import DefinitionError, Parameter, StudyDefinition
-from tests.conftest import STUDY, Make
-from tests.conftest import definition as defined
+from tests.conftest import Make
+from tests.factories import STUDY
+from tests.factories import definition as defined
 
 # The same examples each time, however slow the machine.
 BOUNDED = settings(derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))

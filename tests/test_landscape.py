@@ -10,8 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.report.importance import FEWEST, SIDE, Importance, Importances, foremost, landscape, position
 from search.study.definition import Parameter
-from tests.conftest import definition
-from tests.test_findings import ended
+from tests.factories import definition, ended
 
 SPACE = definition(
     defaults={"architecture": "cnn", "learning_rate": 0.01, "dropout": 0.2, "filters": 8},

@@ -14,7 +14,7 @@ from search.database.connection import lock, open_storage
 from search.database.url import default_url
 from search.study.store import load_study
 from search.worker import retention
-from tests.conftest import STUDY
+from tests.factories import STUDY
 from tests.terminal import Terminal
 
 LONG = STUDY.replace("epochs = 2", "epochs = 400")

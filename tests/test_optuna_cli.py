@@ -9,7 +9,8 @@ from optuna.trial import TrialState
 from search.database.url import parse
 from search.queue import lease, tickets
 from search.queue.lease import Holder, Ticket
-from tests.conftest import Make, definition
+from tests.conftest import Make
+from tests.factories import definition
 
 CALL = [sys.executable, "-W", "ignore", "-c", "import sys; from optuna.cli import main; sys.exit(main())"]
 

@@ -7,7 +7,8 @@ import pytest
 
 from search.study import store
 from search.study.store import command_line, machine, note, runs
-from tests.conftest import Make, definition
+from tests.conftest import Make
+from tests.factories import definition
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from search.report import write
 from search.study.store import load_study
 from search.worker import retention
 from search.worker.loop import work
-from tests.conftest import Command, Make, definition
+from tests.conftest import Command, Make
+from tests.factories import definition
 
 MINE = b"my own work\n"
 TRAIN = ("train", "--architecture", "simple", "--filters", "2", "--epochs", "1")

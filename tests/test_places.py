@@ -20,7 +20,8 @@ from search.study.record import checkpoint_of
 from search.study.store import load_study, open_study
 from search.worker import retention
 from search.worker.loop import WorkerSettings, work
-from tests.conftest import Command, definition
+from tests.conftest import Command
+from tests.factories import definition
 from tests.postgresql import Server
 
 DEFINED = definition(sampler="random")

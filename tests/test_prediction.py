@@ -17,7 +17,8 @@ from fmnist.evaluation import BATCH, evaluate
 from fmnist.hyperparameters import Hyperparameters
 from fmnist.prediction import ImageError, predict, read_image, read_images
 from fmnist.training import Training
-from tests.conftest import Command, digits
+from tests.conftest import Command
+from tests.factories import digits
 
 SMALL = Hyperparameters(architecture="simple", filters=4, epochs=2, learning_rate=0.002)
 

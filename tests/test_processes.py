@@ -17,7 +17,8 @@ from search.database.url import default_url
 from search.queue.reaper import alive
 from search.run import local
 from search.study.store import load_study
-from tests.conftest import Make, definition, worker_pids, worker_servers
+from tests.conftest import Make, worker_pids, worker_servers
+from tests.factories import definition
 
 COMPLETE, WAITING = TrialState.COMPLETE, TrialState.WAITING
 COMMAND = """\

@@ -15,7 +15,8 @@ from search.study.definition import StudyDefinition
 from search.study.places import folder_of
 from search.study.store import versions
 from search.worker.loop import work
-from tests.conftest import Make, definition
+from tests.conftest import Make
+from tests.factories import definition
 
 
 @pytest.mark.parametrize("path", definitions.bundled(), ids=lambda path: path.stem)

@@ -9,8 +9,7 @@ from search.queue.lease import REASON
 from search.report.history import audit, pruning
 from search.study.definition import StudyDefinition
 from search.study.record import AUDIT
-from tests.conftest import definition
-from tests.test_findings import ended
+from tests.factories import definition, ended
 
 DEFINED = definition(pruner="halving", audit=0.2)  # of two epochs
 LONGER = definition(space={"epochs": {"low": 1, "high": 8}})

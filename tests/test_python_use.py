@@ -17,7 +17,7 @@ from fmnist.classes import CLASSES
 from search.database.connection import open_storage
 from search.database.url import default_url
 from search.study.store import load_study
-from tests.conftest import STUDY
+from tests.factories import STUDY
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = pytest.mark.parametrize("package", [fmnist, search], ids=["fmnist", "search"])

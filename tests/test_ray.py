@@ -25,7 +25,8 @@ from search.run.local import WorkersDied
 from search.run.ray import ClusterError, _work, drain
 from search.study.record import STEPS_PER_EPOCH
 from search.study.store import finalists_of, load_study, request_stop, stop_requests
-from tests.conftest import LONG, STUDY, Command, Make, definition
+from tests.conftest import Command, Make
+from tests.factories import LONG, STUDY, definition
 from tests.postgresql import Server
 
 pytest.importorskip("ray")

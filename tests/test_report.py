@@ -32,16 +32,25 @@ from search.report.network import grey
 from search.report.page import SECTIONS, drawers, render
 from search.report.style import in_sight, logarithmic, stepped
 from search.report.writeup import compare
-from search.results.finalists import Finalist, Standings
-from search.results.ranking import Configuration, estimate, rank
+from search.results.ranking import rank
 from search.study.definition import StudyDefinition
 from search.study.places import Place
 from search.study.record import checkpoint_of, history_of
 from search.study.store import Run, open_study
 from search.worker.loop import WorkerSettings, work
-from tests import test_writeup
-from tests.conftest import definition
-from tests.test_findings import ended, evidence_of
+from tests.factories import (
+    BETTER,
+    EPOCHS,
+    REVERSED,
+    TIE,
+    definition,
+    ended,
+    evidence_of,
+    ranking_of,
+    report_standings,
+    with_ranking,
+    writeup_trials,
+)
 
 EVIL = "<script>alert(1)</script>"
 
@@ -75,37 +84,14 @@ def analysis(study: optuna.Study, folder: Path, tiny_folder: Path) -> Analysis:
     return analyse(study, folder / "s", lambda: data.load(tiny_folder))
 
 
-def standings_of(again: list[Configuration], trained: int = 6, *, tested: bool = False) -> Standings:
-    """The first was trial 7 of the search and the default was pruned there."""
-    finalists = [Finalist(None if one.is_default else 7, None if one.is_default else 0.95, one) for one in again]
-    test = estimate([0.88, 0.89]) if tested else None
-    return Standings(
-        "s", "validation" if tested else "test", trained, 6, 0, False, finalists, Path("best.pt"), 0.91, test
-    )
-
-
 GRID = definition(sampler="grid", seeds=3, space={"filters": {"choices": [2, 3, 4]}})  # the default has 4
-
-
-def ranking_of(*values: tuple[int, list[float]]) -> list[Configuration]:
-    return rank(GRID, [ended(GRID, one, filters=filters) for filters, accuracies in values for one in accuracies])
-
-
-BETTER = ranking_of((2, [0.90, 0.91, 0.92]), (4, [0.80, 0.81, 0.82]))
-TIE = ranking_of((2, [0.90, 0.91, 0.92]), (4, [0.89, 0.91, 0.90]))
-
-
-def repeated(analysis: Analysis, ranking: list[Configuration]) -> Analysis:
-    """The same for a grid with seeds."""
-    definition = analysis.definition | {"seeds": 3}
-    return replace(analysis, definition=definition, ranking=ranking, standings=None, importances=None)
 
 
 @pytest.fixture(scope="module")
 def beside(analysis: Analysis) -> Analysis:
     """The same for a study that is compared with the write-up."""
-    found = compare(test_writeup.EPOCHS, test_writeup.trials(test_writeup.REVERSED))
-    return replace(repeated(analysis, BETTER), comparison=found)
+    found = compare(EPOCHS, writeup_trials(REVERSED))
+    return replace(with_ranking(analysis, BETTER), comparison=found)
 
 
 def text_of(page: str) -> str:
@@ -408,7 +394,7 @@ def test_costs_are_drawn_with_their_fronts(analysis: Analysis) -> None:
 
 
 def test_finalists_are_drawn_where_they_were_and_where_they_are(analysis: Analysis) -> None:
-    before, again = figures.finalists(replace(analysis, standings=standings_of(BETTER))).data
+    before, again = figures.finalists(replace(analysis, standings=report_standings(BETTER))).data
     assert dict(zip(before.y, before.x, strict=True)) == {"trial 7": 0.95}  # the default had nothing to show
     assert dict(zip(again.y, again.x, strict=True)) == pytest.approx({"trial 7": 0.91, "the default": 0.81})
     assert list(again.error_x.array) == pytest.approx(
@@ -417,7 +403,7 @@ def test_finalists_are_drawn_where_they_were_and_where_they_are(analysis: Analys
 
 
 def test_a_ranking_is_drawn_the_best_on_top(analysis: Analysis) -> None:
-    (dots,) = figures.ranking(repeated(analysis, BETTER)).data
+    (dots,) = figures.ranking(with_ranking(analysis, BETTER)).data
     assert list(dots.y) == ["filters=4 (default)", "filters=2"]
     assert list(dots.x) == pytest.approx([0.81, 0.91])
 
@@ -436,7 +422,7 @@ def test_the_write_up_is_drawn_beside_ours(beside: Analysis) -> None:
 
 
 def test_the_page_is_whole_offline_and_escapes_what_users_wrote(analysis: Analysis, beside: Analysis) -> None:
-    for each in (analysis, replace(beside, standings=standings_of(BETTER))):
+    for each in (analysis, replace(beside, standings=report_standings(BETTER))):
         page = render(each)
         assert EVIL not in page
         assert "&lt;script&gt;alert(1)" in page
@@ -535,12 +521,12 @@ def test_the_answer_has_the_command_that_trains_it_again_and_its_checkpoint(anal
     alone = "Train it again, and see that it comes out the same"
     of_three = "Repeat the first of its 3 trainings, and see that it comes out the same"
     assert alone in text_of(render(analysis))
-    won = replace(analysis, standings=standings_of(BETTER))
+    won = replace(analysis, standings=report_standings(BETTER))
     assert of_three in text_of(render(won))
     assert won.reproduction == analysis.provenance.command("reproduce", f"{EVIL}.finalists", BETTER[0].trials[0])
-    grid = repeated(analysis, BETTER)
+    grid = with_ranking(analysis, BETTER)
     assert of_three in text_of(render(grid))
-    assert alone in text_of(render(repeated(analysis, ranking_of((2, [0.95]), (4, [0.8, 0.81])))))
+    assert alone in text_of(render(with_ranking(analysis, ranking_of((2, [0.95]), (4, [0.8, 0.81])))))
     assert grid.reproduction == analysis.provenance.command("reproduce", EVIL, BETTER[0].trials[0])
     masked = replace(analysis.provenance, options=" --storage postgresql://me:***@db/studies")
     assert "*** stands for the password" in render(replace(analysis, provenance=masked))
@@ -594,7 +580,7 @@ def test_the_numbers_are_written_as_json(
 
 
 def test_the_json_of_finalists_and_of_the_write_up_has_their_numbers(analysis: Analysis, beside: Analysis) -> None:
-    won = json.loads(as_json(replace(analysis, standings=standings_of(BETTER)).as_json()))
+    won = json.loads(as_json(replace(analysis, standings=report_standings(BETTER)).as_json()))
     assert won["standings"]["finalists"][0]["again"]["accuracies"] == BETTER[0].accuracies
     assert won["answer"]["params"] == BETTER[0].params
     assert beside.comparison is not None
@@ -603,7 +589,7 @@ def test_the_json_of_finalists_and_of_the_write_up_has_their_numbers(analysis: A
 
 
 def test_a_search_with_finalists_says_who_won_and_what_shrank(analysis: Analysis) -> None:
-    page = render(replace(analysis, standings=standings_of(BETTER)))
+    page = render(replace(analysis, standings=report_standings(BETTER)))
     text = text_of(page)
     assert 'id="finalists"' in page
     assert (
@@ -614,20 +600,20 @@ def test_a_search_with_finalists_says_who_won_and_what_shrank(analysis: Analysis
     assert "7 95.00 % 91.00 % 88.52–93.48 % 4.00 3 winner +10.00 filters=2" in text
     assert "default - 81.00 % 78.52–83.48 % - 3 10.00 behind filters=4" in text
     console = Console(file=io.StringIO(), width=120)
-    show_finalists(console, "s", standings_of(BETTER))
+    show_finalists(console, "s", report_standings(BETTER))
     assert "7 95.00 % 91.00 % 88.52–93.48 % 4.00 3 winner" in " ".join(console.file.getvalue().split())
     assert "trainings are finished" not in text
     assert "12 complete, 0 pruned, 6 of finalists" in text
     assert "of finalists" not in text_of(render(analysis))
-    tie = text_of(render(replace(analysis, standings=standings_of(TIE))))
+    tie = text_of(render(replace(analysis, standings=report_standings(TIE))))
     assert "Too close to call between it and the default." in tie
-    tested = text_of(render(replace(analysis, standings=standings_of(BETTER, tested=True))))
+    tested = text_of(render(replace(analysis, standings=report_standings(BETTER, tested=True))))
     assert "On the test images, which nothing was chosen by: 88.50 % (" in tested
 
 
 def test_finalists_that_are_not_all_trained_have_no_winner_yet(analysis: Analysis) -> None:
     some = ranking_of((2, [0.95]), (4, [0.89, 0.91, 0.90]))
-    text = text_of(render(replace(analysis, standings=replace(standings_of(some, trained=4), checkpoint=None))))
+    text = text_of(render(replace(analysis, standings=replace(report_standings(some, trained=4), checkpoint=None))))
     assert "Ahead so far: trial 7, 95.00 % test accuracy, mean of 1 fresh seed: filters=2." in text
     assert "4 of 6 trainings are finished." in text
     assert "It is chosen when all finalists are trained." in text
@@ -635,7 +621,7 @@ def test_finalists_that_are_not_all_trained_have_no_winner_yet(analysis: Analysi
 
 
 def test_a_grid_with_seeds_is_ranked(analysis: Analysis) -> None:
-    page = render(repeated(analysis, BETTER))
+    page = render(with_ranking(analysis, BETTER))
     text = text_of(page)
     assert 'id="ranking"' in page
     assert 'id="importances"' not in page
@@ -644,9 +630,9 @@ def test_a_grid_with_seeds_is_ranked(analysis: Analysis) -> None:
     assert "over 3 seeds (95 % interval 88.52–93.48 %)." in text
     assert re.search(r"filters=2 91.00 % 88.52–93.48 % 3 1.0 best \+10.00 filters=4 \(default\) 81.00 %", text)
     assert "10.00 behind" in text
-    tie = text_of(render(repeated(analysis, TIE)))
+    tie = text_of(render(with_ranking(analysis, TIE)))
     assert re.search(r"3 1.0 best \+1.00, noise filters=4 \(default\) 90.00 % 87.52–92.48 % 3 1.0 tie", tie)
-    once = text_of(render(repeated(analysis, ranking_of((2, [0.95]), (4, [0.8, 0.81])))))
+    once = text_of(render(with_ranking(analysis, ranking_of((2, [0.95]), (4, [0.8, 0.81])))))
     assert "over 1 seed." in once
     assert not re.search(r"\d best\b", once)
 

@@ -7,7 +7,8 @@ from fmnist.data import DataSet
 from search.study.record import CHECKPOINT
 from search.worker.loop import work
 from search.worker.reproduce import Compared, NotReproducible, reproduce
-from tests.conftest import Make, definition
+from tests.conftest import Make
+from tests.factories import definition
 
 
 def test_a_trial_is_reproduced_as_it_ran_whoever_ended_it(make: Make, tiny: DataSet) -> None:

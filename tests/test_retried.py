@@ -18,7 +18,8 @@ from search.queue.reaper import reap
 from search.study.places import artifacts_of
 from search.study.record import checkpoint_of
 from search.worker.loop import work
-from tests.conftest import Make, definition
+from tests.conftest import Make
+from tests.factories import definition
 
 TRIES = 15  # that fail; together they take longer than the lease's grace
 

@@ -18,7 +18,8 @@ from search.database.connection import open_storage
 from search.database.url import DatabaseGone, default_url
 from search.study.store import load_study
 from search.worker.loop import WorkerSettings, work
-from tests.conftest import STUDY, Command, Make, definition
+from tests.conftest import Command, Make
+from tests.factories import STUDY, definition
 from tests.terminal import Terminal
 
 WATCH = ["status", "s", "--watch", "0.1"]

@@ -1,11 +1,9 @@
 """The write-up's figures, and ours beside them."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-import numpy as np
 import pytest
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 from sklearn.metrics import f1_score
 
 from fmnist.data import CLASSES
@@ -13,49 +11,13 @@ from search.report.writeup import F1, WRITEUP_ACCURACY, Comparison, compare, ver
 from search.results.ranking import difference, estimate
 from search.study import definition as definitions
 from search.study.record import CHECKPOINT
-from tests.test_findings import ended
-
-EPOCHS = definitions.read(definitions.locate("epochs"))
-
-
-def confusion(seed: int) -> list[list[int]]:
-    """Counts of a network that is mostly right.
-
-    One class is never predicted, one has no images, and one neither.
-    """
-    draw = np.random.default_rng(seed)
-    counts = draw.integers(0, 20, (10, 10)) + 100 * np.eye(10, dtype=int)
-    counts[:, [2, 5]] = 0
-    counts[[5, 7]] = 0
-    return [[int(count) for count in row] for row in counts]
-
-
-def trial(
-    epochs: int,
-    last: float,
-    matrix: list[list[int]] | None = None,
-    state: TrialState = TrialState.COMPLETE,
-    **params: Any,
-) -> FrozenTrial:
-    """A training whose accuracy rises by a hundredth an epoch to its last."""
-    curve = {float(epoch): last - (epochs - epoch) / 100 for epoch in range(1, epochs + 1)}
-    made = ended(EPOCHS, last, curve={0.25: 0.1, **curve}, state=state, epochs=epochs, **params)
-    made.user_attrs[CHECKPOINT]["confusion"] = matrix or confusion(0)
-    return made
-
-
-def trials(finals: Mapping[int, Sequence[float]]) -> list[FrozenTrial]:
-    return [trial(epochs, final) for epochs, values in finals.items() for final in values]
+from tests.factories import EPOCHS, REVERSED, around, confusion, ended, writeup_trial, writeup_trials
 
 
 def comparison(finals: Mapping[int, Sequence[float]]) -> Comparison:
-    found = compare(EPOCHS, trials(finals))
+    found = compare(EPOCHS, writeup_trials(finals))
     assert found is not None
     return found
-
-
-def around(mean: float) -> list[float]:
-    return [mean - 0.001, mean, mean + 0.001]
 
 
 SOME = {3: around(0.86), 5: around(0.87), 7: around(0.88)}
@@ -100,7 +62,7 @@ def test_each_epoch_of_theirs_stands_beside_our_mean_and_interval() -> None:
 
 def test_f1_is_scikit_learns() -> None:
     matrices = [confusion(seed) for seed in range(6)]
-    made = [trial(epochs, 0.85, matrices[place]) for place, epochs in enumerate((3, 3, 5, 5, 7, 7))]
+    made = [writeup_trial(epochs, 0.85, matrices[place]) for place, epochs in enumerate((3, 3, 5, 5, 7, 7))]
     found = compare(EPOCHS, made)
     assert found is not None
 
@@ -124,10 +86,10 @@ def test_differences_are_corrected_for_the_three_of_them() -> None:
 
 
 def test_nothing_is_compared_until_each_number_of_epochs_was_trained_twice() -> None:
-    made = trials({3: around(0.86), 5: around(0.87), 7: [0.88]})
+    made = writeup_trials({3: around(0.86), 5: around(0.87), 7: [0.88]})
     assert compare(EPOCHS, made) is None
-    assert compare(EPOCHS, [*made, trial(7, 0.88, state=TrialState.PRUNED)]) is None
-    assert compare(EPOCHS, [*made, trial(7, 0.88)]) is not None
+    assert compare(EPOCHS, [*made, writeup_trial(7, 0.88, state=TrialState.PRUNED)]) is None
+    assert compare(EPOCHS, [*made, writeup_trial(7, 0.88)]) is not None
     assert compare(EPOCHS, []) is None
 
 
@@ -135,7 +97,7 @@ def test_other_networks_and_other_images_are_not_compared() -> None:
     wider = definitions.StudyDefinition.model_validate(
         EPOCHS.model_dump(mode="json") | {"grid": [], "space": EPOCHS.space | {"filters": {"choices": [8, 16]}}}
     )
-    made = trials(SOME)
+    made = writeup_trials(SOME)
     same = [ended(wider, one.value, curve=dict.fromkeys(map(float, range(1, 8)), 0.5), **one.params) for one in made]
     other = [ended(wider, 0.99, epochs=epochs, filters=16) for epochs in (3, 5, 7)]
     for one in (*same, *other):
@@ -147,7 +109,6 @@ def test_other_networks_and_other_images_are_not_compared() -> None:
 
 
 HOLDS = {3: around(0.88), 7: around(0.86), 5: around(0.84)}
-REVERSED = {3: around(0.84), 7: around(0.88), 5: around(0.86)}
 NOISE = {3: [0.80, 0.90, 0.85], 7: [0.81, 0.89, 0.86], 5: [0.79, 0.88, 0.87]}
 PART = {3: around(0.88), 7: around(0.86), 5: around(0.8601)}
 

@@ -17,7 +17,7 @@ from optuna.storages import RDBStorage
 from sqlalchemy import event
 
 from fmnist import streams
-from search.database.optuna_schema import columns_by_table
+from search.database.optuna_schema import check_schema, columns_by_table
 from search.database.retry import BUSY_TIMEOUT, reported
 from search.database.url import DatabaseGone, StorageError, absolute, file_of, masked
 
@@ -71,7 +71,7 @@ def open_storage(url: str, mode: Mode = "read") -> RDBStorage:
                 skip_table_creation=made,
             )
             weakref.finalize(storage, storage.engine.dispose)
-            storage._version_manager.check_table_schema_compatibility()
+            check_schema(storage)
         except RuntimeError as error:  # the schema is of another version of Optuna
             raise StorageError(f"{masked(url)}: {' '.join(str(error).split())}") from error
         storage.engine.dispose()  # connections made before the events were there

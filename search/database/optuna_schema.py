@@ -64,6 +64,11 @@ def columns_by_table() -> dict[str, set[str]]:
     return {table.name: set(table.columns.keys()) for table in BaseModel.metadata.tables.values()}
 
 
+def check_schema(storage: RDBStorage) -> None:
+    """Raise RuntimeError if a database's tables are those of another version of Optuna."""
+    storage._version_manager.check_table_schema_compatibility()
+
+
 def storage_of(study: optuna.Study) -> BaseStorage:
     """The storage that a study is read and written through, with Optuna's cache."""
     return study._storage

@@ -1,0 +1,259 @@
+"""Studies, trials and rankings that several test modules look at."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import torch
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from sklearn.datasets import load_digits
+
+from fmnist.data import LabelledImages
+from search.queue.lease import REASON
+from search.report.analysis import Analysis
+from search.report.findings import Evidence, findings
+from search.report.history import audit, pruning
+from search.report.importance import Importances
+from search.report.writeup import compare
+from search.results.finalists import Finalist, Standings
+from search.results.ranking import Configuration, estimate, rank
+from search.study import definition as definitions
+from search.study.definition import StudyDefinition
+from search.study.places import ARTIFACTS
+from search.study.record import CHECKPOINT, Epoch
+from search.study.space import distributions
+from search.study.store import DATA, DEFINITION
+
+
+def digits() -> tuple[LabelledImages, LabelledImages]:
+    """scikit-learn's 1,797 handwritten digits, enlarged to 28 x 28: 1,200 to train on, 597 to test."""
+    small = load_digits()
+    pixels = torch.from_numpy(small.images / 16 * 255).round().to(torch.uint8)
+    large = torch.nn.functional.pad(pixels.repeat_interleave(3, 1).repeat_interleave(3, 2), (2, 2, 2, 2))
+    whole = LabelledImages(large.unsqueeze(1), torch.from_numpy(small.target))
+    index = torch.arange(len(whole))
+    return whole[index[:1200]], whole[index[1200:]]
+
+
+def definition(**changes: object) -> StudyDefinition:
+    """A study of short trainings on tiny data, with changes to its keys."""
+    return StudyDefinition.model_validate(
+        {
+            "pruner": "none",
+            "defaults": {"architecture": "simple", "epochs": 2, "filters": 4, "learning_rate": 0.002},
+            "space": {"filters": {"low": 2, "high": 4}, "learning_rate": {"choices": [0.001, 0.002, 0.005]}},
+            **changes,
+        }
+    )
+
+
+# A training that goes on for as long as a test needs it to.
+LONG = definition(defaults={"architecture": "simple", "epochs": 300, "filters": 4, "learning_rate": 0.002})
+
+
+STUDY = """\
+description = "two quick parameters on tiny data"
+trials = 6
+sampler = "random"
+pruner = "none"
+finalists = 0
+
+[defaults]
+architecture = "simple"
+epochs = 2
+learning_rate = 0.002
+filters = 4
+dropout = 0.0
+augmentation = 0.0
+
+[space]
+learning_rate = { low = 0.0005, high = 0.01, log = true }
+filters = { low = 2, high = 4 }
+"""
+
+
+NO_IMPORTANCES = Importances(None, None, 0, 0, 0, [])
+
+
+def ended(
+    defined: StudyDefinition,
+    value: float | None,
+    curve: Mapping[float, float] | None = None,
+    *,
+    history: Sequence[Epoch] | None = None,
+    state: TrialState = TrialState.COMPLETE,
+    attributes: Mapping[str, Any] | None = None,
+    seconds: float = 1.0,
+    **params: Any,
+) -> FrozenTrial:
+    """A trial as a worker leaves it: the default's, but for `params`.
+
+    Args:
+        curve: accuracy by epoch; if it is not given, each whole epoch came to the value.
+        history: all scores, if more than the accuracy matters.
+        attributes: further user attributes.
+    """
+    params = {name: getattr(defined.defaults, name) for name in defined.space} | params
+    epochs = params.get("epochs", defined.defaults.epochs)
+    if curve is None:
+        curve = {float(epoch): value or 0.0 for epoch in range(1, epochs + 1)}
+    rows = history or [Epoch(epoch, 0.5, accuracy, 0.5, accuracy, 1.0) for epoch, accuracy in curve.items()]
+    record = {"seconds": seconds, "history": [list(row) for row in rows]} if rows else {}
+    return create_trial(
+        state=state,
+        value=value,
+        params=params,
+        distributions=distributions(defined),
+        intermediate_values={round(100 * row.epoch): row.accuracy for row in rows},
+        user_attrs={CHECKPOINT: record, **(attributes or {})},
+    )
+
+
+def evidence_of(defined: StudyDefinition, trials: Sequence[FrozenTrial], **changes: Any) -> Evidence:
+    trials = list(trials)
+    evidence = Evidence(
+        definition=defined,
+        trials=trials,
+        importances=NO_IMPORTANCES,
+        ranking=rank(defined, trials),
+        standings=None,
+        pruning=pruning(defined, trials),
+        audit=audit(defined, trials),
+        comparison=compare(defined, trials) if defined.reference else None,
+    )
+    return replace(evidence, **changes)
+
+
+def said(about: str, defined: StudyDefinition, trials: Sequence[FrozenTrial] = (), **changes: Any) -> str | None:
+    """The finding about something, None if there is none."""
+    found = [finding.text for finding in findings(evidence_of(defined, trials, **changes)) if finding.about == about]
+    assert len(found) <= 1
+    return found[0] if found else None
+
+
+def standings_of(again: list[Configuration]) -> Standings:
+    finalists = [Finalist(number, 0.99, configuration) for number, configuration in enumerate(again)]
+    return Standings("s", "test", 6, 6, 0, False, finalists, Path("best.pt"), 0.9, None)
+
+
+TWO = definition(
+    defaults={"filters": 4, "dropout": 0.1},
+    space={"filters": {"low": 2, "high": 8}, "dropout": {"low": 0, "high": 0.2}},
+)
+
+
+RATES = definition(defaults={"learning_rate": 0.1}, space={"learning_rate": {"low": 0.001, "high": 1.0, "log": True}})
+
+
+DIVERGED = {REASON: "diverged: the loss is nan"}
+
+
+def lost(defined: StudyDefinition, **params: Any) -> FrozenTrial:
+    return ended(defined, None, curve={}, state=TrialState.PRUNED, attributes=DIVERGED, **params)
+
+
+GRID = definition(sampler="grid", seeds=3, space={"filters": {"choices": [2, 3, 4]}})
+
+
+def trained(*accuracies: float, filters: int = 4) -> list[FrozenTrial]:
+    """Trainings of one configuration; the default has 4 filters."""
+    return [ended(GRID, accuracy, filters=filters) for accuracy in accuracies]
+
+
+def study_of(
+    storage: optuna.storages.BaseStorage,
+    name: str,
+    trials: Sequence[FrozenTrial],
+    defined: StudyDefinition = GRID,
+    fingerprint: str = "one",
+) -> tuple[optuna.Study, Path]:
+    study = optuna.create_study(storage=storage, study_name=name, direction="maximize")
+    study.set_user_attr(DEFINITION, defined.model_dump(mode="json"))
+    study.set_user_attr(DATA, {"name": "Fashion-MNIST", "fingerprint": fingerprint})
+    study.set_user_attr(ARTIFACTS, None)
+    study.add_trials(trials)
+    return study, Path()
+
+
+LOW, HIGH = [0.80, 0.81, 0.82], [0.90, 0.91, 0.92]
+
+
+def luminance(colour: list[float]) -> float:
+    """Relative luminance of sRGB values up to 255 (WCAG 2.2)."""
+    shares = (one / 255 for one in colour)
+    red, green, blue = (one / 12.92 if one <= 0.04045 else ((one + 0.055) / 1.055) ** 2.4 for one in shares)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(one: str, other: str) -> float:
+    first, second = (luminance([float(part) for part in re.findall(r"[\d.]+", colour)[:3]]) for colour in (one, other))
+    return (max(first, second) + 0.05) / (min(first, second) + 0.05)
+
+
+def report_standings(again: list[Configuration], trained: int = 6, *, tested: bool = False) -> Standings:
+    """The first was trial 7 of the search and the default was pruned there."""
+    finalists = [Finalist(None if one.is_default else 7, None if one.is_default else 0.95, one) for one in again]
+    test = estimate([0.88, 0.89]) if tested else None
+    return Standings(
+        "s", "validation" if tested else "test", trained, 6, 0, False, finalists, Path("best.pt"), 0.91, test
+    )
+
+
+def ranking_of(*values: tuple[int, list[float]]) -> list[Configuration]:
+    return rank(GRID, [ended(GRID, one, filters=filters) for filters, accuracies in values for one in accuracies])
+
+
+BETTER = ranking_of((2, [0.90, 0.91, 0.92]), (4, [0.80, 0.81, 0.82]))
+
+
+TIE = ranking_of((2, [0.90, 0.91, 0.92]), (4, [0.89, 0.91, 0.90]))
+
+
+def with_ranking(analysis: Analysis, ranking: list[Configuration]) -> Analysis:
+    """The same for a grid with seeds."""
+    definition = analysis.definition | {"seeds": 3}
+    return replace(analysis, definition=definition, ranking=ranking, standings=None, importances=None)
+
+
+EPOCHS = definitions.read(definitions.locate("epochs"))
+
+
+def confusion(seed: int) -> list[list[int]]:
+    """Counts of a network that is mostly right.
+
+    One class is never predicted, one has no images, and one neither.
+    """
+    draw = np.random.default_rng(seed)
+    counts = draw.integers(0, 20, (10, 10)) + 100 * np.eye(10, dtype=int)
+    counts[:, [2, 5]] = 0
+    counts[[5, 7]] = 0
+    return [[int(count) for count in row] for row in counts]
+
+
+def writeup_trial(
+    epochs: int,
+    last: float,
+    matrix: list[list[int]] | None = None,
+    state: TrialState = TrialState.COMPLETE,
+    **params: Any,
+) -> FrozenTrial:
+    """A training whose accuracy rises by a hundredth an epoch to its last."""
+    curve = {float(epoch): last - (epochs - epoch) / 100 for epoch in range(1, epochs + 1)}
+    made = ended(EPOCHS, last, curve={0.25: 0.1, **curve}, state=state, epochs=epochs, **params)
+    made.user_attrs[CHECKPOINT]["confusion"] = matrix or confusion(0)
+    return made
+
+
+def writeup_trials(finals: Mapping[int, Sequence[float]]) -> list[FrozenTrial]:
+    return [writeup_trial(epochs, final) for epochs, values in finals.items() for final in values]
+
+
+def around(mean: float) -> list[float]:
+    return [mean - 0.001, mean, mean + 0.001]
+
+
+REVERSED = {3: around(0.84), 7: around(0.88), 5: around(0.86)}
