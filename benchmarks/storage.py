@@ -70,7 +70,7 @@ from search.worker import loop
 from search.worker import trial as training
 from search.worker.retention import drop_beaten
 from search.worker.trial import Objective
-from tests.conftest import digits
+from tests.factories import digits
 from tests.postgresql import Server, server
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvaluator
-from optuna.importance._base import BaseImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.database.optuna_schema import StudyOfTrials
@@ -98,7 +97,9 @@ def _varied(trials: Trials) -> bool:
     return len({space.key(trial.params) for trial in trials}) > 1 and len({trial.value for trial in trials}) > 1
 
 
-def _with_intervals(trials: Trials, evaluator: Callable[[int], BaseImportanceEvaluator]) -> dict[str, Importance]:
+def _with_intervals(
+    trials: Trials, evaluator: Callable[[int], FanovaImportanceEvaluator | PedAnovaImportanceEvaluator]
+) -> dict[str, Importance]:
     """Shares of all the trials, and between which ends they lie when trials are drawn anew with replacement."""
     draw = np.random.default_rng(0)
     shares = _shares(trials, evaluator(0))
