@@ -27,6 +27,7 @@ NEWEST = 500  # trials that are looked at
 NEWEST_COMPLETE = 120  # of them that fANOVA looks at: its time grows faster than their number
 ALIKE = "has nothing to tell apart: its trials are alike in their hyperparameters or in their accuracy"
 
+Evaluator = FanovaImportanceEvaluator | PedAnovaImportanceEvaluator
 Trials = Sequence[FrozenTrial]
 
 
@@ -97,9 +98,7 @@ def _varied(trials: Trials) -> bool:
     return len({space.key(trial.params) for trial in trials}) > 1 and len({trial.value for trial in trials}) > 1
 
 
-def _with_intervals(
-    trials: Trials, evaluator: Callable[[int], FanovaImportanceEvaluator | PedAnovaImportanceEvaluator]
-) -> dict[str, Importance]:
+def _with_intervals(trials: Trials, evaluator: Callable[[int], Evaluator]) -> dict[str, Importance]:
     """Shares of all the trials, and between which ends they lie when trials are drawn anew with replacement."""
     draw = np.random.default_rng(0)
     shares = _shares(trials, evaluator(0))
@@ -115,7 +114,7 @@ def _with_intervals(
     }
 
 
-def _shares(trials: Trials, evaluator: BaseImportanceEvaluator) -> dict[str, float]:
+def _shares(trials: Trials, evaluator: Evaluator) -> dict[str, float]:
     """Each parameter's share of 1; nothing to tell apart means equal shares."""
     if not _varied(trials):  # a draw may be so; fANOVA raises
         return {name: 1 / len(trials[0].params) for name in trials[0].params}
