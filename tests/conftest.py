@@ -3,6 +3,7 @@
 import itertools
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -30,7 +31,13 @@ from tests.postgresql import Server, server
 
 
 def pytest_configure() -> None:
-    """Under xdist each process has a core of its own, so that nobody's threads wait for each other's."""
+    """Let the tests not depend on how they were started.
+
+    A shell starts jobs in the background with SIGINT ignored, and processes of tests would inherit that. Under xdist
+    each process has a core of its own, so that nobody's threads wait for each other's.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if name := os.environ.get("PYTEST_XDIST_WORKER"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[int(name.removeprefix("gw")) % len(cores)]})

@@ -20,11 +20,10 @@ from click.testing import CliRunner
 
 from fmnist import checkpoint
 from fmnist.data import CLASSES
-from search.cli import main, studies
+from search.cli import main
 from search.database.connection import open_storage
 from search.database.url import default_url
 from search.results.summary import summarize
-from search.study import definition
 from search.study.store import load_study
 from tests.conftest import Command, Launch, worker_pids, worker_servers
 from tests.factories import STUDY
@@ -560,11 +559,6 @@ def test_data_says_what_it_found(command: Command, tiny_folder: Path) -> None:
     assert command("data").stdout == (
         f"data set 'digits': 1,200 training and 597 test images, verified, in {tiny_folder}\n"
     )
-
-
-def test_the_choices_of_the_flags_are_those_of_the_study_files() -> None:
-    assert studies.SAMPLERS == definition.SAMPLERS
-    assert studies.PRUNERS == definition.PRUNERS
 
 
 @pytest.mark.parametrize("name", main.commands)

@@ -26,6 +26,7 @@ PACKAGES = [
     "artifacts",
     "formatting",
     "logs",
+    "choices",
 ]
 LIBRARIES_OF_FMNIST = {
     "PIL",

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from search.choices import OUTPUT
 from search.cli.options import artifacts_option, data_dir_option, json_option, storage_options, workers_option
 
 PARTS = ("python", "torch", "data", "storage", "artifacts", "disk", "report")  # of search.doctor, which imports Optuna
@@ -43,7 +44,7 @@ def doctor(
     from search.doctor import Plan, examine
 
     checks = []
-    for check in examine(Plan(storage, output or Path("studies"), artifacts, data_dir, workers, only)):
+    for check in examine(Plan(storage, output or OUTPUT, artifacts, data_dir, workers, only)):
         checks.append(check)
         if not as_json:
             mend = f"; {check.mend}" if check.mend else ""

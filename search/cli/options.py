@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import click
 from click.core import ParameterSource
 
+from search.choices import ENGINES, GRACE
 from search.cli import completion
+from search.logs import LEVELS
 
 if TYPE_CHECKING:
     import optuna
@@ -97,7 +99,7 @@ def log_options(default: str) -> Callable[[Command], Command]:
         )(command)
         return click.option(
             "--log-level",
-            type=click.Choice(["debug", "info", "warning", "error"]),
+            type=click.Choice(LEVELS),
             default=default,
             show_default=True,
             help="What is logged: info is each step of each trial, warning what went wrong or is waited for.",
@@ -116,7 +118,7 @@ def worker_options(command: Command) -> Command:
             click.option(
                 "--grace",
                 type=FiniteRange(1, 86400),
-                default=120.0,
+                default=GRACE,
                 show_default=True,
                 help="Seconds without progress after which other workers take over a trial of these.",
             ),
@@ -138,7 +140,7 @@ def cluster_options(command: Command) -> Command:
     )(command)
     return click.option(
         "--engine",
-        type=click.Choice(["local", "ray"]),
+        type=click.Choice(ENGINES),
         default="local",
         show_default=True,
         help="Where workers run: on this machine, or on a Ray cluster, which needs --workers.",

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import click
 
+from search.choices import OUTPUT
 from search.cli.completion import stored
 from search.cli.options import (
     FiniteRange,
@@ -155,7 +156,7 @@ def report(
         opened = [stack.enter_context(opened_study(name, storage, output)) for name in studies or ("cnn",)]
         study, folder = opened[0]
         several = len(opened) > 1
-        usual = (output or Path("studies")) / f"comparison.{form}" if several else folder / f"report.{form}"
+        usual = (output or OUTPUT) / f"comparison.{form}" if several else folder / f"report.{form}"
         at = to or usual
         check_replaceable(at, REPORT_MARKS, "overwrite it with --force, or name another with --to", force=force)
         if several:

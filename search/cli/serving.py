@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from search.choices import OUTPUT
 from search.cli.options import storage_options
 
 PASSWORD = "FMNIST_SEARCH_PASSWORD"  # noqa: S105  # the variable's name
@@ -47,7 +48,7 @@ def dashboard(
     from search.dashboard.middleware import Credentials
     from search.dashboard.server import DashboardSettings, serve
     from search.database.url import file_of, url_of
-    from search.study.places import OUTPUT, folder_of
+    from search.study.places import folder_of
 
     if password_file and auth is None:
         raise click.UsageError("--password-file is the password of a user: name that user with --auth")

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from search import logs
+from search.choices import OUTPUT
 from search.cli.options import (
     artifacts_option,
     checked_name,
@@ -101,7 +102,7 @@ def enqueue(
     from search.artifacts import located
     from search.database.url import url_of
     from search.run.supervise import enqueue as add
-    from search.study.places import OUTPUT, Place
+    from search.study.places import Place
 
     named = name or checked_name(Path(study).stem)
     place = Place((output or OUTPUT) / named, located(artifacts))

@@ -3,11 +3,12 @@
 import json
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
 
 from search import logs
+from search.choices import PRUNERS, SAMPLERS, Engine
 from search.cli.options import (
     FiniteRange,
     artifacts_option,
@@ -26,9 +27,6 @@ from search.cli.options import (
 )
 from search.cli.settings import as_arguments
 from search.logs import Level
-
-SAMPLERS = ("tpe", "gp", "random", "grid", "qmc")
-PRUNERS = ("slack", "halving", "hyperband", "median", "percentile", "none")
 
 
 @click.command(short_help="Search for the best training of a STUDY.")
@@ -78,7 +76,7 @@ def run(
     allow_mixed: bool,
     log_level: Level,
     log_file: Path | None,
-    engine: Literal["local", "ray"],
+    engine: Engine,
     address: str,
     quiet: bool,
     as_json: bool,
@@ -165,7 +163,7 @@ def finalists(
     allow_mixed: bool,
     log_level: Level,
     log_file: Path | None,
-    engine: Literal["local", "ray"],
+    engine: Engine,
     address: str,
     quiet: bool,
     as_json: bool,

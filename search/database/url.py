@@ -8,6 +8,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from fmnist.errors import ExpectedError
+from search.choices import OUTPUT
 
 SQLITE_WORKERS = 8  # that SQLite serves without much waiting
 NETWORKED = ("nfs", "cifs", "smb", "afs", "9p", "ceph", "lustre", "gpfs", "fuse.sshfs", "fuse.gluster", "fuse.s3")
@@ -32,7 +33,7 @@ def default_url(output: Path) -> str:
 
 def url_of(storage: str | None, output: Path | None) -> str:
     """The database that is meant: the given one, else that of the output folder."""
-    return storage or default_url(output or Path("studies"))
+    return storage or default_url(output or OUTPUT)
 
 
 def sqlite_url(file: Path) -> str:
@@ -101,7 +102,7 @@ def options_for(url: str) -> str:
     file = file_of(url)
     if file is None or parse(url) != parse(default_url(file.parent)):
         return f" --storage {shlex.quote(masked(url))}"
-    return "" if file.parent == Path("studies") else f" --output {shlex.quote(str(file.parent))}"
+    return "" if file.parent == OUTPUT else f" --output {shlex.quote(str(file.parent))}"
 
 
 def without_password(text: str, url: str) -> str:

@@ -23,6 +23,7 @@ from optuna.trial import TrialState
 from sqlalchemy import Connection, delete, event, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
+from search.choices import GRACE
 from search.database.optuna_schema import (
     ATTRIBUTES,
     HEARTBEATS,
@@ -43,7 +44,6 @@ from search.queue import artifact_index
 ATTEMPTS = "attempts"  # a trial's user attribute: each attempt at it, the present one last
 REASON = "reason"  # a trial's user attribute: why it did not complete
 MOST_ATTEMPTS = 3  # that may die at one and the same report
-GRACE = 120.0  # seconds of silence after which a holder is taken for dead
 GIVEN_BACK = "given back"
 
 Attempts = list[dict[str, Any]]

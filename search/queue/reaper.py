@@ -23,7 +23,7 @@ from search.database.optuna_schema import (
     now,
     read_attribute,
 )
-from search.queue.lease import ATTEMPTS, fail_attempt, this_machine, this_worker
+from search.queue.lease import ATTEMPTS, fail_attempt, this_machine
 
 log = logging.getLogger(__package__)
 
@@ -105,8 +105,8 @@ def _take(study: optuna.Study, gone: Gone) -> int:
             record = read_attribute(connection, trial_id, ATTEMPTS)
             state = fail_attempt(connection, trial_id, json.loads(record or "[]"), reason)
         taken += 1
-        with logs.about(f"{study.study_name} trial {number} {this_worker()}"):
-            fate = "failed for good" if state == TrialState.FAIL else "taken over, to go on from its last checkpoint"
+        with logs.about(f"{study.study_name} trial {number}"):
+            fate = "failed for good" if state == TrialState.FAIL else "taken over, back in the queue"
             log.warning("%s: %s", fate, reason)
     return taken
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 import optuna
 from optuna.storages import RDBStorage
@@ -16,6 +16,7 @@ from rich.console import Console
 from fmnist import data as fashion
 from fmnist.device import device_of
 from search.artifacts import located
+from search.choices import GRACE, OUTPUT, Engine
 from search.console.progress import FinishedTrials, Progress, line
 from search.console.terminal import Interrupts
 from search.database.connection import lock, open_storage, opened
@@ -24,15 +25,13 @@ from search.database.url import StorageError, default_url, warnings_for
 from search.formatting import count
 from search.logs import Level
 from search.queue import tickets
-from search.queue.lease import ATTEMPTS, GRACE, this_machine
+from search.queue.lease import ATTEMPTS, this_machine
 from search.results.summary import Stopped, summarize
 from search.run import local, ray
 from search.study import definition, space
-from search.study.places import OUTPUT, Place, StudyError, check_stays, folder_of, location_of
+from search.study.places import Place, StudyError, check_stays, folder_of, location_of
 from search.study.store import definition_of, load_study, open_study, stop_requests, told_if_deleted
 from search.worker.loop import FOLLOW_POLL, WorkerSettings
-
-Engine = Literal["local", "ray"]
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,13 @@ import reprlib
 import tomllib
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fmnist.errors import UsageError
 from fmnist.hyperparameters import Hyperparameters, ScoreOn
+from search.choices import PrunerName, SamplerName
 from search.formatting import did_you_mean
 
 LARGEST = 1_000_000  # of what a hyperparameter can be, whichever it is
@@ -87,17 +88,11 @@ def _is_whole(steps: float) -> bool:
     return math.isfinite(steps) and abs(steps - round(steps)) < 1e-9
 
 
-SamplerName = Literal["tpe", "gp", "random", "grid", "qmc"]
-PrunerName = Literal["slack", "halving", "hyperband", "median", "percentile", "none"]
-
 # What a study may be given anew: how far it goes, not what one of its trials is.
 MAY_CHANGE = {"description", "minutes", "trials", "seeds", "finalists", "reference", "grid"}
 
 LARGEST_GRID = 100_000  # trainings
 TRIALS_OF_A_SEARCH = 50  # where nobody says how many
-
-SAMPLERS: tuple[str, ...] = get_args(SamplerName)
-PRUNERS: tuple[str, ...] = get_args(PrunerName)
 
 
 class DefinitionError(UsageError):

@@ -15,6 +15,7 @@ from sqlalchemy import select
 
 from fmnist.errors import UsageError
 from search.artifacts import Artifacts, open_artifacts, trial_of
+from search.choices import OUTPUT
 from search.database.optuna_schema import ATTRIBUTES, TRIALS, engine_of, has_attribute, in_study
 from search.outputs import check_outputs
 from search.study.record import CHECKPOINT, DROPPED
@@ -23,7 +24,6 @@ from search.study.record import CHECKPOINT, DROPPED
 FOLDER, ARTIFACTS, KEY, KEEP = "folder", "artifacts", "key", "keep"
 
 MARK = "study.id"
-OUTPUT = Path("studies")  # where no output folder is given
 FINALISTS = ".finalists"  # the end of the names of finalists' studies
 
 

@@ -26,6 +26,7 @@ from fmnist.errors import ExpectedError
 from fmnist.training import Training
 from search import logs
 from search.artifacts import ArtifactError, Artifacts
+from search.choices import GRACE
 from search.database.connection import open_storage
 from search.database.optuna_schema import FIXED_PARAMETERS, open_trial, read_trial, set_parameters
 from search.database.retry import is_transient, persistently, reported
@@ -75,7 +76,7 @@ class WorkerSettings:
     output: Path | None = None
     device: str = "cpu"
     threads: int = 1
-    grace: float = lease.GRACE
+    grace: float = GRACE
     follow: bool = False
     finalists: bool = True
     allow_mixed: bool = False

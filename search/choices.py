@@ -1,0 +1,14 @@
+"""Choices and defaults that the command line's help has too. Nothing heavy is imported here."""
+
+from pathlib import Path
+from typing import Literal, get_args
+
+SamplerName = Literal["tpe", "gp", "random", "grid", "qmc"]
+PrunerName = Literal["slack", "halving", "hyperband", "median", "percentile", "none"]
+Engine = Literal["local", "ray"]
+SAMPLERS: tuple[str, ...] = get_args(SamplerName)
+PRUNERS: tuple[str, ...] = get_args(PrunerName)
+ENGINES: tuple[str, ...] = get_args(Engine)
+
+GRACE = 120.0  # seconds of silence after which the holder of a trial is taken for dead
+OUTPUT = Path("studies")  # where no output folder is given
