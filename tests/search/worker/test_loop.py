@@ -18,6 +18,7 @@ import torch
 from optuna.trial import TrialState
 
 from fmnist.training import Training
+from search.choices import PRUNERS, SAMPLERS
 from search.database.connection import lock
 from search.database.optuna_schema import backend
 from search.database.retry import persistently
@@ -26,7 +27,6 @@ from search.queue import lease, tickets
 from search.queue.reaper import alive, reap
 from search.run import local
 from search.run.supervise import join
-from search.study.definition import PRUNERS, SAMPLERS
 from search.study.places import StudyError
 from search.study.record import CHECKPOINT
 from search.study.store import request_stop

@@ -34,7 +34,7 @@ from search.doctor import (
 from tests.conftest import Command
 from tests.postgresql import Server
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 NEEDED = ["Python", "torch", "threads", "data set", "storage", "artifacts", "free disk", "report"]
 
 
