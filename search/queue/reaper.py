@@ -41,11 +41,12 @@ def reap(study: optuna.Study) -> int:
     return _take(study, silent)
 
 
-def release(study: optuna.Study, *, pid: int | None = None) -> int:
+def release(study: optuna.Study, *, pid: int | None = None, killed: bool = False) -> int:
     """Take the tickets of processes of this machine that are dead; returns how many.
 
     Args:
         pid: only those of this process, which the caller knows to be dead.
+        killed: the caller killed it: that is nothing to warn of.
     """
     here = this_machine()
 
@@ -53,7 +54,7 @@ def release(study: optuna.Study, *, pid: int | None = None) -> int:
         gone = attempt["pid"] == pid or (pid is None and not alive(attempt["pid"]))
         return f"{_holder(attempt)} died" if gone and attempt["machine"] == here else None
 
-    return _take(study, dead)
+    return _take(study, dead, logging.INFO if killed else logging.WARNING)
 
 
 def began(study: optuna.Study, pid: int) -> bool:
@@ -89,7 +90,7 @@ def alive(pid: int) -> bool:
         return not Path("/proc/self").exists()  # it ended just now, or this system has no /proc
 
 
-def _take(study: optuna.Study, gone: Gone) -> int:
+def _take(study: optuna.Study, gone: Gone, level: int = logging.WARNING) -> int:
     """End the attempts that are `gone`, each in a transaction of its own."""
     with engine_of(study).connect() as connection:
         trials = connection.execute(_running(study)).all()
@@ -107,7 +108,7 @@ def _take(study: optuna.Study, gone: Gone) -> int:
         taken += 1
         with logs.about(f"{study.study_name} trial {number}"):
             fate = "failed for good" if state == TrialState.FAIL else "taken over, back in the queue"
-            log.warning("%s: %s", fate, reason)
+            log.log(level, "%s: %s", fate, reason)
     return taken
 
 

@@ -134,12 +134,9 @@ class Pool:
             # a worker's last look and this one another command may have added tickets.
             over = self.ending or is_over(self.study, self.settings[place])
             del self.processes[place]
-            log.log(
-                logging.WARNING if process.exitcode else logging.INFO,
-                "worker process %d ended with exit code %d",
-                process.pid,
-                process.exitcode,
-            )
+            expected = self.ending or process.exitcode in (0, FAILED)  # of the latter the error itself tells
+            level = logging.INFO if expected else logging.WARNING
+            log.log(level, "worker process %d ended with exit code %d", process.pid, process.exitcode)
             if process.exitcode == FAILED:
                 raise WorkersDied(self.errors[place].recv())
             if over:
@@ -177,7 +174,7 @@ class Pool:
             process.join()
         for place, process in self.processes.items():
             for study in studies_of(self.study, self.settings[place]):
-                release(study, pid=process.pid)
+                release(study, pid=process.pid, killed=True)
 
 
 def drain(

@@ -113,7 +113,7 @@ def test_the_reaped_run_out_of_attempts_too(study: optuna.Study) -> None:
 REAPER_KILLED_HALFWAY = """
 import os, signal, sys
 import optuna
-from search import lease, reaper
+from search.queue import lease, reaper
 from search.database.connection import open_storage
 study = optuna.load_study(study_name="s", storage=open_storage(sys.argv[1], "write"))
 end, ended = lease._end, []
