@@ -110,20 +110,34 @@ def diverted(write: Callable[[str], object]) -> Iterator[None]:
 
 
 @contextmanager
-def gathered() -> Iterator[Connection]:
-    """Write the lines of worker processes where those of this process go; yields what they are given to write to."""
-    reader, writer = Pipe(duplex=False)
+def gathered() -> Iterator[Callable[[], Connection]]:
+    """Write the lines of worker processes where those of this process go.
+
+    Yields:
+        What returns the end that workers are given to write to. It is made when it is first asked for: OSError then
+        says that this process may open nothing more.
+    """
+    ends: list[Connection] = []
 
     def relay() -> None:
-        with os.fdopen(os.dup(reader.fileno()), encoding="utf-8", errors="replace") as lines:
+        with os.fdopen(ends[0].fileno(), encoding="utf-8", errors="replace", closefd=False) as lines:
             for line in lines:
                 _handler.write(line.rstrip("\n"))
 
     thread = threading.Thread(target=relay, daemon=True)
-    thread.start()
+
+    def writer() -> Connection:
+        if not ends:
+            ends.extend(Pipe(duplex=False))
+            thread.start()
+        return ends[1]
+
     try:
         yield writer
     finally:
-        writer.close()
-        thread.join(timeout=1.0)  # seconds: a worker that could not be ended still holds the other end
-        reader.close()
+        if ends:
+            reader, theirs = ends
+            theirs.close()
+            thread.join(timeout=1.0)  # seconds: a worker that could not be ended still holds the other end
+            if not thread.is_alive():
+                reader.close()

@@ -68,7 +68,7 @@ def shared_out(settings: WorkerSettings, workers: int) -> list[WorkerSettings]:
 class Pool:
     """Worker processes on this machine. Each place holds one, or none while it waits to be filled again."""
 
-    def __init__(self, study: optuna.Study, settings: list[WorkerSettings], lines: Connection) -> None:
+    def __init__(self, study: optuna.Study, settings: list[WorkerSettings], lines: Callable[[], Connection]) -> None:
         self.study = study
         self.lines = lines
         self.settings = settings
@@ -88,7 +88,7 @@ class Pool:
         for place in [place for place, when in self.due.items() if when <= time.monotonic()]:
             del self.due[place]
             try:
-                self.processes[place], self.errors[place] = _start(self.settings[place], self.lines)
+                self.processes[place], self.errors[place] = _start(self.settings[place], self.lines())
             except (ConnectionError, EOFError):
                 reason = "the process that starts them was killed"
             except OSError as error:  # of memory, processes, descriptors, the folder for temporary files

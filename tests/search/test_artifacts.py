@@ -268,8 +268,8 @@ def test_a_checkpoint_that_is_not_the_one_on_record_is_neither_reported_on_nor_s
 
 def test_the_doctor_tries_a_bucket(bucket: str) -> None:
     place = f"{bucket}/prefix"
-    assert doctor.artifacts(place).found == f"{place} can be written"
+    assert doctor.check_artifacts(place).found == f"{place} can be written"
     assert open_artifacts(place).names() == []
-    absent = doctor.artifacts("s3://nosuch/prefix")
+    absent = doctor.check_artifacts("s3://nosuch/prefix")
     assert absent.status == "failed"
     assert "check bucket, endpoint and credentials" in (absent.mend or "")
