@@ -18,6 +18,7 @@ import torch
 from optuna.trial import TrialState
 
 from fmnist.training import Training
+from search import logs
 from search.choices import PRUNERS, SAMPLERS
 from search.database.connection import lock
 from search.database.optuna_schema import backend
@@ -55,6 +56,16 @@ def attempts(study: optuna.Study, number: int = 0) -> list[dict[str, object]]:
 
 def reported(study: optuna.Study, number: int = 0) -> dict[int, float]:
     return study.get_trials(deepcopy=False)[number].intermediate_values
+
+
+Pooled = Callable[[optuna.Study, list[WorkerSettings]], local.Pool]
+
+
+@pytest.fixture
+def pooled() -> Iterator[Pooled]:
+    """Make a pool of workers, none of which is started yet."""
+    with logs.gathered() as lines:
+        yield lambda study, settings: local.Pool(study, settings, lines)
 
 
 @pytest.mark.parametrize(
@@ -178,10 +189,10 @@ def test_workers_that_are_stopped_give_back_what_they_have_begun(make: Make, url
     assert attempts(study)[-1]["step"] == max(reported(study))
 
 
-def test_stop_reaches_workers_anywhere_and_those_that_start_later_go_on(make: Make, url: str) -> None:
+def test_stop_reaches_workers_anywhere_and_those_that_start_later_go_on(make: Make, url: str, pooled: Pooled) -> None:
     study, settings = make(LONG, 1, url)
     for most in (1, 3):
-        pool = local.Pool(study, [settings])
+        pool = pooled(study, [settings])
         try:
             pool.fill()
             while len(reported(study)) < most:
@@ -256,10 +267,10 @@ def test_workers_that_are_told_to_stop_again_and_again_before_they_begin_end_the
         local.drain(study, [settings], never, tell_them)
 
 
-def test_a_worker_told_to_stop_at_the_end_of_the_queue_is_not_replaced(make: Make) -> None:
+def test_a_worker_told_to_stop_at_the_end_of_the_queue_is_not_replaced(make: Make, pooled: Pooled) -> None:
     study, settings = make(definition(), 2)
     work(settings, never)
-    pool = local.Pool(study, [settings])
+    pool = pooled(study, [settings])
     pool.fill()
     for process in pool.processes.values():
         process.terminate()
@@ -268,9 +279,9 @@ def test_a_worker_told_to_stop_at_the_end_of_the_queue_is_not_replaced(make: Mak
     assert (pool.processes, pool.due) == ({}, {})
 
 
-def test_tickets_added_behind_the_back_of_ended_workers_are_run(make: Make) -> None:
+def test_tickets_added_behind_the_back_of_ended_workers_are_run(make: Make, pooled: Pooled) -> None:
     study, settings = make(definition(), 1)
-    pool = local.Pool(study, [settings])
+    pool = pooled(study, [settings])
     pool.fill()
     pool.processes[0].join()  # it found the queue empty
     with lock(settings.storage):
