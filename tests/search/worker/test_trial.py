@@ -15,6 +15,7 @@ from fmnist.training import Training
 from search.artifacts import Folder
 from search.study.definition import StudyDefinition
 from search.study.record import AUDIT, CHECKPOINT, FINISHED
+from search.study.space import distributions
 from search.worker.sampling import pruner
 from search.worker.trial import Objective, Outcome, _is_audited, run_trial, training_seed
 
@@ -59,7 +60,7 @@ def saved(trial: Trial, artifacts: Folder) -> checkpoint.Checkpoint:
 
 def ask(study: optuna.Study, **params: object) -> Trial:
     study.enqueue_trial({"filters": 4, "learning_rate": 0.003, **params})
-    return study.ask()
+    return study.ask(distributions(definition()))
 
 
 def test_a_trial_completes_reports_each_epoch_and_leaves_its_checkpoint(
