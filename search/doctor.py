@@ -1,4 +1,4 @@
-"""What a search needs of this machine: looked at, and how to mend what is amiss.
+"""Checks of what a search needs from this machine, each with how to fix what fails.
 
 Nothing is made but a file that is removed at once where checkpoints go, and nothing is downloaded.
 """

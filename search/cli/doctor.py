@@ -29,7 +29,7 @@ def doctor(
     only: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Check what a search needs of this machine, and say how to mend it.
+    """Check this machine for what a search needs, and say how to fix what is missing.
 
     Python, torch and its threads, the data set, the database, the place of checkpoints, free disk, the report. It
     makes no database and downloads nothing. The exit code is 1 if something failed; warnings do not count.

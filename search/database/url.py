@@ -1,4 +1,4 @@
-"""The URL of a database of studies: checked, shown without its password, and what is to be said of it."""
+"""Database URLs: parsing, validation, masking of passwords, and warnings about where a database is."""
 
 import os
 import shlex

@@ -106,7 +106,7 @@ def _settle_if_decided(study: optuna.Study, again: optuna.Study, settings: RunSe
 
 
 def settle(study: optuna.Study, again: optuna.Study, winner: Finalist, folder: Path, data: DataSet) -> None:
-    """Do what is to be done once the winner is known: all finalists are trained.
+    """Publish the winner, once all finalists are trained.
 
     Its first training, whatever that scored, is copied to BEST in the study's folder. If other images chose
     it, the test images are looked at now. That it is done is put on record, and what the search had found.

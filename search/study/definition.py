@@ -96,7 +96,7 @@ TRIALS_OF_A_SEARCH = 50  # where nobody says how many
 
 
 class DefinitionError(UsageError):
-    """A study definition is absent or wrong; the message is one line: file, key, mend."""
+    """A study definition is missing or invalid; the message is one line: file, key, remedy."""
 
 
 Values = Annotated[list[int | float | str], Field(min_length=1)]
