@@ -71,7 +71,9 @@ def configure(level: Level, file: Path | None = None) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    _handler.write = _to_terminal if file is None else _into(os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT))
+    _handler.write = (
+        _to_terminal if file is None else _into(os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666))
+    )
     _install(level)
 
 
