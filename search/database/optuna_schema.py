@@ -158,7 +158,7 @@ def lock_study(connection: Connection, study_id: int) -> int:
 
 
 def write_study_attribute(connection: Connection, study_id: int, key: str, value: Any) -> None:
-    """Set a user attribute of a study."""
+    """Set a user attribute of a study, which the caller has locked."""
     mine = (STUDY_ATTRIBUTES.c.study_id == study_id) & (STUDY_ATTRIBUTES.c.key == key)
     connection.execute(delete(STUDY_ATTRIBUTES).where(mine))
     connection.execute(insert(STUDY_ATTRIBUTES).values(study_id=study_id, key=key, value_json=json.dumps(value)))
@@ -172,7 +172,10 @@ def read_attribute(connection: Connection, trial_id: int, key: str) -> str | Non
 
 
 def write_attribute(connection: Connection, trial_id: int, key: str, value: Any) -> str:
-    """Set a user attribute of a trial, whatever state it is in; returns what is stored."""
+    """Set a user attribute of a trial, whatever state it is in; returns what is stored.
+
+    The caller has locked the trial: of two that write at once, the second would not see the first's row and add another.
+    """
     connection.execute(delete(ATTRIBUTES).where(ATTRIBUTES.c.trial_id == trial_id, ATTRIBUTES.c.key == key))
     stored = json.dumps(value)
     connection.execute(insert(ATTRIBUTES).values(trial_id=trial_id, key=key, value_json=stored))

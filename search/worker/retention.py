@@ -19,6 +19,8 @@ from search.database.optuna_schema import (
     engine_of,
     has_attribute,
     in_study,
+    lock_trial,
+    read_attribute,
     storage_of,
     write_attribute,
 )
@@ -67,6 +69,9 @@ def drop_beaten(study: optuna.Study, artifacts: Artifacts, keep: int) -> int:
         name = record["name"]  # None in a record of an earlier version, which has no DROPPED
         ours = name and _is_ours(study, artifacts, record)
         with engine_of(study).begin() as connection:
+            lock_trial(connection, row.trial_id)
+            if read_attribute(connection, row.trial_id, DROPPED):
+                continue  # another process was quicker
             write_attribute(connection, row.trial_id, CHECKPOINT, record | {"name": None})
             write_attribute(connection, row.trial_id, DROPPED, True)
             artifact_index.unregister(connection, row.trial_id, name)
