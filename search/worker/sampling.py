@@ -1,7 +1,8 @@
 """Optuna's sampler and pruner for a study, and what each gets to see."""
 
+import copy
 import heapq
-from typing import Any
+from typing import Any, Self
 
 import optuna
 from optuna.pruners import (
@@ -77,10 +78,34 @@ def propose(definition: StudyDefinition, trials: list[FrozenTrial], number: int,
     if fixed.keys() >= ranges.keys():
         return {name: fixed[name] for name in ranges}
     study = optuna.create_study(direction="maximize", sampler=sampler(definition, number))
-    study.add_trials(limit_history([trial for trial in trials if trial.number != number]))
+    study.add_trials(map(_shown, limit_history([trial for trial in trials if trial.number != number])))
     if fixed:
         study.enqueue_trial(fixed)
     return study.ask(ranges).params
+
+
+class _ShownTrial(FrozenTrial):
+    """One that a study takes as it is: a deep copy of each would take longer than all else that a sampler does."""
+
+    def __deepcopy__(self, _memo: dict[int, Any]) -> Self:
+        return copy.copy(self)
+
+
+def _shown(trial: FrozenTrial) -> FrozenTrial:
+    """What a sampler looks at of a trial."""
+    return _ShownTrial(
+        number=trial.number,
+        trial_id=trial.number,
+        state=trial.state,
+        value=trial.value,
+        params=trial.params,
+        distributions=trial.distributions,
+        intermediate_values=trial.intermediate_values,
+        datetime_start=trial.datetime_start,
+        datetime_complete=trial.datetime_complete,
+        user_attrs={},
+        system_attrs={},
+    )
 
 
 def limit_history(trials: list[FrozenTrial]) -> list[FrozenTrial]:
