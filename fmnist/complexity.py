@@ -27,11 +27,12 @@ class Complexity:
 def complexity(hyperparameters: Hyperparameters) -> Complexity:
     """Pass a batch of no images through a network whose weights nobody has drawn: nothing is computed or drawn.
 
-    torch's own counter, and the meta device, would import its compiler, which takes as long as torch itself.
+    torch's own counter, a pass on the meta device and `to_empty` would import its compiler or sympy, for seconds.
     """
     with torch.device("meta"):
         network = build(hyperparameters).eval()
-    network.to_empty(device="cpu")
+    shapes = network.state_dict()
+    network.load_state_dict({name: torch.empty(each.shape, dtype=each.dtype) for name, each in shapes.items()}, assign=True)
     counts: list[int] = []
     for module in network.modules():
         module.register_forward_hook(lambda *call: counts.append(_multiply_adds(*call)))

@@ -28,6 +28,7 @@ from search.study.store import open_study
 from search.worker.loop import WorkerSettings
 from tests.factories import STUDY, digits
 from tests.postgresql import Server, server
+from tests.processes import Process
 
 
 def pytest_configure() -> None:
@@ -61,12 +62,13 @@ def worker_pids(parent: int) -> list[int]:
 
 def worker_servers(parent: int) -> list[int]:
     """The process that forks the workers of a search."""
-    return [pid for pid in _children(parent) if b"forkserver" in _command_line(pid)]
+    return [pid for pid in _children(parent) if b"forkserver" in _names(pid)]
 
 
-def _command_line(pid: int) -> bytes:
+def _names(pid: int) -> bytes:
+    """Its command line, and the name that it has given itself."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
+        return b"".join(Path(f"/proc/{pid}/{name}").read_bytes() for name in ("cmdline", "comm"))
     except (FileNotFoundError, ProcessLookupError):  # it ended just now
         return b""
 
@@ -207,16 +209,15 @@ def command(tmp_path: Path, tiny_folder: Path) -> Command:
     def run(
         *arguments: str | Path, data_dir: Path | None = tiny_folder, memory: int | None = None
     ) -> subprocess.CompletedProcess[str]:
-        environment = {"FMNIST_DATA": str(data_dir)} if data_dir else {}
-        limit = ["prlimit", f"--as={memory}"] if memory else []
-        return subprocess.run(
-            [*limit, sys.executable, "-m", "search", *map(str, arguments)],
-            cwd=tmp_path,
-            env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), **environment},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+        if data_dir:
+            environment["FMNIST_DATA"] = str(data_dir)
+        if memory:
+            call = ["prlimit", f"--as={memory}", sys.executable, "-m", "search", *map(str, arguments)]
+            return subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        process = Process(*arguments, cwd=tmp_path, env=environment)
+        output, errors = process.communicate()
+        return subprocess.CompletedProcess(arguments, process.wait(), output, errors)
 
     return run
 
@@ -237,24 +238,17 @@ def invoke(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -
     return run
 
 
-Launch = Callable[..., subprocess.Popen[str]]
+Launch = Callable[..., Process]
 
 
 @pytest.fixture
 def launch(tmp_path: Path, tiny_folder: Path) -> Iterator[Launch]:
     """Start a search in the background, in a session of its own as a terminal has one."""
-    processes: list[subprocess.Popen[str]] = []
+    processes: list[Process] = []
 
-    def launched(*arguments: str, stderr: int = subprocess.STDOUT) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "search", "run", *arguments],
-            cwd=tmp_path,
-            env={**os.environ, "FMNIST_DATA": str(tiny_folder)},
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-            start_new_session=True,
-        )
+    def launched(*arguments: str, stderr: int = subprocess.STDOUT) -> Process:
+        environment = {**os.environ, "FMNIST_DATA": str(tiny_folder)}
+        process = Process("run", *arguments, cwd=tmp_path, env=environment, stderr=stderr, start_new_session=True)
         processes.append(process)
         return process
 
@@ -269,7 +263,7 @@ def launch(tmp_path: Path, tiny_folder: Path) -> Iterator[Launch]:
 def start(launch: Launch, tmp_path: Path) -> Launch:
     """Start a search in the background and wait until a trial has reported an accuracy."""
 
-    def started(*arguments: str, stderr: int = subprocess.STDOUT) -> subprocess.Popen[str]:
+    def started(*arguments: str, stderr: int = subprocess.STDOUT) -> Process:
         process = launch(*arguments, stderr=stderr)
         folder = tmp_path / "studies" / "tiny" / "checkpoints"
         while not list(folder.glob("trial-*.pt")):

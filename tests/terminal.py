@@ -6,10 +6,10 @@ import os
 import re
 import select
 import struct
-import subprocess
-import sys
 import termios
 from pathlib import Path
+
+from tests.processes import Process
 
 _TOKENS = re.compile(r"\x1b\[([?\d;]*)([A-Za-z])|([\r\n])|([^\x00-\x1f\x7f])|(.)", re.DOTALL)
 
@@ -78,13 +78,14 @@ class Terminal:
         self.master, self.slave = os.openpty()
         fcntl.ioctl(self.slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self.settings = termios.tcgetattr(self.slave)
-        self.process = subprocess.Popen(
-            ["setsid", "--ctty", sys.executable, "-m", "search", *arguments],
+        self.process = Process(
+            *arguments,
             cwd=cwd,
             env={"PATH": "/usr/bin:/bin", "HOME": str(cwd), "TERM": "xterm", **environment},
             stdin=self.slave,
             stdout=self.slave,
             stderr=self.slave,
+            start_new_session=True,
         )
 
     def type(self, keys: bytes) -> None:

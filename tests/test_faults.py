@@ -6,8 +6,6 @@ import random
 import re
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -42,6 +40,7 @@ from search.worker.trial import Outcome
 from tests.conftest import Make, worker_pids
 from tests.factories import definition
 from tests.postgresql import Server
+from tests.processes import Process
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -92,7 +91,7 @@ def reports(study: optuna.Study) -> int:
     return sum(len(trial.intermediate_values) for trial in trials_of(study))
 
 
-def wait_for(condition: Callable[[], object], process: subprocess.Popen[str] | None = None) -> None:
+def wait_for(condition: Callable[[], object], process: Process | None = None) -> None:
     while not condition():
         assert process is None or process.poll() is None, process.communicate()
         time.sleep(0.02)
@@ -109,16 +108,14 @@ def assert_exact(study: optuna.Study, trials: int) -> None:
 
 
 @pytest.fixture
-def search(tmp_path: Path, tiny_folder: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+def search(tmp_path: Path, tiny_folder: Path) -> Iterator[Callable[..., Process]]:
     """Start `fmnist-search run` in the background."""
-    started: list[subprocess.Popen[str]] = []
+    started: list[Process] = []
 
-    def start(url: str, study: str, *arguments: str) -> subprocess.Popen[str]:
+    def start(url: str, study: str, *arguments: str) -> Process:
         (tmp_path / "chaos.toml").write_text(study)
-        call = [sys.executable, "-m", "search", "run", "chaos.toml", "--storage", url, *arguments]
         environment = {**os.environ, "FMNIST_DATA": str(tiny_folder)}
-        pipe = subprocess.PIPE
-        started.append(subprocess.Popen(call, cwd=tmp_path, env=environment, stdout=pipe, stderr=pipe, text=True))
+        started.append(Process("run", "chaos.toml", "--storage", url, *arguments, cwd=tmp_path, env=environment))
         return started[-1]
 
     yield start
@@ -127,7 +124,7 @@ def search(tmp_path: Path, tiny_folder: Path) -> Iterator[Callable[..., subproce
         process.communicate()
 
 
-def the_study(url: str, process: subprocess.Popen[str]) -> optuna.Study:
+def the_study(url: str, process: Process) -> optuna.Study:
     """The study of a search that was just started, once it is there."""
     while True:
         assert process.poll() is None, process.communicate()
@@ -139,7 +136,7 @@ def the_study(url: str, process: subprocess.Popen[str]) -> optuna.Study:
 
 @pytest.mark.timeout(3600)
 def test_chaos(
-    url: str, search: Callable[..., subprocess.Popen[str]], tmp_path: Path, tiny: DataSet, pytestconfig: pytest.Config
+    url: str, search: Callable[..., Process], tmp_path: Path, tiny: DataSet, pytestconfig: pytest.Config
 ) -> None:
     """Workers are killed or told to stop at random moments, again and again; trials end as if nothing had happened."""
     kills: int = pytestconfig.getoption("--kills")
@@ -291,7 +288,7 @@ def test_a_worker_killed_between_claim_and_first_epoch_loses_no_ticket(
 
 
 @ON_SQLITE
-def test_a_parent_killed_hard_leaves_no_orphan(url: str, search: Callable[..., subprocess.Popen[str]]) -> None:
+def test_a_parent_killed_hard_leaves_no_orphan(url: str, search: Callable[..., Process]) -> None:
     process = search(url, CHAOS, "--trials", "30", "--workers", "2")
     study = the_study(url, process)
     wait_for(lambda: states(study)[TrialState.RUNNING] == 2, process)
@@ -305,9 +302,7 @@ def test_a_parent_killed_hard_leaves_no_orphan(url: str, search: Callable[..., s
 
 
 @ON_POSTGRESQL
-def test_finalists_go_on_after_their_parent_was_killed_hard(
-    url: str, search: Callable[..., subprocess.Popen[str]]
-) -> None:
+def test_finalists_go_on_after_their_parent_was_killed_hard(url: str, search: Callable[..., Process]) -> None:
     arguments = ("--trials", "3", "--workers", "2", "--finalists", "2")
     process = search(url, QUICK, *arguments)
     wait_for(lambda: finalists_of(the_study(url, process)) is not None, process)
@@ -325,9 +320,7 @@ def test_finalists_go_on_after_their_parent_was_killed_hard(
     assert max(len(attempts_of(trial)) for trial in trials_of(again)) <= 2
 
 
-def test_postgresql_may_be_restarted_in_mid_run(
-    postgresql: Server, search: Callable[..., subprocess.Popen[str]]
-) -> None:
+def test_postgresql_may_be_restarted_in_mid_run(postgresql: Server, search: Callable[..., Process]) -> None:
     url = postgresql.create_database()
     process = search(url, CHAOS, "--trials", "6", "--workers", "2")
     study = the_study(url, process)
@@ -350,7 +343,7 @@ def test_postgresql_may_be_restarted_in_mid_run(
 
 
 @ON_SQLITE
-def test_two_runs_at_once_do_not_add_up(url: str, search: Callable[..., subprocess.Popen[str]]) -> None:
+def test_two_runs_at_once_do_not_add_up(url: str, search: Callable[..., Process]) -> None:
     runs = [search(url, CHAOS, "--trials", trials, "--workers", "1") for trials in ("6", "9")]
     for process in runs:
         output, errors = process.communicate()
@@ -363,7 +356,7 @@ def test_two_runs_at_once_do_not_add_up(url: str, search: Callable[..., subproce
 
 @ON_POSTGRESQL
 def test_two_runs_that_reach_the_end_together_train_the_finalists_of_the_whole_search_once(
-    url: str, search: Callable[..., subprocess.Popen[str]]
+    url: str, search: Callable[..., Process]
 ) -> None:
     """Also if workers are told to stop on the way, which each command might take for the end of the search."""
     arguments = ("--trials", "6", "--workers", "2", "--finalists", "2")

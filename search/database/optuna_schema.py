@@ -35,6 +35,7 @@ HEARTBEATS = TrialHeartbeatModel.__table__
 REPORTS = TrialIntermediateValueModel.__table__
 VALUES = TrialValueModel.__table__
 
+CHECKED: set[str] = set()  # versions that were found good: to compare one, Optuna runs all of its migration scripts
 FIXED_PARAMETERS = "fixed_params"  # the system attribute in which `Study.enqueue_trial` keeps them
 
 
@@ -66,7 +67,10 @@ def columns_by_table() -> dict[str, set[str]]:
 
 def check_schema(storage: RDBStorage) -> None:
     """Raise RuntimeError if a database's tables are those of another version of Optuna."""
-    storage._version_manager.check_table_schema_compatibility()
+    version = storage.get_current_version()
+    if version not in CHECKED:
+        storage._version_manager.check_table_schema_compatibility()
+        CHECKED.add(version)
 
 
 def storage_of(study: optuna.Study) -> BaseStorage:

@@ -27,6 +27,7 @@ from search.results.summary import summarize
 from search.study.store import load_study
 from tests.conftest import Command, Launch, worker_pids, worker_servers
 from tests.factories import STUDY
+from tests.processes import Process
 
 LONG = STUDY.replace("epochs = 2", "epochs = 400")
 
@@ -105,16 +106,9 @@ def test_a_report_leads_back_to_the_search_that_it_is_of(
     name, *again = shlex.split(numbers["answer"]["reproduce"])
     assert (name, again[:2]) == ("fmnist-search", ["reproduce", "tiny.finalists"])
     (tmp_path / "elsewhere").mkdir()
-    reproduced = subprocess.run(
-        [sys.executable, "-m", "search", *again],
-        cwd=tmp_path / "elsewhere",
-        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert reproduced.returncode == 0, reproduced.stderr
-    assert "Metrics: the same bit for bit. Weights: the same bit for bit." in reproduced.stdout
+    output, errors = Process(*again, cwd=tmp_path / "elsewhere", env={"HOME": str(tmp_path)}).communicate()
+    assert errors == ""
+    assert "Metrics: the same bit for bit. Weights: the same bit for bit." in output
 
 
 def test_a_report_is_opened_in_the_users_browser(invoke: Command, study_file: Path, tmp_path: Path) -> None:
@@ -434,14 +428,9 @@ def test_stop_ends_a_search_that_runs_elsewhere(invoke: Command, study_file: Pat
 def test_a_worker_that_follows_waits_for_database_study_and_tickets(
     invoke: Command, study_file: Path, tmp_path: Path, tiny_folder: Path
 ) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "search", "worker", "tiny", "--follow", "--workers", "1"],
-        cwd=tmp_path,
-        env={**os.environ, "FMNIST_DATA": str(tiny_folder)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    environment = {**os.environ, "FMNIST_DATA": str(tiny_folder)}
+    call = ("worker", "tiny", "--follow", "--workers", "1")
+    process = Process(*call, cwd=tmp_path, env=environment, stderr=subprocess.STDOUT)
     assert process.stdout
     assert process.stdout.readline().startswith("Waiting: no database studies/studies.db")
     for done in (1, 2):

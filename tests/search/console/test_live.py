@@ -3,8 +3,6 @@
 import os
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from search.database.url import default_url
 from search.study.store import load_study
 from search.worker import retention
 from tests.factories import STUDY
+from tests.processes import Process
 from tests.terminal import Terminal
 
 LONG = STUDY.replace("epochs = 2", "epochs = 400")
@@ -130,7 +129,8 @@ def test_a_dumb_terminal_gets_lines(start: Start, study_file: Path) -> None:
 
 def test_a_pipe_gets_lines_whatever_it_is_said_to_be(study_file: Path, tmp_path: Path, tiny_folder: Path) -> None:
     environment = os.environ | {"FMNIST_DATA": str(tiny_folder), "FORCE_COLOR": "1", "TERM": "xterm"}
-    call = [sys.executable, "-m", "search", "run", "tiny.toml", "--trials", "2", "--workers", "1"]
-    result = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
-    assert set(re.findall(r"\x1b\[[^a-zA-Z]*([a-zA-Z])", result.stdout)) <= {"m"}  # colours, as was asked for
-    assert len(re.findall(r"^\[\d/2\] trial \d complete at", result.stdout, re.MULTILINE)) == 2
+    call = ("run", "tiny.toml", "--trials", "2", "--workers", "1")
+    output, errors = Process(*call, cwd=tmp_path, env=environment).communicate()
+    assert errors == ""
+    assert set(re.findall(r"\x1b\[[^a-zA-Z]*([a-zA-Z])", output)) <= {"m"}  # colours, as was asked for
+    assert len(re.findall(r"^\[\d/2\] trial \d complete at", output, re.MULTILINE)) == 2

@@ -1,9 +1,9 @@
 """status --watch: a real process beside a search that goes on."""
 
 import json
+import os
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from io import StringIO
@@ -20,6 +20,7 @@ from search.study.store import load_study
 from search.worker.loop import WorkerSettings, work
 from tests.conftest import Command, Make
 from tests.factories import STUDY, definition
+from tests.processes import Process
 from tests.terminal import Terminal
 
 WATCH = ["status", "s", "--watch", "0.1"]
@@ -36,9 +37,8 @@ def drain(made: Made) -> None:
     work(made[1], lambda: False)
 
 
-def piped(tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
-    call = [sys.executable, "-m", "search", *WATCH, "--output", str(tmp_path), *arguments]
-    return subprocess.Popen(call, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def piped(tmp_path: Path, *arguments: str) -> Process:
+    return Process(*WATCH, "--output", str(tmp_path), *arguments, cwd=tmp_path, env=os.environ)
 
 
 def test_a_pipe_gets_a_line_when_something_changed_until_nothing_is_left_to_do(made: Made, tmp_path: Path) -> None:
@@ -101,12 +101,7 @@ def test_it_can_be_ended_before_and_leaves_the_terminal_whole(
 def test_it_stays_for_the_finalists_of_a_run(study_file: Path, tmp_path: Path, invoke: Command) -> None:
     study_file.write_text(STUDY.replace("finalists = 0", "finalists = 1").replace("epochs = 2", "epochs = 4"))
     invoke("enqueue", "tiny.toml")
-    watcher = subprocess.Popen(
-        [sys.executable, "-m", "search", "status", "tiny", "--watch", "0.2"],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    watcher = Process("status", "tiny", "--watch", "0.2", cwd=tmp_path, env=os.environ)
     assert watcher.stdout
     assert "1 waiting" in watcher.stdout.readline()
     assert invoke("run", "tiny.toml", "--trials", "2", "--workers", "1", "--quiet").returncode == 0

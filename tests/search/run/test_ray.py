@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,6 +27,7 @@ from search.study.store import finalists_of, load_study, request_stop, stop_requ
 from tests.conftest import Command, Make
 from tests.factories import LONG, STUDY, definition
 from tests.postgresql import Server
+from tests.processes import Process
 
 pytest.importorskip("ray")
 pytestmark = pytest.mark.timeout(180)
@@ -193,21 +193,14 @@ def test_ctrl_c_lets_workers_finish_their_epoch_and_those_without_room_never_beg
     (tmp_path / "long.toml").write_text(STUDY.replace("epochs = 2", "epochs = 300"))
     arguments = ["run", "long.toml", "--engine", "ray", "--address", cluster.address, "--workers", "3"]
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "FMNIST_DATA": str(tiny_folder)}
-    driver = subprocess.Popen(
-        [sys.executable, "-m", "search", *arguments],
-        cwd=tmp_path,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    driver = Process(*arguments, cwd=tmp_path, env=environment)
     try:
         url = default_url(tmp_path / "studies")
         wait_until(lambda: driver.poll() is not None or (tmp_path / "studies" / "long").is_dir())
         study = load_study(open_storage(url), "long")
         wait_until(lambda: len(on_the_way(study)) == 2)
         driver.send_signal(signal.SIGINT)
-        output, errors = driver.communicate(timeout=60)
+        output, errors = driver.communicate()
     finally:
         driver.kill()
         driver.communicate()
