@@ -36,7 +36,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
-from multiprocessing import get_context
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
@@ -61,6 +60,7 @@ from search.database.retry import persistently
 from search.database.url import default_url
 from search.queue import lease, tickets
 from search.queue.lease import ATTEMPTS, Holder
+from search.run import local
 from search.study import definition, space
 from search.study.definition import StudyDefinition
 from search.study.places import KEEP, Place, artifacts_of
@@ -206,7 +206,7 @@ def throughput(url: str, folder: Path, workers: int, waiting: int) -> dict[str, 
     """Part 3: trials a second, from the first claim to the last end as the database has them."""
     defined = definition.read(ROOT / "studies" / "cnn.toml", sampler="random")
     common = make(url, folder, defined, 0, waiting)
-    context = get_context("spawn")
+    context = local.process_context()  # as workers are started
     together = context.Barrier(workers)
     processes = [context.Process(target=drain, args=(url, common, together)) for _ in range(workers)]
     for process in processes:

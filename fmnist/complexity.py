@@ -32,7 +32,9 @@ def complexity(hyperparameters: Hyperparameters) -> Complexity:
     with torch.device("meta"):
         network = build(hyperparameters).eval()
     shapes = network.state_dict()
-    network.load_state_dict({name: torch.empty(each.shape, dtype=each.dtype) for name, each in shapes.items()}, assign=True)
+    network.load_state_dict(
+        {name: torch.empty(each.shape, dtype=each.dtype) for name, each in shapes.items()}, assign=True
+    )
     counts: list[int] = []
     for module in network.modules():
         module.register_forward_hook(lambda *call: counts.append(_multiply_adds(*call)))

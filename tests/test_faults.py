@@ -211,7 +211,7 @@ def be_a_worker(settings: WorkerSettings) -> None:
 
 
 def spawn(target: Callable[..., None], *arguments: object) -> multiprocessing.process.BaseProcess:
-    process = local._context().Process(target=target, args=arguments, daemon=True)
+    process = local.process_context().Process(target=target, args=arguments, daemon=True)
     process.start()
     return process
 
@@ -399,11 +399,11 @@ def begin_together(url: str, barrier: Barrier, trials: int, data_dir: Path, fold
     work(WorkerSettings(url, "s", data_dir), never)
 
 
-@pytest.mark.parametrize(("url", "processes", "trials"), [("postgresql", 8, 100), ("sqlite", 6, 60)], indirect=["url"])
+@pytest.mark.parametrize(("url", "processes", "trials"), [("postgresql", 6, 60), ("sqlite", 4, 40)], indirect=["url"])
 def test_processes_that_start_together_on_an_empty_database_drain_it_exactly(
     url: str, processes: int, trials: int, tiny_folder: Path, tmp_path: Path
 ) -> None:
-    barrier = local._context().Barrier(processes)
+    barrier = local.process_context().Barrier(processes)
     started = [spawn(begin_together, url, barrier, trials, tiny_folder, tmp_path / "s") for _ in range(processes)]
     for process in started:
         process.join()

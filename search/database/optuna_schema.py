@@ -178,7 +178,7 @@ def read_attribute(connection: Connection, trial_id: int, key: str) -> str | Non
 def write_attribute(connection: Connection, trial_id: int, key: str, value: Any) -> str:
     """Set a user attribute of a trial, whatever state it is in; returns what is stored.
 
-    The caller has locked the trial: of two that write at once, the second would not see the first's row and add another.
+    The caller has locked the trial: of two that write at once, the second would add a row beside the first's.
     """
     connection.execute(delete(ATTRIBUTES).where(ATTRIBUTES.c.trial_id == trial_id, ATTRIBUTES.c.key == key))
     stored = json.dumps(value)

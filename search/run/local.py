@@ -228,7 +228,7 @@ def _start(settings: WorkerSettings, lines: Connection) -> tuple[BaseProcess, Co
     Raises:
         OSError, EOFError: it cannot be started.
     """
-    context = _context()
+    context = process_context()
     errors, theirs = context.Pipe(duplex=False)
     with closing(theirs):
         process = context.Process(target=main, args=(settings, theirs, lines))
@@ -237,7 +237,7 @@ def _start(settings: WorkerSettings, lines: Connection) -> tuple[BaseProcess, Co
     return process, errors
 
 
-def _context() -> ForkServerContext | SpawnContext:
+def process_context() -> ForkServerContext | SpawnContext:
     """How worker processes are started.
 
     On Linux by a server that has imported all that a worker needs and did nothing with it:

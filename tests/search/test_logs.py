@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,9 @@ def test_a_worker_that_is_killed_and_the_one_that_goes_on_tell_the_story(
     study_file.write_text(study_file.read_text().replace("epochs = 2", "epochs = 40"))
     process = start("tiny.toml", "--trials", "1", "--workers", "1", "--log-level", "info", stderr=subprocess.PIPE)
     (pid,) = worker_pids(process.pid)
+    while not list((tmp_path / "studies" / "tiny" / "checkpoints").glob("*-epoch-1.pt")):  # the first is on record
+        assert process.poll() is None
+        time.sleep(0.05)
     os.kill(pid, signal.SIGKILL)
     _, errors = process.communicate()
     assert process.returncode == 0

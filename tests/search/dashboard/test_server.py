@@ -230,11 +230,16 @@ def test_who_says_nothing_of_compression_gets_plain_files(site: Site) -> None:
     connection.close()
 
 
-def test_it_does_without_torch(site: Site) -> None:
+def test_it_does_without_torch(searched: Path) -> None:
     """Which takes seconds to import, and much memory for as long as it is served."""
-    trial = site.study()["trials"][0]
-    assert site.ask(site.artifact(trial, "confusion-matrix.svg")).status == 200
-    assert "libtorch" not in Path(f"/proc/{site.process.pid}/maps").read_text()
+    call = [sys.executable, "-m", "search", "dashboard", "--output", str(searched), "--port", str(free_port())]
+    with subprocess.Popen(call, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        site = Site(searched, process.stdout.readline().split("/dashboard")[0], process)  # type: ignore[arg-type]
+        trial = site.study()["trials"][0]
+        assert site.ask(site.artifact(trial, "confusion-matrix.svg")).status == 200
+        assert "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text()
+        process.terminate()
 
 
 def test_only_the_checkpoints_that_are_kept_are_shown(site: Site) -> None:

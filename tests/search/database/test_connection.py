@@ -1,4 +1,3 @@
-import multiprocessing
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from search.database.connection import Mode, open_storage
 from search.database.retry import persistently
 from search.database.url import DatabaseGone, StorageError, absolute, default_url, masked
 from search.doctor import check_database
+from search.run.local import process_context
 from tests.postgresql import Server
 
 SECRET = "hunter2"  # noqa: S105
@@ -235,7 +235,7 @@ def create(url: str) -> None:
 
 
 def test_processes_that_make_the_same_database_together_all_succeed(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
+    context = process_context()
     processes = [context.Process(target=create, args=(default_url(tmp_path),)) for _ in range(6)]
     for process in processes:
         process.start()

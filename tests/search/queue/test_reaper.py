@@ -146,7 +146,7 @@ def reap_all(url: str) -> None:
 def test_reapers_that_work_together_end_each_attempt_once(study: optuna.Study, url: str) -> None:
     for _ in range(4):
         fall_silent(study, claim(study))
-    context = multiprocessing.get_context("spawn")
+    context = process_context()
     reapers = [context.Process(target=reap_all, args=(url,)) for _ in range(3)]
     for process in reapers:
         process.start()

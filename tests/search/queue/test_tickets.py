@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 from search.database.connection import lock, open_storage
 from search.queue import lease, tickets
 from search.queue.lease import Holder, Ticket
-from search.run.local import _context
+from search.run.local import process_context
 from search.study.definition import StudyDefinition
 from search.study.store import DEFINITION
 from tests.conftest import Make
@@ -219,7 +219,7 @@ def take_all(url: str, results: "multiprocessing.Queue[list[int]]") -> None:
 
 
 def spawned(target: object, arguments: list[tuple[object, ...]]) -> Iterator[None]:
-    context = _context()  # a server has imported torch and Optuna for all of them
+    context = process_context()  # a server has imported torch and Optuna for all of them
     processes = [context.Process(target=target, args=each) for each in arguments]  # type: ignore[arg-type]
     for process in processes:
         process.start()
@@ -237,7 +237,7 @@ def test_three_that_fill_at_once_do_not_add_up(study: optuna.Study, url: str) ->
 
 def test_processes_that_drain_together_take_each_ticket_once(study: optuna.Study, url: str) -> None:
     tickets.top_up(study, definition(), 60)
-    results: multiprocessing.Queue[list[int]] = _context().Queue()
+    results: multiprocessing.Queue[list[int]] = process_context().Queue()
     taken: list[int] = []
     for _ in spawned(take_all, [(url, results)] * 4):
         for _ in range(4):

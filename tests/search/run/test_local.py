@@ -31,7 +31,7 @@ SPAWNING = """\
 import multiprocessing
 from search.run import local
 
-local._context = lambda: multiprocessing.get_context("spawn")  # as on macOS
+local.process_context = lambda: multiprocessing.get_context("spawn")  # as on macOS
 """
 
 Search = Callable[..., subprocess.Popen[str]]
