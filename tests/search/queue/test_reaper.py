@@ -14,6 +14,7 @@ from search.database.connection import open_storage
 from search.database.optuna_schema import HEARTBEATS, backend
 from search.queue import lease, reaper, tickets
 from search.queue.lease import Holder, Ticket
+from search.run.local import process_context
 
 WAITING, RUNNING = TrialState.WAITING, TrialState.RUNNING
 
