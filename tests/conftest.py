@@ -1,5 +1,6 @@
 """Shared parts of the tests: a small real data set in Fashion-MNIST's own format."""
 
+import gc
 import itertools
 import os
 import shutil
@@ -14,6 +15,8 @@ from typing import Any
 import optuna
 import pytest
 import torch
+from alembic.config import Config
+from alembic.script import ScriptDirectory
 from click.testing import CliRunner
 
 from fmnist import data
@@ -42,6 +45,22 @@ def pytest_configure() -> None:
     if name := os.environ.get("PYTEST_XDIST_WORKER"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[int(name.removeprefix("gw")) % len(cores)]})
+
+
+def pytest_collection_finish() -> None:
+    """Spare what takes much of the time of many short tests.
+
+    Collecting garbage looks through all that torch and others brought, and for each database that it makes or opens
+    Optuna runs all of its migration scripts.
+    """
+    gc.freeze()
+    read, known = ScriptDirectory.from_config, {}
+
+    def read_once(config: Config) -> ScriptDirectory:
+        folder = config.get_main_option("script_location")
+        return known.get(folder) or known.setdefault(folder, read(config))
+
+    ScriptDirectory.from_config = staticmethod(read_once)  # type: ignore[method-assign, assignment]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

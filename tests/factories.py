@@ -10,7 +10,6 @@ import numpy as np
 import optuna
 import torch
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from sklearn.datasets import load_digits
 
 from fmnist.data import LabelledImages
 from search.queue.lease import REASON
@@ -31,6 +30,8 @@ from search.study.store import DATA, DEFINITION
 
 def digits() -> tuple[LabelledImages, LabelledImages]:
     """scikit-learn's 1,797 handwritten digits, enlarged to 28 x 28: 1,200 to train on, 597 to test."""
+    from sklearn.datasets import load_digits  # here: child processes import this module, and it takes a second
+
     small = load_digits()
     pixels = torch.from_numpy(small.images / 16 * 255).round().to(torch.uint8)
     large = torch.nn.functional.pad(pixels.repeat_interleave(3, 1).repeat_interleave(3, 2), (2, 2, 2, 2))

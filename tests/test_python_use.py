@@ -58,7 +58,9 @@ def test_the_readmes_examples_run_as_they_stand(tmp_path: Path, tiny_folder: Pat
     section = re.search(r"^## Use from Python\n(.*?)^## ", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
     assert section
     examples = re.findall(r"^```python\n(.*?)^```", section[1], re.MULTILINE | re.DOTALL)
-    (tmp_path / "mine.toml").write_text(STUDY.replace("finalists = 0", "finalists = 1"))
+    (tmp_path / "mine.toml").write_text(
+        STUDY.replace("finalists = 0", "finalists = 1").replace("epochs = 2", "epochs = 1")
+    )
     training, searching, reading = (run(example, tmp_path, tiny_folder) for example in examples)
 
     assert [line.split(":")[0] for line in training[:3]] == ["epoch 1", "epoch 2", "epoch 3"]

@@ -47,7 +47,7 @@ from search.study.store import (
 from search.worker.loop import WorkerSettings, work
 from search.worker.trial import training_seed
 from tests.conftest import Command, Make
-from tests.factories import definition
+from tests.factories import STUDY, definition
 
 QUICK = {"architecture": "simple", "epochs": 1, "filters": 4, "learning_rate": 0.002}
 
@@ -522,6 +522,7 @@ def test_words_tell_ties_from_differences() -> None:
 
 
 def test_run_ends_with_the_finalists_and_goes_on_with_them(invoke: Command, study_file: Path, tmp_path: Path) -> None:
+    study_file.write_text(STUDY.replace("epochs = 2", "epochs = 1"))
     stopped = invoke("run", "tiny.toml", "--finalists", "3", "--timeout", "0.001", "--workers", "1")
     assert "Finalists" not in stopped.stdout
     first = invoke("run", "tiny.toml", "--workers", "2", "--finalists", "3")

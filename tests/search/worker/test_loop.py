@@ -87,7 +87,8 @@ def test_one_worker_comes_to_the_same_trials_from_the_same_seed(
     found = []
     urls = [f"sqlite:///{tmp_path / 'one.db'}", f"sqlite:///{tmp_path / 'two.db'}", postgresql.create_database()]
     for index, (url, seed) in enumerate(zip(urls, (0, 1, 0), strict=True)):
-        defined = definition(sampler=sampler, pruner="halving", seed=seed)
+        defaults = {"architecture": "simple", "epochs": 1, "filters": 4, "learning_rate": 0.002}
+        defined = definition(sampler=sampler, pruner="halving", seed=seed, defaults=defaults)
         study, settings = make(defined, 14, url, folder=tmp_path / f"s-{index}")
         work(settings, never)
         found.append([(trial.params, trial.value, trial.user_attrs[CHECKPOINT]["weights"]) for trial in study.trials])
