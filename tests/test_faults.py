@@ -1,6 +1,5 @@
 """What may die while a study is drained, on both databases: the budget stays exact and nothing is lost."""
 
-import multiprocessing
 import os
 import random
 import re
@@ -11,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
-from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import optuna
@@ -19,24 +17,21 @@ import psycopg
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from fmnist import checkpoint, data
+from fmnist import checkpoint
 from fmnist.data import DataSet
 from fmnist.errors import ExpectedError
 from fmnist.training import EpochMetrics
-from search.database.connection import lock, open_storage
-from search.queue import lease, tickets
-from search.queue.lease import Holder
+from search.database.connection import open_storage
+from search.queue import lease
 from search.queue.reaper import alive, release
 from search.results.finalists import define
 from search.run import local
 from search.study import space
-from search.study.places import Place
 from search.study.record import checkpoint_of
-from search.study.store import definition_of, finalists_of, load_study, open_study
-from search.worker import loop
+from search.study.store import definition_of, finalists_of, load_study
 from search.worker.loop import WorkerSettings, work
 from search.worker.reproduce import reproduce
-from search.worker.trial import Outcome
+from tests.children import be_a_worker, be_one_of_many, claim_and_die, never, spawn, together
 from tests.conftest import Make, worker_pids
 from tests.factories import definition
 from tests.postgresql import Server
@@ -68,10 +63,6 @@ QUICK = (
     .replace("epochs = 5", "epochs = 2")
     .replace("filters = 8", "filters = 4")
 )
-
-
-def never() -> bool:
-    return False
 
 
 def trials_of(study: optuna.Study) -> list[FrozenTrial]:
@@ -206,16 +197,6 @@ def saved_so_far(study: optuna.Study, checkpoints: Path) -> dict[int, list[Epoch
     return found
 
 
-def be_a_worker(settings: WorkerSettings) -> None:
-    work(settings, never)
-
-
-def spawn(target: Callable[..., None], *arguments: object) -> multiprocessing.process.BaseProcess:
-    process = local.process_context().Process(target=target, args=arguments, daemon=True)
-    process.start()
-    return process
-
-
 def test_a_zombie_that_wakes_writes_nothing_more(make: Make, url: str) -> None:
     slow = {"architecture": "simple", "epochs": 12, "filters": 16}
     defined = definition(defaults=slow, space={"learning_rate": {"choices": [0.001, 0.002]}})
@@ -263,13 +244,6 @@ def nobody_writes(url: str) -> bool:
         except psycopg.errors.LockNotAvailable:
             return False
         return True
-
-
-def claim_and_die(url: str, machine: str | None) -> None:
-    study = load_study(open_storage(url, "write"), "s")
-    holder = Holder(grace=1.0)
-    tickets.claim(study, replace(holder, machine=machine) if machine else holder, "token")
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.parametrize("machine", [None, "one that vanished"])
@@ -380,34 +354,14 @@ def test_two_runs_that_reach_the_end_together_train_the_finalists_of_the_whole_s
     assert trained == dict.fromkeys(map(space.key, space.grid(chosen)), 3)
 
 
-def instant(trial: optuna.Trial, *_: object) -> Outcome:
-    """In the place of a training."""
-    value = trial.params["learning_rate"]
-    trial.report(value, 100)
-    return Outcome(TrialState.COMPLETE, value)
-
-
-def begin_together(url: str, barrier: Barrier, trials: int, data_dir: Path, folder: Path) -> None:
-    """Be one of many processes that make, fill and drain the same study."""
-    loop.run_trial = instant  # type: ignore[assignment]
-    loaded = data.load(data_dir)
-    barrier.wait()
-    storage = open_storage(url, "create")
-    with lock(url):
-        study = open_study(storage, "s", definition(sampler="random"), loaded, Place(folder))
-        tickets.top_up(study, definition(sampler="random"), trials)
-    work(WorkerSettings(url, "s", data_dir), never)
-
-
 @pytest.mark.parametrize(("url", "processes", "trials"), [("postgresql", 6, 60), ("sqlite", 4, 40)], indirect=["url"])
 def test_processes_that_start_together_on_an_empty_database_drain_it_exactly(
     url: str, processes: int, trials: int, tiny_folder: Path, tmp_path: Path
 ) -> None:
     barrier = local.process_context().Barrier(processes)
-    started = [spawn(begin_together, url, barrier, trials, tiny_folder, tmp_path / "s") for _ in range(processes)]
-    for process in started:
-        process.join()
-    assert [process.exitcode for process in started] == [0] * processes
+    settings = WorkerSettings(url, "s", tiny_folder)
+    with together(be_one_of_many, processes, settings, definition(sampler="random"), trials, tmp_path / "s", barrier):
+        pass
     study = load_study(open_storage(url), "s")
     assert_exact(study, trials)
     assert len(trials_of(study)) == trials

@@ -14,7 +14,7 @@ from search.database.connection import Mode, open_storage
 from search.database.retry import persistently
 from search.database.url import DatabaseGone, StorageError, absolute, default_url, masked
 from search.doctor import check_database
-from search.run.local import process_context
+from tests.children import create, together
 from tests.postgresql import Server
 
 SECRET = "hunter2"  # noqa: S105
@@ -230,18 +230,9 @@ def test_what_sqlite_does_by_itself_is_not_taken_for_a_loss(tmp_path: Path) -> N
     assert len(optuna.get_all_study_names(reader)) == 3
 
 
-def create(url: str) -> None:
-    open_storage(url, "create")
-
-
 def test_processes_that_make_the_same_database_together_all_succeed(tmp_path: Path) -> None:
-    context = process_context()
-    processes = [context.Process(target=create, args=(default_url(tmp_path),)) for _ in range(6)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0] * 6
+    with together(create, 6, default_url(tmp_path)):
+        pass
 
 
 def test_a_worker_frozen_within_a_transaction_loses_it_and_its_lock(

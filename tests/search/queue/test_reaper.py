@@ -14,7 +14,7 @@ from search.database.connection import open_storage
 from search.database.optuna_schema import HEARTBEATS, backend
 from search.queue import lease, reaper, tickets
 from search.queue.lease import Holder, Ticket
-from search.run.local import process_context
+from tests.children import reap_all, together
 
 WAITING, RUNNING = TrialState.WAITING, TrialState.RUNNING
 
@@ -139,22 +139,12 @@ def test_a_reaper_that_is_killed_halfway_leaves_the_rest_to_the_next(study: optu
     assert [len(trial.user_attrs.get(lease.ATTEMPTS, [])) for trial in study.trials] == [1, 1, 1, 0]
 
 
-def reap_all(url: str) -> None:
-    study = optuna.load_study(study_name="s", storage=open_storage(url, "write"))
-    reaper.reap(study)
-
-
 def test_reapers_that_work_together_end_each_attempt_once(study: optuna.Study, url: str) -> None:
     for _ in range(4):
         fall_silent(study, claim(study))
-    context = process_context()
-    reapers = [context.Process(target=reap_all, args=(url,)) for _ in range(3)]
-    for process in reapers:
-        process.start()
-    for process in reapers:
-        process.join()
+    with together(reap_all, 3, url):
+        pass
     reaper.reap(study)  # what each of them skipped because another had it locked
-    assert all(process.exitcode == 0 for process in reapers)
     assert states(study) == [WAITING] * 4
     assert [len(trial.user_attrs[lease.ATTEMPTS]) for trial in study.trials] == [1] * 4
 

@@ -1,8 +1,6 @@
 """Tickets, on both databases: filled, claimed once each, replaced."""
 
 import itertools
-import multiprocessing
-from collections.abc import Iterator
 
 import optuna
 import pytest
@@ -14,6 +12,7 @@ from search.queue.lease import Holder, Ticket
 from search.run.local import process_context
 from search.study.definition import StudyDefinition
 from search.study.store import DEFINITION
+from tests.children import fill, take_all, together
 from tests.conftest import Make
 
 SPACE = {"epochs": {"low": 1, "high": 3}, "filters": {"choices": [8, 16]}}
@@ -204,42 +203,17 @@ def test_replacing_ends_when_failing_is_the_rule(study: optuna.Study, url: str) 
     tickets.check_failures(study)
 
 
-def fill(url: str, trials: int) -> None:
-    study = optuna.load_study(storage=open_storage(url, "write"), study_name="s")
-    with lock(url):
-        tickets.top_up(study, definition(), trials)
-
-
-def take_all(url: str, results: "multiprocessing.Queue[list[int]]") -> None:
-    study = optuna.load_study(storage=open_storage(url, "write"), study_name="s")
-    taken = []
-    while ticket := tickets.claim(study, Holder(), f"{multiprocessing.current_process().name}-{len(taken)}"):
-        taken.append(ticket.trial_id)
-    results.put(taken)
-
-
-def spawned(target: object, arguments: list[tuple[object, ...]]) -> Iterator[None]:
-    context = process_context()  # a server has imported torch and Optuna for all of them
-    processes = [context.Process(target=target, args=each) for each in arguments]  # type: ignore[arg-type]
-    for process in processes:
-        process.start()
-    yield
-    for process in processes:
-        process.join()
-    assert all(process.exitcode == 0 for process in processes)
-
-
 def test_three_that_fill_at_once_do_not_add_up(study: optuna.Study, url: str) -> None:
-    for _ in spawned(fill, [(url, 30)] * 3):
+    with together(fill, 3, url, definition(), 30):
         pass
     assert len(study.trials) == 30
 
 
 def test_processes_that_drain_together_take_each_ticket_once(study: optuna.Study, url: str) -> None:
     tickets.top_up(study, definition(), 60)
-    results: multiprocessing.Queue[list[int]] = process_context().Queue()
+    results = process_context().Queue()
     taken: list[int] = []
-    for _ in spawned(take_all, [(url, results)] * 4):
+    with together(take_all, 4, url, results):
         for _ in range(4):
             taken += results.get()
     assert sorted(taken) == [trial._trial_id for trial in study.trials]

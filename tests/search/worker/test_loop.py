@@ -34,15 +34,12 @@ from search.study.store import request_stop
 from search.worker import loop
 from search.worker.loop import WorkerSettings, work
 from search.worker.trial import Outcome, run_trial
+from tests.children import never
 from tests.conftest import Make, worker_pids, worker_servers
 from tests.factories import LONG, definition
 from tests.postgresql import Server
 
 WAITING, COMPLETE, FAIL = TrialState.WAITING, TrialState.COMPLETE, TrialState.FAIL
-
-
-def never() -> bool:
-    return False
 
 
 def states(study: optuna.Study) -> list[TrialState]:

@@ -1,0 +1,106 @@
+"""What processes that a test starts do, and how it starts them.
+
+They import this module. It imports what their server has imported already, so that they begin at once.
+"""
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from multiprocessing.process import BaseProcess
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+
+import optuna
+from optuna.trial import TrialState
+
+from fmnist import data
+from search.database.connection import lock, open_storage
+from search.queue import reaper, tickets
+from search.queue.lease import Holder
+from search.run.local import process_context
+from search.study.definition import StudyDefinition
+from search.study.places import Place
+from search.study.store import open_study
+from search.worker import loop
+from search.worker.loop import WorkerSettings, work
+from search.worker.trial import Outcome
+
+
+def spawn(target: Callable[..., None], *arguments: object) -> BaseProcess:
+    process = process_context().Process(target=target, args=arguments, daemon=True)
+    process.start()
+    return process
+
+
+@contextmanager
+def together(target: Callable[..., None], count: int, *arguments: object) -> Iterator[None]:
+    """Let so many processes do the same at the same time; in the end each must have ended well."""
+    processes = [spawn(target, *arguments) for _ in range(count)]
+    yield
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * count
+
+
+def never() -> bool:
+    return False
+
+
+def create(url: str) -> None:
+    open_storage(url, "create")
+
+
+def fill(url: str, definition: StudyDefinition, trials: int) -> None:
+    with lock(url):
+        tickets.top_up(_study(url), definition, trials)
+
+
+def take_all(url: str, results: "Queue[list[int]]") -> None:
+    study = _study(url)
+    taken: list[int] = []
+    while ticket := tickets.claim(study, Holder(), f"{multiprocessing.current_process().name}-{len(taken)}"):
+        taken.append(ticket.trial_id)
+    results.put(taken)
+
+
+def reap_all(url: str) -> None:
+    reaper.reap(_study(url))
+
+
+def claim_and_die(url: str, machine: str | None) -> None:
+    holder = Holder(grace=1.0)
+    holder = replace(holder, machine=machine) if machine else holder
+    tickets.claim(_study(url), holder, "token")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def be_a_worker(settings: WorkerSettings) -> None:
+    work(settings, never)
+
+
+def be_one_of_many(
+    settings: WorkerSettings, definition: StudyDefinition, trials: int, folder: Path, barrier: Barrier
+) -> None:
+    """Make, fill and drain the same study as others do, without training anything."""
+    loop.run_trial = _instant  # type: ignore[assignment]
+    loaded = data.load(settings.data_dir)
+    barrier.wait()
+    storage = open_storage(settings.storage, "create")
+    with lock(settings.storage):
+        study = open_study(storage, settings.study, definition, loaded, Place(folder))
+        tickets.top_up(study, definition, trials)
+    work(settings, never)
+
+
+def _study(url: str) -> optuna.Study:
+    return optuna.load_study(study_name="s", storage=open_storage(url, "write"))
+
+
+def _instant(trial: optuna.Trial, *_: object) -> Outcome:
+    value = trial.params["learning_rate"]
+    trial.report(value, 100)
+    return Outcome(TrialState.COMPLETE, value)
