@@ -46,7 +46,14 @@ import optuna
 import psycopg
 import torch
 from optuna.distributions import distribution_to_json
-from optuna.storages._rdb.models import TrialParamModel, TrialSystemAttributeModel
+from optuna.storages._rdb.models import (
+    TrialIntermediateValueModel,
+    TrialModel,
+    TrialParamModel,
+    TrialSystemAttributeModel,
+    TrialUserAttributeModel,
+    TrialValueModel,
+)
 from optuna.trial import FrozenTrial, Trial, TrialState
 from rich.console import Console
 from rich.table import Table
@@ -55,7 +62,7 @@ from sqlalchemy import insert, text
 from fmnist import data as fashion
 from fmnist.training import EpochMetrics
 from search.database.connection import lock, open_storage
-from search.database.optuna_schema import ATTRIBUTES, REPORTS, TRIALS, VALUES, backend, utc_now
+from search.database.optuna_schema import engine_of
 from search.database.retry import persistently
 from search.database.url import default_url
 from search.queue import lease, tickets
@@ -124,7 +131,7 @@ def run_trial(study: optuna.Study, common: Objective, epochs: tuple[float, ...])
 
 
 def name_checkpoint(trial: Trial, epoch: float) -> None:
-    """The database's part of search.training._save: a record of the size of a real one."""
+    """The database's part of search.worker.trial._save: a record of the size of a real one."""
     digests = {"digest": "0" * 64, "weights": "0" * 64}
     record = {"name": f"trial-{trial.number}", **digests, "device": "cpu", "threads": 1, "seconds": epoch}
     history = [[0.123456789] * len(Epoch._fields)] * 8
@@ -146,13 +153,13 @@ def make(url: str, folder: Path, defined: StudyDefinition, finished: int, waitin
 
 def fill(study: optuna.Study, defined: StudyDefinition, count: int) -> None:
     """Add finished trials straight to the tables; two of three were pruned at their first report."""
-    ranges, now, rows = space.distributions(defined), utc_now(), defaultdict(list)
-    with backend(study).engine.begin() as connection:
+    ranges, now, rows = space.distributions(defined), datetime.now(UTC).replace(tzinfo=None), defaultdict(list)
+    with engine_of(study).begin() as connection:
         for number in range(count):
             state = TrialState.PRUNED if number % 3 else TrialState.COMPLETE
             of_trial = {"study_id": study._study_id, "number": number, "state": state}
-            added = insert(TRIALS).values(**of_trial, datetime_start=now, datetime_complete=now)
-            trial_id = connection.scalars(added.returning(TRIALS.c.trial_id)).one()
+            added = insert(TrialModel).values(**of_trial, datetime_start=now, datetime_complete=now)
+            trial_id = connection.scalars(added.returning(TrialModel.trial_id)).one()
             for table, row in trial_rows(ranges, number, EPOCHS[:1] if number % 3 else EPOCHS):
                 rows[table].append({"trial_id": trial_id, **row})
         for table, of_table in rows.items():
@@ -174,11 +181,14 @@ def trial_rows(
         yield TrialParamModel.__table__, {"param_name": name, "param_value": internal, "distribution_json": kind}
     for epoch in epochs:
         step = round(100 * epoch)
-        yield REPORTS, {"step": step, "intermediate_value": accuracy, "intermediate_value_type": "FINITE"}
-    yield VALUES, {"objective": 0, "value": accuracy, "value_type": "FINITE"}
+        yield (
+            TrialIntermediateValueModel.__table__,
+            {"step": step, "intermediate_value": accuracy, "intermediate_value_type": "FINITE"},
+        )
+    yield TrialValueModel.__table__, {"objective": 0, "value": accuracy, "value_type": "FINITE"}
     checkpoint = {"name": None, "weights": "0" * 64, "seconds": 9.9}
     for key, value in ((ATTEMPTS, [attempt]), (CHECKPOINT, checkpoint)):
-        yield ATTRIBUTES, {"key": key, "value_json": json.dumps(value)}
+        yield TrialUserAttributeModel.__table__, {"key": key, "value_json": json.dumps(value)}
     for key, stored in (("tpe:relative_params:0", json.dumps(point)), ("completed_rung_0", accuracy)):
         yield TrialSystemAttributeModel.__table__, {"key": key, "value_json": json.dumps(stored)}
 

@@ -12,3 +12,6 @@ ENGINES: tuple[str, ...] = get_args(Engine)
 
 GRACE = 120.0  # seconds of silence after which the holder of a trial is taken for dead
 OUTPUT = Path("studies")  # where no output folder is given
+KEEP = 5  # checkpoints of the best trials
+TOP, SEEDS = 3, 3  # finalists beside the default configuration, and trainings of each
+FINALISTS = ".finalists"  # the end of the names of finalists' studies

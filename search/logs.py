@@ -5,36 +5,44 @@
 Each package has a logger of its name. Worker processes send their lines to the process that watches over them.
 """
 
+import json
 import logging
 import os
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal, get_args
 
 Level = Literal["debug", "info", "warning", "error"]
 LEVELS: tuple[Level, ...] = get_args(Level)
 
-LONGEST_LINE = 4000  # bytes: up to 4,096 a pipe takes whole, whoever else writes into it
+LONGEST = 3000  # characters of a worker's message: a pipe takes 4,096 bytes whole, whoever else writes into it
 PASSWORD = re.compile(r"(?<=://)([^\s/:@]*):[^\s/@]*(?=@)")
 
-_subject: ContextVar[str] = ContextVar("subject", default="fmnist-search")
+_subject: ContextVar[Mapping[str, str]] = ContextVar("subject", default=MappingProxyType({}))
+_secrets: set[str] = set()
 
 
 @contextmanager
-def about(subject: str) -> Iterator[None]:
-    """Let the log lines of this thread be about a subject, such as `tiny trial 2 worker host:4711`."""
-    token = _subject.set(subject)
+def about(**parts: str | int) -> Iterator[None]:
+    """Let the log lines of this thread be about a `study`, a `trial` or a `worker`, beside what they are about now."""
+    token = _subject.set({**_subject.get(), **{name: str(part) for name, part in parts.items()}})
     try:
         yield
     finally:
         _subject.reset(token)
+
+
+def hide(*secrets: str) -> None:
+    """Show *** in the place of a secret in each line from now on."""
+    _secrets.update(filter(None, secrets))
 
 
 class _Formatter(logging.Formatter):
@@ -42,8 +50,27 @@ class _Formatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(subject)s: %(message)s", "%Y-%m-%d %H:%M:%S")
 
     def format(self, record: logging.LogRecord) -> str:
-        record.subject = _subject.get()
-        return PASSWORD.sub(r"\1:***", " ".join(super().format(record).split()))
+        if not hasattr(record, "subject"):  # that of a worker's record came with it
+            record.subject = _about()
+        return _clean(super().format(record))
+
+
+def _about() -> str:
+    """What this thread's lines are about, in words: `tiny trial 2 worker host:4711`."""
+    parts = _subject.get()
+    named = (
+        parts[name] if name == "study" else f"{name} {parts[name]}"
+        for name in ("study", "trial", "worker")
+        if name in parts
+    )
+    return " ".join(named) or "fmnist-search"
+
+
+def _clean(text: str) -> str:
+    text = PASSWORD.sub(r"\1:***", " ".join(text.split()))
+    for secret in _secrets:
+        text = text.replace(secret, "***")
+    return text
 
 
 class _Lines(logging.Handler):
@@ -58,11 +85,27 @@ class _Lines(logging.Handler):
         self.write(self.format(record))
 
 
-def _to_terminal(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+class _ToParent(logging.Handler):
+    """Sends each record to the parent process, as a line of JSON; one that the parent does not read in time is lost."""
+
+    def __init__(self, parent: Connection) -> None:
+        super().__init__()
+        os.set_blocking(parent.fileno(), False)
+        self.write = _into(parent.fileno())
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sent = {"name": record.name, "levelno": record.levelno, "levelname": record.levelname}
+        sent |= {"created": record.created, "subject": _about(), "msg": _clean(record.getMessage())[:LONGEST]}
+        self.write(json.dumps(sent, ensure_ascii=False))
 
 
-_handler = _Lines(_to_terminal)
+def _to_standard_error(line: str) -> None:
+    with suppress(OSError, ValueError):  # closed or full: no search ends for a line of its log
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
+
+
+_handler = _Lines(_to_standard_error)
 
 
 def configure(level: Level, file: Path | None = None) -> None:
@@ -72,38 +115,36 @@ def configure(level: Level, file: Path | None = None) -> None:
         OSError: the file cannot be written.
     """
     _handler.write = (
-        _to_terminal if file is None else _into(os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666))
+        _to_standard_error if file is None else _into(os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666))
     )
-    _install(level)
+    _install(level, _handler)
 
 
 def configure_worker(level: Level, parent: Connection) -> None:
-    """Send the lines of this process to its parent; those that the parent does not read in time are lost."""
-    os.set_blocking(parent.fileno(), False)
-    _handler.write = _into(parent.fileno())
-    _install(level)
+    """Send what this process logs to its parent."""
+    _install(level, _ToParent(parent))
 
 
-def _install(level: Level) -> None:
+def _install(level: Level, handler: logging.Handler) -> None:
     logger = logging.getLogger("search")
     logger.setLevel(level.upper())
-    logger.handlers = [_handler]
+    logger.handlers = [handler]
     logger.propagate = False
 
 
 def _into(descriptor: int) -> Callable[[str], None]:
     def write(line: str) -> None:
         with suppress(OSError):  # a full disk, or a parent that is gone: no search ends for a line of its log
-            os.write(descriptor, line.encode(errors="replace")[:LONGEST_LINE] + b"\n")
+            os.write(descriptor, f"{line}\n".encode(errors="replace"))
 
     return write
 
 
 @contextmanager
 def diverted(write: Callable[[str], object]) -> Iterator[None]:
-    """Give `write` the lines that are for standard error, which would break a live view on the same terminal."""
+    """Give `write` the lines that are for a terminal on standard error, as they would break a live view there."""
     before = _handler.write
-    if before is _to_terminal:
+    if before is _to_standard_error and sys.stderr.isatty():
         _handler.write = write
     try:
         yield
@@ -113,31 +154,40 @@ def diverted(write: Callable[[str], object]) -> Iterator[None]:
 
 @contextmanager
 def gathered() -> Iterator[Callable[[], Connection]]:
-    """Write the lines of worker processes where those of this process go.
+    """Log what worker processes send, as if this process had logged it.
 
     Yields:
         What returns the end that workers are given to write to. It is made when it is first asked for: OSError then
-        says that this process may open nothing more.
+        says that this process may open or start nothing more.
     """
     ends: list[Connection] = []
 
-    def relay() -> None:
-        with os.fdopen(ends[0].fileno(), encoding="utf-8", errors="replace", closefd=False) as lines:
+    def relay(reader: Connection) -> None:
+        with os.fdopen(reader.fileno(), encoding="utf-8", errors="replace", closefd=False) as lines:
             for line in lines:
-                _handler.write(line.rstrip("\n"))
+                record = logging.makeLogRecord(json.loads(line))
+                logging.getLogger(record.name).handle(record)
 
-    thread = threading.Thread(target=relay, daemon=True)
+    threads: list[threading.Thread] = []
 
     def writer() -> Connection:
         if not ends:
-            ends.extend(Pipe(duplex=False))
-            thread.start()
+            reader, theirs = Pipe(duplex=False)
+            thread = threading.Thread(target=relay, args=(reader,), daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                reader.close()
+                theirs.close()
+                raise OSError(str(error)) from error
+            ends.extend((reader, theirs))
+            threads.append(thread)
         return ends[1]
 
     try:
         yield writer
     finally:
-        if ends:
+        for thread in threads:
             reader, theirs = ends
             theirs.close()
             thread.join(timeout=1.0)  # seconds: a worker that could not be ended still holds the other end

@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 import optuna
 import torch
+from optuna.storages._rdb.models import TrialHeartbeatModel
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from fmnist.data import LabelledImages
-from search.queue.lease import REASON
+from search.database.connection import open_storage
+from search.queue import tickets
+from search.queue.lease import REASON, Holder, Ticket
 from search.report.analysis import Analysis
 from search.report.findings import Evidence, findings
 from search.report.history import audit, pruning
@@ -27,9 +30,26 @@ from search.study.record import CHECKPOINT, Epoch
 from search.study.space import distributions
 from search.study.store import DATA, DEFINITION
 
+HEARTBEATS = TrialHeartbeatModel.__table__
+
+
+def queued(url: str, trials: int, parameters: Mapping[str, Any] | None = None) -> optuna.Study:
+    """The study "s" in a new database, with waiting trials that Optuna made."""
+    study = optuna.create_study(storage=open_storage(url, "create"), study_name="s", direction="maximize")
+    for _ in range(trials):
+        study.enqueue_trial(dict(parameters or {}))
+    return study
+
+
+def claimed(study: optuna.Study, token: str = "token", **holder: Any) -> Ticket:  # noqa: S107
+    """The next ticket of a study."""
+    ticket = tickets.claim(study, Holder(**holder), token)
+    assert ticket is not None
+    return ticket
+
 
 def digits() -> tuple[LabelledImages, LabelledImages]:
-    """scikit-learn's 1,797 handwritten digits, enlarged to 28 x 28: 1,200 to train on, 597 to test."""
+    """Handwritten digits from scikit-learn, enlarged to 28 x 28: 600 to train on, 300 to test."""
     from sklearn.datasets import load_digits  # here: child processes import this module, and it takes a second
 
     small = load_digits()
@@ -37,7 +57,7 @@ def digits() -> tuple[LabelledImages, LabelledImages]:
     large = torch.nn.functional.pad(pixels.repeat_interleave(3, 1).repeat_interleave(3, 2), (2, 2, 2, 2))
     whole = LabelledImages(large.unsqueeze(1), torch.from_numpy(small.target))
     index = torch.arange(len(whole))
-    return whole[index[:1200]], whole[index[1200:]]
+    return whole[index[:600]], whole[index[600:900]]
 
 
 def definition(**changes: object) -> StudyDefinition:

@@ -227,7 +227,8 @@ def _offer_a_server() -> None:
         code = args[-1]
         if "multiprocessing.forkserver" not in code:
             return spawn(path, args, passfds)
-        util.spawnv_passfds = spawn
+        if requests.fileno() == -1:  # this one was asked for and killed: the next is started as ever
+            return spawn(path, args, passfds)
         call = {"code": code, "numbers": list(passfds), "env": dict(os.environ)}
         socket.send_fds(requests, [json.dumps(call).encode()], list(passfds))
         requests.close()

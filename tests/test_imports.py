@@ -87,6 +87,12 @@ def test_each_package_imports_only_those_below_it() -> None:
         assert others <= set(below), module
 
 
+def test_nothing_imports_the_command_line_but_what_starts_it() -> None:
+    outside = [module for module in MODULES if package_of(module) != "cli" and module != "search.__main__"]
+    for module in outside:
+        assert not any(package_of(name) == "cli" for name in imported(module) if name.startswith("search")), module
+
+
 def test_the_report_and_the_dashboard_do_not_know_each_other() -> None:
     for module in MODULES:
         if package_of(module) == "report":
@@ -111,6 +117,7 @@ def test_private_parts_of_optuna_are_touched_in_one_module() -> None:
         "_suggest",
         "_contains",
         "_get_trials",
+        "_validate",
         "_version_manager",
     }
     for module, file in MODULES.items():
@@ -118,4 +125,6 @@ def test_private_parts_of_optuna_are_touched_in_one_module() -> None:
             continue
         for node in ast.walk(ast.parse(file.read_text())):
             assert not (isinstance(node, ast.Attribute) and node.attr in private), f"{module}: {ast.unparse(node)}"
+            if isinstance(node, ast.ImportFrom) and node.module == "search.database.optuna_schema":
+                assert not any(alias.name.startswith("_") for alias in node.names), f"{module}: {ast.unparse(node)}"
         assert not any(name.startswith("optuna.") and "._" in name for name in imported(module)), module

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import click
 from click.core import ParameterSource
 
-from search.choices import ENGINES, GRACE
+from search.choices import ENGINES, FINALISTS, GRACE
 from search.cli import completion
 from search.logs import LEVELS
 
@@ -164,7 +164,7 @@ def checked_name(name: str) -> str:
     Raises:
         click.BadParameter: no study can have it.
     """
-    if name.endswith(".finalists"):
+    if name.endswith(FINALISTS):
         raise click.BadParameter(f"{name!r} would be the finalists of another study; choose another name")
     if not name.strip() or not name.isprintable() or name.startswith(".") or {"/", "\\"} & set(name):
         raise click.BadParameter(f"{name!r} cannot name a folder; leave out slashes and a leading dot")

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from search import logs
-from search.choices import PRUNERS, SAMPLERS, Engine
+from search.choices import KEEP, PRUNERS, SAMPLERS, SEEDS, TOP, Engine
 from search.cli.options import (
     FiniteRange,
     artifacts_option,
@@ -37,7 +37,7 @@ from search.logs import Level
 )
 @storage_options
 @artifacts_option
-@click.option("--keep", type=click.IntRange(1), default=5, show_default=True, help="Best checkpoints to keep.")
+@click.option("--keep", type=click.IntRange(1), default=KEEP, show_default=True, help="Best checkpoints to keep.")
 @click.option("--name", callback=study_name, help="Name of the study in the database.  [default: the study file's]")
 @click.option("--seed", type=click.IntRange(0), help="Seed of every random choice.  [default: as the study says]")
 @click.option("--sampler", type=click.Choice(SAMPLERS), help="How parameters are chosen.  [default: as the study says]")
@@ -46,7 +46,8 @@ from search.logs import Level
 @click.option(
     "--finalists",
     type=click.IntRange(0, 100),
-    help="Best configurations to train again at the end, with 3 fresh seeds each.  [default: as the study says, or 3]",
+    help=f"Best configurations to train again at the end, with {SEEDS} fresh seeds each.  "
+    f"[default: as the study says, or {TOP}]",
 )
 @click.option(
     "--audit",
@@ -141,9 +142,9 @@ def run(
 @click.command(short_help="Train the best again with fresh seeds.")
 @study_argument
 @click.option(
-    "--top", type=click.IntRange(0, 100), default=3, show_default=True, help="Best configurations to train again."
+    "--top", type=click.IntRange(0, 100), default=TOP, show_default=True, help="Best configurations to train again."
 )
-@click.option("--seeds", type=click.IntRange(1, 100), default=3, show_default=True, help="Trainings of each.")
+@click.option("--seeds", type=click.IntRange(1, 100), default=SEEDS, show_default=True, help="Trainings of each.")
 @storage_options
 @worker_options
 @log_options("warning")

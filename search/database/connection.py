@@ -4,6 +4,7 @@ Every transaction on SQLite begins as a writer's. Two workers that read the queu
 readers' transactions would otherwise take the same ticket (optuna#4002, optuna#4621).
 """
 
+import logging
 import re
 import weakref
 from collections.abc import Iterator
@@ -17,15 +18,19 @@ from optuna.storages import RDBStorage
 from sqlalchemy import event
 
 from fmnist import streams
+from search import logs
 from search.database.optuna_schema import check_schema, columns_by_table
 from search.database.retry import BUSY_TIMEOUT, reported
-from search.database.url import DatabaseGone, StorageError, absolute, file_of, masked
+from search.database.url import DatabaseGone, StorageError, absolute, file_of, masked, secrets_of
 
 Mode = Literal["create", "write", "read"]
 
+WAITING_FOR_LOCK = "waiting for another command that has the database's lock, for as long as it takes"
 ALEMBIC = "alembic_version"
 LOGS = "logs"  # a key of a connection's info: which files its write-ahead log was in when it was opened
 OPTUNA_REVISION = re.compile(r"v\d+\.\d+\.\d+\.\w+")  # other programs keep Alembic's own, of 12 hexadecimal digits
+
+log = logging.getLogger(__package__)
 
 
 def open_storage(url: str, mode: Mode = "read") -> RDBStorage:
@@ -40,6 +45,7 @@ def open_storage(url: str, mode: Mode = "read") -> RDBStorage:
         StorageError: it is absent, locked, broken, out of reach, or another program's.
         OSError: its folder cannot be made.
     """
+    logs.hide(*secrets_of(url))
     streams.occupy()  # again: a program may have closed them since it imported us, as one does that becomes a daemon
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # what is to be said, we say
     file, create = file_of(url), mode == "create"
@@ -168,8 +174,8 @@ def _watch_files(engine: sqlalchemy.Engine, shown: Path) -> None:
 
     def connected(connection: Any, record: Any) -> None:
         connection.execute("SELECT 1 FROM sqlite_master").close()  # opens the log, which then stays until all close it
-        logs = {suffix: _identity(Path(f"{file}{suffix}")) for suffix in ("-wal", "-shm")}
-        record.info[LOGS] = {suffix: identity for suffix, identity in logs.items() if identity}
+        found = {suffix: _identity(Path(f"{file}{suffix}")) for suffix in ("-wal", "-shm")}
+        record.info[LOGS] = {suffix: identity for suffix, identity in found.items() if identity}
 
     def begun(connection: sqlalchemy.Connection) -> None:
         compare()
@@ -198,15 +204,24 @@ def lock(url: str) -> Iterator[None]:
     """Hold the one lock that all processes on this database respect."""
     place = absolute(url)
     if place.drivername == "sqlite":
-        from filelock import FileLock
+        from filelock import FileLock, Timeout
 
-        with FileLock(f"{place.database}.lock"):
+        file = FileLock(f"{place.database}.lock")
+        try:
+            file.acquire(blocking=False)
+        except Timeout:
+            log.info(WAITING_FOR_LOCK)
+            file.acquire()
+        try:
             yield
+        finally:
+            file.release()
         return
     engine = sqlalchemy.create_engine(place, poolclass=sqlalchemy.NullPool)
+    number = sqlalchemy.func.hashtext("fmnist-search")
     with engine.connect() as connection:  # for one transaction, which ends with it: behind a pooler a session does not
         connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
-        connection.execute(
-            sqlalchemy.select(sqlalchemy.func.pg_advisory_xact_lock(sqlalchemy.func.hashtext("fmnist-search")))
-        )
+        if not connection.scalar(sqlalchemy.select(sqlalchemy.func.pg_try_advisory_xact_lock(number))):
+            log.info(WAITING_FOR_LOCK)
+            connection.execute(sqlalchemy.select(sqlalchemy.func.pg_advisory_xact_lock(number)))
         yield

@@ -4,8 +4,9 @@ Nothing else in this package touches them, and a test looks. Verified with Optun
 """
 
 import json
+from collections import Counter
 from collections.abc import Container, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 import optuna
@@ -24,16 +25,16 @@ from optuna.storages._rdb.models import (
     TrialValueModel,
 )
 from optuna.trial import FrozenTrial, Trial, TrialState
-from sqlalchemy import ColumnElement, Connection, DateTime, Engine, delete, exists, func, insert, select
+from sqlalchemy import ColumnElement, Connection, DateTime, Engine, delete, exists, func, insert, select, update
 
-TRIALS = TrialModel.__table__
-STUDIES = StudyModel.__table__
-STUDY_ATTRIBUTES = StudyUserAttributeModel.__table__
-SYSTEM_ATTRIBUTES = TrialSystemAttributeModel.__table__
-ATTRIBUTES = TrialUserAttributeModel.__table__
-HEARTBEATS = TrialHeartbeatModel.__table__
-REPORTS = TrialIntermediateValueModel.__table__
-VALUES = TrialValueModel.__table__
+_TRIALS = TrialModel.__table__
+_STUDIES = StudyModel.__table__
+_STUDY_ATTRIBUTES = StudyUserAttributeModel.__table__
+_SYSTEM_ATTRIBUTES = TrialSystemAttributeModel.__table__
+_ATTRIBUTES = TrialUserAttributeModel.__table__
+_HEARTBEATS = TrialHeartbeatModel.__table__
+_REPORTS = TrialIntermediateValueModel.__table__
+_VALUES = TrialValueModel.__table__
 
 CHECKED: set[str] = set()  # versions that were found good: to compare one, Optuna runs all of its migration scripts
 FIXED_PARAMETERS = "fixed_params"  # the system attribute in which `Study.enqueue_trial` keeps them
@@ -44,6 +45,23 @@ class Report(NamedTuple):
 
     step: int
     value: float | None
+
+
+class TrialKey(NamedTuple):
+    """A trial: its id in the database, and its number in its study."""
+
+    trial_id: int
+    number: int
+
+
+class Record(NamedTuple):
+    """A trial's user attribute as it is stored, in JSON. value: the trial's, None if it has none."""
+
+    trial_id: int
+    number: int
+    state: TrialState
+    value: float | None
+    stored: str
 
 
 class StudyOfTrials(optuna.Study):
@@ -89,23 +107,6 @@ def engine_of(study: optuna.Study) -> Engine:
     return backend(study).engine
 
 
-def id_of(study: optuna.Study) -> int:
-    """A study's key in its database."""
-    return study._study_id
-
-
-def in_study(study: optuna.Study) -> ColumnElement[bool]:
-    """The rows of TRIALS that are a study's, as a condition."""
-    condition: ColumnElement[bool] = TRIALS.c.study_id == study._study_id
-    return condition
-
-
-def has_attribute(key: str) -> ColumnElement[bool]:
-    """The rows of TRIALS whose trial has a user attribute of that name, as a condition."""
-    other = ATTRIBUTES.alias()
-    return exists().where(other.c.trial_id == TRIALS.c.trial_id, other.c.key == key)
-
-
 def read_trial(study: optuna.Study, trial_id: int) -> FrozenTrial:
     """One trial."""
     return study._storage.get_trial(trial_id)
@@ -135,10 +136,44 @@ def is_contained(value: float, distribution: BaseDistribution) -> bool:
     return distribution._contains(value)
 
 
-def as_stored(value: float) -> dict[str, Any]:
-    """The columns of VALUES for a trial's value: databases have no infinity in common."""
-    number, kind = TrialValueModel.value_to_stored_repr(value)
-    return {"objective": 0, "value": number, "value_type": kind}
+def is_valid(trial: FrozenTrial) -> bool:
+    """Whether `Study.add_trial` would take it: not with a parameter outside its range, or a value that is no number."""
+    try:
+        trial._validate()
+    except ValueError:
+        return False
+    return True
+
+
+def count_by_state(connection: Connection, study: optuna.Study) -> Counter[TrialState]:
+    """How many trials of a study are in each state."""
+    by_state = select(_TRIALS.c.state, func.count()).where(_in(study)).group_by(_TRIALS.c.state)
+    return Counter(dict(iter(connection.execute(by_state))))
+
+
+def trials_in(connection: Connection, study: optuna.Study, state: TrialState) -> list[TrialKey]:
+    """The trials of a study in a state, in the order of their numbers."""
+    trials = select(_TRIALS.c.trial_id, _TRIALS.c.number).where(_in(study), _TRIALS.c.state == state)
+    return [TrialKey(*row) for row in connection.execute(trials.order_by(_TRIALS.c.number))]
+
+
+def best_trial(connection: Connection, study: optuna.Study) -> int | None:
+    """The id of the complete trial with the highest value, the first of several."""
+    complete = (
+        select(_TRIALS.c.trial_id)
+        .join(_VALUES, _VALUES.c.trial_id == _TRIALS.c.trial_id)
+        .where(_in(study), _TRIALS.c.state == TrialState.COMPLETE)
+        .order_by(_VALUES.c.value.desc(), _TRIALS.c.number)
+    )
+    found: int | None = connection.scalar(complete.limit(1))
+    return found
+
+
+def lock_oldest_waiting(connection: Connection, study: optuna.Study) -> TrialKey | None:
+    """The first waiting trial of a study that no other transaction has locked, locked by this one."""
+    waiting = select(_TRIALS.c.trial_id, _TRIALS.c.number).where(_in(study), _TRIALS.c.state == TrialState.WAITING)
+    row = connection.execute(waiting.order_by(_TRIALS.c.number).limit(1).with_for_update(skip_locked=True)).first()
+    return TrialKey(*row) if row else None
 
 
 def lock_trial(connection: Connection, trial_id: int, *, skip_locked: bool = False) -> TrialState | None:
@@ -150,27 +185,50 @@ def lock_trial(connection: Connection, trial_id: int, *, skip_locked: bool = Fal
     Args:
         skip_locked: return None, as for a trial that is not there, if another has the lock.
     """
-    state = select(TRIALS.c.state).where(TRIALS.c.trial_id == trial_id)
+    state = select(_TRIALS.c.state).where(_TRIALS.c.trial_id == trial_id)
     found: TrialState | None = connection.scalar(state.with_for_update(skip_locked=skip_locked))
     return found
 
 
-def lock_study(connection: Connection, study_id: int) -> int:
+def lock_study(connection: Connection, study: optuna.Study) -> int:
     """Keep all others from adding trials until this transaction ends; returns the number of the next trial."""
-    connection.execute(select(STUDIES.c.study_id).where(STUDIES.c.study_id == study_id).with_for_update())
-    return connection.scalar(select(func.count()).where(TRIALS.c.study_id == study_id)) or 0
+    mine = select(_STUDIES.c.study_id).where(_STUDIES.c.study_id == study._study_id)
+    connection.execute(mine.with_for_update())
+    return connection.scalar(select(func.count()).where(_in(study))) or 0
 
 
-def write_study_attribute(connection: Connection, study_id: int, key: str, value: Any) -> None:
+def add_waiting(connection: Connection, study: optuna.Study, number: int, fixed: Mapping[str, Any]) -> None:
+    """Add a waiting trial to a study that the caller has locked; `fixed`: parameters that it is to have."""
+    trial = insert(_TRIALS).values(study_id=study._study_id, number=number, state=TrialState.WAITING)
+    key: Any = connection.execute(trial).inserted_primary_key
+    if fixed:
+        add_system_attributes(connection, key[0], {FIXED_PARAMETERS: fixed})
+
+
+def set_state(connection: Connection, trial_id: int, state: TrialState) -> None:
+    """Change the state of a trial that the caller has locked, and the times that go with it."""
+    times = {"datetime_start": _utc_now()} if state == TrialState.RUNNING else {}
+    times |= {"datetime_complete": _utc_now()} if state.is_finished() else {}
+    connection.execute(update(_TRIALS).where(_TRIALS.c.trial_id == trial_id).values(state=state, **times))
+
+
+def set_value(connection: Connection, trial_id: int, value: float) -> None:
+    """Give a trial its value."""
+    number, kind = TrialValueModel.value_to_stored_repr(value)  # databases have no infinity in common
+    connection.execute(insert(_VALUES).values(trial_id=trial_id, objective=0, value=number, value_type=kind))
+
+
+def write_study_attribute(connection: Connection, study: optuna.Study, key: str, value: Any) -> None:
     """Set a user attribute of a study, which the caller has locked."""
-    mine = (STUDY_ATTRIBUTES.c.study_id == study_id) & (STUDY_ATTRIBUTES.c.key == key)
-    connection.execute(delete(STUDY_ATTRIBUTES).where(mine))
-    connection.execute(insert(STUDY_ATTRIBUTES).values(study_id=study_id, key=key, value_json=json.dumps(value)))
+    mine = (_STUDY_ATTRIBUTES.c.study_id == study._study_id) & (_STUDY_ATTRIBUTES.c.key == key)
+    connection.execute(delete(_STUDY_ATTRIBUTES).where(mine))
+    row = {"study_id": study._study_id, "key": key, "value_json": json.dumps(value)}
+    connection.execute(insert(_STUDY_ATTRIBUTES).values(**row))
 
 
 def read_attribute(connection: Connection, trial_id: int, key: str) -> str | None:
     """A user attribute of a trial as it is stored, in JSON; None if it has none of that name."""
-    value = select(ATTRIBUTES.c.value_json).where(ATTRIBUTES.c.trial_id == trial_id, ATTRIBUTES.c.key == key)
+    value = select(_ATTRIBUTES.c.value_json).where(_ATTRIBUTES.c.trial_id == trial_id, _ATTRIBUTES.c.key == key)
     found: str | None = connection.scalar(value)
     return found
 
@@ -180,25 +238,108 @@ def write_attribute(connection: Connection, trial_id: int, key: str, value: Any)
 
     The caller has locked the trial: of two that write at once, the second would add a row beside the first's.
     """
-    connection.execute(delete(ATTRIBUTES).where(ATTRIBUTES.c.trial_id == trial_id, ATTRIBUTES.c.key == key))
+    connection.execute(delete(_ATTRIBUTES).where(_ATTRIBUTES.c.trial_id == trial_id, _ATTRIBUTES.c.key == key))
     stored = json.dumps(value)
-    connection.execute(insert(ATTRIBUTES).values(trial_id=trial_id, key=key, value_json=stored))
+    connection.execute(insert(_ATTRIBUTES).values(trial_id=trial_id, key=key, value_json=stored))
     return stored
 
 
 def last_report(connection: Connection, trial_id: int) -> Report:
     """The trial's last intermediate value."""
-    reports = select(REPORTS.c.step, REPORTS.c.intermediate_value).where(REPORTS.c.trial_id == trial_id)
-    row = connection.execute(reports.order_by(REPORTS.c.step.desc()).limit(1)).first()
+    reports = select(_REPORTS.c.step, _REPORTS.c.intermediate_value).where(_REPORTS.c.trial_id == trial_id)
+    row = connection.execute(reports.order_by(_REPORTS.c.step.desc()).limit(1)).first()
     return Report(row.step, row.intermediate_value) if row else Report(0, None)
 
 
-def utc_now() -> datetime:
+def records(
+    connection: Connection,
+    study: optuna.Study,
+    key: str,
+    *,
+    state: TrialState | None = None,
+    without: str | None = None,
+) -> list[Record]:
+    """A user attribute of all trials of a study that have it, in the order of their numbers.
+
+    Args:
+        state: only of trials in this state.
+        without: only of trials that have no user attribute of this name.
+    """
+    found = (
+        select(_TRIALS.c.trial_id, _TRIALS.c.number, _TRIALS.c.state, _VALUES.c.value, _ATTRIBUTES.c.value_json)
+        .join(_ATTRIBUTES, (_ATTRIBUTES.c.trial_id == _TRIALS.c.trial_id) & (_ATTRIBUTES.c.key == key))
+        .outerjoin(_VALUES, _VALUES.c.trial_id == _TRIALS.c.trial_id)
+        .where(_in(study))
+        .order_by(_TRIALS.c.number)
+    )
+    if state is not None:
+        found = found.where(_TRIALS.c.state == state)
+    if without is not None:
+        other = _ATTRIBUTES.alias()
+        found = found.where(~exists().where(other.c.trial_id == _TRIALS.c.trial_id, other.c.key == without))
+    return [Record(*row) for row in connection.execute(found)]
+
+
+def add_system_attributes(connection: Connection, trial_id: int, values: Mapping[str, Any]) -> None:
+    """Add system attributes to a trial that has none of those names."""
+    rows = [{"trial_id": trial_id, "key": key, "value_json": json.dumps(value)} for key, value in values.items()]
+    connection.execute(insert(_SYSTEM_ATTRIBUTES), rows)
+
+
+def system_attributes(connection: Connection, trial_id: int, prefix: str) -> dict[str, Any]:
+    """The system attributes of a trial whose names begin so."""
+    mine = (_SYSTEM_ATTRIBUTES.c.trial_id == trial_id) & _SYSTEM_ATTRIBUTES.c.key.startswith(prefix)
+    rows = connection.execute(select(_SYSTEM_ATTRIBUTES.c.key, _SYSTEM_ATTRIBUTES.c.value_json).where(mine))
+    return {row.key: json.loads(row.value_json) for row in rows}
+
+
+def remove_system_attributes(connection: Connection, trial_id: int, keys: list[str]) -> None:
+    """Remove system attributes of a trial."""
+    mine = (_SYSTEM_ATTRIBUTES.c.trial_id == trial_id) & _SYSTEM_ATTRIBUTES.c.key.in_(keys)
+    connection.execute(delete(_SYSTEM_ATTRIBUTES).where(mine))
+
+
+def find_system_attribute(connection: Connection, key: str) -> tuple[int, int, Any] | None:
+    """The study, the trial and the value of the system attribute of that name, in whatever study."""
+    columns = (_TRIALS.c.study_id, _TRIALS.c.trial_id, _SYSTEM_ATTRIBUTES.c.value_json)
+    query = select(*columns).join(_TRIALS, _TRIALS.c.trial_id == _SYSTEM_ATTRIBUTES.c.trial_id)
+    row = connection.execute(query.where(_SYSTEM_ATTRIBUTES.c.key == key)).first()
+    return (row.study_id, row.trial_id, json.loads(row.value_json)) if row else None
+
+
+def start_heartbeat(connection: Connection, trial_id: int) -> None:
+    """Record that a trial is alive now, in the place of what was recorded before."""
+    connection.execute(delete(_HEARTBEATS).where(_HEARTBEATS.c.trial_id == trial_id))
+    connection.execute(insert(_HEARTBEATS).values(trial_id=trial_id, heartbeat=_now(connection)))
+
+
+def renew_heartbeat(connection: Connection, trial_id: int, key: str, stored: str) -> None:
+    """The same, if a user attribute of the trial is still stored as it was."""
+    held = select(_ATTRIBUTES.c.trial_id).where(
+        _ATTRIBUTES.c.trial_id == trial_id, _ATTRIBUTES.c.key == key, _ATTRIBUTES.c.value_json == stored
+    )
+    mine = update(_HEARTBEATS).where(_HEARTBEATS.c.trial_id == trial_id, held.exists())
+    connection.execute(mine.values(heartbeat=_now(connection)))
+
+
+def silence(connection: Connection, trial_id: int) -> timedelta | None:
+    """The time since a trial's heartbeat; None if it has none."""
+    beats = select(_HEARTBEATS.c.heartbeat, _now(connection).label("now")).where(_HEARTBEATS.c.trial_id == trial_id)
+    beat = connection.execute(beats).first()
+    return beat.now - beat.heartbeat if beat else None
+
+
+def _in(study: optuna.Study) -> ColumnElement[bool]:
+    condition: ColumnElement[bool] = _TRIALS.c.study_id == study._study_id
+    return condition
+
+
+def _utc_now() -> datetime:
     """This machine's time as Optuna stores it: UTC, without saying so."""
     return datetime.now(UTC).replace(tzinfo=None)
 
 
-def now(connection: Connection) -> Any:
+def _now(connection: Connection) -> Any:
     """The database's own clock, UTC, as an expression: no two machines need to agree on the time."""
     if connection.dialect.name == "postgresql":
         return func.timezone("UTC", func.clock_timestamp(), type_=DateTime)

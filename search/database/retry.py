@@ -89,7 +89,7 @@ def persistently(action: Callable[[], T], giving_up: Callable[[], bool] = lambda
             if not is_transient(error) or giving_up() or waited > PATIENCE:
                 raise
             left = PATIENCE - waited
-            log.warning("waiting for %s for up to %.0f s more: %s", _what(error), left, _reason(error))
+            log.warning("waiting for %s for up to %.0f s more: %s", _what(error), left, reason_of(error))
         else:
             if troubled:
                 log.warning("went on after %.1f s", time.monotonic() - troubled)
@@ -99,10 +99,12 @@ def persistently(action: Callable[[], T], giving_up: Callable[[], bool] = lambda
 
 
 def _what(error: BaseException) -> str:
-    return "the checkpoints' store" if isinstance(error, ArtifactError | OSError) else "the database"
+    if isinstance(error, ArtifactError):
+        return "the checkpoints' store"
+    return "the file system" if isinstance(error, OSError) else "the database"
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """A line of what a driver said, without SQLAlchemy's statement and parameters."""
     cause: BaseException | None = error
     while isinstance(cause, StorageInternalError | StorageError) and cause.__cause__:

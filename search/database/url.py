@@ -3,6 +3,7 @@
 import os
 import shlex
 from pathlib import Path
+from urllib.parse import quote
 
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
@@ -105,12 +106,17 @@ def options_for(url: str) -> str:
     return "" if file.parent == OUTPUT else f" --output {shlex.quote(str(file.parent))}"
 
 
-def without_password(text: str, url: str) -> str:
-    """The driver's words, in case it repeats what it was given."""
+def secrets_of(url: str) -> list[str]:
+    """The passwords in a URL, as they are and as they are quoted."""
     parsed = make_url(url)
     secrets = [parsed.password, *(value for key, value in parsed.query.items() if "pass" in key)]
-    for secret in filter(None, secrets):
-        text = text.replace(str(secret), "***")
+    return [form for secret in filter(None, secrets) for form in (str(secret), quote(str(secret), safe=""))]
+
+
+def without_password(text: str, url: str) -> str:
+    """The driver's words, in case it repeats what it was given."""
+    for secret in secrets_of(url):
+        text = text.replace(secret, "***")
     return text
 
 

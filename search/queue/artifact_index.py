@@ -1,6 +1,6 @@
 """What a trial has as artifacts, on record as Optuna has it: `optuna.artifacts` and optuna-dashboard list them.
 
-No file is written for them. `search.artifact_store` draws the pictures, and finds the checkpoint where it is.
+No file is written for them. `search.dashboard.artifacts` draws the pictures, and finds the checkpoint where it is.
 """
 
 import json
@@ -8,9 +8,15 @@ from typing import NamedTuple
 from uuid import uuid4
 
 from optuna.trial import TrialState
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection
 
-from search.database.optuna_schema import SYSTEM_ATTRIBUTES, TRIALS, read_attribute
+from search.database.optuna_schema import (
+    add_system_attributes,
+    find_system_attribute,
+    read_attribute,
+    remove_system_attributes,
+    system_attributes,
+)
 from search.study.record import CHECKPOINT
 
 CURVE, CONFUSION = "learning-curve.svg", "confusion-matrix.svg"
@@ -37,33 +43,26 @@ def register(connection: Connection, trial_id: int, state: TrialState) -> None:
     files = {CURVE: "image/svg+xml", CONFUSION: "image/svg+xml"}
     if state == TrialState.COMPLETE:
         files[json.loads(record)["name"]] = "application/octet-stream"
-    rows = []
+    listed = {}
     for place, (name, kind) in enumerate(files.items()):
         artifact_id = f"{place}{str(uuid4())[1:]}"  # by which they are in this order whoever lists them
         meta = {"artifact_id": artifact_id, "filename": name, "mimetype": kind, "encoding": None}
-        stored = json.dumps(json.dumps(meta))  # Optuna's is a string of JSON, and each attribute is stored in JSON
-        rows.append({"trial_id": trial_id, "key": _KEY + artifact_id, "value_json": stored})
-    connection.execute(insert(SYSTEM_ATTRIBUTES), rows)
+        listed[_KEY + artifact_id] = json.dumps(meta)  # Optuna's is a string of JSON
+    add_system_attributes(connection, trial_id, listed)
 
 
 def unregister(connection: Connection, trial_id: int, name: str | None) -> None:
     """Take a file off the list; a part of the transaction that does so with the trial's record."""
-    mine = (SYSTEM_ATTRIBUTES.c.trial_id == trial_id) & SYSTEM_ATTRIBUTES.c.key.startswith(_KEY)
-    rows = connection.execute(select(SYSTEM_ATTRIBUTES.c.key, SYSTEM_ATTRIBUTES.c.value_json).where(mine)).all()
-    named = [row.key for row in rows if (meta := _meta(row.value_json)) and meta["filename"] == name]
-    connection.execute(delete(SYSTEM_ATTRIBUTES).where(mine, SYSTEM_ATTRIBUTES.c.key.in_(named)))
+    listed = system_attributes(connection, trial_id, _KEY)
+    named = [key for key, value in listed.items() if (meta := json.loads(value)) and meta["filename"] == name]
+    remove_system_attributes(connection, trial_id, named)
 
 
 def registered(connection: Connection, artifact_id: str) -> Registered | None:
     """The artifact of that id; None if no trial has it."""
-    columns = (TRIALS.c.study_id, TRIALS.c.trial_id, SYSTEM_ATTRIBUTES.c.value_json)
-    query = select(*columns).join(TRIALS, TRIALS.c.trial_id == SYSTEM_ATTRIBUTES.c.trial_id)
-    row = connection.execute(query.where(SYSTEM_ATTRIBUTES.c.key == _KEY + artifact_id)).first()
-    meta = _meta(row.value_json) if row else None
-    return Registered(row.study_id, row.trial_id, meta["filename"]) if row and meta else None
-
-
-def _meta(stored: str) -> dict[str, str] | None:
-    """An artifact's description; None if the dashboard took it off its list."""
-    meta: dict[str, str] | None = json.loads(json.loads(stored))
-    return meta
+    found = find_system_attribute(connection, _KEY + artifact_id)
+    if found is None:
+        return None
+    study_id, trial_id, value = found
+    meta = json.loads(value)  # None where the dashboard took it off its list
+    return Registered(study_id, trial_id, meta["filename"]) if meta else None

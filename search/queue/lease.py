@@ -6,12 +6,14 @@ transaction that first makes sure of it. The heartbeat is renewed only while tra
 """
 
 import json
+import logging
 import os
 import socket
 import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,24 +22,23 @@ from typing import Any
 import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
-from sqlalchemy import Connection, delete, event, insert, select, update
+from sqlalchemy import Connection, event
 from sqlalchemy.exc import SQLAlchemyError
 
 from search.choices import GRACE
 from search.database.optuna_schema import (
-    ATTRIBUTES,
-    HEARTBEATS,
-    TRIALS,
-    VALUES,
-    as_stored,
+    TrialKey,
     engine_of,
     last_report,
     lock_trial,
-    now,
     read_attribute,
-    utc_now,
+    renew_heartbeat,
+    set_state,
+    set_value,
+    start_heartbeat,
     write_attribute,
 )
+from search.database.retry import reason_of
 from search.database.url import StorageError
 from search.queue import artifact_index
 
@@ -47,6 +48,8 @@ MOST_ATTEMPTS = 3  # that may die at one and the same report
 GIVEN_BACK = "given back"
 
 Attempts = list[dict[str, Any]]
+
+log = logging.getLogger(__package__)
 
 
 class Lost(Exception):
@@ -63,7 +66,7 @@ def this_machine() -> str:
 
 def this_worker() -> str:
     """This process in a log line."""
-    return f"worker {socket.gethostname()}:{os.getpid()}"
+    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 @dataclass(frozen=True)
@@ -92,14 +95,13 @@ class Ticket:
         return attempts
 
 
-def begin(connection: Connection, trial_id: int, number: int, holder: Holder, token: str) -> Ticket:
+def begin(connection: Connection, trial: TrialKey, holder: Holder, token: str) -> Ticket:
     """Record a new attempt and its first heartbeat; a part of the transaction that claims the trial."""
-    earlier = json.loads(read_attribute(connection, trial_id, ATTEMPTS) or "[]")
+    earlier = json.loads(read_attribute(connection, trial.trial_id, ATTEMPTS) or "[]")
     attempt = {"token": token, **asdict(holder), "started": _timestamp()}
-    record = write_attribute(connection, trial_id, ATTEMPTS, [*earlier, attempt])
-    connection.execute(delete(HEARTBEATS).where(HEARTBEATS.c.trial_id == trial_id))
-    connection.execute(insert(HEARTBEATS).values(trial_id=trial_id, heartbeat=now(connection)))
-    return Ticket(trial_id, number, record)
+    record = write_attribute(connection, trial.trial_id, ATTEMPTS, [*earlier, attempt])
+    start_heartbeat(connection, trial.trial_id)
+    return Ticket(trial.trial_id, trial.number, record)
 
 
 @contextmanager
@@ -142,7 +144,7 @@ def finish(
         if state == TrialState.PRUNED:
             value = last_report(connection, ticket.trial_id).value
         if value is not None:
-            connection.execute(insert(VALUES).values(trial_id=ticket.trial_id, **as_stored(value)))
+            set_value(connection, ticket.trial_id, value)
         _end(connection, ticket.trial_id, attempts, state, state.name.lower(), reason)
 
 
@@ -200,8 +202,7 @@ def _end(
         write_attribute(connection, trial_id, REASON, reason)
     if state.is_finished():
         artifact_index.register(connection, trial_id, state)
-    completed = {"datetime_complete": utc_now()} if state.is_finished() else {}
-    connection.execute(update(TRIALS).where(TRIALS.c.trial_id == trial_id).values(state=state, **completed))
+    set_state(connection, trial_id, state)
 
 
 def _hold(connection: Connection, ticket: Ticket) -> Attempts:
@@ -236,10 +237,10 @@ def beating(study: optuna.Study, ticket: Ticket, steps: Callable[[], int]) -> It
                 seen = count
                 try:
                     beat(study, ticket)
-                except (SQLAlchemyError, StorageInternalError, StorageError):
-                    continue
+                except (SQLAlchemyError, StorageInternalError, StorageError) as error:
+                    log.info("heartbeat not renewed: %s", reason_of(error))
 
-    thread = threading.Thread(target=keep, daemon=True)
+    thread = threading.Thread(target=copy_context().run, args=(keep,), daemon=True)
     thread.start()
     try:
         yield
@@ -250,9 +251,5 @@ def beating(study: optuna.Study, ticket: Ticket, steps: Callable[[], int]) -> It
 
 def beat(study: optuna.Study, ticket: Ticket) -> None:
     """Renew the heartbeat, if the ticket is still held."""
-    held = select(ATTRIBUTES.c.trial_id).where(
-        ATTRIBUTES.c.trial_id == ticket.trial_id, ATTRIBUTES.c.key == ATTEMPTS, ATTRIBUTES.c.value_json == ticket.record
-    )
     with engine_of(study).begin() as connection:
-        mine = update(HEARTBEATS).where(HEARTBEATS.c.trial_id == ticket.trial_id, held.exists())
-        connection.execute(mine.values(heartbeat=now(connection)))
+        renew_heartbeat(connection, ticket.trial_id, ATTEMPTS, ticket.record)

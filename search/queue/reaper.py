@@ -10,19 +10,10 @@ from typing import Any
 
 import optuna
 from optuna.trial import TrialState
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
 from search import logs
-from search.database.optuna_schema import (
-    ATTRIBUTES,
-    HEARTBEATS,
-    TRIALS,
-    engine_of,
-    in_study,
-    lock_trial,
-    now,
-    read_attribute,
-)
+from search.database.optuna_schema import engine_of, lock_trial, read_attribute, records, silence, trials_in
 from search.queue.lease import ATTEMPTS, fail_attempt, this_machine
 
 log = logging.getLogger(__package__)
@@ -59,21 +50,20 @@ def release(study: optuna.Study, *, pid: int | None = None, killed: bool = False
 
 def began(study: optuna.Study, pid: int) -> bool:
     """Whether a process of this machine ever held a ticket of the study."""
-    attempts = select(ATTRIBUTES.c.value_json).join(TRIALS, TRIALS.c.trial_id == ATTRIBUTES.c.trial_id)
     with engine_of(study).connect() as connection:
-        records = connection.scalars(attempts.where(in_study(study), ATTRIBUTES.c.key == ATTEMPTS)).all()
-    holders = [(attempt["machine"], attempt["pid"]) for record in records for attempt in json.loads(record)]
+        attempts = [attempt for record in records(connection, study, ATTEMPTS) for attempt in json.loads(record.stored)]
+    holders = [(attempt["machine"], attempt["pid"]) for attempt in attempts]
     return (this_machine(), pid) in holders
 
 
 def held(study: optuna.Study) -> list[str]:
     """Who holds the running trials, in words."""
     with engine_of(study).connect() as connection:
-        running = connection.execute(_running(study)).all()
-        records = [(row.number, read_attribute(connection, row.trial_id, ATTEMPTS)) for row in running]
+        running = trials_in(connection, study, TrialState.RUNNING)
+        attempts = [(number, read_attribute(connection, trial_id, ATTEMPTS)) for trial_id, number in running]
     return [
-        f"trial {number} by {_holder(json.loads(record)[-1]) if record else 'something other than fmnist-search'}"
-        for number, record in records
+        f"trial {number} by {_holder(json.loads(stored)[-1]) if stored else 'something other than fmnist-search'}"
+        for number, stored in attempts
     ]
 
 
@@ -93,8 +83,8 @@ def alive(pid: int) -> bool:
 def _take(study: optuna.Study, gone: Gone, level: int = logging.WARNING) -> int:
     """End the attempts that are `gone`, each in a transaction of its own."""
     with engine_of(study).connect() as connection:
-        trials = connection.execute(_running(study)).all()
-        suspects = [row for row in trials if _why(connection, row.trial_id, gone)]
+        running = trials_in(connection, study, TrialState.RUNNING)
+        suspects = [trial for trial in running if _why(connection, trial.trial_id, gone)]
     taken = 0
     for trial_id, number in suspects:
         with engine_of(study).begin() as connection:
@@ -106,25 +96,17 @@ def _take(study: optuna.Study, gone: Gone, level: int = logging.WARNING) -> int:
             record = read_attribute(connection, trial_id, ATTEMPTS)
             state = fail_attempt(connection, trial_id, json.loads(record or "[]"), reason)
         taken += 1
-        with logs.about(f"{study.study_name} trial {number}"):
+        with logs.about(study=study.study_name, trial=number):
             fate = "failed for good" if state == TrialState.FAIL else "taken over, back in the queue"
             log.log(level, "%s: %s", fate, reason)
     return taken
 
 
 def _why(connection: Connection, trial_id: int, gone: Gone) -> str | None:
-    record = read_attribute(connection, trial_id, ATTEMPTS)
-    beats = select(HEARTBEATS.c.heartbeat, now(connection).label("now")).where(HEARTBEATS.c.trial_id == trial_id)
-    beat = connection.execute(beats).first()
-    if record is None or beat is None:
+    stored, silent_for = read_attribute(connection, trial_id, ATTEMPTS), silence(connection, trial_id)
+    if stored is None or silent_for is None:
         return None  # started by something other than fmnist-search
-    return gone(json.loads(record)[-1], beat.now - beat.heartbeat)
-
-
-def _running(study: optuna.Study) -> Any:
-    running = TRIALS.c.state == TrialState.RUNNING
-    trials = select(TRIALS.c.trial_id, TRIALS.c.number).where(in_study(study), running)
-    return trials.order_by(TRIALS.c.number)
+    return gone(json.loads(stored)[-1], silent_for)
 
 
 def _holder(attempt: Attempt) -> str:

@@ -6,27 +6,24 @@ ticket that is held is in `lease`.
 """
 
 import itertools
-import json
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
 
 import optuna
 from optuna.trial import TrialState
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection
 
 from fmnist.errors import ExpectedError
 from search.database.connection import lock
 from search.database.optuna_schema import (
-    ATTRIBUTES,
     FIXED_PARAMETERS,
-    SYSTEM_ATTRIBUTES,
-    TRIALS,
+    add_waiting,
+    count_by_state,
     engine_of,
-    id_of,
-    in_study,
+    lock_oldest_waiting,
     lock_study,
-    utc_now,
+    records,
+    set_state,
     write_study_attribute,
 )
 from search.queue.lease import ATTEMPTS, REASON, Holder, Ticket, begin
@@ -46,9 +43,8 @@ class TooManyFailures(ExpectedError):
 
 def counts(study: optuna.Study) -> Counter[TrialState]:
     """How many trials are in each state."""
-    by_state = select(TRIALS.c.state, func.count()).where(in_study(study)).group_by(TRIALS.c.state)
     with engine_of(study).connect() as connection:
-        return Counter(dict(iter(connection.execute(by_state))))
+        return count_by_state(connection, study)
 
 
 def size(study: optuna.Study) -> int:
@@ -124,15 +120,10 @@ def _insert(study: optuna.Study, points: list[space.Point], trials: int | None =
     """
     failed = counts(study)[TrialState.FAIL]
     with engine_of(study).begin() as connection:
-        first = lock_study(connection, id_of(study))
-        for number, point in enumerate(points, start=first):
-            ticket = insert(TRIALS).values(study_id=id_of(study), number=number, state=TrialState.WAITING)
-            key: Any = connection.execute(ticket).inserted_primary_key
-            if point:
-                stored = {"trial_id": key[0], "key": FIXED_PARAMETERS, "value_json": json.dumps(point)}
-                connection.execute(insert(SYSTEM_ATTRIBUTES).values(**stored))
+        for number, point in enumerate(points, start=lock_study(connection, study)):
+            add_waiting(connection, study, number, point)
         if trials is not None:
-            write_study_attribute(connection, id_of(study), GOAL, {"trials": trials, "failed": failed})
+            write_study_attribute(connection, study, GOAL, {"trials": trials, "failed": failed})
 
 
 def _points(study: optuna.Study, definition: StudyDefinition) -> Iterator[space.Point | None]:
@@ -182,27 +173,20 @@ def claim(study: optuna.Study, holder: Holder, token: str) -> Ticket | None:
     Returns:
         None where nothing waits.
     """
-    of_study = select(TRIALS.c.trial_id, TRIALS.c.number).where(in_study(study))
-    waiting = of_study.where(TRIALS.c.state == TrialState.WAITING).order_by(TRIALS.c.number).limit(1)
     with engine_of(study).begin() as connection:
         if claimed := _claimed(connection, study, token):
             return claimed
-        row = connection.execute(waiting.with_for_update(skip_locked=True)).first()
-        if row is None:
+        oldest = lock_oldest_waiting(connection, study)
+        if oldest is None:
             return None
-        running = {"state": TrialState.RUNNING, "datetime_start": utc_now()}
-        connection.execute(update(TRIALS).where(TRIALS.c.trial_id == row.trial_id).values(**running))
-        return begin(connection, row.trial_id, row.number, holder, token)
+        set_state(connection, oldest.trial_id, TrialState.RUNNING)
+        return begin(connection, oldest, holder, token)
 
 
 def _claimed(connection: Connection, study: optuna.Study, token: str) -> Ticket | None:
     """The ticket that was claimed with that token already."""
-    held = (
-        select(TRIALS.c.trial_id, TRIALS.c.number, ATTRIBUTES.c.value_json)
-        .join(ATTRIBUTES, (ATTRIBUTES.c.trial_id == TRIALS.c.trial_id) & (ATTRIBUTES.c.key == ATTEMPTS))
-        .where(in_study(study), TRIALS.c.state == TrialState.RUNNING)
-    )
-    tickets = [Ticket(row.trial_id, row.number, row.value_json) for row in connection.execute(held)]
+    held = records(connection, study, ATTEMPTS, state=TrialState.RUNNING)
+    tickets = [Ticket(record.trial_id, record.number, record.stored) for record in held]
     return next((ticket for ticket in tickets if ticket.attempts[-1].get("token") == token), None)
 
 

@@ -16,6 +16,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from fmnist.seeds import derive
+from search.database.optuna_schema import FIXED_PARAMETERS
 from search.outputs import BEST
 from search.queue.tickets import counts, is_done
 from search.results.ranking import Configuration, Estimate, accuracies_of, by_configuration, estimate, rank
@@ -25,7 +26,6 @@ from search.study.places import ARTIFACTS, Place, folder_of, location_of
 from search.study.record import FINISHED
 from search.study.store import definition_of, finalists_name, finalists_of
 
-SEEDS = 3  # trainings of each finalist
 SETTLED = "settled"  # a user attribute: the winner's `trials`, their `test` accuracies if other images chose it, Found
 
 
@@ -171,7 +171,7 @@ def define(study: optuna.Study, top: int, seeds: int) -> StudyDefinition | None:
 def points_of(again: StudyDefinition, trials: list[FrozenTrial]) -> list[space.Point]:
     """All configurations of the finalists' study: its grid, and what earlier versions trained but took out of it."""
     there = [trial for trial in trials if trial.state != TrialState.FAIL]
-    trained = [trial.system_attrs.get("fixed_params") or trial.params for trial in there]
+    trained = [trial.system_attrs.get(FIXED_PARAMETERS) or trial.params for trial in there]
     return list({space.key(point): point for point in [*space.grid(again), *trained]}.values())
 
 

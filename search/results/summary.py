@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import optuna
 from optuna.trial import TrialState
-from sqlalchemy import select
 
 from fmnist.errors import ExpectedError
-from search.database.optuna_schema import TRIALS, VALUES, engine_of, in_study, read_trial
+from search.database.optuna_schema import best_trial, engine_of, read_trial, trials_in
 from search.queue import tickets
 from search.results.finalists import Standings
 from search.study.places import artifacts_of
@@ -115,22 +114,9 @@ class RunResult:
 
 def summarize(study: optuna.Study, folder: Path | None = None) -> Summary:
     """Read a study's numbers; `folder` is where its files are, if that is not where the last `run` had them."""
-    of_study = in_study(study)
     with engine_of(study).connect() as connection:
-        running_ids = list(
-            connection.scalars(
-                select(TRIALS.c.trial_id)
-                .where(of_study, TRIALS.c.state == TrialState.RUNNING)
-                .order_by(TRIALS.c.number)
-            )
-        )
-        best_id = connection.scalar(
-            select(TRIALS.c.trial_id)
-            .join(VALUES, VALUES.c.trial_id == TRIALS.c.trial_id)
-            .where(of_study, TRIALS.c.state == TrialState.COMPLETE)
-            .order_by(VALUES.c.value.desc(), TRIALS.c.number)
-            .limit(1)
-        )
+        running = trials_in(connection, study, TrialState.RUNNING)
+        best_id = best_trial(connection, study)
     definition, state = definition_of(study), tickets.counts(study)
     finished = state[TrialState.COMPLETE] + state[TrialState.PRUNED]
     return Summary(
@@ -146,7 +132,7 @@ def summarize(study: optuna.Study, folder: Path | None = None) -> Summary:
             ),
         ),
         best=None if best_id is None else _best(study, best_id, folder),
-        running=[_running(read_trial(study, trial_id), definition.defaults.epochs) for trial_id in running_ids],
+        running=[_running(read_trial(study, trial_id), definition.defaults.epochs) for trial_id, _ in running],
     )
 
 

@@ -33,7 +33,7 @@ from search.worker.loop import FAILED, WorkerSettings, is_over, main, studies_of
 TICK = 1.0  # seconds between two looks at the queue
 USELESS = 5  # workers in a row that ended before they began a trial, after which no other is started
 STEADY = 60.0  # seconds after which a worker that only waited for a trial is not one of those
-FIRST_PAUSE, LONGEST_PAUSE = 0.25, 30.0  # seconds before a worker that ended is replaced
+FIRST_DELAY, LONGEST_DELAY = 0.25, 30.0  # seconds before a worker that ended is replaced
 LONGEST_TMPDIR = 70  # bytes: a socket's path may have 103 on macOS, 107 on Linux, of which multiprocessing adds 32
 
 
@@ -97,6 +97,7 @@ class Pool:
                 self.started[place] = time.monotonic()
                 log.info("worker process %d started", self.processes[place].pid)
                 continue
+            log.warning("a worker process cannot be started: %s", reason)
             # Not within `except`: the exception holds the pipe by which a worker that was started notices that it is
             # not wanted, as the server may be killed after it has forked.
             self.useless[place] += 1
@@ -157,7 +158,7 @@ class Pool:
         """
         if self.useless[place] > USELESS:
             raise WorkersDied(trouble)
-        self.due[place] = time.monotonic() + min(FIRST_PAUSE * 2 ** self.useless[place], LONGEST_PAUSE)
+        self.due[place] = time.monotonic() + min(FIRST_DELAY * 2 ** self.useless[place], LONGEST_DELAY)
 
     def terminate(self) -> None:
         """Ask all workers to finish their epoch and end; start no more."""
@@ -198,7 +199,7 @@ def drain(
         TooManyFailures: failing is the rule among the trials.
         StudyError: the study was deleted.
     """
-    with logs.gathered() as lines, logs.about(study.study_name):
+    with logs.gathered() as lines, logs.about(study=study.study_name):
         _drain(Pool(study, settings, lines), stopping, on_tick)
 
 

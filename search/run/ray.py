@@ -38,6 +38,9 @@ CANCEL = 10.0  # seconds within which Ray must have ended the workers that it wa
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_NUM_REDIS_GET_RETRIES": "2"}  # of 20 tries, 40 s each, at a wrong port
 
 
+log = logging.getLogger(__package__)
+
+
 class ClusterError(ExpectedError):
     """The Ray cluster cannot be used; the message says what to do."""
 
@@ -70,6 +73,7 @@ def drain(
     request = persistently(lambda: stop_requests(study), stopping)
     with _connected(address) as ray:
         workers = {_start(ray, each, request): each for each in settings}
+        log.info("%d workers wait for room on the cluster; what they log is in Ray's own log files", len(workers))
         left = RESTARTS * len(settings)
         try:
             while workers:
@@ -84,6 +88,7 @@ def drain(
                         _check(ray, worker, asked)
                         if asked or failure or persistently(lambda: is_over(study, its), stopping):  # noqa: B023
                             continue
+                        log.warning("a worker on Ray ended while trials are left: another is started")
                         left -= 1
                         if left < 0:
                             raise WorkersDied(f"workers on Ray ended {RESTARTS} times each while trials were left")
@@ -123,7 +128,7 @@ def _work(settings: WorkerSettings, request: str | None) -> str | None:
         with reported(settings.storage):
             logs.configure(settings.log_level)
             study = persistently(lambda: load_study(open_storage(settings.storage), settings.study))
-            with logs.about(f"{settings.study} {this_worker()}"):
+            with logs.about(study=settings.study, worker=this_worker()):
                 work(settings, lambda: _asked(study, request))
     except (ExpectedError, OSError) as error:
         return f"{_in_one_line(error)} (on {socket.gethostname()})"

@@ -7,6 +7,7 @@ from rich.console import Console
 
 from fmnist import data as fashion
 from fmnist.errors import ExpectedError
+from search.choices import SEEDS
 from search.console.terminal import terminal
 from search.database.connection import lock, open_storage, opened
 from search.database.retry import persistently, reported
@@ -15,7 +16,7 @@ from search.formatting import count
 from search.outputs import REPORT, check_outputs
 from search.queue import tickets
 from search.queue.reaper import held, release
-from search.results.finalists import SEEDS, standings_of
+from search.results.finalists import standings_of
 from search.results.summary import RunResult, Stopped, Summary, summarize
 from search.run.finalists import retrain
 from search.run.supervise import RunSettings, drain

@@ -1,5 +1,6 @@
 """Workers on one study's queue, here or on a cluster; and tickets added by hand."""
 
+import logging
 import signal
 import time
 from collections.abc import Callable
@@ -15,9 +16,10 @@ from rich.console import Console
 
 from fmnist import data as fashion
 from fmnist.device import device_of
+from search import logs
 from search.artifacts import located
 from search.choices import GRACE, OUTPUT, Engine
-from search.console.progress import FinishedTrials, Progress, line
+from search.console.progress import FinishedTrials, Progress
 from search.console.terminal import Interrupts
 from search.database.connection import lock, open_storage, opened
 from search.database.retry import persistently, reported
@@ -25,13 +27,14 @@ from search.database.url import StorageError, default_url, warnings_for
 from search.formatting import count
 from search.logs import Level
 from search.queue import tickets
-from search.queue.lease import ATTEMPTS, this_machine
 from search.results.summary import Stopped, summarize
 from search.run import local, ray
 from search.study import definition, space
 from search.study.places import Place, StudyError, check_stays, folder_of, location_of
 from search.study.store import definition_of, load_study, open_study, stop_requests, told_if_deleted
 from search.worker.loop import FOLLOW_POLL, WorkerSettings
+
+log = logging.getLogger(__package__)
 
 
 @dataclass(frozen=True)
@@ -187,14 +190,14 @@ def join(settings: WorkerSettings, workers: int, say: Callable[[str], None]) -> 
     notes: list[str] = []
     interrupts = Interrupts(lambda: notes.append("Stopping after the running epochs; once more stops at once."))
     with interrupts.installed(), reported(settings.storage):
-        study = _wait_for(settings, lambda: interrupts.asked, say)
+        with logs.about(study=settings.study):
+            study = _wait_for(settings, lambda: interrupts.asked)
         if study is None:
             return interrupts.by == signal.SIGINT
         for warning in warnings_for(settings.storage, workers):
             say(warning)
         say(f"{count(workers, 'worker')} on study {settings.study}, torch threads each: {local.threads_each(workers)}.")
         view = load_study(open_storage(settings.storage), settings.study)
-        finished = FinishedTrials(view)
         request, stopped = stop_requests(view), False
 
         def tick() -> None:
@@ -202,19 +205,13 @@ def join(settings: WorkerSettings, workers: int, say: Callable[[str], None]) -> 
             while notes:
                 say(notes.pop())
             stopped = stop_requests(view) != request
-            summary = summarize(view)
-            for trial in finished.new():
-                if trial.user_attrs.get(ATTEMPTS, [{}])[-1].get("machine") == this_machine():
-                    say(line(trial, summary))
 
         with told_if_deleted(view, location_of(view, settings.output and folder_of(view, settings.output))):
             local.drain(study, local.shared_out(settings, workers), lambda: interrupts.asked or stopped, tick)
     return interrupts.by == signal.SIGINT
 
 
-def _wait_for(
-    settings: WorkerSettings, interrupted: Callable[[], bool], say: Callable[[str], None]
-) -> optuna.Study | None:
+def _wait_for(settings: WorkerSettings, interrupted: Callable[[], bool]) -> optuna.Study | None:
     """The study, once it is there; None if that was not waited for. Without `follow` it must be there now."""
     said = ""
     while not interrupted():
@@ -225,7 +222,7 @@ def _wait_for(
                 raise
             if str(error) != said:
                 said = str(error)
-                say(f"Waiting: {said}")
+                log.warning("waiting for the study for as long as it takes: %s", said)
         time.sleep(FOLLOW_POLL)
     return None
 

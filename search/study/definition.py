@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from fmnist.errors import UsageError
 from fmnist.hyperparameters import Hyperparameters, ScoreOn
-from search.choices import PrunerName, SamplerName
+from search.choices import TOP, PrunerName, SamplerName
 from search.formatting import did_you_mean
 
 LARGEST = 1_000_000  # of what a hyperparameter can be, whichever it is
@@ -122,7 +122,9 @@ class StudyDefinition(Strict):
     score_on: ScoreOn = Field("test", description="images that score a trial; validation: a sixth of the training set")
     seed: int = Field(0, ge=0, description="decides every random choice of the study")
     seeds: int = Field(1, ge=1, description="trainings of each configuration of a grid, each with its own seed")
-    finalists: int = Field(3, ge=0, le=100, description="best configurations that `run` trains again with fresh seeds")
+    finalists: int = Field(
+        TOP, ge=0, le=100, description="best configurations that `run` trains again with fresh seeds"
+    )
     reference: Literal["write-up"] | None = Field(None, description="published results that the report compares with")
     defaults: Hyperparameters = Field(
         default_factory=lambda: Hyperparameters(),

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
-from sqlalchemy import select
 
 from fmnist.errors import UsageError
+from search import choices
 from search.artifacts import Artifacts, open_artifacts, trial_of
-from search.choices import OUTPUT
-from search.database.optuna_schema import ATTRIBUTES, TRIALS, engine_of, has_attribute, in_study
+from search.choices import FINALISTS, OUTPUT
+from search.database.optuna_schema import engine_of, records
 from search.outputs import check_outputs
 from search.study.record import CHECKPOINT, DROPPED
 
@@ -24,7 +24,6 @@ from search.study.record import CHECKPOINT, DROPPED
 FOLDER, ARTIFACTS, KEY, KEEP = "folder", "artifacts", "key", "keep"
 
 MARK = "study.id"
-FINALISTS = ".finalists"  # the end of the names of finalists' studies
 
 
 class StudyError(UsageError):
@@ -42,7 +41,7 @@ class Place:
 
     folder: Path
     artifacts: str | None = None
-    keep: int = 5
+    keep: int = choices.KEEP
     named: bool = True
 
 
@@ -239,11 +238,9 @@ def _claim(study: optuna.Study, location: str) -> None:
 
 def _named(study: optuna.Study) -> set[str]:
     """The checkpoints that the study's trials name."""
-    of_study = (in_study(study)) & (TRIALS.c.trial_id == ATTRIBUTES.c.trial_id)
-    kept = (ATTRIBUTES.c.key == CHECKPOINT) & ~has_attribute(DROPPED)
     with engine_of(study).connect() as connection:
-        records = connection.scalars(select(ATTRIBUTES.c.value_json).where(of_study, kept)).all()
-    return {name for record in records if (name := json.loads(record)["name"])}
+        kept = records(connection, study, CHECKPOINT, without=DROPPED)
+    return {name for record in kept if (name := json.loads(record.stored)["name"])}
 
 
 def _relative(study: optuna.Study, path: Path | str) -> str:

@@ -17,10 +17,11 @@ import optuna
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import StudyDirection
 
+from search.choices import FINALISTS
 from search.database.optuna_schema import storage_of
 from search.database.url import DatabaseGone, StorageError, masked
 from search.study.definition import StudyDefinition, differences
-from search.study.places import FINALISTS, KEY, Place, StudyError, check_free, settle
+from search.study.places import KEY, Place, StudyError, check_free, settle
 
 if TYPE_CHECKING:
     from fmnist.data import DataSet

@@ -159,7 +159,7 @@ def main(settings: WorkerSettings, errors: Connection, lines: Connection) -> Non
     if parent := parent_process():
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
     try:
-        with reported(settings.storage), logs.about(f"{settings.study} {this_worker()}"):
+        with reported(settings.storage), logs.about(study=settings.study, worker=this_worker()):
             work(settings, lambda: stop.asked)
     except (ExpectedError, OSError) as error:
         if stop.asked and isinstance(error, StorageError):
@@ -233,7 +233,7 @@ def _drain(joined: Joined, settings: WorkerSettings, stopping: Callable[[], bool
                 if persistently(lambda: _nothing_left(study, settings), stopping):
                     return True
                 continue
-            with logs.about(f"{study.study_name} trial {ticket.number} {this_worker()}"):
+            with logs.about(study=study.study_name, trial=ticket.number):
                 log.info("claimed")
                 try:
                     _run(study, objective, store, ticket, settings, asked)
@@ -279,9 +279,9 @@ def _run(
         raise
     except (SQLAlchemyError, StorageInternalError, StorageError):
         raise
-    except (OSError, ArtifactError):  # the disk's trouble is not the trial's
+    except (OSError, ArtifactError) as error:  # the disk's trouble is not the trial's
         persistently(lambda: lease.give_back(study, ticket))
-        log.warning("given back: the checkpoints' store is out of reach")
+        log.warning("given back: %s", error)
         if asked():
             return  # the worker was asked to stop while it waited
         raise
@@ -296,7 +296,9 @@ def _run(
         log.info("given back")
         return
     persistently(lambda: lease.finish(study, ticket, outcome.state, outcome.value, outcome.reason))
-    log.info("%s", outcome.reason or f"completed at {percent(outcome.value or 0.0)}")
+    log.info(
+        "ended early: %s" if outcome.reason else "completed at %s", outcome.reason or percent(outcome.value or 0.0)
+    )
     persistently(lambda: drop_beaten(study, objective.artifacts, attributes(study)[KEEP]))
 
 

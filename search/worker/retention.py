@@ -7,20 +7,15 @@ from typing import Any
 
 import optuna
 from optuna.trial import TrialState
-from sqlalchemy import select
 
 from fmnist.checkpoint import parse
 from fmnist.errors import CheckpointError
 from search.artifacts import Artifacts, Folder, open_artifacts, trial_of
 from search.database.optuna_schema import (
-    ATTRIBUTES,
-    TRIALS,
-    VALUES,
     engine_of,
-    has_attribute,
-    in_study,
     lock_trial,
     read_attribute,
+    records,
     storage_of,
     write_attribute,
 )
@@ -51,30 +46,23 @@ def drop_beaten(study: optuna.Study, artifacts: Artifacts, keep: int) -> int:
     Those of trials that wait or run stay. A trial that is beaten stays so, whatever
     others finish meanwhile, so any process may do this at any time.
     """
-    named = (
-        select(TRIALS.c.trial_id, TRIALS.c.state, ATTRIBUTES.c.value_json)
-        .join(ATTRIBUTES, (ATTRIBUTES.c.trial_id == TRIALS.c.trial_id) & (ATTRIBUTES.c.key == CHECKPOINT))
-        .outerjoin(VALUES, VALUES.c.trial_id == TRIALS.c.trial_id)
-        .where(in_study(study), ~has_attribute(DROPPED))
-        .where(TRIALS.c.state.in_([TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL]))
-        .order_by(VALUES.c.value.desc(), TRIALS.c.number)
-    )
     with engine_of(study).connect() as connection:
-        rows = connection.execute(named).all()
-    complete = [row for row in rows if row.state == TrialState.COMPLETE]
-    beaten = sorted(set(rows) - set(complete[:keep]))
+        kept = records(connection, study, CHECKPOINT, without=DROPPED)
+    complete = [trial for trial in kept if trial.state == TrialState.COMPLETE and trial.value is not None]
+    best = sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number))[:keep]
     removed = 0
-    for row in beaten:
-        record = json.loads(row.value_json)
+    for trial in kept:
+        if trial in best or not trial.state.is_finished():
+            continue
+        record = json.loads(trial.stored)
         name = record["name"]  # None in a record of an earlier version, which has no DROPPED
         ours = name and _is_ours(study, artifacts, record)
         with engine_of(study).begin() as connection:
-            lock_trial(connection, row.trial_id)
-            if read_attribute(connection, row.trial_id, DROPPED):
-                continue  # another process was quicker
-            write_attribute(connection, row.trial_id, CHECKPOINT, record | {"name": None})
-            write_attribute(connection, row.trial_id, DROPPED, True)
-            artifact_index.unregister(connection, row.trial_id, name)
+            if lock_trial(connection, trial.trial_id) is None or read_attribute(connection, trial.trial_id, DROPPED):
+                continue  # the study was deleted, or another process was quicker
+            write_attribute(connection, trial.trial_id, CHECKPOINT, record | {"name": None})
+            write_attribute(connection, trial.trial_id, DROPPED, True)
+            artifact_index.unregister(connection, trial.trial_id, name)
         removed += name is not None
         if ours:
             artifacts.remove(name)

@@ -17,6 +17,7 @@ from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from fmnist.seeds import derive
+from search.database.optuna_schema import is_valid
 from search.study.definition import StudyDefinition
 from search.study.record import FINISHED, STEPS_PER_EPOCH
 from search.study.space import Point, distributions
@@ -67,7 +68,8 @@ def sampler(definition: StudyDefinition, number: int) -> BaseSampler:
 def propose(definition: StudyDefinition, trials: list[FrozenTrial], number: int, fixed: Point) -> Point:
     """The parameters of a trial.
 
-    The sampler works on a study in memory, which holds what it may see and nothing else.
+    The sampler works on a study in memory, which holds what it may see and nothing else. What Optuna would refuse to
+    add is left out: a trial that was enqueued without this package may be outside its ranges.
 
     Args:
         trials: those of the study; the trial itself and waiting ones are not looked at.
@@ -78,14 +80,18 @@ def propose(definition: StudyDefinition, trials: list[FrozenTrial], number: int,
     if fixed.keys() >= ranges.keys():
         return {name: fixed[name] for name in ranges}
     study = optuna.create_study(direction="maximize", sampler=sampler(definition, number))
-    study.add_trials(map(_shown, limit_history([trial for trial in trials if trial.number != number])))
+    others = [trial for trial in trials if trial.number != number and is_valid(trial)]
+    study.add_trials(map(_shown, limit_history(others)))
     if fixed:
         study.enqueue_trial(fixed)
     return study.ask(ranges).params
 
 
 class _ShownTrial(FrozenTrial):
-    """One that a study takes as it is: a deep copy of each would take longer than all else that a sampler does."""
+    """One that a study takes as it is: a deep copy of each would take longer than all else that a sampler does.
+
+    What it holds is that of the trial itself, which is safe as no sampler changes the parameters or values of a trial.
+    """
 
     def __deepcopy__(self, _memo: dict[int, Any]) -> Self:
         return copy.copy(self)

@@ -112,7 +112,8 @@ def _saved(trial: FrozenTrial, objective: Objective, hyperparameters: Hyperparam
     """
     try:
         found = read_checkpoint(trial, objective.artifacts)
-    except (CheckpointError, MemoryError):  # the latter for a file that grew beyond what it was
+    except (CheckpointError, MemoryError) as error:  # the latter for a file that grew beyond what it was
+        log.warning("trained afresh: %s", error or "its checkpoint takes more memory than there is")
         return None
     if found is None:
         return None
@@ -120,7 +121,10 @@ def _saved(trial: FrozenTrial, objective: Objective, hyperparameters: Hyperparam
     made_of = (saved.hyperparameters, saved.seed, saved.score_on, saved.data_fingerprint)
     seed = training_seed(objective.definition, trial.number)
     expected = (hyperparameters, seed, objective.splits.score_on, objective.data.fingerprint)
-    return saved if made_of == expected else None
+    if made_of != expected:
+        log.warning("trained afresh: its checkpoint is that of another training")
+        return None
+    return saved
 
 
 def _save(trial: Trial, objective: Objective, training: Training, former: str | None) -> str:

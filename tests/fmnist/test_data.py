@@ -112,8 +112,8 @@ def test_an_unreachable_mirror_names_both_ways_out(tmp_path: Path, monkeypatch: 
 
 def test_the_validation_split_is_stratified_disjoint_and_fixed(tiny: DataSet) -> None:
     splits = data.split(tiny, "validation")
-    assert len(splits.scored) == 200
-    assert len(splits.train) == 1000
+    assert len(splits.scored) == 100
+    assert len(splits.train) == 500
     rows = torch.cat([splits.train.images, splits.scored.images]).flatten(1)
     original = tiny.train.images.flatten(1)
     assert sorted(map(bytes, rows.numpy())) == sorted(map(bytes, original.numpy()))
@@ -124,7 +124,7 @@ def test_the_validation_split_is_stratified_disjoint_and_fixed(tiny: DataSet) ->
 
 def test_scoring_on_test_trains_on_all_training_images(tiny: DataSet) -> None:
     splits = data.split(tiny, "test")
-    assert len(splits.train) == 1200
+    assert len(splits.train) == 600
     assert torch.equal(splits.scored.labels, tiny.test.labels)
 
 

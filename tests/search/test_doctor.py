@@ -136,7 +136,7 @@ def test_more_threads_than_cores_are_warned_of(monkeypatch: pytest.MonkeyPatch) 
 def test_a_data_set_is_looked_at_and_not_fetched(
     tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert check_data_set(tiny_folder).found == (f"data set 'digits': 1,200 + 597 images, verified, in {tiny_folder}")
+    assert check_data_set(tiny_folder).found == (f"data set 'digits': 600 + 300 images, verified, in {tiny_folder}")
     cut = tmp_path / "cut"
     shutil.copytree(tiny_folder, cut)
     file = cut / "t10k-images-idx3-ubyte.gz"

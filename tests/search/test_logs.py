@@ -1,18 +1,34 @@
 """What searches and workers log, as their own processes write it."""
 
+import io
 import json
 import logging
+import multiprocessing
 import os
 import re
 import signal
 import subprocess
+import sys
+import threading
 import time
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
+from urllib.parse import quote
 
+import optuna
 import pytest
+from optuna.trial import TrialState
 
 from search import logs
-from tests.conftest import Command, Launch, worker_pids
+from search.database import retry
+from search.database.connection import open_storage
+from search.database.url import StorageError
+from search.worker.loop import work
+from search.worker.trial import Outcome
+from tests.children import never
+from tests.conftest import Command, Launch, Make, worker_pids
+from tests.factories import definition
 
 LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (DEBUG|INFO|WARNING|ERROR) (.+?): (.+)")
 WORKER = r"worker \S+:\d+"
@@ -85,15 +101,114 @@ def test_a_file_that_cannot_be_written_is_one_line(command: Command, study_file:
     assert result.stderr.startswith("Error: nowhere/log.txt: No such file")
 
 
-def test_a_password_is_never_logged(capfd: pytest.CaptureFixture[str], log_lines: None) -> None:
-    logging.getLogger("search.database").warning("at %s", "postgresql://me:hunter2@db/studies?x=1")
-    assert "postgresql://me:***@db/studies?x=1" in capfd.readouterr().err
+def test_what_failed_or_was_ended_early_says_why(
+    make: Make, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    _, settings = make(definition(), 2)
+    outcomes = iter([RuntimeError("out\nof memory"), Outcome(TrialState.PRUNED, reason="diverged: its loss is nan")])
+
+    def run_trial(trial: optuna.Trial, *_: object) -> Outcome:
+        outcome = next(outcomes, None)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome or Outcome(TrialState.COMPLETE, 0.5)
+
+    monkeypatch.setattr("search.worker.loop.run_trial", run_trial)
+    logs.configure("info")
+    work(settings, never)
+    lines = parsed(capfd.readouterr().err)
+    failed = "failed, to be tried again: RuntimeError: out of memory"
+    assert of_trial(lines, 0, "s") == ["claimed", failed, "claimed", "ended early: diverged: its loss is nan"]
+    assert of_trial(lines, 1, "s") == ["claimed", "completed at 50.00 %"]
+
+
+@pytest.mark.parametrize("url", ["postgresql://me:{}@127.0.0.1:9/db", "postgresql://me@127.0.0.1:9/db?password={}"])
+@pytest.mark.parametrize("secret", ["hunter2", "a/b@c", "%41"])
+def test_a_password_is_never_logged(
+    url: str, secret: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, log_lines: None
+) -> None:
+    full, quoted = url.format(secret), url.format(quote(secret, safe=""))
+    monkeypatch.setattr(retry, "PATIENCE", 0.1)
+    with pytest.raises(StorageError):
+        retry.persistently(lambda: open_storage(quoted, "create"))
+    log = logging.getLogger("search.database")
+    for told in (full, quoted, f"FATAL: wrong password '{secret}' of me"):
+        log.warning("at %s", told)
+    lines = capfd.readouterr().err
+    assert "waiting for the database for up to" in lines
+    assert secret not in lines
+    assert quote(secret, safe="") not in lines
+
+
+def test_lines_leave_standard_error_only_for_a_view_on_the_same_terminal(
+    monkeypatch: pytest.MonkeyPatch, log_lines: None
+) -> None:
+    above: list[str] = []
+    for terminal in (False, True):
+        stream = io.StringIO()
+        monkeypatch.setattr(stream, "isatty", lambda terminal=terminal: terminal)
+        monkeypatch.setattr(sys, "stderr", stream)
+        with logs.diverted(above.append):
+            logging.getLogger("search.worker").warning("said")
+        assert (stream.getvalue() == "") == terminal
+        assert len(above) == terminal
+
+
+def test_what_a_worker_logs_goes_where_the_program_that_called_wants_it(caplog: pytest.LogCaptureFixture) -> None:
+    """As if it had logged it itself, by the standard library's rules."""
+    logger = logging.getLogger("search")
+    logger.handlers, logger.propagate = [], True
+    context = multiprocessing.get_context("fork")
+    with logs.gathered() as lines:
+        worker = context.Process(target=log_as_a_worker, args=(lines(),))
+        worker.start()
+        worker.join()
+    (record,) = caplog.records
+    assert (record.name, record.levelname, record.getMessage()) == (
+        "search.worker",
+        "INFO",
+        ("claimed" * 500)[: logs.LONGEST],
+    )
+    assert record.subject == "tiny trial 7"
+
+
+def log_as_a_worker(lines: Connection) -> None:
+    logs.configure_worker("info", lines)
+    with logs.about(study="tiny", trial=7):
+        logging.getLogger("search.worker").info("%s", "claimed" * 500)
+
+
+def descriptors() -> list[str]:
+    return sorted(path.name for path in Path("/proc/self/fd").iterdir())
+
+
+def test_a_thread_that_cannot_be_started_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    opened = descriptors()
+    with logs.gathered() as lines:
+        with monkeypatch.context() as limited:
+            limited.setattr(threading.Thread, "start", refuse)
+            with pytest.raises(OSError, match="can't start new thread"):
+                lines()
+        assert descriptors() == opened
+        lines()
+    assert descriptors() == opened
 
 
 def test_a_record_of_several_lines_is_one_line(capfd: pytest.CaptureFixture[str], log_lines: None) -> None:
-    with logs.about("tiny trial 3"):
+    with logs.about(study="tiny", trial=3):
         logging.getLogger("search.worker").warning("first\nsecond")
     assert parsed(capfd.readouterr().err) == [("WARNING", "tiny trial 3", "first second")]
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    logger = logging.getLogger("search")
+    before = logger.handlers, logger.propagate, logger.level
+    yield
+    logger.handlers, logger.propagate, logger.level = before
 
 
 @pytest.fixture

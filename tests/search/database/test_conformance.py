@@ -38,6 +38,6 @@ class TestStorage(StorageTestCase):
 
 
 class TestSampler(BasicSamplerTestCase):
-    @pytest.fixture
-    def sampler(self) -> Callable[[], BaseSampler]:
-        return lambda: sampler(definition(sampler="tpe"), 0)
+    @pytest.fixture(params=["tpe", "gp"])
+    def sampler(self, request: pytest.FixtureRequest) -> Callable[[], BaseSampler]:
+        return lambda: sampler(definition(sampler=request.param), 0)

@@ -6,7 +6,6 @@ from optuna.artifacts import get_all_artifact_meta
 from optuna.trial import TrialState
 
 from search.artifacts import open_artifacts
-from search.database.connection import open_storage
 from search.database.optuna_schema import backend
 from search.queue import artifact_index, lease, tickets
 from search.queue.artifact_index import CONFUSION, CURVE
@@ -14,20 +13,17 @@ from search.queue.lease import Holder, Ticket
 from search.study.places import ARTIFACTS
 from search.study.record import CHECKPOINT
 from search.worker import retention
+from tests.factories import claimed, queued
 
 
 @pytest.fixture
 def study(url: str) -> optuna.Study:
-    study = optuna.create_study(storage=open_storage(url, "create"), study_name="s", direction="maximize")
-    for _ in range(3):
-        study.enqueue_trial({})
-    return study
+    return queued(url, 3)
 
 
-def claimed(study: optuna.Study) -> Ticket:
+def saved(study: optuna.Study) -> Ticket:
     """A ticket whose training has been saved once."""
-    ticket = tickets.claim(study, Holder(), "token")
-    assert ticket is not None
+    ticket = claimed(study)
     record = {"name": f"trial-{ticket.number:05d}-epoch-1.pt"}
     study._storage.set_trial_user_attr(ticket.trial_id, CHECKPOINT, record)
     return ticket
@@ -39,7 +35,7 @@ def listed(study: optuna.Study, number: int) -> list[str]:
 
 
 def test_a_complete_trial_has_its_pictures_and_its_checkpoint(study: optuna.Study) -> None:
-    lease.finish(study, claimed(study), TrialState.COMPLETE, 0.9)
+    lease.finish(study, saved(study), TrialState.COMPLETE, 0.9)
     assert listed(study, 0) == [CURVE, CONFUSION, "trial-00000-epoch-1.pt"]
     trial = study.trials[0]
     metas = get_all_artifact_meta(trial, storage=backend(study))
@@ -52,22 +48,22 @@ def test_a_complete_trial_has_its_pictures_and_its_checkpoint(study: optuna.Stud
 
 
 def test_one_that_was_pruned_has_pictures_only(study: optuna.Study) -> None:
-    lease.finish(study, claimed(study), TrialState.PRUNED)
+    lease.finish(study, saved(study), TrialState.PRUNED)
     assert listed(study, 0) == [CURVE, CONFUSION]
 
 
 def test_one_that_failed_for_good_has_what_it_came_to(study: optuna.Study) -> None:
     for attempt in range(lease.MOST_ATTEMPTS):
         assert listed(study, 0) == [], attempt
-        lease.fail(study, claimed(study), "it raised")
+        lease.fail(study, saved(study), "it raised")
     assert study.trials[0].state == TrialState.FAIL
     assert listed(study, 0) == [CURVE, CONFUSION]
 
 
 def test_one_that_waits_runs_or_never_got_to_a_score_has_none(study: optuna.Study) -> None:
-    lease.give_back(study, claimed(study))
+    lease.give_back(study, saved(study))
     assert listed(study, 0) == []
-    claimed(study)
+    saved(study)
     assert listed(study, 0) == []
     bare = tickets.claim(study, Holder(), "other")
     assert bare is not None
@@ -79,7 +75,7 @@ def test_a_checkpoint_that_is_beaten_is_listed_no_more(study: optuna.Study, tmp_
     study.set_user_attr(ARTIFACTS, None)  # in its own folder
     artifacts = open_artifacts(str(tmp_path))
     for accuracy in (0.7, 0.9):
-        ticket = claimed(study)
+        ticket = saved(study)
         artifacts.write(f"trial-{ticket.number:05d}-epoch-1.pt", b"")
         lease.finish(study, ticket, TrialState.COMPLETE, accuracy)
     assert retention.drop_beaten(study, artifacts, keep=1) == 1

@@ -1,28 +1,27 @@
-"""Holding a ticket: what others may not write, and how an attempt ends."""
+"""Holding a ticket: what others may not write, how an attempt ends, and when the heart of its holder beats."""
 
+import itertools
 import threading
+from datetime import datetime
+from pathlib import Path
 
 import optuna
 import pytest
 from optuna.trial import Trial, TrialState
+from sqlalchemy import select
 
-from search.database.connection import open_storage
-from search.queue import lease, tickets
-from search.queue.lease import Holder, Lost, Ticket
+from search.database.optuna_schema import engine_of
+from search.database.url import DatabaseGone, default_url
+from search.queue import lease
+from search.queue.lease import Lost, Ticket
+from tests.factories import HEARTBEATS, claimed, queued
+
+LONG_AGO = datetime(2001, 1, 1)
 
 
 @pytest.fixture
 def study(url: str) -> optuna.Study:
-    study = optuna.create_study(storage=open_storage(url, "create"), study_name="s", direction="maximize")
-    for _ in range(2):
-        study.enqueue_trial({"x": 0.5})
-    return study
-
-
-def claim(study: optuna.Study, token: str, **holder: object) -> Ticket:
-    ticket = tickets.claim(study, Holder(**holder), token)  # type: ignore[arg-type]
-    assert ticket is not None
-    return ticket
+    return queued(url, 2, {"x": 0.5})
 
 
 def states(study: optuna.Study) -> list[TrialState]:
@@ -30,7 +29,7 @@ def states(study: optuna.Study) -> list[TrialState]:
 
 
 def test_a_holder_writes_through_the_fence(study: optuna.Study) -> None:
-    ticket = claim(study, "a")
+    ticket = claimed(study, "a")
     study.get_trials()
     with lease.fenced(study, ticket):
         trial = Trial(study, ticket.trial_id)
@@ -50,12 +49,12 @@ def test_a_holder_writes_through_the_fence(study: optuna.Study) -> None:
 
 @pytest.mark.parametrize("taken_by", ["the next holder", "nobody yet"])
 def test_whoever_lost_a_ticket_writes_nothing_more(study: optuna.Study, taken_by: str) -> None:
-    ticket = claim(study, "a")
+    ticket = claimed(study, "a")
     study.get_trials()
     trial = Trial(study, ticket.trial_id)
     lease.give_back(study, ticket)
     if taken_by == "the next holder":
-        assert claim(study, "b").trial_id == ticket.trial_id
+        assert claimed(study, "b").trial_id == ticket.trial_id
     before = study.get_trials()
     with lease.fenced(study, ticket):
         for write in (
@@ -78,7 +77,7 @@ def test_whoever_lost_a_ticket_writes_nothing_more(study: optuna.Study, taken_by
 
 
 def test_the_fence_stands_for_its_own_thread_and_time_only(study: optuna.Study) -> None:
-    ticket = claim(study, "a")
+    ticket = claimed(study, "a")
     lease.give_back(study, ticket)
     with lease.fenced(study, ticket):
         other = threading.Thread(target=study.set_user_attr, args=("from", "another thread"))
@@ -89,11 +88,11 @@ def test_the_fence_stands_for_its_own_thread_and_time_only(study: optuna.Study) 
 
 
 def test_a_ticket_that_is_given_back_is_the_same_trial(study: optuna.Study) -> None:
-    ticket = claim(study, "a")
+    ticket = claimed(study, "a")
     study._storage.set_trial_intermediate_value(ticket.trial_id, 100, 0.7)
     lease.give_back(study, ticket)
     assert states(study) == [TrialState.WAITING] * 2
-    again = claim(study, "b")
+    again = claimed(study, "b")
     assert (again.trial_id, again.number) == (ticket.trial_id, 0)
     assert study.trials[0].intermediate_values == {100: 0.7}
     attempts = study.trials[0].user_attrs[lease.ATTEMPTS]
@@ -101,11 +100,11 @@ def test_a_ticket_that_is_given_back_is_the_same_trial(study: optuna.Study) -> N
 
 
 def test_a_pruned_trial_is_worth_its_last_report(study: optuna.Study) -> None:
-    ticket = claim(study, "a")
+    ticket = claimed(study, "a")
     for step, value in ((25, 0.1), (100, 0.3), (50, 0.2)):
         study._storage.set_trial_intermediate_value(ticket.trial_id, step, value)
     lease.finish(study, ticket, TrialState.PRUNED, reason="hopeless")
-    lease.finish(study, claim(study, "b"), TrialState.PRUNED, reason="diverged before its first report")
+    lease.finish(study, claimed(study, "b"), TrialState.PRUNED, reason="diverged before its first report")
     assert [trial.value for trial in study.trials] == [0.3, None]
     assert study.trials[0].user_attrs[lease.REASON] == "hopeless"
     assert states(study) == [TrialState.PRUNED] * 2
@@ -114,7 +113,7 @@ def test_a_pruned_trial_is_worth_its_last_report(study: optuna.Study) -> None:
 def test_the_third_attempt_that_gets_no_further_is_the_last(study: optuna.Study) -> None:
     for attempt in range(3):
         assert states(study)[0] == TrialState.WAITING
-        lease.fail(study, claim(study, str(attempt)), "RuntimeError: out of memory")
+        lease.fail(study, claimed(study, str(attempt)), "RuntimeError: out of memory")
     assert states(study) == [TrialState.FAIL, TrialState.WAITING]
     trial = study.trials[0]
     assert trial.user_attrs[lease.REASON] == "RuntimeError: out of memory (attempt 3 that got no further)"
@@ -124,7 +123,7 @@ def test_the_third_attempt_that_gets_no_further_is_the_last(study: optuna.Study)
 
 def test_progress_and_a_polite_end_do_not_use_attempts_up(study: optuna.Study) -> None:
     for attempt in range(8):
-        ticket = claim(study, str(attempt))
+        ticket = claimed(study, str(attempt))
         if attempt % 2:
             lease.give_back(study, ticket)
         else:
@@ -132,5 +131,61 @@ def test_progress_and_a_polite_end_do_not_use_attempts_up(study: optuna.Study) -
             lease.fail(study, ticket, "killed")
     assert states(study) == [TrialState.WAITING] * 2
     for attempt in ("x", "y"):
-        lease.fail(study, claim(study, attempt), "killed")
+        lease.fail(study, claimed(study, attempt), "killed")
     assert states(study) == [TrialState.FAIL, TrialState.WAITING]
+
+
+def last_beat(study: optuna.Study, ticket: Ticket) -> object:
+    with engine_of(study).connect() as connection:
+        return connection.scalar(select(HEARTBEATS.c.heartbeat).where(HEARTBEATS.c.trial_id == ticket.trial_id))
+
+
+def test_the_heart_beats_while_training_moves_and_stops_with_it(study: optuna.Study) -> None:
+    ticket = claimed(study, "a", grace=0.3)
+    beats: list[int] = []
+    asked = threading.Semaphore(0)
+    steps = iter([1, 2, 3, 3, 3, 3])
+
+    def count() -> int:
+        asked.release()
+        return next(steps, 3)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lease, "beat", lambda *_: beats.append(1))
+        with lease.beating(study, ticket, count):
+            for _ in range(8):
+                assert asked.acquire(timeout=30)
+    assert len(beats) == 3
+
+
+def test_a_beat_renews_only_the_holders_heartbeat(study: optuna.Study) -> None:
+    ticket = claimed(study, "a")
+    with engine_of(study).begin() as connection:
+        connection.execute(HEARTBEATS.update().values(heartbeat=LONG_AGO))
+    lease.beat(study, ticket)
+    renewed = last_beat(study, ticket)
+    assert renewed != LONG_AGO
+    lease.give_back(study, ticket)
+    claimed(study, "b")
+    with engine_of(study).begin() as connection:
+        connection.execute(HEARTBEATS.update().values(heartbeat=LONG_AGO))
+    lease.beat(study, ticket)
+    assert last_beat(study, ticket) == LONG_AGO
+
+
+def test_a_heart_stops_quietly_with_its_database(tmp_path: Path) -> None:
+    """The training will meet the same trouble, and say so."""
+    study = queued(default_url(tmp_path), 1)
+    ticket = claimed(study, "a", grace=0.3)
+    (tmp_path / "studies.db").unlink()
+    asked, steps = threading.Semaphore(0), itertools.count(1)
+
+    def count() -> int:
+        asked.release()
+        return next(steps)
+
+    with lease.beating(study, ticket, count):  # an error in its thread would fail this test
+        for _ in range(3):
+            assert asked.acquire(timeout=30)
+    with pytest.raises(DatabaseGone):
+        lease.beat(study, ticket)

@@ -10,31 +10,26 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from search.database.connection import open_storage
-from search.database.optuna_schema import HEARTBEATS, backend
-from search.queue import lease, reaper, tickets
-from search.queue.lease import Holder, Ticket
+from search.database.optuna_schema import engine_of
+from search.queue import lease, reaper
+from search.queue.lease import Ticket
 from tests.children import reap_all, together
+from tests.factories import HEARTBEATS, claimed, queued
 
 WAITING, RUNNING = TrialState.WAITING, TrialState.RUNNING
 
 
 @pytest.fixture
 def study(url: str) -> optuna.Study:
-    study = optuna.create_study(storage=open_storage(url, "create"), study_name="s", direction="maximize")
-    for _ in range(4):
-        study.enqueue_trial({})
-    return study
+    return queued(url, 4)
 
 
 def claim(study: optuna.Study, **holder: object) -> Ticket:
-    ticket = tickets.claim(study, Holder(**holder), os.urandom(8).hex())  # type: ignore[arg-type]
-    assert ticket is not None
-    return ticket
+    return claimed(study, os.urandom(8).hex(), **holder)
 
 
 def fall_silent(study: optuna.Study, ticket: Ticket) -> None:
-    with backend(study).engine.begin() as connection:
+    with engine_of(study).begin() as connection:
         row = HEARTBEATS.c.trial_id == ticket.trial_id
         connection.execute(HEARTBEATS.update().where(row).values(heartbeat=datetime(2001, 1, 1)))
 
@@ -75,7 +70,7 @@ def test_a_holder_is_given_the_grace_that_it_claimed_with(study: optuna.Study) -
 
 def test_a_worker_killed_right_after_its_claim_has_a_heartbeat(study: optuna.Study) -> None:
     first = {"trial_id": study.trials[0]._trial_id, "heartbeat": datetime(2001, 1, 1)}
-    with backend(study).engine.begin() as connection:  # of an earlier claim, and old
+    with engine_of(study).begin() as connection:  # of an earlier claim, and old
         connection.execute(HEARTBEATS.insert().values(**first))
     claim(study, grace=60)
     assert reaper.reap(study) == 0

@@ -6,7 +6,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from search.database.connection import lock, open_storage
+from search.database.connection import lock
 from search.queue import lease, tickets
 from search.queue.lease import Holder, Ticket
 from search.run.local import process_context
@@ -14,6 +14,7 @@ from search.study.definition import StudyDefinition
 from search.study.store import DEFINITION
 from tests.children import fill, take_all, together
 from tests.conftest import Make
+from tests.factories import claimed, queued
 
 SPACE = {"epochs": {"low": 1, "high": 3}, "filters": {"choices": [8, 16]}}
 
@@ -26,16 +27,14 @@ def definition(sampler: str = "tpe", **defaults: object) -> StudyDefinition:
 
 @pytest.fixture
 def study(url: str) -> optuna.Study:
-    return optuna.create_study(storage=open_storage(url, "create"), study_name="s", direction="maximize")
+    return queued(url, 0)
 
 
 tokens = map(str, itertools.count())
 
 
 def take(study: optuna.Study) -> Ticket:
-    ticket = tickets.claim(study, Holder(), next(tokens))
-    assert ticket is not None
-    return ticket
+    return claimed(study, next(tokens))
 
 
 def parameters(study: optuna.Study) -> list[object]:

@@ -135,7 +135,7 @@ def test_workers_that_cannot_be_started_are_one_line_and_hold_no_ticket(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study, settings = make(definition(), 2)
-    monkeypatch.setattr(local, "LONGEST_PAUSE", 0.1)
+    monkeypatch.setattr(local, "LONGEST_DELAY", 0.1)
     with out_of_descriptors(), pytest.raises(local.WorkersDied, match=r"cannot be started: .*Too many open files"):
         local.drain(study, [settings] * 2, lambda: False, lambda: None)
     assert [trial.state for trial in study.trials] == [WAITING] * 2

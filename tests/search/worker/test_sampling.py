@@ -1,3 +1,4 @@
+import copy
 import math
 
 import numpy as np
@@ -103,6 +104,13 @@ def waiting(number: int) -> FrozenTrial:
     trial = create_trial(state=TrialState.WAITING)
     trial.number = number
     return trial
+
+
+def test_a_trial_outside_its_ranges_is_not_looked_at() -> None:
+    trials = history(30)
+    outside = copy.copy(trials[7])
+    outside.number, outside.params = 30, outside.params | {"learning_rate": 5.0}
+    assert propose(WIDE, [*trials, outside], 31, {}) == propose(WIDE, trials, 31, {})
 
 
 def test_a_proposal_is_near_what_was_good() -> None:
