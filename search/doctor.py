@@ -16,13 +16,13 @@ from typing import Literal, Self
 import joblib
 import optuna
 import sqlalchemy
-from sqlalchemy.engine import URL, Connection
+from sqlalchemy.engine import Connection
 
 from fmnist.errors import ExpectedError
 from search.artifacts import ArtifactError, open_artifacts
 from search.database.connection import has_schema, opened
 from search.database.retry import reported
-from search.database.url import StorageError, absolute, default_url, file_of, masked, warnings_for
+from search.database.url import StorageError, absolute, connect_args, default_url, file_of, masked, warnings_for
 from search.formatting import count
 
 Status = Literal["ok", "warning", "failed"]
@@ -177,7 +177,7 @@ def check_database(url: str, workers: int) -> Iterator[Check]:
         if file and not os.access(file, os.F_OK):
             yield _absent(file)
         else:
-            with reported(url), _connected(absolute(url)) as connection:
+            with reported(url), _connected(url) as connection:
                 yield from _check_tables(url, connection)
         for warning in warnings_for(url, workers):
             yield Check.warning("storage", warning.removeprefix("Warning: "))
@@ -200,9 +200,10 @@ def _absent(file: Path) -> Check:
     return Check.ok("storage", f"{file}, which `run` makes")
 
 
-def _connected(url: URL) -> Connection:
-    limit = {"timeout": REACH} if url.drivername == "sqlite" else {"connect_timeout": REACH}
-    return sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool, connect_args=limit).connect()
+def _connected(url: str) -> Connection:
+    return sqlalchemy.create_engine(
+        absolute(url), poolclass=sqlalchemy.NullPool, connect_args=connect_args(url, REACH)
+    ).connect()
 
 
 def _check_tables(url: str, connection: Connection) -> Iterator[Check]:

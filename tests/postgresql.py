@@ -34,7 +34,7 @@ def _newest(files: list[Path]) -> list[Path]:
     return sorted(files, key=lambda file: float(re.sub(r"[^\d.]", "", file.parts[-3]) or 0), reverse=True)
 
 
-def _account() -> pwd.struct_passwd | None:
+def account() -> pwd.struct_passwd | None:
     """Whom to run PostgreSQL as, if not as ourselves: it refuses root."""
     if os.geteuid() != 0:
         return None
@@ -43,7 +43,7 @@ def _account() -> pwd.struct_passwd | None:
     return pwd.getpwnam("nobody")
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """Below the ports of outgoing connections, so that no client takes it while the server is stopped."""
     while True:
         port = 20000 + secrets.randbelow(10000)
@@ -58,13 +58,13 @@ class Server:
     def __init__(self, folder: Path, binaries: Path) -> None:
         self.data = folder / "data"
         self.log = folder / "log"  # of initdb, pg_ctl and the server
-        self._binaries, self._account = binaries, _account()
+        self._binaries, self._account = binaries, account()
         self.log.touch()
         if self._account:
             for path in (folder, self.log):
                 os.chown(path, self._account.pw_uid, self._account.pw_gid)
         self._run("initdb", "-U", "tester", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync")
-        self.port = _free_port()
+        self.port = free_port()
 
     def url(self, database: str = "postgres") -> str:
         """Where to find a database, without SQLAlchemy's driver suffix."""

@@ -5,10 +5,11 @@ import random
 import re
 import signal
 import sqlite3
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -314,6 +315,27 @@ def test_postgresql_may_be_restarted_in_mid_run(postgresql: Server, search: Call
     assert "Done: 6 trials, 6 complete" in output
     assert_exact(study, 6)
     assert all(len(attempts_of(trial)) == 1 for trial in trials_of(study))
+
+
+def test_connections_may_be_ended_all_the_time(postgresql: Server, search: Callable[..., Process]) -> None:
+    """By an administrator, a firewall or a pooler: from the start of a run to the end of its finalists and report."""
+    url = postgresql.create_database()
+    process = search(url, QUICK, "--trials", "4", "--workers", "2", "--finalists", "1")
+    ended = 0
+    with psycopg.connect(postgresql.url(), autocommit=True) as connection:
+        while process.poll() is None:
+            mine = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
+            ended += len(connection.execute(mine, [url.rpartition("/")[2]]).fetchall())
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(1.0)
+    output, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert ended > 3
+    assert "Winner: trial" in output
+    for name, trials in (("chaos", 4), ("chaos.finalists", 6)):
+        study = load_study(open_storage(url), name)
+        assert_exact(study, trials)
+        assert len(trials_of(study)) == trials
 
 
 @ON_SQLITE

@@ -1,7 +1,5 @@
 """What a shell completes beside options and their choices: the names of studies."""
 
-from typing import Any
-
 import click
 from click.shell_completion import CompletionItem
 
@@ -27,15 +25,13 @@ def _in_database(context: click.Context) -> list[str]:
     """Without Optuna, which takes a second to import. A shell has no place for an error: then there are none."""
     import sqlalchemy
 
-    from search.database.url import StorageError, absolute, file_of, url_of
+    from search.database.url import StorageError, absolute, connect_args, file_of, url_of
 
     try:
         url = url_of(context.params.get("storage"), context.params.get("output"))
-        options: dict[str, Any] = {"connect_timeout": COMPLETION_TIMEOUT}
-        if file := file_of(url):
-            if not file.is_file():
-                return []
-            options = {}
+        if (file := file_of(url)) and not file.is_file():
+            return []
+        options = connect_args(url, COMPLETION_TIMEOUT)
         engine = sqlalchemy.create_engine(absolute(url), poolclass=sqlalchemy.NullPool, connect_args=options)
         with engine.connect() as connection:
             return list(connection.scalars(sqlalchemy.text("SELECT study_name FROM studies ORDER BY study_name")))

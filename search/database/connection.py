@@ -20,8 +20,17 @@ from sqlalchemy import event
 from fmnist import streams
 from search import logs
 from search.database.optuna_schema import check_schema, columns_by_table
-from search.database.retry import BUSY_TIMEOUT, reported
-from search.database.url import DatabaseGone, StorageError, absolute, file_of, masked, secrets_of
+from search.database.retry import reported, watch
+from search.database.url import (
+    BUSY_TIMEOUT,
+    DatabaseGone,
+    StorageError,
+    absolute,
+    connect_args,
+    file_of,
+    masked,
+    secrets_of,
+)
 
 Mode = Literal["create", "write", "read"]
 
@@ -56,13 +65,11 @@ def open_storage(url: str, mode: Mode = "read") -> RDBStorage:
             )
         if create:
             file.parent.mkdir(parents=True, exist_ok=True)
-    options: dict[str, Any] = (
-        {"connect_args": {"timeout": BUSY_TIMEOUT}}
-        if file
-        else {"pool_size": 2, "max_overflow": 0, "pool_pre_ping": True}
-    )
+    options: dict[str, Any] = {"connect_args": connect_args(url)}
+    if not file:
+        options |= {"pool_size": 2, "max_overflow": 0, "pool_pre_ping": True}
     with reported(url), lock(url) if create else nullcontext():
-        with _connected(url, options.get("connect_args", {})) as connection:
+        with _unpooled(url).connect() as connection:
             made = has_schema(connection, url)
         if not (made or create):  # Optuna would write into it, beside whoever is making the tables
             raise StorageError(
@@ -81,6 +88,7 @@ def open_storage(url: str, mode: Mode = "read") -> RDBStorage:
         except RuntimeError as error:  # the schema is of another version of Optuna
             raise StorageError(f"{masked(url)}: {' '.join(str(error).split())}") from error
         storage.engine.dispose()  # connections made before the events were there
+        watch.over(storage.engine)
         if not file:
             event.listen(storage.engine, "connect", _bound_idle_transactions)
         else:
@@ -100,9 +108,8 @@ def opened(url: str, mode: Mode = "read") -> Iterator[RDBStorage]:
         storage.engine.dispose()
 
 
-def _connected(url: str, connect_args: dict[str, Any]) -> sqlalchemy.Connection:
-    engine = sqlalchemy.create_engine(absolute(url), poolclass=sqlalchemy.NullPool, connect_args=connect_args)
-    return engine.connect()
+def _unpooled(url: str) -> sqlalchemy.Engine:
+    return sqlalchemy.create_engine(absolute(url), poolclass=sqlalchemy.NullPool, connect_args=connect_args(url))
 
 
 def has_schema(connection: sqlalchemy.Connection, url: str) -> bool:
@@ -217,9 +224,10 @@ def lock(url: str) -> Iterator[None]:
         finally:
             file.release()
         return
-    engine = sqlalchemy.create_engine(place, poolclass=sqlalchemy.NullPool)
     number = sqlalchemy.func.hashtext("fmnist-search")
-    with engine.connect() as connection:  # for one transaction, which ends with it: behind a pooler a session does not
+    with _unpooled(
+        url
+    ).connect() as connection:  # for one transaction, which ends with it: behind a pooler a session does not
         connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
         if not connection.scalar(sqlalchemy.select(sqlalchemy.func.pg_try_advisory_xact_lock(number))):
             log.info(WAITING_FOR_LOCK)

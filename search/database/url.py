@@ -3,6 +3,7 @@
 import os
 import shlex
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from sqlalchemy.engine import URL, make_url
@@ -11,6 +12,9 @@ from sqlalchemy.exc import ArgumentError
 from fmnist.errors import ExpectedError
 from search.choices import OUTPUT
 
+BUSY_TIMEOUT = 60  # seconds that a writer waits for another
+CONNECT_TIMEOUT = 10  # seconds within which a server must accept a connection; the driver's own are 130
+OURS = ("autocommit", "context", "cursor_factory", "row_factory")  # what the driver takes, but not from a URL
 SQLITE_WORKERS = 8  # that SQLite serves without much waiting
 NETWORKED = ("nfs", "cifs", "smb", "afs", "9p", "ceph", "lustre", "gpfs", "fuse.sshfs", "fuse.gluster", "fuse.s3")
 
@@ -85,6 +89,40 @@ def absolute(url: str) -> URL:
     """
     parsed = parse(url)
     return parsed.set(database=str(file.resolve())) if (file := file_of(url)) else parsed
+
+
+def connect_args(url: str, seconds: int | None = None) -> dict[str, Any]:
+    """What the driver is given beside the URL, of which it would take numbers for text.
+
+    Statements are not prepared on a server unless the URL has `prepare_threshold`: PgBouncer's transaction mode gives
+    each transaction another connection, on which what was prepared is not known.
+
+    Args:
+        seconds: to wait for another writer of SQLite, or for a connection to a server; None for the defaults.
+
+    Raises:
+        StorageError: the URL has an option with a wrong value, or one that is not the user's to set.
+    """
+    parsed = parse(url)
+    if parsed.drivername == "sqlite":
+        return {"timeout": BUSY_TIMEOUT if seconds is None else seconds}
+    for name in OURS:
+        if name in parsed.query:
+            raise StorageError(f"{masked(url)}: leave out the option {name}, which fmnist-search sets")
+    chosen = _number(url, "connect_timeout")
+    return {
+        "connect_timeout": (CONNECT_TIMEOUT if chosen is None else chosen) if seconds is None else seconds,
+        "prepare_threshold": _number(url, "prepare_threshold"),
+    }
+
+
+def _number(url: str, name: str) -> int | None:
+    value = parse(url).query.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value.isdecimal():
+        raise StorageError(f"{masked(url)}: the option {name} must be a whole number")
+    return int(value)
 
 
 def file_of(url: str) -> Path | None:

@@ -41,9 +41,9 @@ def run_finalists(
     check_outputs(settings.place.folder)
     data = load(worker.data_dir)
     with opened(worker.storage) as storage, reported(worker.storage):
-        study = load_study(storage, worker.study)
-        check_alike(study, data, allow_mixed=worker.allow_mixed)
-        check_artifacts(study, settings.place.folder)
+        study = persistently(lambda: load_study(storage, worker.study))
+        persistently(lambda: check_alike(study, data, allow_mixed=worker.allow_mixed))
+        persistently(lambda: check_artifacts(study, settings.place.folder))
         _, stopped = retrain(study, top, seeds, settings, data, console, settings.deadline(), early=True)
         return persistently(lambda: finalists.standings_of(study, settings.place.folder)), stopped
 
@@ -66,38 +66,55 @@ def retrain(
         deadline: as `RunSettings.deadline` has it.
         early: choose them from an unfinished search too. Otherwise nothing is done before the goal is reached.
     """
+    folder = settings.place.folder
     worker = replace(settings.worker, study=finalists_name(study.study_name))
-    place = finalists.place_of(study, settings.place.folder)
-    with lock(worker.storage):
-        # Checked under the lock, because a command that raises the goal holds it too: finalists chosen before and
-        # after that would both be trained.
-        unfinished = not tickets.is_done(study)
-        if unfinished and not early:
-            return False, None
-        definition = finalists.define(study, top, seeds)
-        if definition is None:
-            return False, None
-        storage = open_storage(worker.storage, "write")
-        again = open_study(storage, worker.study, definition, data, place, allow_mixed=worker.allow_mixed)
-        release(again)
-        goal = tickets.top_up(again, definition, None)
-    view = load_study(open_storage(worker.storage), worker.study)
+    place = persistently(lambda: finalists.place_of(study, folder))
+    settings = replace(settings, worker=worker, place=place)
+    chosen = persistently(lambda: _choose(study, top, seeds, settings, data, early=early))
+    if chosen is None:
+        return False, None
+    again, definition, goal, unfinished = chosen
+    view = persistently(lambda: load_study(open_storage(worker.storage), worker.study))
     had_work, stopped = False, None
     while stopped is None and not persistently(lambda: tickets.is_done(view)):
         if not settings.quiet and not had_work:
             console.print(_announcement(definition, top, unfinished=unfinished), soft_wrap=True)
         had_work = True
-        stopped = drain(again, view, replace(settings, worker=worker, place=place), goal, console, deadline)
-    settled = persistently(lambda: _settle_if_decided(study, again, settings, data))
+        stopped = drain(again, view, settings, goal, console, deadline)
+    settled = persistently(lambda: _settle_if_decided(study, again, folder, worker.storage, data))
     return had_work or settled, stopped
 
 
-def _settle_if_decided(study: optuna.Study, again: optuna.Study, settings: RunSettings, data: DataSet) -> bool:
+def _choose(
+    study: optuna.Study, top: int, seeds: int, settings: RunSettings, data: DataSet, *, early: bool
+) -> tuple[optuna.Study, StudyDefinition, int, bool] | None:
+    """Make or extend the study of the finalists, if they are to be chosen now.
+
+    Args:
+        settings: those of the finalists.
+
+    Returns:
+        It, its definition, its goal, and whether the search is unfinished.
+    """
+    worker = settings.worker
+    with lock(worker.storage):
+        # Checked under the lock, because a command that raises the goal holds it too: finalists chosen before and
+        # after that would both be trained.
+        unfinished = not tickets.is_done(study)
+        definition = finalists.define(study, top, seeds) if early or not unfinished else None
+        if definition is None:
+            return None
+        storage = open_storage(worker.storage, "write")
+        again = open_study(storage, worker.study, definition, data, settings.place, allow_mixed=worker.allow_mixed)
+        release(again)
+        return again, definition, tickets.top_up(again, definition, None), unfinished
+
+
+def _settle_if_decided(study: optuna.Study, again: optuna.Study, folder: Path, url: str, data: DataSet) -> bool:
     """See to `settle` if it is still to be done; returns whether it was."""
-    folder = settings.place.folder
     # Under the lock: of two commands that end together, one could otherwise put the file of an earlier winner in the
     # place of the present one's, which the other has just put on record.
-    with lock(settings.worker.storage):
+    with lock(url):
         standings = finalists.standings_of(study, folder)
         if standings is None or standings.winner is None or not standings.unsettled:
             return False

@@ -22,10 +22,13 @@ from typing import Any
 
 import joblib
 import optuna
+from optuna.exceptions import StorageInternalError
+from sqlalchemy.exc import SQLAlchemyError
 
 from fmnist.errors import ExpectedError
 from search import logs
-from search.database.retry import persistently
+from search.database.retry import is_transient, persistently, reason_of
+from search.database.url import StorageError
 from search.queue.reaper import alive, began, release
 from search.queue.tickets import TooManyFailures, check_failures
 from search.worker.loop import FAILED, WorkerSettings, is_over, main, studies_of
@@ -174,8 +177,20 @@ class Pool:
         for process in self.processes.values():
             process.join()
         for place, process in self.processes.items():
-            for study in studies_of(self.study, self.settings[place]):
-                release(study, pid=process.pid, killed=True)
+            with kept_for_later():
+                for study in studies_of(self.study, self.settings[place]):
+                    release(study, pid=process.pid, killed=True)
+
+
+@contextmanager
+def kept_for_later() -> Iterator[None]:
+    """Let tickets stay held if the database is out of reach at the end of a search: the next command takes them."""
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError, StorageError) as error:
+        if not is_transient(error):
+            raise
+        log.warning("tickets stay held until the next command: %s", reason_of(error))
 
 
 def drain(

@@ -28,7 +28,7 @@ from search.database.url import absolute
 from search.queue.lease import this_worker
 from search.queue.reaper import release
 from search.queue.tickets import TooManyFailures, check_failures
-from search.run.local import TICK, WorkersDied
+from search.run.local import TICK, WorkersDied, kept_for_later
 from search.study.store import load_study, request_stop, stop_requests
 from search.worker.loop import WorkerSettings, is_over, work
 
@@ -102,7 +102,8 @@ def drain(
         finally:
             _cancel(ray, workers, force=True)
             ray.wait(list(workers), num_returns=len(workers), timeout=CANCEL)
-            release(study)
+            with kept_for_later():
+                release(study)
     if failure:
         raise failure
 

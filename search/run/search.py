@@ -1,15 +1,17 @@
 """A whole search: the study and its queue, workers that drain it, its finalists, its report."""
 
+from contextlib import ExitStack
 from dataclasses import replace
 
 import optuna
+from optuna.storages import RDBStorage
 from rich.console import Console
 
 from fmnist import data as fashion
 from fmnist.errors import ExpectedError
 from search.choices import SEEDS
 from search.console.terminal import terminal
-from search.database.connection import lock, open_storage, opened
+from search.database.connection import lock, open_storage
 from search.database.retry import persistently, reported
 from search.database.url import StorageError, masked, warnings_for
 from search.formatting import count
@@ -44,18 +46,14 @@ def run_search(definition: StudyDefinition, settings: RunSettings, console: Cons
     settings = replace(settings, trials=settings.trials or definition.trials)
     worker, deadline = settings.worker, settings.deadline()
     data = fashion.load(worker.data_dir)
-    with opened(worker.storage, "create") as storage, reported(worker.storage):
-        with lock(worker.storage):
-            study = open_study(storage, worker.study, definition, data, settings.place, allow_mixed=worker.allow_mixed)
-            folder = folder_of(study)
-            check_outputs(folder)
-            settings = replace(settings, place=replace(settings.place, folder=folder, named=True))
-            if settings.command:
-                store.note(study, settings.command)
-            release(study)
-            goal = tickets.top_up(study, definition, settings.trials)  # more, if an earlier run asked for more
-        view = load_study(open_storage(worker.storage), worker.study)
-        summary = summarize(view, folder)
+    with reported(worker.storage), ExitStack() as stack:
+        storage = persistently(lambda: open_storage(worker.storage, "create"), reached=False)
+        stack.callback(storage.engine.dispose)
+        study, goal = persistently(lambda: _top_up(storage, definition, settings, data))
+        view = persistently(lambda: load_study(open_storage(worker.storage), worker.study))
+        folder = persistently(lambda: folder_of(view))
+        settings = replace(settings, place=replace(settings.place, folder=folder, named=True))
+        summary = persistently(lambda: summarize(view, folder))
         if summary.trials.left and not settings.quiet:
             _announce(console, study, definition, data, settings, summary, goal)
         had_work, stopped, error = False, None, None
@@ -71,8 +69,22 @@ def run_search(definition: StudyDefinition, settings: RunSettings, console: Cons
         if had_work or not report.is_file():
             from search.report import write  # a second, for which no search waits to begin
 
-            write(view, folder, report, lambda: data, worker.storage)
+            persistently(lambda: write(view, folder, report, lambda: data, worker.storage))
     return RunResult(view, data, summary, goal, standings, had_work, stopped, error, report)
+
+
+def _top_up(
+    storage: RDBStorage, definition: StudyDefinition, settings: RunSettings, data: fashion.DataSet
+) -> tuple[optuna.Study, int]:
+    """Make or resume the study and let its queue come to the goal, which is returned too."""
+    worker = settings.worker
+    with lock(worker.storage):
+        study = open_study(storage, worker.study, definition, data, settings.place, allow_mixed=worker.allow_mixed)
+        check_outputs(folder_of(study))
+        if settings.command:
+            store.note(study, settings.command)
+        release(study)
+        return study, tickets.top_up(study, definition, settings.trials)  # more, if an earlier run asked for more
 
 
 def _advance(
@@ -129,7 +141,7 @@ def _announce(
         f"{_sampler(definition)}, {definition.pruner} pruner, seed {definition.seed}; "
         f"{count(settings.workers, 'worker')}{where}, torch threads each: {settings.each()[0].threads}, "
         f"device: {worker.device}; {masked(worker.storage)}",
-        *(f"Held already: {holder}." for holder in held(study)),
+        *(f"Held already: {holder}." for holder in persistently(lambda: held(study))),
         *warnings_for(worker.storage, settings.workers, cluster=settings.engine == "ray"),
     ]
     for line in lines:

@@ -147,10 +147,9 @@ def drain(
         StudyError: the study was deleted.
         WorkersDied, ClusterError, TooManyFailures: they cannot go on.
     """
-    finished = FinishedTrials(view)
-    request, requested = stop_requests(view), False
-    checkpoints = location_of(view)
-
+    finished = persistently(lambda: FinishedTrials(view))
+    request, requested = persistently(lambda: stop_requests(view)), False
+    checkpoints = persistently(lambda: location_of(view))
     progress = Progress(console, goal, finished.before, quiet=settings.quiet, as_json=settings.as_json)
     interrupts = Interrupts(lambda: progress.say("Stopping after the running epochs; Ctrl-C again stops at once."))
 
@@ -197,8 +196,9 @@ def join(settings: WorkerSettings, workers: int, say: Callable[[str], None]) -> 
         for warning in warnings_for(settings.storage, workers):
             say(warning)
         say(f"{count(workers, 'worker')} on study {settings.study}, torch threads each: {local.threads_each(workers)}.")
-        view = load_study(open_storage(settings.storage), settings.study)
-        request, stopped = stop_requests(view), False
+        view = persistently(lambda: load_study(open_storage(settings.storage), settings.study))
+        request, stopped = persistently(lambda: stop_requests(view)), False
+        checkpoints = persistently(lambda: location_of(view, settings.output and folder_of(view, settings.output)))
 
         def tick() -> None:
             nonlocal stopped
@@ -206,7 +206,7 @@ def join(settings: WorkerSettings, workers: int, say: Callable[[str], None]) -> 
                 say(notes.pop())
             stopped = stop_requests(view) != request
 
-        with told_if_deleted(view, location_of(view, settings.output and folder_of(view, settings.output))):
+        with told_if_deleted(view, checkpoints):
             local.drain(study, local.shared_out(settings, workers), lambda: interrupts.asked or stopped, tick)
     return interrupts.by == signal.SIGINT
 

@@ -274,7 +274,7 @@ def _run(
     try:
         beats = beating(study, ticket, lambda: store.failures + sum(training.steps for training in watched))
         with lease.fenced(study, ticket), beats:  # in this order: a fence may not be set up while another thread begins
-            outcome = persistently(attempt)
+            outcome = persistently(attempt, progress=lambda: sum(training.steps for training in watched))
     except Lost:
         raise
     except (SQLAlchemyError, StorageInternalError, StorageError):

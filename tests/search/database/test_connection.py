@@ -1,6 +1,8 @@
 import shutil
+import socket
 import sqlite3
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -8,14 +10,19 @@ import optuna
 import pytest
 import sqlalchemy
 from optuna.storages._rdb.models import BaseModel
+from optuna.trial import TrialState
 from sqlalchemy import text
 
+from search.database import retry
 from search.database.connection import Mode, open_storage
 from search.database.retry import persistently
-from search.database.url import DatabaseGone, StorageError, absolute, default_url, masked
+from search.database.url import DatabaseGone, StorageError, absolute, connect_args, default_url, masked
 from search.doctor import check_database
 from tests.children import create, together
+from tests.factories import STUDY
+from tests.pgbouncer import NEEDS_PGBOUNCER, pooler
 from tests.postgresql import Server
+from tests.processes import Process
 
 SECRET = "hunter2"  # noqa: S105
 
@@ -255,3 +262,82 @@ def test_a_worker_frozen_within_a_transaction_loses_it_and_its_lock(
 
     persistently(freeze_once)
     assert len(tries) == 2
+
+
+def test_a_wait_without_an_answer_is_said(
+    postgresql: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(retry, "SILENCE", 0.2)
+    opened = open_storage(postgresql.create_database(), "create")
+    optuna.create_study(storage=opened, study_name="s")
+    statement = text("SELECT * FROM studies FOR UPDATE")
+
+    def said(what: str) -> bool:
+        return any(what in record.getMessage() for record in caplog.records)
+
+    def ask() -> None:
+        with opened.engine.begin() as connection:
+            connection.execute(statement)
+
+    with ThreadPoolExecutor() as pool:
+        with opened.engine.begin() as connection:
+            connection.execute(statement)
+            asked = pool.submit(ask)
+            while not said("waiting for the database: no answer for"):
+                assert not asked.done()
+        asked.result()
+    assert said("went on after")
+
+
+@pytest.mark.parametrize("options", ["", "?prepare_threshold=0", "?prepare_threshold=3&connect_timeout=5"])
+def test_options_of_the_driver_may_be_in_the_url(postgresql: Server, options: str) -> None:
+    opened = open_storage(postgresql.create_database() + options, "create")
+    with opened.engine.connect() as connection:
+        for _ in range(5):
+            connection.execute(text("SELECT 1"))
+        prepared = connection.scalar(text("SELECT count(*) FROM pg_prepared_statements"))
+    assert (prepared > 0) == bool(options)
+
+
+@pytest.mark.parametrize(
+    ("option", "why"),
+    [
+        ("prepare_threshold=soon", "prepare_threshold must be a whole number"),
+        ("connect_timeout=-1", "connect_timeout must be a whole number"),
+        ("connect_timeout=1&connect_timeout=2", "connect_timeout must be a whole number"),
+        ("autocommit=1", "leave out the option autocommit"),
+        ("row_factory=x", "leave out the option row_factory"),
+    ],
+)
+def test_options_that_cannot_be_taken_are_one_line(option: str, why: str) -> None:
+    with pytest.raises(StorageError, match=why) as error:
+        open_storage(f"postgresql://me:{SECRET}@127.0.0.1:9/db?{option}", "create")
+    assert SECRET not in str(error.value)
+
+
+def test_a_server_that_accepts_and_says_nothing_is_given_up_soon() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://me@127.0.0.1:{silent.getsockname()[1]}/db?connect_timeout=2"
+        with pytest.raises(StorageError, match=r"timeout.*start the server, or correct the URL"):
+            open_storage(url, "create")
+    assert connect_args("postgresql://me@db/s")["connect_timeout"] < 20  # the driver's own are 130 seconds
+
+
+@NEEDS_PGBOUNCER
+def test_pgbouncer_in_transaction_mode_needs_nothing_in_the_url(
+    postgresql: Server, tmp_path: Path, tiny_folder: Path
+) -> None:
+    url = postgresql.create_database()
+    (tmp_path / "tiny.toml").write_text(STUDY)
+    with pooler(postgresql, connections=3) as port:
+        pooled = url.replace(str(postgresql.port), str(port))
+        process = Process(
+            *("run", "tiny.toml", "--storage", pooled, "--trials", "4", "--workers", "2"),
+            cwd=tmp_path,
+            env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "FMNIST_DATA": str(tiny_folder)},
+        )
+        output, errors = process.communicate()
+    assert (process.returncode, errors) == (0, "")
+    assert "Done: 4 trials" in output
+    study = optuna.load_study(storage=open_storage(url), study_name="tiny")
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 4

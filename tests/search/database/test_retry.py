@@ -5,45 +5,122 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from sqlalchemy.exc import DBAPIError, OperationalError
+from optuna.exceptions import StorageInternalError
+from sqlalchemy.dialects.postgresql.psycopg import dialect as psycopg_dialect
+from sqlalchemy.exc import DBAPIError, OperationalError, PendingRollbackError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from search.database import retry
 from search.database.url import StorageError, default_url
 
+UNREACHABLE = OperationalError("SELECT", {}, psycopg.OperationalError("Connection refused"))
+PASSING = [
+    psycopg.errors.AdminShutdown,
+    psycopg.errors.CannotConnectNow,
+    psycopg.errors.ConnectionFailure,
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.IdleInTransactionSessionTimeout,
+    psycopg.errors.QueryCanceled,
+    psycopg.errors.TooManyConnections,
+]
+LASTING = [
+    psycopg.errors.DiskFull,
+    psycopg.errors.InsufficientPrivilege,
+    psycopg.errors.InvalidSqlStatementName,
+    psycopg.errors.ReadOnlySqlTransaction,
+    psycopg.errors.UndefinedTable,
+]
 
-def trouble(invalidated: bool = False, words: str = "Connection refused") -> OperationalError:
-    return OperationalError("SELECT", {}, psycopg.OperationalError(words), connection_invalidated=invalidated)
+
+def of_server(kind: type[psycopg.Error], words: str = "...") -> DBAPIError:
+    error = DBAPIError.instance("SELECT", {}, kind(words), psycopg.Error, dialect=psycopg_dialect())
+    assert isinstance(error, DBAPIError)
+    return error
 
 
-def test_an_outage_is_waited_for_after_however_long_the_work_had_gone_well(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = [0.0]
-    monkeypatch.setattr(retry.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(retry.time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
-    tries = []
+def failing(*errors: Exception) -> Callable[[], str]:
+    """Raise each error once, then return "done"."""
+    left = iter(errors)
 
-    def trains_for_an_hour_between_outages() -> str:
+    def action() -> str:
+        for error in left:
+            raise error
+        return "done"
+
+    return action
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A clock that only sleeping, and the test, sets forward."""
+    now = [0.0]
+    monkeypatch.setattr(retry.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(retry.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    return now
+
+
+def test_an_outage_is_waited_for_after_however_long_the_work_had_gone_well(clock: list[float]) -> None:
+    steps, tries = [0], []
+
+    def train_for_an_hour_between_outages() -> str:
         tries.append(clock[0])
         if len(tries) == 9:
             return "done"
-        clock[0] += 3600 if len(tries) % 4 == 1 else 1
-        raise trouble()
+        if len(tries) % 4 == 1:
+            clock[0] += 3600
+            steps[0] += 1000
+        raise UNREACHABLE
 
-    assert retry.persistently(trains_for_an_hour_between_outages) == "done"
-    tries.clear()
+    assert retry.persistently(train_for_an_hour_between_outages, progress=lambda: steps[0]) == "done"
+
+
+@pytest.mark.parametrize("seconds", [0, 10, 130])
+def test_patience_ends_however_long_each_try_takes(clock: list[float], seconds: float) -> None:
+    tries = []
 
     def never_again() -> None:
+        clock[0] += seconds
         tries.append(clock[0])
-        raise trouble()
+        raise UNREACHABLE
 
     with pytest.raises(OperationalError):
         retry.persistently(never_again)
-    assert retry.PATIENCE < tries[-1] - tries[0] < retry.PATIENCE + 2 * retry.LONGEST_PAUSE
+    assert retry.PATIENCE < tries[-1] - tries[0] < retry.PATIENCE + retry.LONGEST_PAUSE + seconds
 
 
-def test_what_will_not_pass_is_not_waited_for() -> None:
-    for error in (trouble(words="password authentication failed"), trouble(words='database "x" does not exist')):
-        with pytest.raises(OperationalError):
-            retry.persistently(lambda error=error: (_ for _ in ()).throw(error))
+@pytest.mark.parametrize("kind", PASSING)
+def test_what_may_pass_is_waited_for_whatever_its_words(clock: list[float], kind: type[psycopg.Error]) -> None:
+    error = of_server(kind, "FATAL: password authentication failed, database does not exist, disk")
+    assert retry.persistently(failing(error, error), reached=False) == "done"
+    lost = OperationalError("SELECT", {}, psycopg.OperationalError("lost"), connection_invalidated=True)
+    assert retry.persistently(failing(lost, error, lost), reached=False) == "done"
+    assert clock[0] > 0
+
+
+@pytest.mark.parametrize("kind", LASTING)
+def test_what_will_not_pass_is_not_waited_for(clock: list[float], kind: type[psycopg.Error]) -> None:
+    with pytest.raises(DBAPIError):
+        retry.persistently(failing(of_server(kind, "connection refused")))
+    assert clock[0] == 0
+    with pytest.raises(StorageError) as said, retry.reported("postgresql://me@db/studies"):
+        raise of_server(kind, "the connection of a sort")
+    assert "start the server" not in str(said.value)
+
+
+def test_a_server_that_was_never_in_reach_is_not_waited_for(clock: list[float]) -> None:
+    assert retry.persistently(failing(UNREACHABLE)) == "done"
+    waited = clock[0]
+    with pytest.raises(OperationalError):
+        retry.persistently(failing(UNREACHABLE), reached=False)
+    assert clock[0] == waited > 0
+
+
+@pytest.mark.parametrize("error", [PoolTimeoutError("QueuePool limit"), PendingRollbackError("Can't reconnect until")])
+def test_what_follows_from_a_lost_connection_passes_too(clock: list[float], error: Exception) -> None:
+    assert retry.persistently(failing(error)) == "done"
+    wrapped = StorageInternalError("An exception is raised during the commit.")
+    wrapped.__cause__ = error
+    assert retry.persistently(failing(wrapped)) == "done"
 
 
 def full(database: sqlite3.Connection) -> None:
