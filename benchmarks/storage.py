@@ -66,12 +66,12 @@ from search.database.optuna_schema import engine_of
 from search.database.retry import persistently
 from search.database.url import default_url
 from search.queue import lease, tickets
-from search.queue.lease import ATTEMPTS, Holder
+from search.queue.lease import Holder
 from search.run import local
 from search.study import definition, space
 from search.study.definition import StudyDefinition
 from search.study.places import KEEP, Place, artifacts_of
-from search.study.record import CHECKPOINT, Epoch
+from search.study.record import ATTEMPTS, CHECKPOINT, Epoch
 from search.study.store import load_study, open_study, stop_requests
 from search.worker import loop
 from search.worker import trial as training

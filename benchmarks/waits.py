@@ -33,10 +33,9 @@ from benchmarks.storage import make
 from fmnist import data as fashion
 from search.database.connection import open_storage
 from search.database.url import StorageError, default_url
-from search.queue.lease import ATTEMPTS
 from search.study import definition
 from search.study.places import StudyError
-from search.study.record import FINISHED, history_of
+from search.study.record import ATTEMPTS, FINISHED, history_of
 from search.study.store import load_study
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from fmnist.data import LabelledImages
 from search.database.connection import open_storage
 from search.queue import tickets
-from search.queue.lease import REASON, Holder, Ticket
+from search.queue.lease import Holder, Ticket
 from search.report.analysis import Analysis
 from search.report.findings import Evidence, findings
 from search.report.history import audit, pruning
@@ -26,7 +26,7 @@ from search.results.ranking import Configuration, estimate, rank
 from search.study import definition as definitions
 from search.study.definition import StudyDefinition
 from search.study.places import ARTIFACTS
-from search.study.record import CHECKPOINT, Epoch
+from search.study.record import CHECKPOINT, REASON, Epoch
 from search.study.space import distributions
 from search.study.store import DATA, DEFINITION
 

@@ -28,7 +28,7 @@ from search.queue.reaper import alive, release
 from search.results.finalists import define
 from search.run import local
 from search.study import space
-from search.study.record import checkpoint_of
+from search.study.record import ATTEMPTS, checkpoint_of
 from search.study.store import definition_of, finalists_of, load_study
 from search.worker.loop import WorkerSettings, work
 from search.worker.reproduce import reproduce
@@ -52,7 +52,7 @@ finalists = 0
 [defaults]
 architecture = "simple"
 epochs = 5
-filters = 8
+filters = 16
 
 [space]
 epochs = { low = 3, high = 6 }
@@ -62,7 +62,7 @@ learning_rate = { low = 0.0005, high = 0.01, log = true }
 QUICK = (
     CHAOS.replace("low = 3, high = 6", "low = 1, high = 2")
     .replace("epochs = 5", "epochs = 2")
-    .replace("filters = 8", "filters = 4")
+    .replace("filters = 16", "filters = 4")
 )
 
 
@@ -75,7 +75,7 @@ def states(study: optuna.Study) -> Counter[TrialState]:
 
 
 def attempts_of(trial: FrozenTrial) -> list[dict[str, object]]:
-    attempts: list[dict[str, object]] = trial.user_attrs.get(lease.ATTEMPTS, [])
+    attempts: list[dict[str, object]] = trial.user_attrs.get(ATTEMPTS, [])
     return attempts
 
 

@@ -18,8 +18,8 @@ from rich.text import Text
 from search import logs
 from search.console.terminal import held_back
 from search.formatting import assignments, duration, percent
-from search.queue.lease import REASON
 from search.results.summary import Summary
+from search.study.record import reason_of
 
 NARROW = 40  # columns
 STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
@@ -142,7 +142,7 @@ def line(trial: FrozenTrial, summary: Summary) -> str:
 
 def reason(trial: FrozenTrial) -> str:
     """Why a trial was pruned or failed, in one line."""
-    return " ".join(trial.user_attrs.get(REASON, "no reason is recorded").split())
+    return " ".join((reason_of(trial) or "no reason is recorded").split())
 
 
 def counts(trial: FrozenTrial) -> bool:

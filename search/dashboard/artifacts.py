@@ -20,7 +20,7 @@ from search.artifacts import Artifacts
 from search.dashboard.pictures import confusion_matrix, learning_curve
 from search.queue.artifact_index import CONFUSION, CURVE, Registered, registered
 from search.study.places import artifacts_of
-from search.study.record import CHECKPOINT, checkpoint_of, history_of
+from search.study.record import checkpoint_of, history_of, saved_of
 from search.study.store import definition_of, load_study
 
 
@@ -81,14 +81,13 @@ class TrialArtifacts:
 
     def _content(self, found: Registered) -> bytes | None:
         trial, study = self.storage.get_trial(found.trial_id), self._study(found)
-        title, score_on = f"trial {trial.number}", definition_of(study).score_on
+        title, score_on, saved = f"trial {trial.number}", definition_of(study).score_on, saved_of(trial)
         if found.name == CURVE:
             return learning_curve(title, score_on, history_of(trial)).encode()
         if found.name == CONFUSION:
-            return confusion_matrix(f"{title}, {score_on} images", trial.user_attrs[CHECKPOINT]["confusion"]).encode()
-        name = checkpoint_of(trial)
+            return confusion_matrix(f"{title}, {score_on} images", saved.confusion if saved else []).encode()
+        name, digest = (saved.name, saved.digest) if saved else (None, None)
         content = self._files(study).read(name) if name else None
-        digest: str | None = trial.user_attrs[CHECKPOINT].get("digest")
         if content is not None and digest is not None:  # checked without torch, which the dashboard does not import
             body, end = content[: -len(digest)], content[-len(digest) :]
             if end != digest.encode() or hashlib.sha256(body).hexdigest() != digest:

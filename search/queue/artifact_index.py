@@ -11,13 +11,14 @@ from optuna.trial import TrialState
 from sqlalchemy import Connection
 
 from search.database.optuna_schema import (
+    TrialKey,
     add_system_attributes,
     find_system_attribute,
     read_attribute,
     remove_system_attributes,
     system_attributes,
 )
-from search.study.record import CHECKPOINT
+from search.study.record import CHECKPOINT, parse_saved
 
 CURVE, CONFUSION = "learning-curve.svg", "confusion-matrix.svg"
 
@@ -32,23 +33,24 @@ class Registered(NamedTuple):
     name: str
 
 
-def register(connection: Connection, trial_id: int, state: TrialState) -> None:
+def register(connection: Connection, trial: TrialKey, state: TrialState) -> None:
     """List the artifacts of a trial that ends in that state; a part of the transaction that ends it.
 
     A checkpoint is listed if the trial is complete: that of another is removed at once.
     """
-    record = read_attribute(connection, trial_id, CHECKPOINT)
-    if record is None:
+    stored = read_attribute(connection, trial.trial_id, CHECKPOINT)
+    if stored is None:
         return
+    name = parse_saved(stored, trial.number)["name"]
     files = {CURVE: "image/svg+xml", CONFUSION: "image/svg+xml"}
-    if state == TrialState.COMPLETE:
-        files[json.loads(record)["name"]] = "application/octet-stream"
+    if state == TrialState.COMPLETE and name is not None:
+        files[name] = "application/octet-stream"
     listed = {}
-    for place, (name, kind) in enumerate(files.items()):
+    for place, (file, kind) in enumerate(files.items()):
         artifact_id = f"{place}{str(uuid4())[1:]}"  # by which they are in this order whoever lists them
-        meta = {"artifact_id": artifact_id, "filename": name, "mimetype": kind, "encoding": None}
+        meta = {"artifact_id": artifact_id, "filename": file, "mimetype": kind, "encoding": None}
         listed[_KEY + artifact_id] = json.dumps(meta)  # Optuna's is a string of JSON
-    add_system_attributes(connection, trial_id, listed)
+    add_system_attributes(connection, trial.trial_id, listed)
 
 
 def unregister(connection: Connection, trial_id: int, name: str | None) -> None:

@@ -41,9 +41,8 @@ from search.database.optuna_schema import (
 from search.database.retry import reason_of
 from search.database.url import StorageError
 from search.queue import artifact_index
+from search.study.record import ATTEMPTS, CHECKPOINT, REASON, STEPS_PER_EPOCH, parse_attempts, parse_saved
 
-ATTEMPTS = "attempts"  # a trial's user attribute: each attempt at it, the present one last
-REASON = "reason"  # a trial's user attribute: why it did not complete
 MOST_ATTEMPTS = 3  # that may die at one and the same report
 GIVEN_BACK = "given back"
 
@@ -90,6 +89,10 @@ class Ticket:
     record: str
 
     @property
+    def trial(self) -> TrialKey:
+        return TrialKey(self.trial_id, self.number)
+
+    @property
     def attempts(self) -> Attempts:
         attempts: Attempts = json.loads(self.record)
         return attempts
@@ -97,7 +100,8 @@ class Ticket:
 
 def begin(connection: Connection, trial: TrialKey, holder: Holder, token: str) -> Ticket:
     """Record a new attempt and its first heartbeat; a part of the transaction that claims the trial."""
-    earlier = json.loads(read_attribute(connection, trial.trial_id, ATTEMPTS) or "[]")
+    stored = read_attribute(connection, trial.trial_id, ATTEMPTS)
+    earlier = parse_attempts(stored, trial.number) if stored else []
     attempt = {"token": token, **asdict(holder), "started": _timestamp()}
     record = write_attribute(connection, trial.trial_id, ATTEMPTS, [*earlier, attempt])
     start_heartbeat(connection, trial.trial_id)
@@ -145,7 +149,7 @@ def finish(
             value = last_report(connection, ticket.trial_id).value
         if value is not None:
             set_value(connection, ticket.trial_id, value)
-        _end(connection, ticket.trial_id, attempts, state, state.name.lower(), reason)
+        _end(connection, ticket.trial, attempts, state, state.name.lower(), reason)
 
 
 def give_back(study: optuna.Study, ticket: Ticket) -> None:
@@ -155,7 +159,7 @@ def give_back(study: optuna.Study, ticket: Ticket) -> None:
         Lost: the ticket is held no more.
     """
     with engine_of(study).begin() as connection:
-        _end(connection, ticket.trial_id, _hold(connection, ticket), TrialState.WAITING, GIVEN_BACK)
+        _end(connection, ticket.trial, _hold(connection, ticket), TrialState.WAITING, GIVEN_BACK)
 
 
 def fail(study: optuna.Study, ticket: Ticket, reason: str) -> TrialState:
@@ -165,10 +169,10 @@ def fail(study: optuna.Study, ticket: Ticket, reason: str) -> TrialState:
         Lost: the ticket is held no more.
     """
     with engine_of(study).begin() as connection:
-        return fail_attempt(connection, ticket.trial_id, _hold(connection, ticket), reason)
+        return fail_attempt(connection, ticket.trial, _hold(connection, ticket), reason)
 
 
-def fail_attempt(connection: Connection, trial_id: int, attempts: Attempts, reason: str) -> TrialState:
+def fail_attempt(connection: Connection, trial: TrialKey, attempts: Attempts, reason: str) -> TrialState:
     """Put the trial back in the queue, or end it as FAIL if its third attempt died at the same report.
 
     Returns:
@@ -177,32 +181,40 @@ def fail_attempt(connection: Connection, trial_id: int, attempts: Attempts, reas
     An attempt that got further than the one before begins a new count: a machine that is
     taken away again and again must not end a trial that goes on each time.
     """
-    step = last_report(connection, trial_id).step
+    step = _step(connection, trial)
     died = [attempt["step"] for attempt in attempts[:-1] if attempt["outcome"] != GIVEN_BACK]
     if [*died, step][-MOST_ATTEMPTS:] == [step] * MOST_ATTEMPTS:
         final = f"{reason} (attempt {MOST_ATTEMPTS} that got no further)"
-        _end(connection, trial_id, attempts, TrialState.FAIL, reason, final)
+        _end(connection, trial, attempts, TrialState.FAIL, reason, final)
         return TrialState.FAIL
-    _end(connection, trial_id, attempts, TrialState.WAITING, reason)
+    _end(connection, trial, attempts, TrialState.WAITING, reason)
     return TrialState.WAITING
 
 
 def _end(
     connection: Connection,
-    trial_id: int,
+    trial: TrialKey,
     attempts: Attempts,
     state: TrialState,
     outcome: str,
     reason: str | None = None,
 ) -> None:
     """Close the last attempt and set the trial's state; the caller has locked the trial."""
-    attempts[-1] |= {"ended": _timestamp(), "outcome": outcome, "step": last_report(connection, trial_id).step}
-    write_attribute(connection, trial_id, ATTEMPTS, attempts)
+    attempts[-1] |= {"ended": _timestamp(), "outcome": outcome, "step": _step(connection, trial)}
+    write_attribute(connection, trial.trial_id, ATTEMPTS, attempts)
     if reason is not None:
-        write_attribute(connection, trial_id, REASON, reason)
+        write_attribute(connection, trial.trial_id, REASON, reason)
     if state.is_finished():
-        artifact_index.register(connection, trial_id, state)
-    set_state(connection, trial_id, state)
+        artifact_index.register(connection, trial, state)
+    set_state(connection, trial.trial_id, state)
+
+
+def _step(connection: Connection, trial: TrialKey) -> int:
+    """How far a trial has got: to its checkpoint, which of an audited trial is beyond its last report."""
+    reported = last_report(connection, trial.trial_id).step
+    stored = read_attribute(connection, trial.trial_id, CHECKPOINT)
+    history = parse_saved(stored, trial.number).get("history") if stored else None
+    return max(reported, round(history[-1][0] * STEPS_PER_EPOCH)) if history else reported
 
 
 def _hold(connection: Connection, ticket: Ticket) -> Attempts:

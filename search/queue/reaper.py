@@ -1,6 +1,5 @@
 """Taking tickets from holders that are dead or silent, so that others go on with them."""
 
-import json
 import logging
 import os
 from collections.abc import Callable
@@ -13,8 +12,9 @@ from optuna.trial import TrialState
 from sqlalchemy import Connection
 
 from search import logs
-from search.database.optuna_schema import engine_of, lock_trial, read_attribute, records, silence, trials_in
-from search.queue.lease import ATTEMPTS, fail_attempt, this_machine
+from search.database.optuna_schema import TrialKey, engine_of, lock_trial, read_attribute, records, silence, trials_in
+from search.queue.lease import fail_attempt, this_machine
+from search.study.record import ATTEMPTS, parse_attempts
 
 log = logging.getLogger(__package__)
 
@@ -51,7 +51,8 @@ def release(study: optuna.Study, *, pid: int | None = None, killed: bool = False
 def began(study: optuna.Study, pid: int) -> bool:
     """Whether a process of this machine ever held a ticket of the study."""
     with engine_of(study).connect() as connection:
-        attempts = [attempt for record in records(connection, study, ATTEMPTS) for attempt in json.loads(record.stored)]
+        found = records(connection, study, ATTEMPTS)
+    attempts = [attempt for record in found for attempt in parse_attempts(record.stored, record.number)]
     holders = [(attempt["machine"], attempt["pid"]) for attempt in attempts]
     return (this_machine(), pid) in holders
 
@@ -62,7 +63,8 @@ def held(study: optuna.Study) -> list[str]:
         running = trials_in(connection, study, TrialState.RUNNING)
         attempts = [(number, read_attribute(connection, trial_id, ATTEMPTS)) for trial_id, number in running]
     return [
-        f"trial {number} by {_holder(json.loads(stored)[-1]) if stored else 'something other than fmnist-search'}"
+        f"trial {number} by "
+        f"{_holder(parse_attempts(stored, number)[-1]) if stored else 'something other than fmnist-search'}"
         for number, stored in attempts
     ]
 
@@ -84,29 +86,30 @@ def _take(study: optuna.Study, gone: Gone, level: int = logging.WARNING) -> int:
     """End the attempts that are `gone`, each in a transaction of its own."""
     with engine_of(study).connect() as connection:
         running = trials_in(connection, study, TrialState.RUNNING)
-        suspects = [trial for trial in running if _why(connection, trial.trial_id, gone)]
+        suspects = [trial for trial in running if _why(connection, trial, gone)]
     taken = 0
-    for trial_id, number in suspects:
+    for trial in suspects:
         with engine_of(study).begin() as connection:
-            if lock_trial(connection, trial_id, skip_locked=True) != TrialState.RUNNING:
+            if lock_trial(connection, trial.trial_id, skip_locked=True) != TrialState.RUNNING:
                 continue  # another has taken it
-            reason = _why(connection, trial_id, gone)
+            reason = _why(connection, trial, gone)
             if reason is None:
                 continue
-            record = read_attribute(connection, trial_id, ATTEMPTS)
-            state = fail_attempt(connection, trial_id, json.loads(record or "[]"), reason)
+            stored = read_attribute(connection, trial.trial_id, ATTEMPTS)
+            assert stored  # there is a reason
+            state = fail_attempt(connection, trial, parse_attempts(stored, trial.number), reason)
         taken += 1
-        with logs.about(study=study.study_name, trial=number):
+        with logs.about(study=study.study_name, trial=trial.number):
             fate = "failed for good" if state == TrialState.FAIL else "taken over, back in the queue"
             log.log(level, "%s: %s", fate, reason)
     return taken
 
 
-def _why(connection: Connection, trial_id: int, gone: Gone) -> str | None:
-    stored, silent_for = read_attribute(connection, trial_id, ATTEMPTS), silence(connection, trial_id)
+def _why(connection: Connection, trial: TrialKey, gone: Gone) -> str | None:
+    stored, silent_for = read_attribute(connection, trial.trial_id, ATTEMPTS), silence(connection, trial.trial_id)
     if stored is None or silent_for is None:
         return None  # started by something other than fmnist-search
-    return gone(json.loads(stored)[-1], silent_for)
+    return gone(parse_attempts(stored, trial.number)[-1], silent_for)
 
 
 def _holder(attempt: Attempt) -> str:

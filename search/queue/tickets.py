@@ -26,10 +26,10 @@ from search.database.optuna_schema import (
     set_state,
     write_study_attribute,
 )
-from search.queue.lease import ATTEMPTS, REASON, Holder, Ticket, begin
+from search.queue.lease import Holder, Ticket, begin
 from search.study import space
 from search.study.definition import TRIALS_OF_A_SEARCH, StudyDefinition
-from search.study.record import FINISHED
+from search.study.record import ATTEMPTS, FINISHED, parse_attempts, reason_of
 from search.study.store import attributes, definition_of
 
 GOAL = "goal"  # the study's user attribute: trials to reach, and how many had failed when that was asked
@@ -160,7 +160,7 @@ def check_failures(study: optuna.Study) -> None:
     failed = state[TrialState.FAIL] - goal(study)["failed"]
     if failed > FAILURES + (state[TrialState.COMPLETE] + state[TrialState.PRUNED]) // 2:
         last = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))[-1]
-        reason = last.user_attrs.get(REASON, "no reason is recorded")
+        reason = reason_of(last) or "no reason is recorded"
         raise TooManyFailures(f"{failed} trials failed, the last of them: {reason}. Run it again once that is mended.")
 
 
@@ -186,8 +186,8 @@ def claim(study: optuna.Study, holder: Holder, token: str) -> Ticket | None:
 def _claimed(connection: Connection, study: optuna.Study, token: str) -> Ticket | None:
     """The ticket that was claimed with that token already."""
     held = records(connection, study, ATTEMPTS, state=TrialState.RUNNING)
-    tickets = [Ticket(record.trial_id, record.number, record.stored) for record in held]
-    return next((ticket for ticket in tickets if ticket.attempts[-1].get("token") == token), None)
+    mine = [each for each in held if parse_attempts(each.stored, each.number)[-1].get("token") == token]
+    return next((Ticket(each.trial_id, each.number, each.stored) for each in mine), None)
 
 
 def is_empty(study: optuna.Study) -> bool:

@@ -12,10 +12,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from fmnist.hyperparameters import ScoreOn
 from search.formatting import percent, points
-from search.queue.lease import ATTEMPTS, REASON
 from search.results.ranking import Share, diverged, estimate, share
 from search.study.definition import StudyDefinition
-from search.study.record import AUDIT, FINISHED, STEPS_PER_EPOCH, Epoch, history_of
+from search.study.record import FINISHED, STEPS_PER_EPOCH, Epoch, attempts_of, audit_of, history_of, reason_of
 
 PAUSE = 60.0  # seconds in which nobody works, from which on they are none of the search's
 
@@ -58,7 +57,7 @@ class Spell:
 def beginning(trials: list[FrozenTrial]) -> datetime:
     """When the first trial began; now if none has."""
     starts = [trial.datetime_start.replace(tzinfo=UTC) for trial in trials if trial.datetime_start]  # of last attempts
-    starts += [_moment(attempt["started"]) for trial in trials for attempt in _attempts(trial)]
+    starts += [attempt.started for trial in trials for attempt in attempts_of(trial)]
     return min(starts, default=datetime.now(UTC))
 
 
@@ -72,17 +71,16 @@ def spells(trials: Iterable[FrozenTrial], began: datetime, *, again: bool) -> li
     now = datetime.now(UTC)
     found = []
     for trial in trials:
-        for attempt in _attempts(trial):
-            start = _moment(attempt["started"])
-            end = _moment(attempt["ended"]) if "ended" in attempt else max(now, start)
+        for attempt in attempts_of(trial):
+            start, end = attempt.started, attempt.ended or max(now, attempt.started)
             found.append(
                 Spell(
-                    worker=f"{attempt['host']}:{attempt['pid']}",
+                    worker=f"{attempt.host}:{attempt.pid}",
                     trial=trial.number,
                     again=again,
                     start=(start - began).total_seconds(),
                     end=(end - began).total_seconds(),
-                    outcome=attempt.get("outcome", "running"),
+                    outcome=attempt.outcome or "running",
                 )
             )
     return sorted(found, key=lambda spell: spell.start)
@@ -116,18 +114,9 @@ def _record(trial: FrozenTrial, began: datetime) -> TrialRecord:
         params=trial.params,
         curve=curve,
         history=history_of(trial),
-        reason=trial.user_attrs.get(REASON),
+        reason=reason_of(trial),
         ended=(trial.datetime_complete.replace(tzinfo=UTC) - began).total_seconds(),
     )
-
-
-def _attempts(trial: FrozenTrial) -> list[dict[str, Any]]:
-    attempts: list[dict[str, Any]] = trial.user_attrs.get(ATTEMPTS, [])
-    return attempts
-
-
-def _moment(written: str) -> datetime:
-    return datetime.fromisoformat(written)
 
 
 FEWEST_AUDITED = 10  # trials below which a rate of false prunes is not given
@@ -167,10 +156,10 @@ class Audit:
 def pruning(definition: StudyDefinition, trials: list[FrozenTrial]) -> Pruning | None:
     """What was saved by ending trials early; None if none was."""
     finished = [trial for trial in trials if trial.state in FINISHED]
-    ended = [trial for trial in finished if history_of(trial) and (AUDIT in trial.user_attrs or not diverged(trial))]
+    ended = [trial for trial in finished if history_of(trial) and (audit_of(trial) or not diverged(trial))]
     if all(trial.state == TrialState.COMPLETE for trial in ended):
         return None
-    trained = sum(min(trial.user_attrs.get(AUDIT, {}).get("since", last(trial)), last(trial)) for trial in ended)
+    trained = sum(min(audited.since if (audited := audit_of(trial)) else math.inf, last(trial)) for trial in ended)
     return Pruning(trained, sum(trial.params.get("epochs", definition.defaults.epochs) for trial in ended))
 
 
@@ -180,10 +169,8 @@ def audit(definition: StudyDefinition, trials: list[FrozenTrial]) -> Audit | Non
     if not definition.audit or not complete:
         return None
     bar = complete[:CONTENDERS][-1]
-    audited = [
-        trial.user_attrs[AUDIT] for trial in trials if trial.state == TrialState.PRUNED and AUDIT in trial.user_attrs
-    ]
-    false = sum(each.get("accuracy", 0.0) >= bar for each in audited)  # one that diverged has none
+    audited = [found for trial in trials if trial.state == TrialState.PRUNED and (found := audit_of(trial))]
+    false = sum((each.accuracy or 0.0) >= bar for each in audited)  # one that diverged has none
     enough = len(audited) >= FEWEST_AUDITED and len(complete) >= CONTENDERS
     return Audit(len(audited), len(complete), bar, share(false, len(audited)) if enough else None)
 

@@ -17,8 +17,8 @@ from fmnist import source
 from fmnist.data import DataSet
 from search.database.optuna_schema import engine_of
 from search.database.url import default_url, masked, parse
-from search.queue.lease import ATTEMPTS
 from search.study.definition import StudyDefinition
+from search.study.record import attempts_of
 from search.study.store import DATA, VERSIONS, Run, runs
 
 
@@ -61,7 +61,7 @@ def provenance(
 ) -> Provenance:
     """Gather it for a study whose files are in `folder`; data: the study's, if it can be had here."""
     url = engine_of(study).url.render_as_string(hide_password=False)
-    attempts = [attempt for trial in trials for attempt in trial.user_attrs.get(ATTEMPTS, [])]
+    attempts = [attempt for trial in trials for attempt in attempts_of(trial)]
     stored = study.user_attrs
     return Provenance(
         written=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -72,7 +72,7 @@ def provenance(
         data_options=_data_options(data),
         study_file=as_toml(definition),
         versions=stored[VERSIONS],
-        workers=dict(Counter(f"{each['host']}, {each['device']}, threads: {each['threads']}" for each in attempts)),
+        workers=dict(Counter(f"{each.host}, {each.device}, threads: {each.threads}" for each in attempts)),
         data=stored[DATA]["name"],
         fingerprint=stored[DATA]["fingerprint"],
         checksums=source.declared_checksums(data.folder) if data else {},

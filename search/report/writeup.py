@@ -14,7 +14,7 @@ from fmnist.data import CLASSES
 from search.formatting import percent, points
 from search.results.ranking import Difference, Estimate, difference, estimate
 from search.study.definition import StudyDefinition
-from search.study.record import CHECKPOINT, STEPS_PER_EPOCH
+from search.study.record import STEPS_PER_EPOCH, saved_of
 
 # Test accuracy after each epoch, and F1 of each class at the end, by the number of epochs.
 WRITEUP_ACCURACY = {
@@ -127,7 +127,9 @@ def _accuracy(trial: FrozenTrial, epoch: int) -> float:
 
 def _f1(trial: FrozenTrial, index: int) -> float:
     """F1 of a class from the trial's confusion matrix."""
-    confusion = trial.user_attrs[CHECKPOINT]["confusion"]
+    saved = saved_of(trial)
+    assert saved  # the trial is complete
+    confusion = saved.confusion
     predicted = sum(row[index] for row in confusion)
     both = predicted + sum(confusion[index])
     return 2 * confusion[index][index] / both if both else 0.0

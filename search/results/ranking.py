@@ -9,10 +9,9 @@ from statistics import fmean, stdev
 from optuna.trial import FrozenTrial, TrialState
 
 from search.formatting import assignments
-from search.queue.lease import REASON
 from search.study import space
 from search.study.definition import StudyDefinition
-from search.study.record import CHECKPOINT
+from search.study.record import reason_of, saved_of
 from search.study.space import Point
 
 CONFIDENCE = 0.95
@@ -155,7 +154,7 @@ class Configuration:
 
 def diverged(trial: FrozenTrial) -> bool:
     """Whether a trial ended because its loss was no longer a number."""
-    return bool(trial.user_attrs.get(REASON, "").startswith("diverged"))
+    return (reason_of(trial) or "").startswith("diverged")
 
 
 def by_configuration(trials: Iterable[FrozenTrial]) -> dict[Key, list[FrozenTrial]]:
@@ -196,7 +195,7 @@ def rank(definition: StudyDefinition, trials: Iterable[FrozenTrial]) -> list[Con
             trials=[trial.number for trial in found[key]],
             accuracies=values[key],
             accuracy=estimate(values[key]),
-            seconds=fmean(trial.user_attrs.get(CHECKPOINT, {}).get("seconds", 0.0) for trial in found[key]),
+            seconds=fmean(saved.seconds if (saved := saved_of(trial)) else 0.0 for trial in found[key]),
             behind=None if key == ranked[0] else difference(values[ranked[0]], values[key], others),
             gain=None if key == default else difference(values[key], values.get(default, []), others),
             diverged=lost[key],

@@ -34,7 +34,7 @@ from search.queue.tickets import TooManyFailures, check_failures
 from search.worker.loop import FAILED, WorkerSettings, is_over, main, studies_of
 
 TICK = 1.0  # seconds between two looks at the queue
-USELESS = 5  # workers in a row that ended before they began a trial, after which no other is started
+USELESS = 5  # workers in a row that ended before they began a trial, in each place, after which the search ends
 STEADY = 60.0  # seconds after which a worker that only waited for a trial is not one of those
 FIRST_DELAY, LONGEST_DELAY = 0.25, 30.0  # seconds before a worker that ended is replaced
 LONGEST_TMPDIR = 70  # bytes: a socket's path may have 103 on macOS, 107 on Linux, of which multiprocessing adds 32
@@ -157,9 +157,10 @@ class Pool:
         """Plan another worker for a place; the more in a row were of no use there, the later.
 
         Raises:
-            WorkersDied: they were too many; `trouble` says of what.
+            WorkersDied: they were too many in each place; `trouble` says of what. As long as one place is of use the
+                search goes on: somebody may have killed the others, or they need more memory than is left.
         """
-        if self.useless[place] > USELESS:
+        if min(self.useless) > USELESS:
             raise WorkersDied(trouble)
         self.due[place] = time.monotonic() + min(FIRST_DELAY * 2 ** self.useless[place], LONGEST_DELAY)
 

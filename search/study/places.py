@@ -5,7 +5,6 @@ its folder, so that database and files can be moved together. Each place holds t
 no study writes to or deletes from a place that holds another's key.
 """
 
-import json
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from search.artifacts import Artifacts, open_artifacts, trial_of
 from search.choices import FINALISTS, OUTPUT
 from search.database.optuna_schema import engine_of, records
 from search.outputs import check_outputs
-from search.study.record import CHECKPOINT, DROPPED
+from search.study.record import CHECKPOINT, DROPPED, parse_saved
 
 # User attributes of a study. ARTIFACTS is None where its checkpoints are in its own folder.
 FOLDER, ARTIFACTS, KEY, KEEP = "folder", "artifacts", "key", "keep"
@@ -240,7 +239,7 @@ def _named(study: optuna.Study) -> set[str]:
     """The checkpoints that the study's trials name."""
     with engine_of(study).connect() as connection:
         kept = records(connection, study, CHECKPOINT, without=DROPPED)
-    return {name for record in kept if (name := json.loads(record.stored)["name"])}
+    return {name for record in kept if (name := parse_saved(record.stored, record.number)["name"])}
 
 
 def _relative(study: optuna.Study, path: Path | str) -> str:

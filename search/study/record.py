@@ -1,23 +1,28 @@
-"""What a trial's user attributes say of its training, and the checkpoint that they name."""
+"""What a trial's user attributes say of its training, and the checkpoint that they name.
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+Anybody who may write to the database can change them, in optuna-dashboard too: what is read is checked first.
+"""
 
-from optuna.trial import FrozenTrial, TrialState
+import json
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
 
-from fmnist.errors import CheckpointError
+from optuna.trial import FrozenTrial, Trial, TrialState
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from fmnist.errors import CheckpointError, ExpectedError
 from search.artifacts import Artifacts
 
 if TYPE_CHECKING:
     from fmnist.checkpoint import Checkpoint
 
-# The `name` of its newest checkpoint, the `digest` at that file's end, SHA-256 of its `weights`, `device`, `threads`
-# and `precision`, `seconds` of training, the `confusion` of its predictions, and its `history` as rows of what
-# `Epoch` has. Records of 0.2.0 and before have no `digest`.
-CHECKPOINT = "checkpoint"
+ATTEMPTS = "attempts"  # each attempt at the trial, the present one last, as `Attempt` has it
+CHECKPOINT = "checkpoint"  # its newest checkpoint, as `Saved` has it
+REASON = "reason"  # why it did not complete
 
 DROPPED = "dropped"  # true for a trial whose checkpoint was removed; records of 0.2.0 and before have only no `name`
 
-AUDIT = "audit"  # of one that goes on although it is pruned: the epoch `since`, and at its end the `accuracy`
+AUDIT = "audit"  # of one that goes on although it is pruned, as `Audited` has it
 
 # The step of a report counts hundredths of an epoch, so that a rung inside an epoch is a whole number.
 STEPS_PER_EPOCH = 100
@@ -36,10 +41,127 @@ class Epoch(NamedTuple):
     seconds: float
 
 
+class RecordError(ExpectedError):
+    """A trial's record is not what fmnist-search writes; the message names it."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class Attempt(_Record):
+    """An attempt at a trial, from its claim; the second half is set when it ends."""
+
+    token: str | None = None
+    machine: str
+    host: str
+    pid: int
+    device: str
+    threads: int
+    grace: float
+    started: datetime = Field(strict=False)  # text in the database
+    ended: datetime | None = Field(None, strict=False)
+    outcome: str | None = None
+    step: int | None = None
+
+
+class Saved(_Record):
+    """The record of a checkpoint.
+
+    name: of its file, None once that was removed. digest: at the file's end; records of 0.2.0 have none.
+    weights: their SHA-256. confusion: of its predictions. history: rows of what `Epoch` has.
+    """
+
+    name: str | None = None
+    digest: str | None = None
+    weights: str | None = None
+    device: str | None = None
+    threads: int | None = None
+    precision: Literal["float32", "bfloat16"] | None = None
+    seconds: float = 0.0
+    confusion: list[list[int]] = []
+    history: list[list[float]] = []
+
+
+class Audited(_Record):
+    """since: the epoch after which the trial would have been pruned. accuracy: at its end."""
+
+    since: float
+    accuracy: float | None = None
+
+
+_ATTEMPTS: TypeAdapter[list[Attempt]] = TypeAdapter(Annotated[list[Attempt], Field(min_length=1)])
+_SAVED = TypeAdapter(Saved)
+_AUDITED = TypeAdapter(Audited)
+_TEXT = TypeAdapter(str)
+
+T = TypeVar("T")
+
+
+def attempts_of(trial: FrozenTrial) -> list[Attempt]:
+    """The attempts at a trial.
+
+    Raises:
+        RecordError: that is not on record as it should be; likewise of the other functions here.
+    """
+    return _read(_ATTEMPTS, trial, ATTEMPTS) or []
+
+
+def saved_of(trial: FrozenTrial) -> Saved | None:
+    """The record of a trial's checkpoint; None before the first, and of what never had one."""
+    return _read(_SAVED, trial, CHECKPOINT)
+
+
+def audit_of(trial: FrozenTrial | Trial) -> Audited | None:
+    """What is on record of a trial that goes on although it is pruned."""
+    return _read(_AUDITED, trial, AUDIT)
+
+
+def reason_of(trial: FrozenTrial | Trial) -> str | None:
+    """Why a trial did not complete."""
+    return _read(_TEXT, trial, REASON)
+
+
+def parse_attempts(stored: str, number: int) -> list[dict[str, Any]]:
+    """The attempts at the trial of that number from the JSON that is stored, to be written again: as plain values."""
+    found: list[dict[str, Any]] = _parse(_ATTEMPTS, stored, number, ATTEMPTS)
+    return found
+
+
+def parse_saved(stored: str, number: int) -> dict[str, Any]:
+    """The record of a checkpoint, likewise."""
+    found: dict[str, Any] = _parse(_SAVED, stored, number, CHECKPOINT)
+    return found
+
+
+def _read(kind: TypeAdapter[T], trial: FrozenTrial | Trial, key: str) -> T | None:
+    value = trial.user_attrs.get(key)
+    try:
+        return None if value is None else kind.validate_python(value)
+    except ValidationError as error:
+        raise _altered(trial.number, key) from error
+
+
+def _parse(kind: TypeAdapter[Any], stored: str, number: int, key: str) -> Any:
+    value = json.loads(stored)
+    try:
+        kind.validate_python(value)
+    except ValidationError as error:
+        raise _altered(number, key) from error
+    return value
+
+
+def _altered(number: int, key: str) -> RecordError:
+    return RecordError(
+        f"trial {number}: its user attribute {key!r} was changed by something other than fmnist-search; "
+        "restore the database, or start a new study with --name"
+    )
+
+
 def checkpoint_of(trial: FrozenTrial) -> str | None:
     """The name of a trial's checkpoint among the artifacts; None if none is kept."""
-    name: str | None = trial.user_attrs.get(CHECKPOINT, {}).get("name")
-    return name
+    saved = saved_of(trial)
+    return saved.name if saved else None
 
 
 def read_checkpoint(trial: FrozenTrial, artifacts: Artifacts) -> "tuple[bytes, Checkpoint] | None":
@@ -67,19 +189,28 @@ def check_recorded(trial: FrozenTrial, read: "Checkpoint", place: str) -> None:
     Raises:
         CheckpointError: it is another.
     """
-    if not is_recorded(trial.user_attrs[CHECKPOINT], read):
+    saved = saved_of(trial)
+    if saved is None or not is_recorded(saved.digest, saved.weights, read):
         raise CheckpointError(f"{place}: not what trial {trial.number} wrote, as its digest is not the one on record")
 
 
-def is_recorded(record: dict[str, Any], read: "Checkpoint") -> bool:
-    """Whether a checkpoint is the one on a record."""
+def is_recorded(digest: str | None, weights: str | None, read: "Checkpoint") -> bool:
+    """Whether a checkpoint is the one on record."""
     from fmnist.checkpoint import weights_digest
 
-    if "digest" in record:
-        return bool(read.digest == record["digest"])
-    return bool(weights_digest(read.weights) == record.get("weights"))
+    if digest is not None:
+        return bool(read.digest == digest)
+    return bool(weights_digest(read.weights) == weights)
 
 
 def history_of(trial: FrozenTrial) -> list[Epoch]:
-    """What a trial went through, also beyond where it was pruned if it was audited."""
-    return [Epoch(*row) for row in trial.user_attrs.get(CHECKPOINT, {}).get("history", [])]
+    """What a trial went through, also beyond where it was pruned if it was audited.
+
+    Raises:
+        RecordError: a row of it is not one of an `Epoch`.
+    """
+    saved = saved_of(trial)
+    try:
+        return [Epoch(*row) for row in saved.history] if saved else []
+    except TypeError as error:
+        raise _altered(trial.number, CHECKPOINT) from error

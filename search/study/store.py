@@ -10,12 +10,13 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from uuid import uuid4
 
 import optuna
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import StudyDirection
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from search.choices import FINALISTS
 from search.database.optuna_schema import storage_of
@@ -104,7 +105,8 @@ def load_study(storage: RDBStorage | BaseStorage, name: str) -> optuna.Study:
     """Open an existing study, to read it.
 
     Raises:
-        StudyError: there is none of that name, or it was not made by fmnist-search, or its folder would be elsewhere.
+        StudyError: there is none of that name, or it was not made by fmnist-search, or was changed by something else,
+            or its folder would be elsewhere.
     """
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise StudyError(f"study {name!r} would have its files outside the output folder; choose another name")
@@ -115,16 +117,47 @@ def load_study(storage: RDBStorage | BaseStorage, name: str) -> optuna.Study:
     study = optuna.load_study(storage=storage, study_name=name)
     if not {DEFINITION, KEY} <= study.user_attrs.keys():
         raise StudyError(f"study {name!r} was not made by this version of fmnist-search; choose another name")
+    try:
+        _Attributes.model_validate(study.user_attrs)
+    except ValidationError as error:
+        raise _altered(study, error) from error
     return study
+
+
+class _Attributes(BaseModel):
+    """What `open_study` has recorded by the time that there is a definition; anybody who may write can change it."""
+
+    model_config = ConfigDict(strict=True)
+
+    definition: dict[str, Any]
+    key: str
+    folder: str
+    artifacts: str | None
+    keep: int
+    data: dict[Literal["name", "fingerprint"], str] = Field(min_length=2)
+    versions: dict[str, str]
+    goal: dict[Literal["trials", "failed"], int] = Field({"trials": 0, "failed": 0}, min_length=2)
+    runs: list[dict[Literal["at", "command", "machine", "git_commit"], str | None]] = []
+
+
+def _altered(study: optuna.Study, error: ValidationError) -> StudyError:
+    where = ".".join(map(str, error.errors()[0]["loc"]))
+    return StudyError(
+        f"study {study.study_name!r}: its user attributes ({where}) were changed, or written by another version of "
+        "fmnist-search; use that version, restore the database, or choose another name"
+    )
 
 
 def definition_of(study: optuna.Study) -> StudyDefinition:
     """The definition that the study was made with.
 
     Raises:
-        StudyError: the study has been deleted since it was opened.
+        StudyError: the study has been deleted since it was opened, or its definition is not one of this version.
     """
-    return StudyDefinition.model_validate(attributes(study)[DEFINITION])
+    try:
+        return StudyDefinition.model_validate(attributes(study)[DEFINITION])
+    except ValidationError as error:
+        raise _altered(study, error) from error
 
 
 def attributes(study: optuna.Study) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from fmnist.checkpoint import weights_digest
 from fmnist.data import DataSet, split
 from fmnist.errors import UsageError
 from fmnist.training import Training
-from search.study.record import CHECKPOINT, FINISHED, STEPS_PER_EPOCH, history_of
+from search.study.record import FINISHED, STEPS_PER_EPOCH, history_of, saved_of
 from search.study.store import definition_of
 from search.worker.trial import training_seed
 
@@ -47,7 +47,7 @@ def recorded_trial(study: optuna.Study, number: int) -> FrozenTrial:
     if number >= len(trials):
         raise NotReproducible(f"study {study.study_name!r} has no trial {number}; its last is {len(trials) - 1}")
     trial = trials[number]
-    if trial.state not in FINISHED or CHECKPOINT not in trial.user_attrs:
+    if trial.state not in FINISHED or not history_of(trial):
         raise NotReproducible(f"trial {number} is {trial.state.name}, with no finished epoch to train again")
     return trial
 
@@ -59,17 +59,18 @@ def reproduce(study: optuna.Study, number: int, data: DataSet, on_epoch: Callabl
         NotReproducible: there is no such record, or the device is not here.
     """
     trial, definition = recorded_trial(study, number), definition_of(study)
-    saved = trial.user_attrs[CHECKPOINT]
+    saved = saved_of(trial)
+    assert saved  # there is a history
     recorded = {
         epoch.epoch: trial.intermediate_values.get(round(epoch.epoch * STEPS_PER_EPOCH), epoch.accuracy)
         for epoch in history_of(trial)  # of an audited trial it goes on beyond the reports
     }
-    device = torch.device(saved["device"])
+    device = torch.device(saved.device or "cpu")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise NotReproducible(f"trial {number} was trained on {device}, and there is none on this machine")
-    torch.set_num_threads(saved["threads"])
+    torch.set_num_threads(saved.threads or 1)
     hyperparameters = definition.defaults.model_copy(update=trial.params)
-    training = Training(hyperparameters, training_seed(definition, number), device, saved["precision"])
+    training = Training(hyperparameters, training_seed(definition, number), device, saved.precision)
     same = True
     for metrics in training.epochs(split(data, definition.score_on), early=True):
         on_epoch(Compared(metrics.epoch, recorded[metrics.epoch], metrics.accuracy))
@@ -77,4 +78,4 @@ def reproduce(study: optuna.Study, number: int, data: DataSet, on_epoch: Callabl
         if metrics.epoch == max(recorded):
             break
     weights = weights_digest(training.scored_network.state_dict())
-    return Reproduction(same, weights == saved["weights"])
+    return Reproduction(same, weights == saved.weights)

@@ -1,9 +1,7 @@
 """Deletion of checkpoints and studies. The checkpoints of the best and of unfinished trials are kept."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.trial import TrialState
@@ -22,7 +20,7 @@ from search.database.optuna_schema import (
 from search.outputs import BEST, CHECKPOINT_MARKS, REPORT, REPORT_MARKS, is_ours
 from search.queue import artifact_index
 from search.study.places import ARTIFACTS, KEY, MARK, below, is_own, is_owned, is_within, location_of
-from search.study.record import CHECKPOINT, DROPPED, checkpoint_of, is_recorded
+from search.study.record import CHECKPOINT, DROPPED, checkpoint_of, is_recorded, parse_saved, saved_of
 from search.study.store import finalists_of
 
 
@@ -54,9 +52,9 @@ def drop_beaten(study: optuna.Study, artifacts: Artifacts, keep: int) -> int:
     for trial in kept:
         if trial in best or not trial.state.is_finished():
             continue
-        record = json.loads(trial.stored)
+        record = parse_saved(trial.stored, trial.number)
         name = record["name"]  # None in a record of an earlier version, which has no DROPPED
-        ours = name and _is_ours(study, artifacts, record)
+        ours = name and _is_ours(study, artifacts, name, record.get("digest"), record.get("weights"))
         with engine_of(study).begin() as connection:
             if lock_trial(connection, trial.trial_id) is None or read_attribute(connection, trial.trial_id, DROPPED):
                 continue  # the study was deleted, or another process was quicker
@@ -132,22 +130,26 @@ def _location(study: optuna.Study, folder: Path, artifacts: str | None) -> str:
 
 
 def _remove_checkpoints(study: optuna.Study, store: Artifacts) -> None:
-    records = [trial.user_attrs.get(CHECKPOINT, {}) for trial in study.get_trials(deepcopy=False)]
+    kept = [found for trial in study.get_trials(deepcopy=False) if (found := saved_of(trial))]
     if is_own(study, store.location):
         names = [name for name in store.names() if trial_of(name) is not None]
     else:
-        names = [record["name"] for record in records if record.get("name") and _is_ours(study, store, record)]
+        names = [
+            saved.name
+            for saved in kept
+            if saved.name and _is_ours(study, store, saved.name, saved.digest, saved.weights)
+        ]
     for name in names:
         store.remove(name)
 
 
-def _is_ours(study: optuna.Study, artifacts: Artifacts, record: dict[str, Any]) -> bool:
+def _is_ours(study: optuna.Study, artifacts: Artifacts, name: str, digest: str | None, weights: str | None) -> bool:
     """Whether the checkpoint that a trial names is its own: another study may have written one of that name."""
     if is_own(study, artifacts.location):
         return True
-    content = artifacts.read(record["name"])
+    content = artifacts.read(name)
     try:
-        return content is not None and is_recorded(record, parse(content, record["name"]))
+        return content is not None and is_recorded(digest, weights, parse(content, name))
     except CheckpointError:
         return False
 

@@ -17,10 +17,19 @@ from fmnist.training import Diverged, EpochMetrics, Training
 from search.artifacts import Artifacts, checkpoint_name
 from search.database.optuna_schema import stored
 from search.formatting import percent
-from search.queue.lease import REASON
 from search.study import space
 from search.study.definition import StudyDefinition
-from search.study.record import AUDIT, CHECKPOINT, STEPS_PER_EPOCH, Epoch, checkpoint_of, read_checkpoint
+from search.study.record import (
+    AUDIT,
+    CHECKPOINT,
+    REASON,
+    STEPS_PER_EPOCH,
+    Epoch,
+    audit_of,
+    checkpoint_of,
+    read_checkpoint,
+    reason_of,
+)
 
 log = logging.getLogger(__package__)
 
@@ -152,8 +161,8 @@ def _save(trial: Trial, objective: Objective, training: Training, former: str | 
 
 def _report(trial: Trial, metrics: EpochMetrics, reported: set[int]) -> None:
     """Report an accuracy, unless an earlier attempt has. What an audit finds out is not reported."""
-    step = round(metrics.epoch * STEPS_PER_EPOCH)
-    if step not in reported and metrics.epoch <= trial.user_attrs.get(AUDIT, {}).get("since", math.inf):
+    step, audited = round(metrics.epoch * STEPS_PER_EPOCH), audit_of(trial)
+    if step not in reported and metrics.epoch <= (audited.since if audited else math.inf):
         trial.report(metrics.accuracy, step)
         reported.add(step)
         log.info("reported %s at epoch %g", percent(metrics.accuracy), metrics.epoch)
@@ -169,9 +178,9 @@ def _verdict(
     earlier attempt was given stands: halving would not give it twice.
     """
     at_end = metrics.epoch == hyperparameters.epochs
-    if AUDIT in trial.user_attrs:
+    if audit_of(trial):
         return _end_of_audit(trial, hyperparameters, metrics) if at_end else None
-    reason = trial.user_attrs.get(REASON)
+    reason = reason_of(trial)
     if reason is None and trial.should_prune() and not at_end:
         if _is_audited(definition, trial.number):
             trial.set_user_attr(AUDIT, {"since": metrics.epoch})
@@ -190,7 +199,9 @@ def _is_audited(definition: StudyDefinition, number: int) -> bool:
 
 def _end_of_audit(trial: Trial, hyperparameters: Hyperparameters, metrics: EpochMetrics) -> Outcome:
     """Record what the pruned trial came to; sampler and pruner see it as pruned where it was."""
-    since = trial.user_attrs[AUDIT]["since"]
+    audited = audit_of(trial)
+    assert audited  # it is at the end of one
+    since = audited.since
     trial.set_user_attr(AUDIT, {"since": since, "accuracy": metrics.accuracy})
     return Outcome(TrialState.PRUNED, reason=f"{_pruned(since, hyperparameters)}; for the audit it was trained on")
 

@@ -14,6 +14,7 @@ from search.database.optuna_schema import engine_of
 from search.database.url import DatabaseGone, default_url
 from search.queue import lease
 from search.queue.lease import Lost, Ticket
+from search.study.record import ATTEMPTS, REASON
 from tests.factories import HEARTBEATS, claimed, queued
 
 LONG_AGO = datetime(2001, 1, 1)
@@ -40,8 +41,8 @@ def test_a_holder_writes_through_the_fence(study: optuna.Study) -> None:
     (trial_0, trial_1) = study.trials
     assert (trial_0.value, trial_0.intermediate_values, trial_0.params) == (0.75, {100: 0.25}, {"x": 0.5})
     assert trial_0.user_attrs["note"] == "mine"
-    assert trial_0.user_attrs[lease.ATTEMPTS][-1]["outcome"] == "complete"
-    assert trial_0.user_attrs[lease.ATTEMPTS][-1]["step"] == 100
+    assert trial_0.user_attrs[ATTEMPTS][-1]["outcome"] == "complete"
+    assert trial_0.user_attrs[ATTEMPTS][-1]["step"] == 100
     assert trial_0.duration is not None
     assert trial_0.duration.total_seconds() >= 0
     assert trial_1.state == TrialState.WAITING
@@ -95,7 +96,7 @@ def test_a_ticket_that_is_given_back_is_the_same_trial(study: optuna.Study) -> N
     again = claimed(study, "b")
     assert (again.trial_id, again.number) == (ticket.trial_id, 0)
     assert study.trials[0].intermediate_values == {100: 0.7}
-    attempts = study.trials[0].user_attrs[lease.ATTEMPTS]
+    attempts = study.trials[0].user_attrs[ATTEMPTS]
     assert [attempt.get("outcome") for attempt in attempts] == ["given back", None]
 
 
@@ -106,7 +107,7 @@ def test_a_pruned_trial_is_worth_its_last_report(study: optuna.Study) -> None:
     lease.finish(study, ticket, TrialState.PRUNED, reason="hopeless")
     lease.finish(study, claimed(study, "b"), TrialState.PRUNED, reason="diverged before its first report")
     assert [trial.value for trial in study.trials] == [0.3, None]
-    assert study.trials[0].user_attrs[lease.REASON] == "hopeless"
+    assert study.trials[0].user_attrs[REASON] == "hopeless"
     assert states(study) == [TrialState.PRUNED] * 2
 
 
@@ -116,8 +117,8 @@ def test_the_third_attempt_that_gets_no_further_is_the_last(study: optuna.Study)
         lease.fail(study, claimed(study, str(attempt)), "RuntimeError: out of memory")
     assert states(study) == [TrialState.FAIL, TrialState.WAITING]
     trial = study.trials[0]
-    assert trial.user_attrs[lease.REASON] == "RuntimeError: out of memory (attempt 3 that got no further)"
-    assert len(trial.user_attrs[lease.ATTEMPTS]) == 3
+    assert trial.user_attrs[REASON] == "RuntimeError: out of memory (attempt 3 that got no further)"
+    assert len(trial.user_attrs[ATTEMPTS]) == 3
     assert trial.datetime_complete is not None
 
 

@@ -13,6 +13,7 @@ from optuna.trial import TrialState
 from search.database.optuna_schema import engine_of
 from search.queue import lease, reaper
 from search.queue.lease import Ticket
+from search.study.record import ATTEMPTS
 from tests.children import reap_all, together
 from tests.factories import HEARTBEATS, claimed, queued
 
@@ -52,7 +53,7 @@ def test_the_silent_lose_their_tickets_and_the_others_keep_them(study: optuna.St
     assert reaper.reap(study) == 1
     assert reaper.reap(study) == 0
     assert states(study) == [WAITING, RUNNING, WAITING, WAITING]
-    outcome = study.trials[0].user_attrs[lease.ATTEMPTS][-1]["outcome"]
+    outcome = study.trials[0].user_attrs[ATTEMPTS][-1]["outcome"]
     assert outcome.startswith(f"process {os.getpid()} on ")
     assert "made no progress for" in outcome
     with pytest.raises(lease.Lost):
@@ -85,7 +86,7 @@ def test_only_dead_processes_of_this_machine_are_released(study: optuna.Study) -
     assert reaper.release(study) == 1
     assert states(study) == [WAITING, RUNNING, RUNNING, WAITING]
     assert reaper.release(study, pid=os.getpid()) == 1
-    assert f"process {dead} on " in study.trials[0].user_attrs[lease.ATTEMPTS][-1]["outcome"]
+    assert f"process {dead} on " in study.trials[0].user_attrs[ATTEMPTS][-1]["outcome"]
 
 
 def test_trials_that_others_started_are_left_alone_and_said(study: optuna.Study) -> None:
@@ -131,7 +132,7 @@ def test_a_reaper_that_is_killed_halfway_leaves_the_rest_to_the_next(study: optu
     assert states(study) == [WAITING, RUNNING, RUNNING, WAITING]  # the second was not committed
     assert reaper.reap(study) == 2
     assert states(study) == [WAITING] * 4
-    assert [len(trial.user_attrs.get(lease.ATTEMPTS, [])) for trial in study.trials] == [1, 1, 1, 0]
+    assert [len(trial.user_attrs.get(ATTEMPTS, [])) for trial in study.trials] == [1, 1, 1, 0]
 
 
 def test_reapers_that_work_together_end_each_attempt_once(study: optuna.Study, url: str) -> None:
@@ -141,7 +142,7 @@ def test_reapers_that_work_together_end_each_attempt_once(study: optuna.Study, u
         pass
     reaper.reap(study)  # what each of them skipped because another had it locked
     assert states(study) == [WAITING] * 4
-    assert [len(trial.user_attrs[lease.ATTEMPTS]) for trial in study.trials] == [1] * 4
+    assert [len(trial.user_attrs[ATTEMPTS]) for trial in study.trials] == [1] * 4
 
 
 def test_alive_tells_the_living_from_the_dead() -> None:

@@ -11,6 +11,7 @@ from search.queue import lease, tickets
 from search.queue.lease import Holder, Ticket
 from search.run.local import process_context
 from search.study.definition import StudyDefinition
+from search.study.record import ATTEMPTS
 from search.study.store import DEFINITION
 from tests.children import fill, take_all, together
 from tests.conftest import Make
@@ -124,7 +125,7 @@ def test_a_claim_takes_the_oldest_ticket_and_puts_its_holder_on_record(study: op
     assert (ticket.trial_id, ticket.number) == (trial._trial_id, 0)
     assert trial.state == TrialState.RUNNING
     assert trial.datetime_start is not None
-    (attempt,) = trial.user_attrs[lease.ATTEMPTS]
+    (attempt,) = trial.user_attrs[ATTEMPTS]
     assert attempt["started"]
     recorded = [attempt[key] for key in ("token", "device", "threads", "grace", "host", "pid")]
     assert recorded == ["first", "cuda:1", 3, 7, holder.host, holder.pid]

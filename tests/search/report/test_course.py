@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from search.queue.lease import ATTEMPTS, REASON
 from search.report.history import PAUSE, Spell, beginning, records, spells, without_pauses
-from search.study.record import history_of
+from search.study.record import ATTEMPTS, REASON, history_of
 from tests.factories import definition, ended
 
 DEFINED = definition()
@@ -18,7 +17,8 @@ BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 def attempt(start: float, end: float | None = None, outcome: str = "complete", pid: int = 7) -> dict[str, Any]:
     """As `search.queue.lease` writes it; seconds since BEGIN."""
     ending = {} if end is None else {"ended": moment(end), "outcome": outcome, "step": 100}
-    return {"host": "here", "pid": pid, "device": "cpu", "threads": 1, "started": moment(start), **ending}
+    holder = {"machine": "this", "host": "here", "pid": pid, "device": "cpu", "threads": 1, "grace": 120.0}
+    return {**holder, "started": moment(start), **ending}
 
 
 def moment(seconds: float) -> str:

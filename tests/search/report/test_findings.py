@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search.queue.lease import REASON
 from search.report.findings import findings
 from search.report.history import Audit, Pruning
 from search.report.importance import Importance
 from search.results.ranking import rank, share
 from search.study.definition import StudyDefinition
-from search.study.record import Epoch
+from search.study.record import REASON, Epoch
 from tests.factories import (
     DIVERGED,
     GRID,

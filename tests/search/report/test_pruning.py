@@ -5,10 +5,9 @@ import math
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from search.queue.lease import REASON
 from search.report.history import audit, pruning
 from search.study.definition import StudyDefinition
-from search.study.record import AUDIT
+from search.study.record import AUDIT, REASON
 from tests.factories import definition, ended
 
 DEFINED = definition(pruner="halving", audit=0.2)  # of two epochs

@@ -4,12 +4,11 @@ import pytest
 from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search.queue.lease import REASON
 from search.report.cost import costs
 from search.results import wording
 from search.results.ranking import difference, estimate, rank
 from search.study.definition import StudyDefinition
-from search.study.record import CHECKPOINT
+from search.study.record import CHECKPOINT, REASON
 
 RANGES = {"epochs": IntDistribution(1, 9), "architecture": CategoricalDistribution(["cnn", "simple"])}
 

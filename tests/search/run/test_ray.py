@@ -18,11 +18,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.database.connection import open_storage
 from search.database.url import default_url
-from search.queue.lease import ATTEMPTS, GIVEN_BACK
+from search.queue.lease import GIVEN_BACK
 from search.queue.reaper import alive, release
 from search.run.local import WorkersDied
 from search.run.ray import ClusterError, _work, drain
-from search.study.record import STEPS_PER_EPOCH
+from search.study.record import ATTEMPTS, STEPS_PER_EPOCH
 from search.study.store import finalists_of, load_study, request_stop, stop_requests
 from tests.conftest import Command, Make
 from tests.factories import LONG, STUDY, definition

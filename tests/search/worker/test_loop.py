@@ -30,7 +30,7 @@ from search.queue.reaper import alive, reap
 from search.run import local
 from search.run.supervise import join
 from search.study.places import StudyError
-from search.study.record import CHECKPOINT
+from search.study.record import ATTEMPTS, CHECKPOINT, REASON
 from search.study.store import request_stop
 from search.worker import loop
 from search.worker.loop import WorkerSettings, work
@@ -48,7 +48,7 @@ def states(study: optuna.Study) -> list[TrialState]:
 
 
 def attempts(study: optuna.Study, number: int = 0) -> list[dict[str, object]]:
-    found: list[dict[str, object]] = study.get_trials(deepcopy=False)[number].user_attrs.get(lease.ATTEMPTS, [])
+    found: list[dict[str, object]] = study.get_trials(deepcopy=False)[number].user_attrs.get(ATTEMPTS, [])
     return found
 
 
@@ -75,7 +75,7 @@ def test_every_sampler_and_pruner_drains_its_queue(make: Make, sampler: str, pru
     assert len(states(study)) == 5
     assert set(states(study)) <= {COMPLETE, TrialState.PRUNED}
     assert study.trials[0].params == {"filters": 4, "learning_rate": 0.002}
-    assert all(trial.user_attrs[lease.ATTEMPTS][-1]["pid"] == os.getpid() for trial in study.trials)
+    assert all(trial.user_attrs[ATTEMPTS][-1]["pid"] == os.getpid() for trial in study.trials)
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
@@ -109,7 +109,7 @@ def test_an_attempt_that_raises_is_made_again_and_after_the_third_the_trial_is_r
     monkeypatch.setattr(torch.nn.Module, "train", runs_out_of_memory)
     work(settings, never)
     assert states(study) == [FAIL, COMPLETE, COMPLETE, COMPLETE]
-    assert study.trials[0].user_attrs[lease.REASON].startswith("OutOfMemoryError: tried to allocate (attempt 3")
+    assert study.trials[0].user_attrs[REASON].startswith("OutOfMemoryError: tried to allocate (attempt 3")
     assert len(attempts(study)) == 3
     assert len(attempts(study, 1)) == 1
 
@@ -131,7 +131,7 @@ def test_a_diverged_trial_is_pruned_and_the_sampler_learns_from_it(make: Make, m
     monkeypatch.setattr("fmnist.training.F.cross_entropy", lambda logits, *_, **__: logits.sum() * float("nan"))
     work(settings, never)
     assert states(study) == [TrialState.PRUNED] * 2
-    assert study.trials[0].user_attrs[lease.REASON] == "diverged: the training loss is nan in epoch 1"
+    assert study.trials[0].user_attrs[REASON] == "diverged: the training loss is nan in epoch 1"
 
 
 def test_a_disk_that_is_full_is_one_error_and_the_ticket_goes_back(
@@ -374,6 +374,23 @@ def test_worker_processes_that_crash_again_and_again_end_the_search(
     with pytest.raises(local.WorkersDied, match="6 worker processes in a row ended before they began a trial"):
         local.drain(study, [replace(settings, device="no such device")], never, lambda: None)
     assert states(study) == [WAITING] * 2
+
+
+def test_a_place_whose_workers_crash_does_not_end_a_search_that_others_go_on_with(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, settings = make(LONG, 3)
+    monkeypatch.setattr(local, "LONGEST_DELAY", 0.1)
+    ended: list[logging.LogRecord] = []
+    logger, handler = logging.getLogger("search.run"), logging.Handler()
+    monkeypatch.setattr(handler, "emit", ended.append)
+    logger.addHandler(handler)
+    try:
+        local.drain(study, [settings, replace(settings, device="no such device")], lambda: len(ended) > 8, lambda: None)
+    finally:
+        logger.removeHandler(handler)
+    assert states(study) == [WAITING] * 3
+    assert len(reported(study)) > 0
 
 
 def test_workers_whose_server_was_killed_are_replaced_and_do_not_go_on_unwatched(make: Make) -> None:

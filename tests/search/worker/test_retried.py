@@ -13,10 +13,9 @@ from optuna.trial import TrialState
 from search.artifacts import ArtifactError, open_artifacts
 from search.database import retry
 from search.database.retry import is_transient
-from search.queue import lease
 from search.queue.reaper import reap
 from search.study.places import artifacts_of
-from search.study.record import checkpoint_of
+from search.study.record import ATTEMPTS, checkpoint_of
 from search.worker.loop import work
 from tests.conftest import Make
 from tests.factories import definition
@@ -79,7 +78,7 @@ def test_a_bucket_that_is_away_for_a_while_is_waited_for(bucket: str, server: Se
     assert asked > TRIES
     trials = study.get_trials(deepcopy=False)
     assert states(study) == [TrialState.COMPLETE] * 2
-    assert [len(trial.user_attrs[lease.ATTEMPTS]) for trial in trials] == [1, 1]
+    assert [len(trial.user_attrs[ATTEMPTS]) for trial in trials] == [1, 1]
     assert {checkpoint_of(trial) for trial in trials} < set(open_artifacts(f"{bucket}/s").names())
 
 
