@@ -79,7 +79,7 @@ def standardize(images: Tensor) -> Tensor:
     Returns:
         (N, 1, 28, 28) float32.
     """
-    return images.to(torch.float32).sub_(255 * PIXEL_MEAN).div_(255 * PIXEL_STD)
+    return images.to(torch.float32, copy=True).sub_(255 * PIXEL_MEAN).div_(255 * PIXEL_STD)
 
 
 def split(data: DataSet, score_on: ScoreOn) -> Splits:
@@ -87,7 +87,11 @@ def split(data: DataSet, score_on: ScoreOn) -> Splits:
 
     `test` scores on the test images. `validation` holds a stratified sixth of the
     training images out, the same one each time, and leaves the test images unread.
+
+    Raises:
+        DataError: there are too few images of a class to hold any out.
     """
+    check_split(data, score_on)
     if score_on == "test":
         return Splits(data.train, data.test, score_on)
     from sklearn.model_selection import train_test_split
@@ -99,6 +103,29 @@ def split(data: DataSet, score_on: ScoreOn) -> Splits:
         random_state=VALIDATION_SEED,
     )
     return Splits(data.train[torch.from_numpy(kept)], data.train[torch.from_numpy(held_out)], score_on)
+
+
+def check_split(data: DataSet, score_on: ScoreOn) -> None:
+    """Check that `split` will do.
+
+    Raises:
+        DataError: there are too few images of a class to hold any out.
+    """
+    if score_on == "test":
+        return
+    counts = torch.bincount(data.train.labels, minlength=len(CLASSES))
+    for label, count in enumerate(counts.tolist()):
+        if count == 1:
+            raise DataError(
+                f"{data.folder}: there is one training image of class {label}, and none to hold out for validation; "
+                "add images, or score on the test images"
+            )
+    present = int((counts > 0).sum())
+    if math.ceil(len(data.train) * VALIDATION_SHARE) < present:
+        raise DataError(
+            f"{data.folder}: a sixth of {len(data.train)} training images is too few to hold out some of each of "
+            f"{present} classes for validation; add images, or score on the test images"
+        )
 
 
 def load(folder: Path | str | None = None) -> DataSet:
@@ -134,6 +161,10 @@ def _read(folder: Path, prefix: str, checksums: dict[str, str]) -> LabelledImage
     image_file, label_file = f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"
     images = _read_idx(folder / source.compressed(image_file), checksums[image_file], (SIDE, SIDE)).unsqueeze(1)
     labels = _read_idx(folder / source.compressed(label_file), checksums[label_file], ()).to(torch.int64)
+    if prefix == "train" and len(images) == 1:
+        raise DataError(
+            f"{folder / source.compressed(image_file)}: one image is too few to train on; replace the files"
+        )
     if len(images) != len(labels) or int(labels.max()) >= len(CLASSES):
         raise DataError(
             f"{folder / source.compressed(label_file)}: its labels do not fit {image_file}; replace both files"

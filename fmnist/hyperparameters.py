@@ -27,7 +27,7 @@ class Hyperparameters(BaseModel):
     architecture: Architecture = Field("cnn", description="the network; simple: the write-up's, of one convolution")
     epochs: int = Field(6, ge=1, le=1000, description="passes over the training images")
     learning_rate: float = Field(2e-3, gt=0, le=1, description="Adam's step size at its peak, after warm-up")
-    batch_size: int = Field(64, ge=1, le=60_000, description="images a gradient step")
+    batch_size: int = Field(64, ge=2, le=60_000, description="images a gradient step")
     filters: int = Field(
         20, ge=1, le=1024, description="filters of the first convolution; transformer: features a head"
     )

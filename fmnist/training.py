@@ -132,7 +132,8 @@ class Training:
             while True:
                 loss, correct, images = self._train_quarter(train)
                 loss_sum, hits, seen = loss_sum + loss, hits + correct, seen + images
-                if self.quarters % QUARTERS == 0 or (early and self.quarters in EARLY):
+                # With few batches a quarter may have none: an untrained network tells nothing.
+                if self.quarters % QUARTERS == 0 or (early and self.quarters in EARLY and seen):
                     break
             result = evaluate(self.scored_network, scored)
             self.history.append(
@@ -158,11 +159,10 @@ class Training:
         hits = torch.zeros((), dtype=torch.int64, device=self.device)
         chosen = self._next_quarter(len(train)).to(self.device)
         with _randomness(self.device, derive(self.seed, "quarter", self.quarters)):
-            for start in range(0, len(chosen), CHUNK * size):
-                part = chosen[start : start + CHUNK * size]
+            for part in _split(chosen, CHUNK * size):
                 images = augment(train.images[part].to(torch.float32), kind, strength)
                 images, labels = standardize(images), train.labels[part]
-                for batch, target in zip(images.split(size), labels.split(size), strict=True):
+                for batch, target in zip(_split(images, size), _split(labels, size), strict=True):
                     loss, correct = self._step(batch, target)
                     loss_sum += loss * len(target)
                     hits += correct
@@ -175,9 +175,10 @@ class Training:
         """Indices of the images of the next quarter: whole batches of the epoch's shuffle."""
         epoch, quarter = divmod(self.quarters, QUARTERS)
         generator = torch.Generator().manual_seed(derive(self.seed, "order", epoch))
-        batches = math.ceil(count / self.hyperparameters.batch_size)
-        start, end = (batches * part // QUARTERS * self.hyperparameters.batch_size for part in (quarter, quarter + 1))
-        return torch.randperm(count, generator=generator)[start:end]
+        size = self.hyperparameters.batch_size
+        batches = max(1, math.ceil((count - 1) / size))  # one image that is left over joins the last
+        start, end = (batches * part // QUARTERS * size for part in (quarter, quarter + 1))
+        return torch.randperm(count, generator=generator)[start : count if quarter == QUARTERS - 1 else end]
 
     def _step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """One gradient step on images (B, 1, 28, 28) float32; returns loss and hits, both ()."""
@@ -238,3 +239,11 @@ def _randomness(device: torch.device, seed: int) -> Iterator[None]:
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
+
+
+def _split(values: Tensor, size: int) -> list[Tensor]:
+    """Parts of `size`; one value that is left over joins the last, as one image has no variance to normalise by."""
+    parts = list(values.split(size))
+    if len(parts) > 1 and len(parts[-1]) == 1:
+        parts[-2:] = [torch.cat(parts[-2:])]
+    return parts

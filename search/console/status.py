@@ -26,7 +26,6 @@ from search.results.finalists import Standings, standings_of
 from search.results.ranking import Configuration, rank
 from search.results.summary import RunResult, Summary, summarize
 from search.study.catalogue import Entry
-from search.study.record import FINISHED
 from search.study.store import definition_of, finalists_of
 
 SHOWN = 5  # trials in the table of the best
@@ -232,14 +231,8 @@ def watch(study: optuna.Study, folder: Path, console: Console, seconds: float, *
 
 def _is_busy(study: optuna.Study) -> bool:
     """Whether trials are left, of the study or of its finalists."""
-    state = tickets.counts(study)
-    if state[TrialState.RUNNING] or state[TrialState.WAITING]:
-        return True
     finalists = finalists_of(study)
-    if finalists is None:
-        return False
-    state = tickets.counts(finalists)
-    return sum(state[each] for each in FINISHED) < tickets.goal(finalists)["trials"]
+    return not all(tickets.is_done(each) for each in ([study, finalists] if finalists else [study]))
 
 
 def _awaits_finalists(study: optuna.Study) -> bool:

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from search.formatting import points
-from search.report.history import last
+from search.report.history import beginning, last
 from search.results.finalists import standings_of
 from search.results.ranking import Difference, Estimate, difference, estimate, rank
 from search.study.record import FINISHED, history_of
@@ -113,7 +113,7 @@ def _answer(study: optuna.Study, folder: Path) -> Answer | None:
 def _progress(trials: list[FrozenTrial]) -> Progress:
     """Of trials in the order in which they ended; it goes on to the last of them."""
     ordered = sorted(trials, key=_end)
-    began = min(trial.datetime_start for trial in ordered if trial.datetime_start)
+    began = beginning(ordered)
     epochs, best, rows = 0.0, -math.inf, []
     for trial in ordered:
         epochs += last(trial) if history_of(trial) else 0.0
@@ -128,7 +128,7 @@ def _progress(trials: list[FrozenTrial]) -> Progress:
 
 def _end(trial: FrozenTrial) -> datetime:
     assert trial.datetime_complete is not None  # it has ended
-    return trial.datetime_complete
+    return trial.datetime_complete.replace(tzinfo=UTC)
 
 
 def _sentence(first: Answer, other: Answer, found: Difference | None) -> str:

@@ -46,6 +46,7 @@ def run_search(definition: StudyDefinition, settings: RunSettings, console: Cons
     settings = replace(settings, trials=settings.trials or definition.trials)
     worker, deadline = settings.worker, settings.deadline()
     data = fashion.load(worker.data_dir)
+    fashion.check_split(data, definition.score_on)
     with reported(worker.storage), ExitStack() as stack:
         storage = persistently(lambda: open_storage(worker.storage, "create"), reached=False)
         stack.callback(storage.engine.dispose)

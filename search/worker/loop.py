@@ -48,7 +48,7 @@ from search.study.store import (
     stop_requests,
     told_if_deleted,
 )
-from search.worker.retention import drop_beaten
+from search.worker.retention import drop_beaten, drop_partial
 from search.worker.sampling import propose, pruner
 from search.worker.trial import Objective, Outcome, run_trial
 
@@ -210,7 +210,11 @@ def _join(settings: WorkerSettings, name: str) -> Joined:
     folder = settings.output and folder_of(study, settings.output)
     check_artifacts(study, folder)
     splits = fashion.split(data, definition.score_on)
-    objective = Objective(definition, data, splits, torch.device(settings.device), artifacts_of(study, folder))
+    artifacts = artifacts_of(study, folder)
+    release(study)
+    with suppress(OSError):  # best effort, as with all that is deleted
+        drop_partial(study, artifacts)
+    objective = Objective(definition, data, splits, torch.device(settings.device), artifacts)
     return Joined(study, objective, stop_requests(study))
 
 

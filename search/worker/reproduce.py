@@ -12,7 +12,7 @@ from fmnist.data import DataSet, split
 from fmnist.errors import UsageError
 from fmnist.training import Training
 from search.study.record import FINISHED, STEPS_PER_EPOCH, history_of, saved_of
-from search.study.store import definition_of
+from search.study.store import DATA, definition_of
 from search.worker.trial import training_seed
 
 
@@ -56,9 +56,14 @@ def reproduce(study: optuna.Study, number: int, data: DataSet, on_epoch: Callabl
     """Train a trial again as far as it went, with its seed, device, precision and thread count.
 
     Raises:
-        NotReproducible: there is no such record, or the device is not here.
+        NotReproducible: there is no such record, this is another data set, or the device is not here.
     """
     trial, definition = recorded_trial(study, number), definition_of(study)
+    if study.user_attrs[DATA]["fingerprint"] != data.fingerprint:
+        raise NotReproducible(
+            f"trial {number} was trained on {study.user_attrs[DATA]['name']}, this is {data.name} in {data.folder}, "
+            "with other check-sums; name the study's data with --data-dir"
+        )
     saved = saved_of(trial)
     assert saved  # there is a history
     recorded = {

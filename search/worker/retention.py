@@ -72,16 +72,28 @@ def drop_orphans(study: optuna.Study, artifacts: Artifacts) -> int:
 
     Where several studies share a location, orphans stay, as their study is unknown.
     """
+    orphans = _orphans(study, artifacts)
+    for name in orphans:
+        artifacts.remove(name)
+    return len(orphans)
+
+
+def drop_partial(study: optuna.Study, artifacts: Artifacts) -> None:
+    """Remove the files that killed processes had begun to write; a bucket has none."""
+    if isinstance(artifacts, Folder):
+        for name in _orphans(study, artifacts):
+            if name.startswith("."):
+                artifacts.remove(name)
+
+
+def _orphans(study: optuna.Study, artifacts: Artifacts) -> list[str]:
     if not is_own(study, artifacts.location):
-        return 0
+        return []
     files = artifacts.names()  # before the trials: what is named after it was looked for is not touched
     trials = study.get_trials(deepcopy=False)
     named = {checkpoint_of(trial) for trial in trials}
     running = {trial.number for trial in trials if trial.state == TrialState.RUNNING}
-    orphans = [name for name in files if name not in named and trial_of(name) not in {None, *running}]
-    for name in orphans:
-        artifacts.remove(name)
-    return len(orphans)
+    return [name for name in files if name not in named and trial_of(name) not in {None, *running}]
 
 
 def files_of(study: optuna.Study, folder: Path, artifacts: str | None = None) -> list[Files]:

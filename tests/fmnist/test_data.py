@@ -1,6 +1,7 @@
 import gzip
 import hashlib
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from torchvision.datasets import FashionMNIST
 
 from fmnist import data, source
-from fmnist.data import DataSet
+from fmnist.data import DataSet, LabelledImages
 from fmnist.errors import DataAbsent, DataError
 from fmnist.source import CHECKSUMS
 from tests.factories import digits
@@ -129,6 +130,30 @@ def test_scoring_on_test_trains_on_all_training_images(tiny: DataSet) -> None:
 
 
 @pytest.mark.fashion_mnist
+@pytest.mark.parametrize(
+    ("labels", "why"),
+    [
+        ([0] * 50 + [1], "one training image of class 1, and none to hold out"),
+        (list(range(10)) * 2, "a sixth of 20 training images is too few .* each of 10 classes"),
+    ],
+)
+def test_too_few_images_to_hold_any_out_are_one_line(tiny: DataSet, labels: list[int], why: str) -> None:
+    few = replace(tiny, train=LabelledImages(tiny.train.images[: len(labels)], torch.tensor(labels)))
+    with pytest.raises(DataError, match=why):
+        data.split(few, "validation")
+    assert data.split(few, "test").train is few.train
+    enough = replace(tiny, train=LabelledImages(tiny.train.images[:60], torch.arange(60) % 10))
+    assert data.split(enough, "validation").scored.labels.unique().tolist() == list(range(10))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_standardizing_leaves_its_argument_as_it_was(dtype: torch.dtype) -> None:
+    images = torch.arange(784).reshape(1, 1, 28, 28).remainder(256).to(dtype)
+    before = images.clone()
+    assert data.standardize(images).dtype == torch.float32
+    assert torch.equal(images, before)
+
+
 def test_fashion_mnist_is_whole_and_standardizes_to_zero_mean_and_unit_deviation() -> None:
     loaded = data.load()
     assert loaded.name == "Fashion-MNIST"

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -92,7 +94,7 @@ def test_to_report_early_changes_no_weight(splits: Splits) -> None:
     assert reporting.history[-1].correct == trained(splits).history[-1].correct
 
 
-@pytest.mark.parametrize("batch_size", [64, 500, 600, 5000])
+@pytest.mark.parametrize("batch_size", [37, 64, 500, 599, 600, 5000])
 def test_an_epoch_is_every_image_once(splits: Splits, batch_size: int) -> None:
     training = Training(SMALL.model_copy(update={"batch_size": batch_size}), 0)
     parts = []
@@ -101,6 +103,30 @@ def test_an_epoch_is_every_image_once(splits: Splits, batch_size: int) -> None:
         parts.append(training._next_quarter(len(splits.train)))
     assert torch.cat(parts).sort().values.tolist() == list(range(600))
     assert all(len(part) % batch_size == 0 for part in parts[:3])
+
+
+@pytest.mark.parametrize("images", [2, 3, 65, 64 * 16 + 1, 64 * 32 + 1])
+def test_no_batch_is_a_single_image(images: int, splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batch norm has no variance of one value: four blocks leave a pixel of an image."""
+    index = torch.arange(images) % len(splits.train)
+    few = replace(splits, train=splits.train[index])
+    training, step, sizes = Training(SMALL.model_copy(update={"blocks": 4, "epochs": 1}), 0), Training._step, []
+
+    def counted(self: Training, batch: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        sizes.append(len(batch))
+        return step(self, batch, labels)
+
+    monkeypatch.setattr(Training, "_step", counted)
+    next(training.epochs(few))
+    assert sum(sizes) == images
+    assert set(sizes[:-1]) <= {64}
+    assert 1 < sizes[-1] <= 65
+
+
+@pytest.mark.parametrize(("batch_size", "epochs"), [(64, [0.25, 0.5, 1, 2]), (300, [0.5, 1, 2]), (600, [1, 2])])
+def test_a_network_is_scored_only_once_it_was_trained(splits: Splits, batch_size: int, epochs: list[float]) -> None:
+    training = Training(SMALL.model_copy(update={"batch_size": batch_size, "epochs": 2}), 0)
+    assert [metrics.epoch for metrics in training.epochs(splits, early=True)] == epochs
 
 
 def test_a_long_training_passes_through_the_shorter_ones(splits: Splits) -> None:

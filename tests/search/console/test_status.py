@@ -16,6 +16,7 @@ from rich.console import Console
 from search.console import status
 from search.database.connection import open_storage
 from search.database.url import DatabaseGone, default_url
+from search.queue.tickets import GOAL
 from search.study.store import load_study
 from search.worker.loop import WorkerSettings, work
 from tests.conftest import Command, Make
@@ -66,6 +67,17 @@ def test_a_program_gets_the_record_of_status_when_it_changed(
     last = process.communicate()[0].splitlines()[-1]
     assert json.loads(last) == json.loads(command("status", "s", "--output", tmp_path, "--json").stdout)
     assert process.returncode == 0
+
+
+def test_it_stays_while_the_search_is_short_of_its_goal_whatever_waits(made: Made, tmp_path: Path) -> None:
+    """Tickets are made as they are needed, so that at times none waits and none runs."""
+    drain(made)
+    made[0].set_user_attr(GOAL, {"trials": 5, "failed": 0})
+    process = piped(tmp_path)
+    assert process.stdout
+    assert "3 trials finished (3 complete, 0 pruned), 0 running, 2 waiting" in process.stdout.readline()
+    drain(made)
+    assert process.communicate()[0].splitlines()[-1].startswith("Study s: 5 trials finished")
 
 
 @pytest.mark.parametrize("columns", [80, 20])

@@ -14,7 +14,7 @@ from search.database.optuna_schema import engine_of
 from search.database.url import DatabaseGone, default_url
 from search.queue import lease
 from search.queue.lease import Lost, Ticket
-from search.study.record import ATTEMPTS, REASON
+from search.study.record import ATTEMPTS, CHECKPOINT, REASON
 from tests.factories import HEARTBEATS, claimed, queued
 
 LONG_AGO = datetime(2001, 1, 1)
@@ -131,6 +131,20 @@ def test_progress_and_a_polite_end_do_not_use_attempts_up(study: optuna.Study) -
             study._storage.set_trial_intermediate_value(ticket.trial_id, 100 * (attempt + 1), 0.5)
             lease.fail(study, ticket, "killed")
     assert states(study) == [TrialState.WAITING] * 2
+    for attempt in ("x", "y"):
+        lease.fail(study, claimed(study, attempt), "killed")
+    assert states(study) == [TrialState.FAIL, TrialState.WAITING]
+
+
+def test_an_audited_trial_that_trains_on_after_its_last_report_makes_progress(study: optuna.Study) -> None:
+    for epoch in range(1, 6):
+        ticket = claimed(study, str(epoch))
+        study._storage.set_trial_intermediate_value(ticket.trial_id, 100, 0.5)
+        history = [[float(each), 0.1, 0.9, 0.1, 0.9, 1.0] for each in range(1, epoch + 1)]
+        study._storage.set_trial_user_attr(ticket.trial_id, CHECKPOINT, {"name": "trial-0.pt", "history": history})
+        lease.fail(study, ticket, "killed")
+    assert states(study) == [TrialState.WAITING] * 2
+    assert [attempt["step"] for attempt in study.trials[0].user_attrs[ATTEMPTS]] == [100, 200, 300, 400, 500]
     for attempt in ("x", "y"):
         lease.fail(study, claimed(study, attempt), "killed")
     assert states(study) == [TrialState.FAIL, TrialState.WAITING]

@@ -1,7 +1,7 @@
 """Several studies side by side."""
 
 import re
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import optuna
@@ -15,6 +15,7 @@ from search.report.figures import answers, best_so_far
 from search.report.page import render_comparison
 from search.results.ranking import difference, estimate
 from search.study.definition import StudyDefinition
+from search.study.record import ATTEMPTS
 from search.study.store import finalists_name
 from tests.factories import GRID, HIGH, LOW, ended, study_of, trained
 
@@ -41,6 +42,17 @@ def three(storage: optuna.storages.BaseStorage) -> Comparison:
     return compare(
         [study_of(storage, name, trained(*values)) for name, values in zip("abc", (LOW, HIGH, WIDE), strict=True)]
     )
+
+
+def test_time_is_counted_from_the_first_attempt_of_a_trial_that_was_resumed(
+    storage: optuna.storages.BaseStorage,
+) -> None:
+    resumed = timed(ended(GRID, 0.9), 600, 610)
+    holder = {"machine": "this", "host": "here", "pid": 7, "device": "cpu", "threads": 1, "grace": 120.0}
+    starts = [(BEGIN + timedelta(seconds=each)).replace(tzinfo=UTC).isoformat() for each in (0, 600)]
+    resumed.set_user_attr(ATTEMPTS, [{**holder, "started": start} for start in starts])
+    (answer,) = compare([study_of(storage, "a", [resumed])]).answers
+    assert answer.progress.seconds == [610]
 
 
 def test_progress_is_the_best_so_far_by_epochs_of_all_trials_and_by_time(storage: optuna.storages.BaseStorage) -> None:

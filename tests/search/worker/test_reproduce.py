@@ -44,6 +44,14 @@ def test_a_trial_is_resumed_and_reproduced_in_the_precision_that_it_was_begun_wi
     assert again.same_weights
 
 
+def test_another_data_set_is_said_and_not_trained_on(make: Make, tiny: DataSet) -> None:
+    study, settings = make(definition(), 1)
+    work(settings, lambda: False)
+    other = replace(tiny, name="fashion", fingerprint="0" * 64)
+    with pytest.raises(NotReproducible, match=r"trained on data set 'digits', this is fashion in .*--data-dir"):
+        reproduce(study, 0, other, lambda _: pytest.fail("trained"))
+
+
 def test_what_has_no_record_is_refused(make: Make, tiny: DataSet) -> None:
     study, _ = make(definition(), 1)
     for number, why in ((0, "trial 0 is WAITING, with no finished epoch"), (1, "has no trial 1; its last is 0")):

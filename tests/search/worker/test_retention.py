@@ -5,13 +5,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import optuna
+from optuna.trial import TrialState
 
 from search.artifacts import Folder
 from search.database.connection import opened
-from search.study.places import KEY
+from search.study.places import KEY, location_of
 from search.study.record import CHECKPOINT, checkpoint_of
+from search.worker.loop import work
 from search.worker.retention import drop_beaten
-from tests.factories import TWO, ended, study_of
+from tests.conftest import Make
+from tests.factories import TWO, definition, ended, study_of
 
 TRIALS = 60
 
@@ -36,3 +39,17 @@ def test_two_that_remove_at_once_remove_each_checkpoint_once(url: str, tmp_path:
     with opened(url) as storage:
         kept = [checkpoint_of(trial) for trial in optuna.load_study(study_name="s", storage=storage).trials]
     assert [name for name in kept if name] == [f"trial-{TRIALS - 1}.pt"]
+
+
+def test_what_killed_workers_had_begun_to_write_is_removed_by_the_next_on_that_study(make: Make) -> None:
+    study, settings = make(definition(), 3)
+    folder = location_of(study)
+    trials = study.get_trials(deepcopy=False)
+    study._storage.set_trial_state_values(trials[2]._trial_id, TrialState.RUNNING)  # by something that may still write
+    left = [Path(folder, f".trial-0000{number}-epoch-1.pt.host.{number}") for number in range(3)]
+    others = [Path(folder, name) for name in (".hidden", "trial-00001-epoch-9.pt")]
+    for file in (*left, *others):
+        file.write_bytes(b"partial")
+    work(settings, lambda: True)
+    assert [file.exists() for file in left] == [False, False, True]
+    assert all(file.exists() for file in others)
