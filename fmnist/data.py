@@ -29,6 +29,7 @@ SIDE = 28  # pixels
 PIXEL_MEAN = 0.2860
 PIXEL_STD = 0.3530
 
+GZIP = b"\x1f\x8b"  # what a compressed file begins with
 VALIDATION_SHARE = 1 / 6  # 10,000 of the 60,000 training images
 VALIDATION_SEED = 20170825  # fixed, so that every training holds out the same images
 
@@ -159,16 +160,13 @@ def write(folder: Path, train: LabelledImages, test: LabelledImages) -> None:
 
 def _read(folder: Path, prefix: str, checksums: dict[str, str]) -> LabelledImages:
     image_file, label_file = f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"
-    images = _read_idx(folder / source.compressed(image_file), checksums[image_file], (SIDE, SIDE)).unsqueeze(1)
-    labels = _read_idx(folder / source.compressed(label_file), checksums[label_file], ()).to(torch.int64)
+    image_path, label_path = source.path_of(folder, image_file), source.path_of(folder, label_file)
+    images = _read_idx(image_path, checksums[image_file], (SIDE, SIDE)).unsqueeze(1)
+    labels = _read_idx(label_path, checksums[label_file], ()).to(torch.int64)
     if prefix == "train" and len(images) == 1:
-        raise DataError(
-            f"{folder / source.compressed(image_file)}: one image is too few to train on; replace the files"
-        )
+        raise DataError(f"{image_path}: one image is too few to train on; replace the files")
     if len(images) != len(labels) or int(labels.max()) >= len(CLASSES):
-        raise DataError(
-            f"{folder / source.compressed(label_file)}: its labels do not fit {image_file}; replace both files"
-        )
+        raise DataError(f"{label_path}: its labels do not fit {image_file}; replace both files")
     return LabelledImages(images, labels)
 
 
@@ -181,7 +179,9 @@ def _encode_idx(values: Tensor) -> bytes:
 def _read_idx(path: Path, checksum: str, shape: tuple[int, ...]) -> Tensor:
     """The (N, *shape) uint8 values of a file, verified; shape: (28, 28) of images, () of labels."""
     try:
-        content = gzip.decompress(path.read_bytes())
+        content = path.read_bytes()
+        if content.startswith(GZIP):
+            content = gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: truncated or unreadable ({error}); delete it and fetch it again") from error
     if hashlib.sha256(content).hexdigest() != checksum:

@@ -5,6 +5,11 @@ import socket
 from pathlib import Path
 
 
+def expand(path: Path | str) -> Path:
+    """A path with its leading ~ replaced by the user's home; that of an unknown user stays what it is."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111  # pathlib's raises for an unknown user
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file, and its folder where there is none. A reader sees the former file or the whole new one.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 from fmnist.errors import DataAbsent, DataError
+from fmnist.files import expand
 
 # SHA-256 of the uncompressed files. Not of the .gz: Debian rewrites their headers. With the
 # header of the original put back, Debian's files have the md5 that torchvision checks.
@@ -20,20 +21,24 @@ CHECKSUMS = {
     "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
 DECLARATION = "SHA256SUMS"
+TORCHVISION = Path("FashionMNIST", "raw")  # where torchvision has the files below the root that it is given
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 MIRROR_TIMEOUT = 30  # seconds without a byte
 
 
 def cache_folder() -> Path:
     """Where a fetched data set is kept for this user."""
-    return Path(user_cache_path("fmnist-search")) / "FashionMNIST" / "raw"
+    return Path(user_cache_path("fmnist-search")) / TORCHVISION
 
 
 def find(folder: Path | None = None) -> Path | None:
-    """Find the folder that holds the four files; None where there is none.
+    """Find the folder that holds the four files, compressed or not; None where there is none.
 
     Looks in `folder`, else in the environment's FMNIST_DATA, and only there if one is
     given; otherwise in the user's cache, then where Debian's package puts them.
+
+    Args:
+        folder: of the files, or the root of torchvision's datasets, which has them in FashionMNIST/raw.
 
     Raises:
         DataError: a folder was given and does not hold the four files.
@@ -41,11 +46,12 @@ def find(folder: Path | None = None) -> Path | None:
     given = folder or (Path(os.environ["FMNIST_DATA"]) if os.environ.get("FMNIST_DATA") else None)
     if given is None:
         return next((known for known in (cache_folder(), DEBIAN_FOLDER) if not _missing(known)), None)
-    if missing := _missing(given):
-        raise DataError(
-            f"{given}: no {missing[0]} in it; name the folder that holds {', '.join(map(compressed, CHECKSUMS))}"
-        )
-    return given
+    given = expand(given)
+    found = next((place for place in (given, given / TORCHVISION) if not _missing(place)), None)
+    if found is None:
+        names = ", ".join(map(compressed, CHECKSUMS))
+        raise DataError(f"{given}: no {_missing(given)[0]} in it; name the folder that holds {names}")
+    return found
 
 
 def fetch() -> Path:
@@ -80,8 +86,14 @@ def compressed(file: str) -> str:
     return f"{file}.gz"
 
 
+def path_of(folder: Path, file: str) -> Path:
+    """Where one of the four files is in a folder, compressed or not."""
+    packed, plain = folder / compressed(file), folder / file
+    return plain if plain.is_file() and not packed.is_file() else packed
+
+
 def _missing(folder: Path) -> list[str]:
-    return [compressed(file) for file in CHECKSUMS if not (folder / compressed(file)).is_file()]
+    return [compressed(file) for file in CHECKSUMS if not path_of(folder, file).is_file()]
 
 
 def declared_checksums(folder: Path) -> dict[str, str]:
@@ -89,8 +101,9 @@ def declared_checksums(folder: Path) -> dict[str, str]:
     declaration = folder / DECLARATION
     if not declaration.is_file():
         return CHECKSUMS
-    rows = [line.split() for line in declaration.read_text(errors="replace").splitlines()]
-    declared = {row[1].lstrip("*"): row[0] for row in rows if len(row) == 2}
+    rows = [line.split() for line in declaration.read_text(encoding="utf-8-sig", errors="replace").splitlines()]
+    # sha256sum marks files that it read as binary with *, and repeats ./ before a name
+    declared = {Path(row[1].lstrip("*")).name: row[0].lower() for row in rows if len(row) == 2}
     if not CHECKSUMS.keys() <= declared.keys():
         raise DataError(
             f"{declaration}: must name {', '.join(CHECKSUMS)}; unpack the files and write it with sha256sum"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fmnist.errors import ExpectedError
-from fmnist.files import write_whole
+from fmnist.files import expand, write_whole
 
 CONNECT_TIMEOUT, READ_TIMEOUT = 10, 20  # seconds that a bucket has to answer each of the five tries of a call
 TRANSIENT_CODES = ("RequestTimeout", "SlowDown", "Throttling", "ThrottlingException")  # that come with status 4xx
@@ -77,7 +77,7 @@ def located(place: str | None) -> str | None:
     if place is None:
         return None
     scheme, separator, rest = place.partition("://")
-    return f"{scheme}://{rest.rstrip('/')}" if separator else str(Path(place).resolve())
+    return f"{scheme}://{rest.rstrip('/')}" if separator else str(expand(place).resolve())
 
 
 def open_artifacts(location: str) -> Artifacts:

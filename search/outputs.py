@@ -5,9 +5,13 @@ from errno import EISDIR
 from pathlib import Path
 
 from fmnist.errors import UsageError
+from search.choices import FINALISTS
 
 REPORT = "report.html"  # in the study's folder
 BEST = "best.pt"  # there too: a training of the winner
+
+DATABASE, UPLOADS = "studies.db", "uploads"  # in the output folder, beside the folders of studies
+LONGEST_NAME = 255  # bytes of a file's name on all common file systems
 
 # What is near the beginning or the end of each file, in this version and those before.
 CHECKPOINT_MARKS = (b"fmnist-search checkpoint ",)
@@ -18,6 +22,25 @@ SEARCHED = 2**16  # bytes, from the beginning and from the end
 
 class NotOurs(UsageError):
     """A file that fmnist-search did not write would be overwritten; the message says what to do."""
+
+
+def check_name(name: str) -> None:
+    """Check that a new study may have a name, which is also that of its folder.
+
+    Raises:
+        UsageError: it may not, or its finalists could not have theirs.
+    """
+    if unprintable := [character for character in name if not character.isprintable()]:
+        raise UsageError(f"{name!r} cannot name a study: leave out U+{ord(unprintable[0]):04X}, which cannot be seen")
+    if not name.strip() or name.startswith(".") or {"/", "\\"} & set(name):
+        raise UsageError(f"{name!r} cannot name a folder; leave out slashes and a leading dot")
+    if name.endswith(FINALISTS):
+        raise UsageError(f"{name!r} would be the finalists of another study; choose another name")
+    if name == UPLOADS or name.startswith(DATABASE):
+        raise UsageError(f"{name!r} is a name that fmnist-search has for another file there; choose another name")
+    if (length := len(f"{name}{FINALISTS}".encode())) > LONGEST_NAME:
+        most = LONGEST_NAME - len(FINALISTS)
+        raise UsageError(f"a name of {length - len(FINALISTS)} bytes is too long for a folder; {most} are the most")
 
 
 def check_replaceable(path: Path, marks: tuple[bytes, ...], advice: str, *, force: bool = False) -> None:

@@ -245,9 +245,11 @@ def command(tmp_path: Path, tiny_folder: Path) -> Command:
 def invoke(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
     """The same in this process, which spares the imports: for what is not about processes and how they end."""
 
-    def run(*arguments: str | Path, data_dir: Path | None = tiny_folder) -> subprocess.CompletedProcess[str]:
+    def run(
+        *arguments: str | Path, data_dir: Path | None = tiny_folder, home: Path = tmp_path
+    ) -> subprocess.CompletedProcess[str]:
         # as an option: workers come from a server that may have been started by another test, with its environment
-        environment = {"FMNIST_SEARCH_DATA_DIR": None if data_dir is None else str(data_dir), "HOME": str(tmp_path)}
+        environment = {"FMNIST_SEARCH_DATA_DIR": None if data_dir is None else str(data_dir), "HOME": str(home)}
         call = [str(argument) for argument in arguments]
         with monkeypatch.context() as here:
             here.chdir(tmp_path)

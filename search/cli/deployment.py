@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from search.cli.options import force_option, json_option
+from search.cli.options import UserPath, force_option, json_option
 
 if TYPE_CHECKING:
     from fmnist.prediction import Prediction
 
 
 @click.command(short_help="Say what clothes images show.")
-@click.argument("checkpoint", type=click.Path(path_type=Path, dir_okay=False))
-@click.argument("images", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="IMAGE...")
+@click.argument("checkpoint", type=UserPath(dir_okay=False))
+@click.argument("images", type=UserPath(), nargs=-1, required=True, metavar="IMAGE...")
 @click.option("--invert", is_flag=True, help="The images show dark clothes on white, as photographs of products do.")
 @json_option
 @click.pass_context
@@ -44,11 +44,11 @@ def predict(context: click.Context, checkpoint: Path, images: tuple[Path, ...], 
 
 
 @click.command(short_help="Write a CHECKPOINT's network as ONNX.")
-@click.argument("checkpoint", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("checkpoint", type=UserPath(dir_okay=False))
 @click.option("--format", type=click.Choice(["onnx"]), default="onnx", show_default=True, expose_value=False)
 @click.option(
     "--to",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=UserPath(dir_okay=False),
     help="File to write.  [default: the checkpoint's name with .onnx]",
 )
 @force_option

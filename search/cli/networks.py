@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from fmnist.choices import Architecture, AugmentationKind
-from search.cli.options import data_dir_option, device_option, force_option, json_option, score_on_option
+from search.cli.options import UserPath, data_dir_option, device_option, force_option, json_option, score_on_option
 
 if TYPE_CHECKING:
     from fmnist.data import DataSet
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 @device_option
 @click.option(
     "--save",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=UserPath(dir_okay=False),
     help="Checkpoint to write.  "
     "[default: fashion_mnist_cnn_full.pth, or with the name of another data set in place of fashion_mnist]",
 )
@@ -75,7 +75,7 @@ def train(
 
 
 @click.command(short_help="Score a CHECKPOINT.")
-@click.argument("checkpoint", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("checkpoint", type=UserPath(dir_okay=False))
 @score_on_option("as the checkpoint was scored")
 @data_dir_option
 @json_option

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import click
 from click.core import ParameterSource
 
-from search.choices import ENGINES, FINALISTS, GRACE
+from fmnist.files import expand
+from search.choices import ENGINES, GRACE
 from search.cli import completion
 from search.logs import LEVELS
 
@@ -32,11 +33,21 @@ class FiniteRange(click.FloatRange):
         return number
 
 
+class UserPath(click.Path):
+    """A path in which ~ is the user's home: a shell leaves it as it is in --option=~/x, and nothing else expands it."""
+
+    def __init__(self, **limits: bool) -> None:
+        super().__init__(path_type=Path, **limits)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(expand(value), param, ctx)
+
+
 def data_dir_option(command: Command) -> Command:
     """Where the data set is looked for."""
     return click.option(
         "--data-dir",
-        type=click.Path(path_type=Path, file_okay=False),
+        type=UserPath(file_okay=False),
         help="Folder of the four Fashion-MNIST files.  "
         "[default: FMNIST_DATA, else user cache, Debian's package, or download]",
     )(command)
@@ -52,7 +63,7 @@ def _or_from_file(context: click.Context, parameter: click.Parameter, value: str
     if given or not file or context.resilient_parsing:
         return value
     try:
-        lines = Path(file).read_text(encoding="utf-8").splitlines()
+        lines = expand(file).read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise click.UsageError(f"{STORAGE_FILE}: {file} cannot be read ({error.strerror}); name a file") from error
     except UnicodeDecodeError as error:
@@ -71,7 +82,7 @@ def storage_options(command: Command) -> Command:
     )(command)
     return click.option(
         "--output",
-        type=click.Path(path_type=Path, file_okay=False),
+        type=UserPath(file_okay=False),
         help="Folder of outputs; each study has a folder of its name there.  [default: ./studies]",
     )(command)
 
@@ -94,7 +105,7 @@ def log_options(default: str) -> Callable[[Command], Command]:
     def decorated(command: Command) -> Command:
         command = click.option(
             "--log-file",
-            type=click.Path(path_type=Path, dir_okay=False),
+            type=UserPath(dir_okay=False),
             help="File to which log lines are appended.  [default: standard error]",
         )(command)
         return click.option(
@@ -151,24 +162,6 @@ def check_engine(engine: str, workers: int | None) -> None:
     """Refuse a cluster without a number of workers."""
     if engine == "ray" and workers is None:
         raise click.UsageError("--engine ray needs --workers: a cluster may grow to the number that is asked for")
-
-
-def study_name(_context: click.Context, _parameter: click.Parameter, name: str | None) -> str | None:
-    """The value of --name, if a study can have it."""
-    return name if name is None else checked_name(name)
-
-
-def checked_name(name: str) -> str:
-    """A name for a study, which is that of its folder too.
-
-    Raises:
-        click.BadParameter: no study can have it.
-    """
-    if name.endswith(FINALISTS):
-        raise click.BadParameter(f"{name!r} would be the finalists of another study; choose another name")
-    if not name.strip() or not name.isprintable() or name.startswith(".") or {"/", "\\"} & set(name):
-        raise click.BadParameter(f"{name!r} cannot name a folder; leave out slashes and a leading dot")
-    return name
 
 
 def score_on_option(default: str) -> Callable[[Command], Command]:

@@ -13,6 +13,7 @@ from search.choices import OUTPUT
 from search.cli.completion import stored
 from search.cli.options import (
     FiniteRange,
+    UserPath,
     data_dir_option,
     force_option,
     json_option,
@@ -118,7 +119,7 @@ def best(study: str, storage: str | None, output: Path | None, as_json: bool) ->
 )
 @click.option(
     "--to",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=UserPath(dir_okay=False),
     help="File to write.  [default: report.html in the study's folder, or comparison.html beside several; or .json]",
 )
 @force_option

@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from search.choices import OUTPUT
-from search.cli.options import storage_options
+from search.cli.options import UserPath, storage_options
+from search.outputs import UPLOADS
 
 PASSWORD = "FMNIST_SEARCH_PASSWORD"  # noqa: S105  # the variable's name
 
@@ -20,7 +21,7 @@ PASSWORD = "FMNIST_SEARCH_PASSWORD"  # noqa: S105  # the variable's name
 @click.option("--auth", metavar="USER", help=f"Let in only USER, with a password: a file's, {PASSWORD}, or asked for.")
 @click.option(
     "--password-file",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=UserPath(exists=True, dir_okay=False),
     help="File whose first line is the password of --auth.",
 )
 @click.option("--insecure", is_flag=True, help="Let other machines in without --auth.")
@@ -57,7 +58,7 @@ def dashboard(
     settings = DashboardSettings(
         storage=url,
         folder=partial(folder_of, output=output),
-        uploads=(output or (file.parent if file else OUTPUT)) / "uploads",
+        uploads=(output or (file.parent if file else OUTPUT)) / UPLOADS,
         host=host,
         port=port,
         credentials=None if auth is None else Credentials(auth, _password(auth, password_file)),
@@ -74,7 +75,7 @@ def _password(user: str, file: Path | None) -> str:
         click.UsageError: there is none.
     """
     if file:
-        password = next(iter(file.read_text(errors="surrogateescape").splitlines()), "")
+        password = next(iter(file.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()), "")
         if not password:
             raise click.UsageError(f"--password-file {file}: its first line is empty; write the password there")
         return password

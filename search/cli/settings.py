@@ -64,7 +64,7 @@ def read(context: click.Context, commands: Mapping[str, click.Command]) -> dict[
         click.UsageError: the file is no TOML, or has a key or value that no option has.
     """
     try:
-        content = tomllib.loads(FILE.read_text(encoding="utf-8"))
+        content = tomllib.loads(FILE.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         return {}
     except OSError as error:

@@ -9,7 +9,6 @@ from search import logs
 from search.choices import OUTPUT
 from search.cli.options import (
     artifacts_option,
-    checked_name,
     data_dir_option,
     deleting_from_option,
     log_options,
@@ -17,7 +16,6 @@ from search.cli.options import (
     opened_study,
     storage_options,
     study_argument,
-    study_name,
     worker_options,
 )
 from search.logs import Level
@@ -80,7 +78,7 @@ def worker(
 @click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="Fix a hyperparameter; repeatable.")
 @storage_options
 @artifacts_option
-@click.option("--name", callback=study_name, help="Name of the study in the database.  [default: the study file's]")
+@click.option("--name", help="Name of the study in the database.  [default: the study file's]")
 @data_dir_option
 def enqueue(
     study: str,
@@ -104,7 +102,7 @@ def enqueue(
     from search.run.supervise import enqueue as add
     from search.study.places import Place
 
-    named = name or checked_name(Path(study).stem)
+    named = name or Path(study).stem
     place = Place((output or OUTPUT) / named, located(artifacts))
     result = add(study, trials, assignments, url_of(storage, output), place, named, data_dir)
     click.echo(f"Study {result.study}: {result.added} added, {result.waiting} waiting, {result.goal} in all.")

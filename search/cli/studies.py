@@ -13,7 +13,6 @@ from search.cli.options import (
     FiniteRange,
     artifacts_option,
     check_engine,
-    checked_name,
     cluster_options,
     json_option,
     log_options,
@@ -22,7 +21,6 @@ from search.cli.options import (
     score_on_option,
     storage_options,
     study_argument,
-    study_name,
     worker_options,
 )
 from search.cli.settings import as_arguments
@@ -38,7 +36,7 @@ from search.logs import Level
 @storage_options
 @artifacts_option
 @click.option("--keep", type=click.IntRange(1), default=KEEP, show_default=True, help="Best checkpoints to keep.")
-@click.option("--name", callback=study_name, help="Name of the study in the database.  [default: the study file's]")
+@click.option("--name", help="Name of the study in the database.  [default: the study file's]")
 @click.option("--seed", type=click.IntRange(0), help="Seed of every random choice.  [default: as the study says]")
 @click.option("--sampler", type=click.Choice(SAMPLERS), help="How parameters are chosen.  [default: as the study says]")
 @click.option("--pruner", type=click.Choice(PRUNERS), help="How trials are pruned.  [default: as the study says]")
@@ -107,7 +105,7 @@ def run(
     path = definition.locate(study)
     wanted = definition.read(path, trials=trials, **overrides)
     settings = RunSettings.of(
-        name or checked_name(path.stem),
+        name or path.stem,
         output=output,
         storage=storage,
         artifacts=artifacts,

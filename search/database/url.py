@@ -10,7 +10,9 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from fmnist.errors import ExpectedError
+from fmnist.files import expand
 from search.choices import OUTPUT
+from search.outputs import DATABASE
 
 BUSY_TIMEOUT = 60  # seconds that a writer waits for another
 CONNECT_TIMEOUT = 10  # seconds within which a server must accept a connection; the driver's own are 130
@@ -33,7 +35,7 @@ def default_url(output: Path) -> str:
     Raises:
         StorageError: the folder's name is not valid UTF-8.
     """
-    return sqlite_url(output / "studies.db")
+    return sqlite_url(output / DATABASE)
 
 
 def url_of(storage: str | None, output: Path | None) -> str:
@@ -74,6 +76,8 @@ def parse(url: str) -> URL:
         raise StorageError(
             f"{parsed.drivername}: no such storage; use sqlite:///FILE or postgresql://USER@HOST/DATABASE"
         )
+    if parsed.drivername == "sqlite" and (parsed.database or "").startswith("~"):
+        parsed = parsed.set(database=str(expand(parsed.database or "")))
     if "@" in (parsed.host or "") or (parsed.host and "@" in (parsed.database or "")):
         raise StorageError("the storage URL has more than one @; write one in a user name or password as %40")
     if parsed.drivername == "sqlite" and parsed.database in (None, "", ":memory:"):

@@ -15,7 +15,7 @@ from search.database.connection import lock, open_storage
 from search.database.retry import persistently, reported
 from search.database.url import StorageError, masked, warnings_for
 from search.formatting import count
-from search.outputs import REPORT, check_outputs
+from search.outputs import REPORT, check_name, check_outputs
 from search.queue import tickets
 from search.queue.reaper import held, release
 from search.results.finalists import standings_of
@@ -45,6 +45,7 @@ def run_search(definition: StudyDefinition, settings: RunSettings, console: Cons
     console = console or terminal()
     settings = replace(settings, trials=settings.trials or definition.trials)
     worker, deadline = settings.worker, settings.deadline()
+    check_name(worker.study)
     data = fashion.load(worker.data_dir)
     fashion.check_split(data, definition.score_on)
     with reported(worker.storage), ExitStack() as stack:

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from fmnist import data as fashion
 from fmnist.device import device_of
+from fmnist.files import expand
 from search import logs
 from search.artifacts import located
 from search.choices import GRACE, OUTPUT, Engine
@@ -26,6 +27,7 @@ from search.database.retry import persistently, reported
 from search.database.url import StorageError, default_url, warnings_for
 from search.formatting import count
 from search.logs import Level
+from search.outputs import check_name
 from search.queue import tickets
 from search.results.summary import Stopped, summarize
 from search.run import local, ray
@@ -95,7 +97,7 @@ class RunSettings:
         """
         if engine == "local" or device == "auto":  # whether a cluster has a device is not for this machine to say
             device = device_of(device).type
-        folder = Path(output or OUTPUT)
+        folder = expand(output or OUTPUT)
         return cls(
             trials=trials,
             place=Place(folder / study, located(artifacts), keep, named=output is not None),
@@ -257,6 +259,7 @@ def enqueue(
     Raises:
         DefinitionError, StudyError, DataError, StorageError: nothing was added.
     """
+    check_name(name)
     with opened(url, "create") as storage, reported(url), lock(url):
         target = _opened(storage, name, study, place, data_dir)
         defined = definition_of(target)

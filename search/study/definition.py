@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fmnist.errors import UsageError
+from fmnist.files import expand
 from fmnist.hyperparameters import Hyperparameters, ScoreOn
 from search.choices import TOP, PrunerName, SamplerName
 from search.formatting import did_you_mean
@@ -246,7 +247,7 @@ def locate(study: str) -> Path:
         DefinitionError: there is none.
     """
     if study.endswith(".toml") or "/" in study:
-        return Path(study)
+        return expand(study)
     named = known()
     if study not in named:
         raise DefinitionError(f"no study named {study!r}; {did_you_mean(study, named)}, or name a .toml file")
@@ -264,7 +265,7 @@ def read(study: Path | str, **overrides: Any) -> StudyDefinition:
     """
     path = locate(study) if isinstance(study, str) else study
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise DefinitionError(f"{path}: {error.strerror}; name a study or a .toml file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -89,6 +89,34 @@ def test_a_given_folder_is_the_only_one_looked_at(own: Path, tmp_path: Path, mon
         source.find(tmp_path)
 
 
+def unpack(folder: Path) -> None:
+    for file in folder.glob("*.gz"):
+        file.with_suffix("").write_bytes(gzip.decompress(file.read_bytes()))
+        file.unlink()
+
+
+def test_files_need_not_be_compressed_and_may_be_where_torchvision_has_them(own: Path, tmp_path: Path) -> None:
+    compressed = data.load(own)
+    unpack(own)
+    root = tmp_path / "root"
+    (root / "FashionMNIST").mkdir(parents=True)
+    own.rename(root / "FashionMNIST" / "raw")
+    loaded = data.load(root)
+    assert loaded.fingerprint == compressed.fingerprint
+    assert torch.equal(loaded.test.images, compressed.test.images)
+
+
+def test_a_declaration_of_another_system_is_read(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a byte order mark, check-sums in capitals, other ends of lines, and names as `sha256sum ./*` gives them."""
+    declaration = own / source.DECLARATION
+    rows = [line.split() for line in declaration.read_text().splitlines()]
+    lines = [f"{checksum.upper()} *./{name}\r\n" for checksum, name in rows]
+    declaration.write_text("\ufeff" + "".join(lines), encoding="utf-8", newline="")
+    monkeypatch.setenv("HOME", str(own.parent))
+    monkeypatch.setenv("FMNIST_DATA", f"~/{own.name}")
+    assert len(data.load().train) == 600
+
+
 def test_the_cache_comes_before_debians_folder(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FMNIST_DATA", raising=False)
     monkeypatch.setattr(source, "DEBIAN_FOLDER", own)
