@@ -87,9 +87,16 @@ def _decode(path: Path) -> Image.Image:
         with warnings.catch_warnings(), path.open("rb") as file:
             warnings.simplefilter("ignore", UserWarning)  # Pillow's, on EXIF data that it cannot read
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return ImageOps.exif_transpose(Image.open(file, formats=FORMATS))
+            image = Image.open(file, formats=FORMATS)
+            image.load()
     except Exception as error:  # Pillow's decoders fail in a dozen ways on damaged files
         raise ImageError(f"{path}: {_reason(error, path)}") from error
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            return ImageOps.exif_transpose(image)
+    except Exception:  # likewise on damaged metadata, which only say how it was held: the pixels are there
+        return image
 
 
 def _reason(error: Exception, path: Path) -> str:

@@ -21,6 +21,7 @@ from sqlalchemy.engine import Connection
 from fmnist.errors import ExpectedError
 from search.artifacts import ArtifactError, open_artifacts
 from search.database.connection import has_schema, opened
+from search.database.optuna_schema import columns_by_table
 from search.database.retry import reported
 from search.database.url import StorageError, absolute, connect_args, default_url, file_of, masked, warnings_for
 from search.formatting import count
@@ -226,6 +227,15 @@ def _check_tables(url: str, connection: Connection) -> Iterator[Check]:
             raise StorageError(f"{masked(url)}: {_user(connection)} may not make tables in it; say {grant}")
         yield Check.ok("storage", f"{masked(url)} is not in use yet; `run` makes its tables")
         return
+    if not sqlite:
+        tables = sorted({*columns_by_table()} & {*sqlalchemy.inspect(connection).get_table_names()})
+        write = sqlalchemy.text(
+            "SELECT has_table_privilege(:table, 'INSERT') AND has_table_privilege(:table, 'UPDATE')"
+        )
+        for table in tables:
+            if not connection.scalar(write, {"table": table}):
+                grant = f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {_user(connection)}"
+                raise StorageError(f"{masked(url)}: {_user(connection)} may not write in it; say {grant}")
     with opened(url) as storage:
         studies = count(len(optuna.get_all_study_names(storage)), "study").replace("studys", "studies")
         schema = storage.get_current_version()

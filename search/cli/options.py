@@ -96,7 +96,9 @@ device_option = click.option(
 )
 
 
-workers_option = click.option("--workers", type=click.IntRange(1, 256), help="Worker processes.  [default: one a core]")
+workers_option = click.option(
+    "--workers", type=click.IntRange(1, 256), help="Worker processes.  [default: one a GPU, else one a core]"
+)
 
 
 def log_options(default: str) -> Callable[[Command], Command]:

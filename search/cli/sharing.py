@@ -52,7 +52,7 @@ def worker(
     """
     from fmnist.device import device_of
     from search.database.url import url_of
-    from search.run.local import cores
+    from search.run.local import workers_for
     from search.run.supervise import join
     from search.worker.loop import WorkerSettings
 
@@ -68,7 +68,7 @@ def worker(
         log_level=log_level,
     )
     logs.configure(log_level, log_file)
-    if join(settings, workers or cores(), say=click.echo):
+    if join(settings, workers or workers_for(settings.device), say=click.echo):
         raise SystemExit(130)
 
 

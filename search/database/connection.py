@@ -6,11 +6,14 @@ readers' transactions would otherwise take the same ticket (optuna#4002, optuna#
 
 import logging
 import re
+import sqlite3
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
 import optuna
 import sqlalchemy
@@ -20,7 +23,7 @@ from sqlalchemy import event
 from fmnist import streams
 from search import logs
 from search.database.optuna_schema import check_schema, columns_by_table
-from search.database.retry import reported, watch
+from search.database.retry import PRIMARY, reported, watch
 from search.database.url import (
     BUSY_TIMEOUT,
     DatabaseGone,
@@ -35,6 +38,8 @@ from search.database.url import (
 Mode = Literal["create", "write", "read"]
 
 WAITING_FOR_LOCK = "waiting for another command that has the database's lock, for as long as it takes"
+# What SQLite reports where it cannot make the files that it needs to read a database with a write-ahead log.
+UNWRITABLE = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
 ALEMBIC = "alembic_version"
 LOGS = "logs"  # a key of a connection's info: which files its write-ahead log was in when it was opened
 OPTUNA_REVISION = re.compile(r"v\d+\.\d+\.\d+\.\w+")  # other programs keep Alembic's own, of 12 hexadecimal digits
@@ -68,8 +73,10 @@ def open_storage(url: str, mode: Mode = "read") -> RDBStorage:
     options: dict[str, Any] = {"connect_args": connect_args(url)}
     if not file:
         options |= {"pool_size": 2, "max_overflow": 0, "pool_pre_ping": True}
+    elif mode == "read" and _is_on_a_dead_disk(file):
+        options["creator"] = partial(_connect_immutable, file)
     with reported(url), lock(url) if create else nullcontext():
-        with _unpooled(url).connect() as connection:
+        with _unpooled(url, options.get("creator")).connect() as connection:
             made = has_schema(connection, url)
         if not (made or create):  # Optuna would write into it, beside whoever is making the tables
             raise StorageError(
@@ -108,8 +115,39 @@ def opened(url: str, mode: Mode = "read") -> Iterator[RDBStorage]:
         storage.engine.dispose()
 
 
-def _unpooled(url: str) -> sqlalchemy.Engine:
-    return sqlalchemy.create_engine(absolute(url), poolclass=sqlalchemy.NullPool, connect_args=connect_args(url))
+def _unpooled(url: str, creator: Callable[[], sqlite3.Connection] | None = None) -> sqlalchemy.Engine:
+    given: dict[str, Any] = {"creator": creator} if creator else {"connect_args": connect_args(url)}
+    return sqlalchemy.create_engine(absolute(url), poolclass=sqlalchemy.NullPool, **given)
+
+
+def _is_on_a_dead_disk(file: Path) -> bool:
+    """Whether SQLite cannot read a database as it needs a file beside it for that: the disk is read-only, or full.
+
+    Then the database itself is all there is, unless its log has what was never written into it.
+
+    Raises:
+        StorageError: that is the case.
+    """
+    try:
+        with closing(sqlite3.connect(file)) as connection:
+            connection.execute("SELECT 1 FROM sqlite_master").close()
+    except sqlite3.OperationalError as error:
+        log_file = Path(f"{file}-wal")
+        if error.sqlite_errorcode & PRIMARY not in UNWRITABLE:
+            return False  # of which the next to try will tell
+        if log_file.is_file() and log_file.stat().st_size:
+            raise StorageError(
+                f"{file}: its disk is read-only or full, and {log_file.name} has what is to be written; copy "
+                "both files to another disk and name that with --storage"
+            ) from error
+        return True
+    except sqlite3.Error:
+        return False
+    return False
+
+
+def _connect_immutable(file: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"file:{quote(str(file.resolve()))}?immutable=1", uri=True, check_same_thread=False)
 
 
 def has_schema(connection: sqlalchemy.Connection, url: str) -> bool:

@@ -83,6 +83,7 @@ TRANSIENT_SQLSTATES = (
 SQLSTATE_ADVICE = {
     "42501": "; let that role read and write the tables, or name another in the URL",
     "25006": "; name the primary server, or let that role write",
+    "22P05": "; use a database with the encoding UTF8",
     "53100": "; free some space there and run again: what was stored is whole",
     "26000": "; leave prepare_threshold out of the URL: a pooler is between",
     "42P05": "; leave prepare_threshold out of the URL: a pooler is between",

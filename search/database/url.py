@@ -80,6 +80,10 @@ def parse(url: str) -> URL:
         parsed = parsed.set(database=str(expand(parsed.database or "")))
     if "@" in (parsed.host or "") or (parsed.host and "@" in (parsed.database or "")):
         raise StorageError("the storage URL has more than one @; write one in a user name or password as %40")
+    if parsed.drivername == "sqlite" and parsed.host:
+        raise StorageError(
+            f"sqlite://{parsed.host}: names a host; write sqlite:///{parsed.host}/{parsed.database or ''}"
+        )
     if parsed.drivername == "sqlite" and parsed.database in (None, "", ":memory:"):
         raise StorageError("a database in memory cannot be shared by workers; write sqlite:///FILE")
     return parsed
@@ -117,6 +121,7 @@ def connect_args(url: str, seconds: int | None = None) -> dict[str, Any]:
     return {
         "connect_timeout": (CONNECT_TIMEOUT if chosen is None else chosen) if seconds is None else seconds,
         "prepare_threshold": _number(url, "prepare_threshold"),
+        "client_encoding": "utf8",  # whatever the server keeps: of SQL_ASCII text would come as bytes
     }
 
 

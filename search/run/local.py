@@ -52,6 +52,15 @@ def cores() -> int:
     return int(joblib.cpu_count())
 
 
+def workers_for(device: str) -> int:
+    """How many workers are started where nobody says how many: one a CUDA device, one for MPS, else one a core."""
+    if device == "cuda":
+        import torch
+
+        return max(1, torch.cuda.device_count())  # a cluster may have what this machine has not
+    return 1 if device == "mps" else cores()
+
+
 def threads_each(workers: int) -> int:
     """The torch threads of each worker: the cores are shared out."""
     return max(1, cores() // workers)

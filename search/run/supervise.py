@@ -89,7 +89,7 @@ class RunSettings:
             study: its name in the database, and that of its folder in `output`.
             output: the output folder; where None, "studies", while a study that is there stays in its own.
             storage: URL of the database; studies.db in the output folder if None.
-            workers: processes; one a core if None.
+            workers: processes; if None one a GPU, or one a core where there is none.
             device: auto, cpu, cuda or mps.
 
         Raises:
@@ -101,7 +101,7 @@ class RunSettings:
         return cls(
             trials=trials,
             place=Place(folder / study, located(artifacts), keep, named=output is not None),
-            workers=workers or local.cores(),
+            workers=workers or local.workers_for(device),
             worker=WorkerSettings(
                 storage=storage or default_url(folder),
                 study=study,

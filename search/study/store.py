@@ -23,12 +23,13 @@ from search.database.optuna_schema import storage_of
 from search.database.url import DatabaseGone, StorageError, masked
 from search.study.definition import StudyDefinition, differences
 from search.study.places import KEY, Place, StudyError, check_free, settle
+from search.study.record import saved_of
 
 if TYPE_CHECKING:
     from fmnist.data import DataSet
 
 # User attributes of a study, beside those of `places`.
-DEFINITION, DATA, VERSIONS, STOP = "definition", "data", "versions", "stop"
+DEFINITION, DATA, VERSIONS, PRECISION, STOP = "definition", "data", "versions", "precision", "stop"
 
 
 def open_study(
@@ -96,6 +97,26 @@ def check_alike(study: optuna.Study, data: "DataSet", *, allow_mixed: bool) -> N
         )
 
 
+def check_precision(study: optuna.Study, precision: str, *, allow_mixed: bool) -> None:
+    """Check that this process trains in the precision of the study, which its first worker decides.
+
+    Call it under the storage's lock.
+
+    Raises:
+        StudyError: it is another, and `allow_mixed` does not permit it.
+    """
+    trained = attributes(study).get(PRECISION)
+    if trained is None:  # or a study of 0.2.0, which has it in the records of its trials only
+        saved = map(saved_of, study.get_trials(deepcopy=False))
+        trained = next((each.precision for each in saved if each and each.precision), precision)
+        study.set_user_attr(PRECISION, trained)
+    if trained != precision and not allow_mixed:
+        raise StudyError(
+            f"study {study.study_name!r} is trained in {trained}, and this machine trains in {precision}, so its "
+            "trials cannot be compared in every digit. Use machines of one kind, or mix them with --allow-mixed."
+        )
+
+
 def versions() -> dict[str, str]:
     """The versions that decide a training's result."""
     return {"fmnist_search": version("fmnist-search"), "torch": version("torch")}
@@ -136,6 +157,7 @@ class _Attributes(BaseModel):
     keep: int
     data: dict[Literal["name", "fingerprint"], str] = Field(min_length=2)
     versions: dict[str, str]
+    precision: str | None = None
     goal: dict[Literal["trials", "failed"], int] = Field({"trials": 0, "failed": 0}, min_length=2)
     runs: list[dict[Literal["at", "command", "machine", "git_commit"], str | None]] = []
 

@@ -22,12 +22,13 @@ from optuna.trial import Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from fmnist import data as fashion
+from fmnist.device import fastest
 from fmnist.errors import ExpectedError
 from fmnist.training import Training
 from search import logs
 from search.artifacts import ArtifactError, Artifacts
 from search.choices import GRACE
-from search.database.connection import open_storage
+from search.database.connection import lock, open_storage
 from search.database.optuna_schema import FIXED_PARAMETERS, open_trial, read_trial, set_parameters
 from search.database.retry import is_transient, persistently, reported
 from search.database.url import StorageError
@@ -41,6 +42,7 @@ from search.study.places import KEEP, artifacts_of, check_artifacts, folder_of
 from search.study.store import (
     attributes,
     check_alike,
+    check_precision,
     definition_of,
     finalists_name,
     finalists_of,
@@ -207,6 +209,9 @@ def _join(settings: WorkerSettings, name: str) -> Joined:
     definition = definition_of(study)
     data = fashion.load(settings.data_dir)
     check_alike(study, data, allow_mixed=settings.allow_mixed)
+    device = torch.device(settings.device)
+    with lock(settings.storage):
+        check_precision(study, fastest(device), allow_mixed=settings.allow_mixed)
     folder = settings.output and folder_of(study, settings.output)
     check_artifacts(study, folder)
     splits = fashion.split(data, definition.score_on)
@@ -214,7 +219,7 @@ def _join(settings: WorkerSettings, name: str) -> Joined:
     release(study)
     with suppress(OSError):  # best effort, as with all that is deleted
         drop_partial(study, artifacts)
-    objective = Objective(definition, data, splits, torch.device(settings.device), artifacts)
+    objective = Objective(definition, data, splits, device, artifacts)
     return Joined(study, objective, stop_requests(study))
 
 

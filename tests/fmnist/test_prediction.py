@@ -345,3 +345,14 @@ def test_without_an_image_the_command_explains_its_use(invoke: Command, saved: P
     result = invoke("predict", saved)
     assert result.returncode == 2
     assert "Missing argument 'IMAGE" in result.stderr
+
+
+@pytest.mark.parametrize("exif", [b"MM\x00*\x00\x00", b"II*\x00\x08\x00\x00\x00\xff\xff", b"garbage", b""])
+def test_a_png_with_a_malformed_exif_chunk_is_read(exif: bytes, tmp_path: Path) -> None:
+    content = encoded(Image.fromarray(GREY), "png", tmp_path)
+    chunk = b"eXIf" + exif
+    end = content.index(b"IEND") - 4
+    whole = struct.pack(">I", len(exif)) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    path = tmp_path / "broken.png"
+    path.write_bytes(content[:end] + whole + content[end:])
+    assert np.array_equal(grey(read_image(path)), GREY)

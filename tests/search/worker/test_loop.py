@@ -18,6 +18,7 @@ import pytest
 import torch
 from optuna.trial import TrialState
 
+from fmnist.device import fastest
 from fmnist.training import Training
 from search import logs
 from search.choices import PRUNERS, SAMPLERS
@@ -427,6 +428,23 @@ def test_a_worker_on_other_data_or_versions_is_refused_with_a_way_on(
     assert states(study) == [COMPLETE]
 
 
+def test_machines_that_train_in_another_precision_are_refused_with_a_way_on(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, settings = make(definition(), 2)
+    here, other = ("float32", "bfloat16") if fastest(torch.device("cpu")) == "float32" else ("bfloat16", "float32")
+    work(settings, lambda: states(study)[0].is_finished())
+    monkeypatch.setattr("search.worker.loop.fastest", lambda _: other)
+    with pytest.raises(StudyError, match=f"trained in {here}, and this machine trains in {other}.*--allow-mixed"):
+        work(settings, never)
+    study._storage.set_study_user_attr(study._study_id, "precision", None)  # as of a study of 0.2.0
+    with pytest.raises(StudyError, match=f"trained in {here}, and"):
+        work(settings, never)
+    assert WAITING in states(study)
+    work(replace(settings, allow_mixed=True), never)
+    assert states(study) == [COMPLETE] * 2
+
+
 def test_a_worker_that_follows_waits_for_new_tickets(make: Make) -> None:
     study, settings = make(definition(), 1)
     added: list[int] = []
@@ -485,6 +503,7 @@ def test_a_study_that_is_deleted_ends_its_workers(make: Make) -> None:
 def test_threads_and_devices_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "cores", lambda: 8)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [local.workers_for(device) for device in ("cpu", "cuda", "mps")] == [8, 2, 1]
     settings = WorkerSettings("sqlite:///x", "s")
     for workers, threads in ((3, 2), (8, 1), (16, 1)):
         assert [each.threads for each in local.shared_out(settings, workers)] == [threads] * workers
