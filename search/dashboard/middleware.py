@@ -8,10 +8,18 @@ import base64
 import binascii
 import hashlib
 import hmac
+import json
+import logging
+import math
 import re
 import secrets
+import threading
+import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from io import BytesIO
 from typing import Any
+from urllib.parse import urlsplit
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from optuna.artifacts.exceptions import ArtifactNotFound
@@ -22,7 +30,13 @@ from fmnist.errors import ExpectedError, UsageError
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 WORK = 2**12  # scrypt's: it is done again for each request, in about 10 ms
 HARMLESS = [("Content-Security-Policy", "sandbox"), ("X-Content-Type-Options", "nosniff")]
+FREE_TRIES = 3  # wrong passwords in a row before the first delay
+LONGEST_DELAY = 60.0  # seconds
+MOST_ADDRESSES = 10_000  # that are remembered
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
+
+
+log = logging.getLogger(__package__)
 
 
 class Credentials:
@@ -48,17 +62,46 @@ class Credentials:
 
 
 class SignIn:
-    """HTTP Basic authentication (RFC 7617), for whatever is asked for."""
+    """HTTP Basic authentication (RFC 7617), for whatever is asked for.
+
+    Who was wrong several times in a row has to wait before the next try, each time twice as long; nobody is kept
+    waiting for an answer.
+    """
 
     def __init__(self, application: WSGIApplication, credentials: Credentials) -> None:
         self.application, self.credentials = application, credentials
+        self.wrong: OrderedDict[str, tuple[int, float]] = OrderedDict()  # by address: times in a row, when the next is
+        self.lock = threading.Lock()
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        given = _given(environ.get("HTTP_AUTHORIZATION", ""))
-        if given is not None and self.credentials.match(given):
-            return self.application(environ, start_response)
+        given, address = _given(environ.get("HTTP_AUTHORIZATION", "")), environ.get("REMOTE_ADDR", "")
+        if given is not None:
+            left = self._left(address)
+            if left > 0:
+                wait = ("Retry-After", str(math.ceil(left)))
+                why = f"Too many wrong passwords from {address}; try again in {math.ceil(left)} s."
+                return refuse(start_response, "429 Too Many Requests", why, wait)
+            if self.credentials.match(given):
+                with self.lock:
+                    self.wrong.pop(address, None)
+                return self.application(environ, start_response)
+            self._count(address)
         ask = ("WWW-Authenticate", 'Basic realm="fmnist-search", charset="UTF-8"')
         return refuse(start_response, "401 Unauthorized", "Sign in with the user and password of this dashboard.", ask)
+
+    def _left(self, address: str) -> float:
+        """Seconds before that address may try again."""
+        with self.lock:
+            return self.wrong.get(address, (0, 0.0))[1] - time.monotonic()
+
+    def _count(self, address: str) -> None:
+        with self.lock:
+            times = self.wrong.pop(address, (0, 0.0))[0] + 1
+            delay = min(2.0 ** (times - FREE_TRIES), LONGEST_DELAY) if times >= FREE_TRIES else 0.0
+            self.wrong[address] = times, time.monotonic() + delay
+            if len(self.wrong) > MOST_ADDRESSES:
+                self.wrong.popitem(last=False)
+        log.warning("sign-in from %s failed, %d in a row; the next in %.0f s at the earliest", address, times, delay)
 
 
 class KnownHosts:
@@ -77,6 +120,56 @@ class KnownHosts:
             return self.application(environ, start_response)
         why = f"This dashboard is to be asked for as {', '.join(sorted(self.names))}; others need it to have a sign-in."
         return refuse(start_response, "403 Forbidden", why)
+
+
+class SoundRequests:
+    """Refuses changes that the dashboard cannot make sense of, of which it would log a traceback or leave a file."""
+
+    def __init__(self, application: WSGIApplication) -> None:
+        self.application = application
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        content = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+        environ["wsgi.input"] = BytesIO(content)
+        if content and environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower() != "application/json":
+            return refuse(start_response, "415 Unsupported Media Type", "Changes are made with application/json.")
+        try:
+            body = json.loads(content or b"{}")
+        except ValueError:  # of the text, and of its encoding
+            body = None
+        upload = environ["REQUEST_METHOD"] == "POST" and environ["PATH_INFO"].startswith("/api/artifacts/")
+        if not isinstance(body, dict) or (upload and not _is_upload(body)):
+            return refuse(start_response, "400 Bad Request", "The content of the request is malformed.")
+
+        def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Callable[[bytes], object]:
+            # its database was asked just before: what fails is the request
+            return start_response("400 Bad Request" if status.startswith("500") else status, headers, *rest)
+
+        return self.application(environ, start)
+
+
+def _is_upload(body: dict[str, Any]) -> bool:
+    """Whether it holds a file as a data URL, and a name."""
+    file, name = body.get("file"), body.get("filename", "")
+    if not isinstance(file, str) or not isinstance(name, str) or not re.match(r"data:[^,]*;base64,", file):
+        return False
+    try:
+        base64.b64decode(file.partition(",")[2], validate=True)
+    except (binascii.Error, ValueError):
+        return False
+    return True
+
+
+def own_origin(application: WSGIApplication) -> WSGIApplication:
+    """Refuses what a page of another origin asks for. Browsers say which that is (RFC 6454), other programs do not."""
+
+    def checked(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        origin = environ.get("HTTP_ORIGIN")
+        if origin is not None and urlsplit(origin).netloc.lower() != environ.get("HTTP_HOST", "").lower():
+            return refuse(start_response, "403 Forbidden", "A page of another origin may change nothing here.")
+        return application(environ, start_response)
+
+    return checked
 
 
 class ByMethod:

@@ -2,6 +2,8 @@
 
 import errno
 import ipaddress
+import logging
+import re
 import socket
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -12,15 +14,30 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import optuna
 import optuna_dashboard
-import waitress
+from optuna.storages import RDBStorage
 
 from fmnist.errors import ExpectedError, UsageError
 from search.dashboard.artifacts import TrialArtifacts
-from search.dashboard.middleware import ByMethod, Credentials, KnownHosts, SafeAnswers, SignIn, keeping_names, read_only
+from search.dashboard.connections import BoundedServer
+from search.dashboard.middleware import (
+    ByMethod,
+    Credentials,
+    KnownHosts,
+    SafeAnswers,
+    SignIn,
+    SoundRequests,
+    keeping_names,
+    own_origin,
+    read_only,
+    refuse,
+)
 from search.database.connection import Mode, open_storage
 from search.database.retry import reported
 from search.database.url import parse
 
+# Whole numbers in a path: of a study and one of its trials, or of a trial.
+IDS = re.compile(r"/(?:api/)?(studies|artifacts|csv|trials)/(\d+)(?:/(\d+))?(?=/|$)")
+LARGEST_ID = 2**31 - 1  # as the columns are
 LARGEST, LARGEST_READING = 32 * 2**20, 2**16  # bytes of a request: it is read before anybody is asked who he is
 
 
@@ -74,17 +91,19 @@ def serve(settings: DashboardSettings, ready: Callable[[str], None]) -> None:
             mend = "one of this machine with --host" if error.errno == errno.EADDRNOTAVAIL else "another with --port"
             reason = f"port {settings.port} cannot be opened on {address[0]} ({error.strerror})"
             raise DashboardError(f"{reason}; choose {mend}") from error
-        server = waitress.create_server(
-            application,
-            sockets=[listener],
-            threads=4,
-            ident=None,
-            max_request_body_size=LARGEST_READING if settings.read_only else LARGEST,
-        )
+        logging.getLogger("optuna_dashboard._bottle_util").addFilter(_shorten)
+        largest = LARGEST_READING if settings.read_only else LARGEST
+        server = BoundedServer(application, listener, threads=4, largest=largest)
         host = f"[{address[0]}]" if family == socket.AF_INET6 else address[0]
         with suppress(KeyboardInterrupt):  # which the server knows to end by, once it runs
             ready(f"http://{host}:{settings.port}/")
             server.run()
+
+
+def _shorten(record: logging.LogRecord) -> bool:
+    """Leave the traceback out of what the dashboard logs of a request that it could not answer."""
+    record.msg, record.args = record.getMessage().partition("\n")[0], None
+    return True
 
 
 def _application(settings: DashboardSettings, local: bool) -> WSGIApplication:
@@ -94,8 +113,10 @@ def _application(settings: DashboardSettings, local: bool) -> WSGIApplication:
     may be empty: a service is there before its first study.
     """
     mode: Mode = "write" if parse(settings.storage).drivername == "sqlite" else "create"
-    changing = read_only if settings.read_only else keeping_names(_dashboard(settings, mode))
-    application: WSGIApplication = SafeAnswers(ByMethod(_dashboard(settings, "read"), changing))
+    changing: WSGIApplication = (
+        read_only if settings.read_only else SoundRequests(keeping_names(_dashboard(settings, mode)))
+    )
+    application: WSGIApplication = SafeAnswers(ByMethod(_dashboard(settings, "read"), own_origin(changing)))
     if settings.credentials:
         return SignIn(application, settings.credentials)
     return KnownHosts(application, settings.host) if local else application
@@ -111,9 +132,30 @@ def _dashboard(settings: DashboardSettings, mode: Mode) -> WSGIApplication:
         # of its API's errors the dashboard itself says nothing but "internal server error", and logs a traceback
         with reported(settings.storage), storage.engine.connect() as connection:
             connection.exec_driver_sql("SELECT 1")
+        if not _is_known(storage, environ["PATH_INFO"]):
+            return refuse(start_response, "404 Not Found", "There is no such study or trial.")
         return application(environ, start_response)  # type: ignore[no-any-return]
 
     return checked
+
+
+def _is_known(storage: RDBStorage, path: str) -> bool:
+    """Whether the study and the trial that a path names are in the database; the dashboard would not say."""
+    match = IDS.match(path)
+    if match is None:
+        return True
+    first, second = (int(each) if each else None for each in match.groups()[1:])
+    study, trial = (None, first) if match[1] == "trials" else (first, second)
+    if any(each is not None and each > LARGEST_ID for each in (study, trial)):
+        return False
+    try:
+        if study is not None:
+            storage.get_study_name_from_id(study)
+        if trial is not None:
+            storage.get_trial(trial)
+    except KeyError:
+        return False
+    return True
 
 
 def _resolved(host: str, port: int) -> tuple[socket.AddressFamily, tuple[Any, ...]]:

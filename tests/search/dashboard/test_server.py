@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import re
+import select
 import shutil
 import signal
 import socket
@@ -11,7 +12,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from http.client import HTTPConnection, HTTPMessage
 from io import BytesIO
 from pathlib import Path
@@ -300,8 +301,8 @@ def test_whatever_is_asked_for_needs_the_sign_in(gated: Site, path: str) -> None
             assert answer.status == 401, (method, headers)
             assert answer.headers["WWW-Authenticate"].startswith("Basic ")
             assert len(answer.body) < 100
-    found = 404 if path == "/nothing" else 200
-    assert gated.ask(path, Authorization=basic(USER, SECRET)).status == found
+            # also lets the next be wrong without a delay
+            assert gated.ask(path, Authorization=basic(USER, SECRET)).status == (404 if path == "/nothing" else 200)
 
 
 def changes(trial: int, waiting: int) -> list[tuple[str, str, dict[str, object]]]:
@@ -618,3 +619,121 @@ def test_a_database_that_is_deleted_meanwhile_is_said_to_be(tmp_path: Path, meth
     assert re.fullmatch(rb".*studies\.db was deleted or replaced.*\n", ask())
     assert answers == ["502 Bad Gateway"]
     assert not (tmp_path / "studies.db").exists()
+
+
+def connected(site: Site) -> socket.socket:
+    host = urlsplit(site.address)
+    return socket.create_connection((host.hostname, host.port), timeout=50)
+
+
+def test_idle_connections_of_one_client_leave_room_for_others(gated: Site) -> None:
+    with ExitStack() as stack:
+        idle = [stack.enter_context(connected(gated)) for _ in range(200)]
+        for number, connection in enumerate(idle):
+            if number % 2:  # the other half says nothing at all
+                with suppress(ConnectionError):  # another took its place
+                    connection.sendall(b"GET /api/studies HTTP/1.1\r\n")
+        for _ in range(5):
+            assert gated.ask("/api/studies", Authorization=basic(USER, SECRET)).status == 200
+        held = [connection for connection in idle if not _is_closed(connection)]
+        assert len(held) <= 32
+
+
+def _is_closed(connection: socket.socket) -> bool:
+    connection.setblocking(False)
+    try:
+        return connection.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        return True
+
+
+def test_a_request_that_comes_byte_by_byte_is_given_up(gated: Site) -> None:
+    with connected(gated) as slow:
+        slow.sendall(b"GET /api/studies HTTP/1.1\r\nX: ")
+        while not _is_closed(slow):
+            with suppress(ConnectionError):
+                slow.sendall(b"x")
+            select.select([slow], [], [], 0.5)
+
+
+def test_wrong_passwords_are_logged_and_delay_the_next_try(searched: Path) -> None:
+    with serving(searched, "--auth", USER, FMNIST_SEARCH_PASSWORD=SECRET) as served:
+        for _ in range(3):
+            assert served.ask("/api/studies", Authorization=basic(USER, "wrong")).status == 401
+        delayed = served.ask("/api/studies", Authorization=basic(USER, SECRET))
+        assert delayed.status == 429
+        assert int(delayed.headers["Retry-After"]) == 1
+        assert served.ask("/api/studies").status == 401  # whoever has said nothing yet is asked
+        while served.ask("/api/studies", Authorization=basic(USER, SECRET)).status == 429:
+            pass
+        assert served.ask("/api/studies", Authorization=basic(USER, "wrong")).status == 401  # it begins anew
+        assert served.ask("/api/studies", Authorization=basic(USER, SECRET)).status == 200
+        served.process.kill()
+        lines = served.process.communicate()[1].splitlines()
+    failed = [line for line in lines if "sign-in from 127.0.0.1 failed" in line]
+    assert [re.search(r"(\d+) in a row; the next in (\d+) s", line).groups() for line in failed] == [  # type: ignore[union-attr]
+        ("1", "0"),
+        ("2", "0"),
+        ("3", "1"),
+        ("1", "0"),
+    ]
+    assert not any("wrong" in line or SECRET in line for line in lines)
+
+
+def test_a_page_of_another_origin_changes_nothing(searched: Path, tmp_path: Path) -> None:
+    with serving(copied(searched, tmp_path)) as served:
+        own = served.address
+        note = {"body": "boots", "version": 1}
+        for origin in ("http://evil.example", "null", "http://127.0.0.1:1", own.replace("127.0.0.1", "localhost")):
+            assert served.ask("/api/studies/1/note", "PUT", note, Origin=origin).status == 403, origin
+            assert served.ask("/api/studies/1", Origin=origin).status == 200
+        assert served.ask("/api/studies/1/note", "PUT", note, Origin=own).status in (204, 409)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "kind", "content", "status"),
+    [
+        ("GET", "/api/studies/99999999999999999999", None, None, 404),
+        ("GET", "/api/studies/9999999999", None, None, 404),
+        ("GET", "/csv/99999999999999999999", None, None, 404),
+        ("GET", "/artifacts/1/99999999999999999999/00", None, None, 404),
+        ("POST", "/api/trials/99999999999999999999/tell", "application/json", b'{"state": "Fail"}', 404),
+        ("DELETE", "/api/studies/7", "application/json", b"{}", 404),
+        ("POST", "/api/studies", "text/plain", b'{"study_name": "x", "directions": ["minimize"]}', 415),
+        ("POST", "/api/studies", "application/x-www-form-urlencoded", b"study_name=x", 415),
+        ("POST", "/api/studies", "application/json", b"{", 400),
+        ("POST", "/api/studies", "application/json", b"\xff", 400),
+        ("POST", "/api/studies", "application/json", b"[1]", 400),
+        ("POST", "/api/studies", "application/json", b'{"study_name": 5, "directions": 7}', 400),
+        ("POST", "/api/trials/13/user-attrs", "application/json", b'{"user_attrs": 5}', 400),
+        ("POST", "/api/artifacts/1/13", "application/json", b'{"file": "data:text/plain;base64,***"}', 400),
+        ("POST", "/api/artifacts/1/13", "application/json", b'{"file": "boots"}', 400),
+        ("POST", "/api/artifacts/1/13", "application/json", b'{"file": 5}', 400),
+        ("POST", "/api/artifacts/1/13", "application/json", b"{}", 400),
+        ("POST", "/api/artifacts/1", "application/json", b'{"file": "data:;base64,YQ==", "filename": 5}', 400),
+        ("POST", "/api/artifacts/1/999", "application/json", b'{"file": "data:;base64,YQ==", "filename": "x"}', 404),
+    ],
+)
+def test_malformed_requests_are_refused_and_leave_nothing(
+    changeable: Site, method: str, path: str, kind: str | None, content: bytes | None, status: int
+) -> None:
+    host = urlsplit(changeable.address)
+    connection = HTTPConnection(host.hostname or "", host.port, timeout=50)
+    connection.request(method, path, content, {"Content-Type": kind} if kind else {})
+    assert connection.getresponse().status == status
+    connection.close()
+    assert len(changeable.ask("/api/studies").json()["study_summaries"]) == 1
+    assert not (changeable.output / "uploads").exists()
+
+
+@pytest.fixture(scope="module")
+def changeable(searched: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """One that may be changed; its log must have no traceback."""
+    with serving(copied(searched, tmp_path_factory.mktemp("changeable"))) as served:
+        yield served
+        served.process.terminate()
+        errors = served.process.communicate()[1]
+        assert "Traceback" not in errors
+        assert "File " not in errors
