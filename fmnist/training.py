@@ -243,7 +243,7 @@ def _randomness(device: torch.device, seed: int) -> Iterator[None]:
 
 def _split(values: Tensor, size: int) -> list[Tensor]:
     """Parts of `size`; one value that is left over joins the last, as one image has no variance to normalise by."""
-    parts = list(values.split(size))
+    parts = list(values.split(size)) if len(values) else []
     if len(parts) > 1 and len(parts[-1]) == 1:
         parts[-2:] = [torch.cat(parts[-2:])]
     return parts

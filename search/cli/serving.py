@@ -26,6 +26,8 @@ PASSWORD = "FMNIST_SEARCH_PASSWORD"  # noqa: S105  # the variable's name
 )
 @click.option("--insecure", is_flag=True, help="Let other machines in without --auth.")
 @click.option("--read-only", is_flag=True, help="Refuse every change: delete, rename, tell, upload, notes.")
+@click.option("--prefix", metavar="PATH", help="Serve it below a path of a site, such as /tuning.")
+@click.option("--behind-proxy", is_flag=True, help="A proxy serves it: believe what that says of who asks.")
 def dashboard(
     storage: str | None,
     output: Path | None,
@@ -35,6 +37,8 @@ def dashboard(
     password_file: Path | None,
     insecure: bool,
     read_only: bool,
+    prefix: str | None,
+    behind_proxy: bool,
 ) -> None:
     """Serve optuna-dashboard for the database and the artifacts of its studies.
 
@@ -45,8 +49,10 @@ def dashboard(
     Examples:
       fmnist-search dashboard --port 8080
       fmnist-search dashboard --host 0.0.0.0 --auth me --read-only
+      fmnist-search dashboard --prefix /tuning --behind-proxy --auth me
     """
     from search.dashboard.middleware import Credentials
+    from search.dashboard.prefix import check_prefix
     from search.dashboard.server import DashboardSettings, serve
     from search.database.url import file_of, url_of
     from search.study.places import folder_of
@@ -64,6 +70,8 @@ def dashboard(
         credentials=None if auth is None else Credentials(auth, _password(auth, password_file)),
         insecure=insecure,
         read_only=read_only,
+        prefix=check_prefix(prefix) if prefix else "",
+        behind_proxy=behind_proxy,
     )
     serve(settings, lambda address: click.echo(f"{address}  (Ctrl-C ends it)"))
 

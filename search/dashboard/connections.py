@@ -34,12 +34,28 @@ class BoundedServer(TcpWSGIServer):  # type: ignore[misc]
         listener: bound to an address.
         threads: that answer requests.
         largest: bytes of a request.
+        prefix: of the paths that it is asked for.
+        behind_proxy: who asks, and by what scheme, is what a proxy says; it is the one client, and bounds its own.
     """
 
     channel_class = Channel
 
-    def __init__(self, application: WSGIApplication, listener: socket.socket, *, threads: int, largest: int) -> None:
+    def __init__(
+        self,
+        application: WSGIApplication,
+        listener: socket.socket,
+        *,
+        threads: int,
+        largest: int,
+        prefix: str = "",
+        behind_proxy: bool = False,
+    ) -> None:
+        self.behind_proxy = behind_proxy
         settings = Adjustments(
+            url_prefix=prefix,
+            trusted_proxy="*" if behind_proxy else None,
+            trusted_proxy_headers={"x-forwarded-for", "x-forwarded-proto"} if behind_proxy else set(),
+            clear_untrusted_proxy_headers=True,
             sockets=[listener],
             threads=threads,
             ident=None,
@@ -58,7 +74,7 @@ class BoundedServer(TcpWSGIServer):  # type: ignore[misc]
             return None
         connection, address = accepted
         of_client = [each for each in self.active_channels.values() if each.addr[0] == address[0]]
-        if len(of_client) >= MOST_OF_CLIENT:
+        if not self.behind_proxy and len(of_client) >= MOST_OF_CLIENT:
             idle = [each for each in of_client if not each.requests and not each.total_outbufs_len]
             if not idle:
                 connection.close()

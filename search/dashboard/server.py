@@ -31,6 +31,7 @@ from search.dashboard.middleware import (
     read_only,
     refuse,
 )
+from search.dashboard.prefix import Prefixed
 from search.database.connection import Mode, open_storage
 from search.database.retry import reported
 from search.database.url import parse
@@ -51,7 +52,8 @@ class DashboardSettings:
 
     folder: says where a study's files are. uploads: the folder of what people upload. host, port: to listen on.
     credentials: of the one user who may sign in; without them whoever reaches it is let in, and other machines only
-    reach it if that is meant to be `insecure`. read_only: nobody changes anything.
+    reach it if that is meant to be `insecure`. read_only: nobody changes anything. prefix: of all paths, such as
+    /tuning. behind_proxy: a proxy serves it to other machines, and says who asks.
     """
 
     storage: str = field(repr=False)  # it may hold a password
@@ -62,6 +64,8 @@ class DashboardSettings:
     credentials: Credentials | None = None
     insecure: bool = False
     read_only: bool = False
+    prefix: str = ""
+    behind_proxy: bool = False
 
 
 def serve(settings: DashboardSettings, ready: Callable[[str], None]) -> None:
@@ -76,10 +80,11 @@ def serve(settings: DashboardSettings, ready: Callable[[str], None]) -> None:
         StorageError: the database cannot be opened.
     """
     family, address = _resolved(settings.host, settings.port)
-    local = ipaddress.ip_address(address[0].partition("%")[0]).is_loopback
+    local = ipaddress.ip_address(address[0].partition("%")[0]).is_loopback and not settings.behind_proxy
     if not (local or settings.credentials or settings.insecure):
+        option = "--behind-proxy" if settings.behind_proxy else f"--host {settings.host}"
         raise UsageError(
-            f"--host {settings.host}: other machines would reach the dashboard; let users sign in with --auth USER, "
+            f"{option}: other machines would reach the dashboard; let users sign in with --auth USER, "
             "or let anybody read and change the studies with --insecure"
         )
     application = _application(settings, local)
@@ -93,10 +98,17 @@ def serve(settings: DashboardSettings, ready: Callable[[str], None]) -> None:
             raise DashboardError(f"{reason}; choose {mend}") from error
         logging.getLogger("optuna_dashboard._bottle_util").addFilter(_shorten)
         largest = LARGEST_READING if settings.read_only else LARGEST
-        server = BoundedServer(application, listener, threads=4, largest=largest)
+        server = BoundedServer(
+            application,
+            listener,
+            threads=4,
+            largest=largest,
+            prefix=settings.prefix,
+            behind_proxy=settings.behind_proxy,
+        )
         host = f"[{address[0]}]" if family == socket.AF_INET6 else address[0]
         with suppress(KeyboardInterrupt):  # which the server knows to end by, once it runs
-            ready(f"http://{host}:{settings.port}/")
+            ready(f"http://{host}:{settings.port}{settings.prefix}/")
             server.run()
 
 
@@ -117,6 +129,8 @@ def _application(settings: DashboardSettings, local: bool) -> WSGIApplication:
         read_only if settings.read_only else SoundRequests(keeping_names(_dashboard(settings, mode)))
     )
     application: WSGIApplication = SafeAnswers(ByMethod(_dashboard(settings, "read"), own_origin(changing)))
+    if settings.prefix:
+        application = Prefixed(application, settings.prefix)
     if settings.credentials:
         return SignIn(application, settings.credentials)
     return KnownHosts(application, settings.host) if local else application

@@ -225,7 +225,7 @@ def _hover(trial: TrialRecord) -> str:
     return f"trial {trial.number}: {literal(assignments(trial.params))}"
 
 
-SHARES = {"tickformat": SHARE, "tickangle": 0, "nticks": 6}
+SHARES = {"tickformat": SHARE, "tickangle": 0, "nticks": 4}
 ROW, LINE = 26, 13  # pixels of a row, and of each further line of its label
 
 

@@ -113,7 +113,7 @@ def test_features_are_dropped_in_training_alone(architecture: str) -> None:
     ],
 )
 def test_it_learns_real_images(architecture: str, blocks: int, reached: float, tiny: DataSet) -> None:
-    learner = hyperparameters(architecture, filters=8, blocks=blocks, epochs=12, learning_rate=0.003, augmentation=0.0)
+    learner = hyperparameters(architecture, filters=8, blocks=blocks, epochs=24, learning_rate=0.003, augmentation=0.0)
     *_, last = Training(learner, seed=1).epochs(split(tiny, "test"))
     assert last.accuracy > reached
 

@@ -20,7 +20,7 @@ from fmnist.training import Training
 from tests.conftest import Command
 from tests.factories import digits
 
-SMALL = Hyperparameters(architecture="simple", filters=4, epochs=2, learning_rate=0.002)
+SMALL = Hyperparameters(architecture="simple", filters=4, epochs=4, learning_rate=0.002)
 
 
 def pixels(seed: int, *shape: int) -> np.ndarray:

@@ -331,7 +331,7 @@ def test_a_study_is_shared_out_by_its_commands(invoke: Command, study_file: Path
     worked = invoke("worker", "tiny", "--workers", "1")
     assert worked.returncode == 0, worked.stderr
     assert worked.stdout.startswith("1 worker on study tiny")
-    assert "trial 0 complete at " in worked.stdout
+    assert re.search(r" INFO tiny trial 0 worker \S+: completed at ", worked.stderr)
     assert "(learning_rate=0.003 filters=2)" in worked.stdout
     assert counts(tmp_path) == {"complete": 7, "pruned": 0, "failed": 0, "running": 0, "waiting": 0}
 

@@ -1,6 +1,5 @@
 """The dashboard as a browser meets it: requests to the real server, and to the stock one."""
 
-import base64
 import json
 import os
 import re
@@ -12,11 +11,11 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from http.client import HTTPConnection, HTTPMessage
+from contextlib import ExitStack, suppress
+from http.client import HTTPConnection
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlsplit
 from wsgiref.util import setup_testing_defaults
 from xml.etree import ElementTree
@@ -25,109 +24,14 @@ import optuna
 import pytest
 
 from fmnist import checkpoint
-from fmnist.data import DataSet
 from search.dashboard.server import DashboardSettings, _application
 from search.database.connection import open_storage
 from search.database.url import default_url
 from search.formatting import percent
-from search.queue import tickets
-from search.report import write
-from search.study.places import Place
 from search.study.record import CHECKPOINT, history_of
-from search.study.store import open_study
-from search.worker.loop import WorkerSettings, work
 from tests.conftest import NEEDS_CHROMIUM
-from tests.factories import definition
 from tests.postgresql import Server
-from tests.processes import Process
-
-SECRET = "päss:w0rd"  # noqa: S105  # a colon and a letter that is not ASCII may be in a password
-USER = "mé"
-
-
-class Answer(NamedTuple):
-    status: int
-    body: bytes
-    headers: HTTPMessage
-
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-
-class Site(NamedTuple):
-    """A dashboard that is being served, from a folder of its own."""
-
-    output: Path
-    address: str
-    process: Process
-
-    def ask(self, path: str, method: str = "GET", body: object = None, **headers: str) -> Answer:
-        """One request; the path is sent as it is."""
-        host = urlsplit(self.address)
-        connection = HTTPConnection(host.hostname or "", host.port, timeout=50)
-        content = None if body is None else json.dumps(body)
-        connection.request(method, path, content, {"Content-Type": "application/json", **headers})
-        response = connection.getresponse()
-        answer = Answer(response.status, response.read(), response.headers)
-        connection.close()
-        return answer
-
-    def study(self) -> Any:
-        return self.ask("/api/studies/1").json()
-
-    def artifact(self, trial: dict[str, Any], name: str) -> str:
-        """The path of a trial's artifact."""
-        identifier = next(each["artifact_id"] for each in trial["artifacts"] if each["filename"] == name)
-        return f"/artifacts/1/{trial['trial_id']}/{identifier}"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def started(output: Path, *arguments: str, port: int | None = None, **environment: str) -> Process:
-    """The command as a process; nobody is at its terminal."""
-    call = ("dashboard", "--output", output, "--port", str(port or free_port()), *arguments)
-    with Path(os.devnull).open() as nothing:
-        return Process(*call, cwd=Path.cwd(), env=os.environ | environment, stdin=nothing.fileno())
-
-
-@contextmanager
-def serving(output: Path, *arguments: str, **environment: str) -> Iterator[Site]:
-    process = started(output, *arguments, **environment)
-    assert process.stdout
-    line = process.stdout.readline()
-    address = re.match(r"(http://127\.0\.0\.1:\d+)/", line)
-    if address is None:
-        pytest.fail(f"{line}{process.communicate()[1]}")
-    yield Site(output, address.group(1), process)
-    process.kill()
-    process.communicate()
-
-
-def refused(output: Path, *arguments: str, **environment: str) -> tuple[int, str]:
-    """The exit code and the line of an error; there must be no other output."""
-    process = started(output, *arguments, **environment)
-    printed, errors = process.communicate()
-    assert printed == ""
-    assert "Traceback" not in errors
-    return process.returncode, errors.splitlines()[-1]
-
-
-@pytest.fixture(scope="module")
-def searched(tmp_path_factory: pytest.TempPathFactory, tiny: DataSet, tiny_folder: Path) -> Path:
-    """The output of a search of 12 trials, of which the checkpoints of five are kept, with its report; one waits."""
-    output = tmp_path_factory.mktemp("searched")
-    url = default_url(output)
-    defined = definition(sampler="random")
-    study = open_study(open_storage(url, "create"), "shown", defined, tiny, Place(output / "shown"))
-    tickets.top_up(study, defined, 12)
-    work(WorkerSettings(url, "shown", tiny_folder), lambda: False)
-    write(study, output / "shown", output / "shown" / "report.html", lambda: tiny, url)
-    tickets.top_up(study, defined, 13)
-    return output
+from tests.search.dashboard.serving import SECRET, USER, Site, basic, free_port, refused, serving
 
 
 def copied(searched: Path, tmp_path: Path) -> Path:
@@ -158,10 +62,6 @@ def gated(searched: Path) -> Iterator[Site]:
     """With a sign-in, and read-only."""
     with serving(searched, "--auth", USER, "--read-only", FMNIST_SEARCH_PASSWORD=SECRET) as served:
         yield served
-
-
-def basic(user: str, password: str) -> str:
-    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
 def test_it_serves_the_studies_to_this_machine(site: Site) -> None:

@@ -26,7 +26,9 @@ def moment(seconds: float) -> str:
 
 
 def trial_of(number: int, *attempts: dict[str, Any], end: float = 0.0, **changes: Any) -> FrozenTrial:
-    trial = ended(DEFINED, changes.pop("value", 0.9), attributes={ATTEMPTS: list(attempts)}, **changes)
+    trial = ended(
+        DEFINED, changes.pop("value", 0.9), attributes={ATTEMPTS: list(attempts)} if attempts else {}, **changes
+    )
     trial.number = number
     trial.datetime_start = (BEGIN + timedelta(seconds=end)).replace(tzinfo=None)
     trial.datetime_complete = trial.datetime_start if trial.state.is_finished() else None

@@ -19,8 +19,8 @@ from search.report.network import BestNetwork, Filters
 from search.report.provenance import Provenance
 from search.results.finalists import Standings
 from search.results.summary import BestTrial, Summary, TrialCounts
-from search.study.places import KEY, StudyError
-from search.study.store import DEFINITION
+from search.study.places import ARTIFACTS, FOLDER, KEEP, KEY, StudyError
+from search.study.store import DATA, DEFINITION, VERSIONS
 from tests.factories import BETTER, contrast, definition, report_standings, with_ranking
 
 LABEL = "learning_rate=0.001234 batch_size=128 filters=24 dropout=0.1234 label_smoothing=0.04321 augmentation=0.1234"
@@ -195,7 +195,9 @@ def test_it_is_published_again_in_the_place_of_the_former(analysis: Analysis, ur
     study = optuna.create_study(storage=storage, study_name="s", direction="maximize")
     with pytest.raises(StudyError, match="was not made by this version"):
         publish(analysis, url)
-    study.set_user_attr(KEY, "key")
+    data = {"name": "digits", "fingerprint": "0" * 64}
+    for name, value in {KEY: "key", FOLDER: "s", ARTIFACTS: None, KEEP: 5, DATA: data, VERSIONS: {}}.items():
+        study.set_user_attr(name, value)
     study.set_user_attr(DEFINITION, {})
     save_note(study, "mine")
     publish(analysis, url)
