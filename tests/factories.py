@@ -48,8 +48,8 @@ def claimed(study: optuna.Study, token: str = "token", **holder: Any) -> Ticket:
     return ticket
 
 
-def digits() -> tuple[LabelledImages, LabelledImages]:
-    """Handwritten digits from scikit-learn, enlarged to 28 x 28: 600 to train on, 300 to test."""
+def digits(train: int = 600, test: int = 300) -> tuple[LabelledImages, LabelledImages]:
+    """Handwritten digits from scikit-learn, which has 1,797, enlarged to 28 x 28: so many to train on and to test."""
     from sklearn.datasets import load_digits  # here: child processes import this module, and it takes a second
 
     small = load_digits()
@@ -57,7 +57,7 @@ def digits() -> tuple[LabelledImages, LabelledImages]:
     large = torch.nn.functional.pad(pixels.repeat_interleave(3, 1).repeat_interleave(3, 2), (2, 2, 2, 2))
     whole = LabelledImages(large.unsqueeze(1), torch.from_numpy(small.target))
     index = torch.arange(len(whole))
-    return whole[index[:600]], whole[index[600:900]]
+    return whole[index[:train]], whole[index[train : train + test]]
 
 
 def definition(**changes: object) -> StudyDefinition:

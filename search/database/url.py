@@ -155,7 +155,7 @@ def options_for(url: str) -> str:
 
 def secrets_of(url: str) -> list[str]:
     """The passwords in a URL, as they are and as they are quoted."""
-    parsed = make_url(url)
+    parsed = parse(url)
     secrets = [parsed.password, *(value for key, value in parsed.query.items() if "pass" in key)]
     return [form for secret in filter(None, secrets) for form in (str(secret), quote(str(secret), safe=""))]
 

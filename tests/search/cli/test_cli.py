@@ -332,7 +332,8 @@ def test_a_study_is_shared_out_by_its_commands(invoke: Command, study_file: Path
     assert worked.returncode == 0, worked.stderr
     assert worked.stdout.startswith("1 worker on study tiny")
     assert re.search(r" INFO tiny trial 0 worker \S+: completed at ", worked.stderr)
-    assert "(learning_rate=0.003 filters=2)" in worked.stdout
+    study = load_study(open_storage(default_url(tmp_path / "studies")), "tiny")
+    assert study.trials[0].params == {"learning_rate": 0.003, "filters": 2}
     assert counts(tmp_path) == {"complete": 7, "pruned": 0, "failed": 0, "running": 0, "waiting": 0}
 
     checkpoints = tmp_path / "studies" / "tiny" / "checkpoints"
