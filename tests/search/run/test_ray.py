@@ -148,7 +148,7 @@ def test_the_budget_is_exact_though_a_node_dies_with_a_trial(
 
 @pytest.mark.parametrize("how", ["SIGTERM", "request"])
 def test_workers_that_end_while_work_is_left_are_started_again(cluster: Cluster, make: Make, how: str) -> None:
-    """By a signal to one of them, and by a request to stop that is not meant for this command."""
+    """By a signal to it, and by a request to stop that is not meant for this command."""
     defaults = {"architecture": "simple", "epochs": 12, "filters": 4, "learning_rate": 0.002}
     study, settings = make(definition(defaults=defaults), 2)
     ended: list[int] = []
@@ -161,7 +161,7 @@ def test_workers_that_end_while_work_is_left_are_started_again(cluster: Cluster,
             else:
                 request_stop(study)
 
-    drain(study, [settings] * 2, cluster.address, lambda: False, end_a_worker)
+    drain(study, [settings], cluster.address, lambda: False, end_a_worker)
     assert states(study) == [TrialState.COMPLETE] * 2
     made = [attempt for trial in study.trials for attempt in attempts(trial)]
     assert [attempt["outcome"] for attempt in made if attempt["pid"] == ended[0]][-1] != "complete"
