@@ -95,13 +95,13 @@ def open_storage(url: str, mode: Mode = "read") -> RDBStorage:
         except RuntimeError as error:  # the schema is of another version of Optuna
             raise StorageError(f"{masked(url)}: {' '.join(str(error).split())}") from error
         storage.engine.dispose()  # connections made before the events were there
-        watch.over(storage.engine)
         if not file:
             event.listen(storage.engine, "connect", _bound_idle_transactions)
         else:
             if mode != "read":
                 _begin_as_writer(storage.engine)
             _watch_files(storage.engine, file)
+        watch.over(storage.engine)
     return storage
 
 
@@ -117,7 +117,9 @@ def opened(url: str, mode: Mode = "read") -> Iterator[RDBStorage]:
 
 def _unpooled(url: str, creator: Callable[[], sqlite3.Connection] | None = None) -> sqlalchemy.Engine:
     given: dict[str, Any] = {"creator": creator} if creator else {"connect_args": connect_args(url)}
-    return sqlalchemy.create_engine(absolute(url), poolclass=sqlalchemy.NullPool, **given)
+    engine = sqlalchemy.create_engine(absolute(url), poolclass=sqlalchemy.NullPool, **given)
+    watch.over(engine)
+    return engine
 
 
 def _is_on_a_dead_disk(file: Path) -> bool:

@@ -81,6 +81,7 @@ TRANSIENT_SQLSTATES = (
     "57014",
 )
 SQLSTATE_ADVICE = {
+    "08P01": "; if a pooler is between, give its pool two connections or more",
     "42501": "; let that role read and write the tables, or name another in the URL",
     "25006": "; name the primary server, or let that role write",
     "22P05": "; use a database with the encoding UTF8",
@@ -156,7 +157,9 @@ class Watch:
         self.thread: threading.Thread | None = None
 
     def over(self, engine: Engine) -> None:
-        """Watch all statements of an engine."""
+        """Watch all statements of an engine, whose other listeners are there already."""
+        event.listen(engine, "do_connect", self._begin)  # and what SQLAlchemy itself asks of a new connection
+        event.listen(engine, "engine_connect", self._end)
         event.listen(engine, "before_cursor_execute", self._begin)
         event.listen(engine, "after_cursor_execute", self._end)
         event.listen(engine, "handle_error", self._end)
