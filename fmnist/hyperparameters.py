@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from fmnist.choices import Architecture, AugmentationKind
+from fmnist.errors import UsageError
 
 ScoreOn = Literal["test", "validation"]  # the images that score a training; the latter are held out of it
 
@@ -27,7 +28,7 @@ class Hyperparameters(BaseModel):
     architecture: Architecture = Field("cnn", description="the network; simple: the write-up's, of one convolution")
     epochs: int = Field(6, ge=1, le=1000, description="passes over the training images")
     learning_rate: float = Field(2e-3, gt=0, le=1, description="Adam's step size at its peak, after warm-up")
-    batch_size: int = Field(64, ge=2, le=60_000, description="images a gradient step")
+    batch_size: int = Field(64, ge=1, le=60_000, description="images a gradient step, two at least")
     filters: int = Field(
         20, ge=1, le=1024, description="filters of the first convolution; transformer: features a head"
     )
@@ -40,3 +41,13 @@ class Hyperparameters(BaseModel):
     augmentation_kind: AugmentationKind = Field(
         "both", description="which augmentation; both: flip and rotation, crop: a shift by up to 4 pixels"
     )
+
+
+def check_batch_size(size: int) -> None:
+    """Refuse batches of one image in a new training; 0.2.0 allowed them, and what it made can be read.
+
+    Raises:
+        UsageError: it is one.
+    """
+    if size < 2:
+        raise UsageError(f"batch_size: {size} is too few, as one image has no variance to normalise by; use 2 or more")

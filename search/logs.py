@@ -18,12 +18,12 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 Level = Literal["debug", "info", "warning", "error"]
 LEVELS: tuple[Level, ...] = get_args(Level)
 
-LONGEST = 3000  # characters of a worker's message: a pipe takes 4,096 bytes whole, whoever else writes into it
+LONGEST, SHORT = 4000, 400  # bytes of a worker's line, as a pipe takes 4,096 whole; characters of one that was longer
 PASSWORD = re.compile(r"(?<=://)([^\s/:@]*):[^\s/@]*(?=@)")
 
 _subject: ContextVar[Mapping[str, str]] = ContextVar("subject", default=MappingProxyType({}))
@@ -94,9 +94,10 @@ class _ToParent(logging.Handler):
         self.write = _into(parent.fileno())
 
     def emit(self, record: logging.LogRecord) -> None:
-        sent = {"name": record.name, "levelno": record.levelno, "levelname": record.levelname}
-        sent |= {"created": record.created, "subject": _about(), "msg": _clean(record.getMessage())[:LONGEST]}
-        self.write(json.dumps(sent, ensure_ascii=False))
+        sent: dict[str, Any] = {"name": record.name, "levelno": record.levelno, "levelname": record.levelname}
+        sent |= {"created": record.created, "subject": _about(), "msg": _clean(record.getMessage())}
+        line = json.dumps(sent)
+        self.write(line if len(line) < LONGEST else json.dumps({**sent, "msg": f"{sent['msg'][:SHORT]} ..."}))
 
 
 def _to_standard_error(line: str) -> None:
@@ -165,8 +166,9 @@ def gathered() -> Iterator[Callable[[], Connection]]:
     def relay(reader: Connection) -> None:
         with os.fdopen(reader.fileno(), encoding="utf-8", errors="replace", closefd=False) as lines:
             for line in lines:
-                record = logging.makeLogRecord(json.loads(line))
-                logging.getLogger(record.name).handle(record)
+                with suppress(ValueError):  # torn: the worker was killed while it wrote
+                    record = logging.makeLogRecord(json.loads(line))
+                    logging.getLogger(record.name).handle(record)
 
     threads: list[threading.Thread] = []
 

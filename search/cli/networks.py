@@ -59,10 +59,13 @@ def train(
     from fmnist import checkpoint, data
     from fmnist.device import device_of
     from fmnist.evaluation import classification_report, evaluate
+    from fmnist.hyperparameters import check_batch_size
     from fmnist.training import Training
     from search.outputs import CHECKPOINT_MARKS, check_replaceable
 
-    training = Training(_hyperparameters(given), seed, device_of(device))
+    hyperparameters = _hyperparameters(given)
+    check_batch_size(hyperparameters.batch_size)
+    training = Training(hyperparameters, seed, device_of(device))
     loaded = data.load(data_dir)
     save = save or Path(f"{_file_name(loaded)}_cnn_full.pth")
     check_replaceable(save, CHECKPOINT_MARKS, "overwrite it with --force, or name another with --save", force=force)

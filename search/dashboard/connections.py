@@ -17,13 +17,12 @@ PATIENCE = 10  # seconds that a connection may be idle, and that the headers of 
 
 
 class Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
-    """A connection. Before the headers of a request are whole, more of them is no activity."""
+    """A connection. Before the headers of a request are whole, what comes of it is no activity."""
 
     def handle_read(self) -> None:
         before = self.last_activity  # type: ignore[has-type]
-        begun = self.request is not None
         super().handle_read()
-        if begun and self.request is not None and not self.request.headers_finished:
+        if not self.requests and (self.request is None or not self.request.headers_finished):
             self.last_activity = before
 
 

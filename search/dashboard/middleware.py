@@ -8,6 +8,7 @@ import base64
 import binascii
 import hashlib
 import hmac
+import ipaddress
 import json
 import logging
 import math
@@ -19,7 +20,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from io import BytesIO
 from typing import Any
-from urllib.parse import urlsplit
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from optuna.artifacts.exceptions import ArtifactNotFound
@@ -30,8 +30,8 @@ from fmnist.errors import ExpectedError, UsageError
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 WORK = 2**12  # scrypt's: it is done again for each request, in about 10 ms
 HARMLESS = [("Content-Security-Policy", "sandbox"), ("X-Content-Type-Options", "nosniff")]
-FREE_TRIES = 3  # wrong passwords in a row before the first delay
-LONGEST_DELAY = 60.0  # seconds
+FREE_TRIES = 3  # wrong passwords before the first delay
+LONGEST_DELAY, FORGOTTEN = 60.0, 600.0  # seconds: between two tries, and after which the count begins anew
 MOST_ADDRESSES = 10_000  # that are remembered
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
 
@@ -64,26 +64,29 @@ class Credentials:
 class SignIn:
     """HTTP Basic authentication (RFC 7617), for whatever is asked for.
 
-    Who was wrong several times in a row has to wait before the next try, each time twice as long; nobody is kept
-    waiting for an answer.
+    An address from which several passwords were wrong has to wait before the next try, each time twice as long. Who is
+    signed in already does not: what was right a moment ago is not tried again.
     """
 
     def __init__(self, application: WSGIApplication, credentials: Credentials) -> None:
         self.application, self.credentials = application, credentials
-        self.wrong: OrderedDict[str, tuple[int, float]] = OrderedDict()  # by address: times in a row, when the next is
+        self.wrong: OrderedDict[str, tuple[int, float]] = OrderedDict()  # by address: how often, when the next may be
+        self.right: bytes | None = None  # hash of what was right
         self.lock = threading.Lock()
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        given, address = _given(environ.get("HTTP_AUTHORIZATION", "")), environ.get("REMOTE_ADDR", "")
+        given, address = _given(environ.get("HTTP_AUTHORIZATION", "")), _client(environ.get("REMOTE_ADDR", ""))
         if given is not None:
+            hashed = hashlib.sha256(given).digest()
+            if self.right is not None and hmac.compare_digest(hashed, self.right):
+                return self.application(environ, start_response)
             left = self._left(address)
             if left > 0:
                 wait = ("Retry-After", str(math.ceil(left)))
                 why = f"Too many wrong passwords from {address}; try again in {math.ceil(left)} s."
                 return refuse(start_response, "429 Too Many Requests", why, wait)
             if self.credentials.match(given):
-                with self.lock:
-                    self.wrong.pop(address, None)
+                self.right = hashed
                 return self.application(environ, start_response)
             self._count(address)
         ask = ("WWW-Authenticate", 'Basic realm="fmnist-search", charset="UTF-8"')
@@ -96,12 +99,15 @@ class SignIn:
 
     def _count(self, address: str) -> None:
         with self.lock:
-            times = self.wrong.pop(address, (0, 0.0))[0] + 1
+            times, until = self.wrong.pop(address, (0, 0.0))
+            times = 1 if time.monotonic() - until > FORGOTTEN else times + 1
             delay = min(2.0 ** (times - FREE_TRIES), LONGEST_DELAY) if times >= FREE_TRIES else 0.0
             self.wrong[address] = times, time.monotonic() + delay
             if len(self.wrong) > MOST_ADDRESSES:
                 self.wrong.popitem(last=False)
-        log.warning("sign-in from %s failed, %d in a row; the next in %.0f s at the earliest", address, times, delay)
+        log.warning(
+            "sign-in from %s failed, %d times by now; the next in %.0f s at the earliest", address, times, delay
+        )
 
 
 class KnownHosts:
@@ -135,15 +141,16 @@ class SoundRequests:
             return refuse(start_response, "415 Unsupported Media Type", "Changes are made with application/json.")
         try:
             body = json.loads(content or b"{}")
-        except ValueError:  # of the text, and of its encoding
+        except (ValueError, RecursionError):  # of the text, its encoding and its depth
             body = None
         upload = environ["REQUEST_METHOD"] == "POST" and environ["PATH_INFO"].startswith("/api/artifacts/")
         if not isinstance(body, dict) or (upload and not _is_upload(body)):
             return refuse(start_response, "400 Bad Request", "The content of the request is malformed.")
 
         def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Callable[[bytes], object]:
-            # its database was asked just before: what fails is the request
-            return start_response("400 Bad Request" if status.startswith("500") else status, headers, *rest)
+            # its database was asked just before: what fails is the request, or the disk that an upload goes to
+            of_request = status.startswith("500") and not upload
+            return start_response("400 Bad Request" if of_request else status, headers, *rest)
 
         return self.application(environ, start)
 
@@ -165,7 +172,7 @@ def own_origin(application: WSGIApplication) -> WSGIApplication:
 
     def checked(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         origin = environ.get("HTTP_ORIGIN")
-        if origin is not None and urlsplit(origin).netloc.lower() != environ.get("HTTP_HOST", "").lower():
+        if origin is not None and origin.partition("://")[2].lower() != environ.get("HTTP_HOST", "").lower():
             return refuse(start_response, "403 Forbidden", "A page of another origin may change nothing here.")
         return application(environ, start_response)
 
@@ -236,6 +243,15 @@ def refuse(start_response: StartResponse, status: str, why: str, *headers: tuple
     kind = ("Content-Type", "text/plain; charset=utf-8")
     start_response(status, [kind, ("Content-Length", str(len(body))), *headers])
     return [body]
+
+
+def _client(address: str) -> str:
+    """An address as that of one client: of IPv6 the first half, as whoever has one has them all."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    return address if parsed.version == 4 else str(ipaddress.ip_network((parsed, 64), strict=False))
 
 
 def _given(authorization: str) -> bytes | None:

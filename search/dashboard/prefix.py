@@ -67,16 +67,20 @@ class Prefixed:
 
     def _page(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """The page with the status and the headers that the dashboard gives it, such as its policy for content."""
-        headers: list[tuple[str, str]] = []
+        found: list[str] = []
 
         def start(status: str, given: list[tuple[str, str]], *_: object) -> object:
+            found.append(status)
+            if not status.startswith("200"):
+                return start_response(status, given)
             replaced = {"content-length", "content-encoding", "last-modified", "etag", "accept-ranges"}
-            headers.extend(each for each in given if each[0].lower() not in replaced)
-            start_response(status, [*headers, ("Content-Length", str(len(self.page)))])
-            return lambda _: None
+            headers = [each for each in given if each[0].lower() not in replaced]
+            return start_response(status, [*headers, ("Content-Length", str(len(self.page)))])
 
         environ.pop("HTTP_IF_MODIFIED_SINCE", None)
         body = self.application(environ, start)  # type: ignore[arg-type]
+        if not found[0].startswith("200"):
+            return body
         if hasattr(body, "close"):
             body.close()
         return [self.page]

@@ -38,7 +38,7 @@ from search.database.url import parse
 
 # Whole numbers in a path: of a study and one of its trials, or of a trial.
 IDS = re.compile(r"/(?:api/)?(studies|artifacts|csv|trials)/(\d+)(?:/(\d+))?(?=/|$)")
-LARGEST_ID = 2**31 - 1  # as the columns are
+LARGEST_ID, LONGEST_ID = 2**31 - 1, 10  # as the columns are, and digits of it
 LARGEST, LARGEST_READING = 32 * 2**20, 2**16  # bytes of a request: it is read before anybody is asked who he is
 
 
@@ -158,10 +158,11 @@ def _is_known(storage: RDBStorage, path: str) -> bool:
     match = IDS.match(path)
     if match is None:
         return True
-    first, second = (int(each) if each else None for each in match.groups()[1:])
-    study, trial = (None, first) if match[1] == "trials" else (first, second)
-    if any(each is not None and each > LARGEST_ID for each in (study, trial)):
+    ids = match.groups()[1:]
+    if any(each and (len(each) > LONGEST_ID or int(each) > LARGEST_ID) for each in ids):
         return False
+    first, second = (int(each) if each else None for each in ids)
+    study, trial = (None, first) if match[1] == "trials" else (first, second)
     try:
         if study is not None:
             storage.get_study_name_from_id(study)

@@ -39,7 +39,14 @@ Mode = Literal["create", "write", "read"]
 
 WAITING_FOR_LOCK = "waiting for another command that has the database's lock, for as long as it takes"
 # What SQLite reports where it cannot make the files that it needs to read a database with a write-ahead log.
-UNWRITABLE = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
+UNWRITABLE = {
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR_SHMOPEN,
+    sqlite3.SQLITE_IOERR_SHMSIZE,
+    sqlite3.SQLITE_IOERR_WRITE,
+}
 ALEMBIC = "alembic_version"
 LOGS = "logs"  # a key of a connection's info: which files its write-ahead log was in when it was opened
 OPTUNA_REVISION = re.compile(r"v\d+\.\d+\.\d+\.\w+")  # other programs keep Alembic's own, of 12 hexadecimal digits
@@ -100,7 +107,7 @@ def open_storage(url: str, mode: Mode = "read") -> RDBStorage:
         else:
             if mode != "read":
                 _begin_as_writer(storage.engine)
-            _watch_files(storage.engine, file)
+            _watch_files(storage.engine, file, immutable="creator" in options)
         watch.over(storage.engine)
     return storage
 
@@ -134,8 +141,8 @@ def _is_on_a_dead_disk(file: Path) -> bool:
         with closing(sqlite3.connect(file)) as connection:
             connection.execute("SELECT 1 FROM sqlite_master").close()
     except sqlite3.OperationalError as error:
-        log_file = Path(f"{file}-wal")
-        if error.sqlite_errorcode & PRIMARY not in UNWRITABLE:
+        log_file = Path(f"{file.resolve()}-wal")
+        if not {error.sqlite_errorcode, error.sqlite_errorcode & PRIMARY} & UNWRITABLE:
             return False  # of which the next to try will tell
         if log_file.is_file() and log_file.stat().st_size:
             raise StorageError(
@@ -204,20 +211,23 @@ def _begin_as_writer(engine: sqlalchemy.Engine) -> None:
     event.listen(engine, "begin", begun)
 
 
-def _watch_files(engine: sqlalchemy.Engine, shown: Path) -> None:
+def _watch_files(engine: sqlalchemy.Engine, shown: Path, *, immutable: bool) -> None:
     """Let each transaction begin by making sure that SQLite's files are still those that were opened.
 
     SQLite goes on without an error in files that were deleted, and creates an empty database where its own was.
 
     Args:
         shown: the database's path as it is shown to the user.
+        immutable: SQLite looks for no change of its content either.
     """
     file = Path(str(engine.url.database))
-    opened = _identity(file)
+    opened, content = _identity(file), _content(file)
 
     def compare(*_: object) -> None:
         if _identity(file) != opened:
             raise DatabaseGone(f"{shown} was deleted or replaced while in use; put it back and run again")
+        if immutable and _content(file) != content:
+            raise DatabaseGone(f"{shown} was written to while it was read as it stood; run this again")
 
     def connected(connection: Any, record: Any) -> None:
         connection.execute("SELECT 1 FROM sqlite_master").close()  # opens the log, which then stays until all close it
@@ -244,6 +254,12 @@ def _identity(file: Path) -> tuple[int, int] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     return status.st_dev, status.st_ino
+
+
+def _content(file: Path) -> list[tuple[int, int]]:
+    """What changes when somebody writes to a database: times and sizes of it and of its log."""
+    files = [each for each in (file, Path(f"{file}-wal")) if each.is_file()]
+    return [(each.stat().st_mtime_ns, each.stat().st_size) for each in files]
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from search.outputs import DATABASE
 
 BUSY_TIMEOUT = 60  # seconds that a writer waits for another
 CONNECT_TIMEOUT = 10  # seconds within which a server must accept a connection; the driver's own are 130
+KEEPALIVE = {"keepalives_idle": 20, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 60_000}
 OURS = ("autocommit", "context", "cursor_factory", "row_factory")  # what the driver takes, but not from a URL
 SQLITE_WORKERS = 8  # that SQLite serves without much waiting
 NETWORKED = ("nfs", "cifs", "smb", "afs", "9p", "ceph", "lustre", "gpfs", "fuse.sshfs", "fuse.gluster", "fuse.s3")
@@ -121,6 +122,8 @@ def connect_args(url: str, seconds: int | None = None) -> dict[str, Any]:
     return {
         "connect_timeout": (CONNECT_TIMEOUT if chosen is None else chosen) if seconds is None else seconds,
         "prepare_threshold": _number(url, "prepare_threshold"),
+        # a server that vanishes is noticed within a minute or so, not after TCP's two hours
+        **{name: value for name, value in KEEPALIVE.items() if name not in parsed.query},
         "client_encoding": "utf8",  # whatever the server keeps: of SQL_ASCII text would come as bytes
     }
 

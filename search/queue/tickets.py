@@ -72,7 +72,7 @@ def top_up(study: optuna.Study, definition: StudyDefinition, trials: int | None)
         trials = min(max(whole if trials is None else trials, goal(study)["trials"]), whole)
     else:
         trials = max(TRIALS_OF_A_SEARCH if trials is None else trials, goal(study)["trials"])
-    _insert(study, _next_points(study, definition, trials), trials)
+    _insert(study, _next_points(study, definition, trials), reach=trials, trials=trials)
     return trials
 
 
@@ -82,7 +82,7 @@ def enqueue(study: optuna.Study, definition: StudyDefinition, trials: int, fixed
     Call it under the storage's lock.
     """
     added = [(point or {}) | fixed for point in itertools.islice(_points(study, definition), trials)]
-    _insert(study, added, goal(study)["trials"] + len(added))
+    _insert(study, added, trials=goal(study)["trials"] + len(added))
     return len(added)
 
 
@@ -98,7 +98,7 @@ def refill(study: optuna.Study, url: str) -> int:
     with lock(url):
         wanted = goal(study)
         points = _next_points(study, definition_of(study), wanted["trials"])
-        _insert(study, points)
+        _insert(study, points, reach=wanted["trials"])
         # Where a failed ticket was one beyond the points of a grid, nothing can replace it: the goal would stay
         # out of reach, and workers would be started again and again to get there.
         if not points and counts(study)[TrialState.WAITING] == 0 and size(study) < wanted["trials"]:
@@ -113,14 +113,24 @@ def _next_points(study: optuna.Study, definition: StudyDefinition, trials: int) 
     return [point or {} for point in itertools.islice(_points(study, definition), max(0, missing))]
 
 
-def _insert(study: optuna.Study, points: list[space.Point], trials: int | None = None) -> None:
+def _insert(
+    study: optuna.Study, points: list[space.Point], *, reach: int | None = None, trials: int | None = None
+) -> None:
     """Add tickets and, if it is given, set the goal: all of it or nothing.
 
     In the place of Optuna's `add_trial`, which adds a trial twice if a commit's answer is lost.
+
+    Args:
+        reach: trials that count, of which there are to be no more: the storage's lock may have been lost with its
+            connection since they were counted, and another process may have added some.
+        trials: the goal.
     """
-    failed = counts(study)[TrialState.FAIL]
     with engine_of(study).begin() as connection:
-        for number, point in enumerate(points, start=lock_study(connection, study)):
+        first = lock_study(connection, study)
+        state = count_by_state(connection, study)
+        failed = state[TrialState.FAIL]
+        room = len(points) if reach is None else max(0, reach - (state.total() - failed))
+        for number, point in enumerate(points[:room], start=first):
             add_waiting(connection, study, number, point)
         if trials is not None:
             write_study_attribute(connection, study, GOAL, {"trials": trials, "failed": failed})

@@ -22,7 +22,8 @@ from search.run.supervise import RunSettings, drain
 from search.study.definition import StudyDefinition
 from search.study.places import artifacts_of, check_artifacts
 from search.study.record import read_checkpoint
-from search.study.store import check_alike, definition_of, finalists_name, load_study, open_study
+from search.study.store import PRECISION, check_alike, definition_of, finalists_name, load_study, open_study
+from search.worker.retention import drop_partial
 
 
 def run_finalists(
@@ -107,6 +108,9 @@ def _choose(
         storage = open_storage(worker.storage, "write")
         again = open_study(storage, worker.study, definition, data, settings.place, allow_mixed=worker.allow_mixed)
         release(again)
+        drop_partial(again, artifacts_of(again))
+        if (precision := study.user_attrs.get(PRECISION)) and PRECISION not in again.user_attrs:
+            again.set_user_attr(PRECISION, precision)  # else a machine of another might train the finalists alone
         return again, definition, tickets.top_up(again, definition, None), unfinished
 
 

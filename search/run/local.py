@@ -171,7 +171,7 @@ class Pool:
         """
         if min(self.useless) > USELESS:
             raise WorkersDied(trouble)
-        self.due[place] = time.monotonic() + min(FIRST_DELAY * 2 ** self.useless[place], LONGEST_DELAY)
+        self.due[place] = time.monotonic() + min(FIRST_DELAY * 2 ** min(self.useless[place], 10), LONGEST_DELAY)
 
     def terminate(self) -> None:
         """Ask all workers to finish their epoch and end; start no more."""

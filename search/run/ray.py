@@ -13,7 +13,6 @@ import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -21,6 +20,7 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
 from fmnist.errors import ExpectedError
+from fmnist.files import expand
 from search import logs
 from search.database.connection import open_storage
 from search.database.retry import persistently, reported
@@ -149,7 +149,7 @@ def _anywhere(settings: WorkerSettings) -> WorkerSettings:
     return replace(
         settings,
         storage=absolute(settings.storage).render_as_string(hide_password=False),
-        data_dir=Path(data_dir).resolve() if data_dir else None,
+        data_dir=expand(data_dir).resolve() if data_dir else None,
         output=settings.output and settings.output.resolve(),
     )
 

@@ -24,8 +24,9 @@ from search.run.finalists import retrain
 from search.run.supervise import RunSettings, drain
 from search.study import space, store
 from search.study.definition import StudyDefinition
-from search.study.places import folder_of
+from search.study.places import artifacts_of, folder_of
 from search.study.store import load_study, open_study
+from search.worker.retention import drop_partial
 
 
 def run_search(definition: StudyDefinition, settings: RunSettings, console: Console | None = None) -> RunResult:
@@ -45,7 +46,6 @@ def run_search(definition: StudyDefinition, settings: RunSettings, console: Cons
     console = console or terminal()
     settings = replace(settings, trials=settings.trials or definition.trials)
     worker, deadline = settings.worker, settings.deadline()
-    check_name(worker.study)
     data = fashion.load(worker.data_dir)
     fashion.check_split(data, definition.score_on)
     with reported(worker.storage), ExitStack() as stack:
@@ -81,11 +81,14 @@ def _top_up(
     """Make or resume the study and let its queue come to the goal, which is returned too."""
     worker = settings.worker
     with lock(worker.storage):
+        if worker.study not in optuna.get_all_study_names(storage):
+            check_name(worker.study)
         study = open_study(storage, worker.study, definition, data, settings.place, allow_mixed=worker.allow_mixed)
         check_outputs(folder_of(study))
         if settings.command:
             store.note(study, settings.command)
         release(study)
+        drop_partial(study, artifacts_of(study, folder_of(study)))
         return study, tickets.top_up(study, definition, settings.trials)  # more, if an earlier run asked for more
 
 

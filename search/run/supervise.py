@@ -105,7 +105,7 @@ class RunSettings:
             worker=WorkerSettings(
                 storage=storage or default_url(folder),
                 study=study,
-                data_dir=Path(data_dir) if data_dir else None,
+                data_dir=expand(data_dir) if data_dir else None,
                 device=device,
                 grace=grace,
                 allow_mixed=allow_mixed,
@@ -259,7 +259,6 @@ def enqueue(
     Raises:
         DefinitionError, StudyError, DataError, StorageError: nothing was added.
     """
-    check_name(name)
     with opened(url, "create") as storage, reported(url), lock(url):
         target = _opened(storage, name, study, place, data_dir)
         defined = definition_of(target)
@@ -274,5 +273,6 @@ def _opened(storage: RDBStorage, named: str, study: str, place: Place, data_dir:
         if place.artifacts:
             check_stays(opened, place.artifacts)
         return opened
+    check_name(named)
     defined = definition.read(study)
     return open_study(storage, named, defined, fashion.load(data_dir), place)

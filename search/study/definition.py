@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from fmnist.errors import UsageError
 from fmnist.files import expand
-from fmnist.hyperparameters import Hyperparameters, ScoreOn
+from fmnist.hyperparameters import Hyperparameters, ScoreOn, check_batch_size
 from search.choices import TOP, PrunerName, SamplerName
 from search.formatting import did_you_mean
 
@@ -271,9 +271,16 @@ def read(study: Path | str, **overrides: Any) -> StudyDefinition:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DefinitionError(f"{path}: not TOML: {error}") from error
     try:
-        return StudyDefinition.model_validate(content | {k: v for k, v in overrides.items() if v is not None})
+        found = StudyDefinition.model_validate(content | {k: v for k, v in overrides.items() if v is not None})
     except ValidationError as error:
         raise DefinitionError(f"{path}: {' '.join(explain(error).split())}") from error
+    sizes = found.space.get("batch_size")
+    least = found.defaults.batch_size if sizes is None else min(sizes.choices or [sizes.low or 0])
+    try:
+        check_batch_size(int(least))
+    except UsageError as error:
+        raise DefinitionError(f"{path}: {error}") from error
+    return found
 
 
 def explain(error: ValidationError) -> str:

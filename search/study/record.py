@@ -4,11 +4,10 @@ Anybody who may write to the database can change them, in optuna-dashboard too: 
 """
 
 import json
-from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
 
 from optuna.trial import FrozenTrial, Trial, TrialState
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from fmnist.errors import CheckpointError, ExpectedError
 from search.artifacts import Artifacts
@@ -55,12 +54,12 @@ class Attempt(_Record):
     token: str | None = None
     machine: str
     host: str
-    pid: int
+    pid: int = Field(gt=0, lt=2**31)
     device: str
     threads: int
     grace: float
-    started: datetime = Field(strict=False)  # text in the database
-    ended: datetime | None = Field(None, strict=False)
+    started: AwareDatetime = Field(strict=False)  # text in the database
+    ended: AwareDatetime | None = Field(None, strict=False)
     outcome: str | None = None
     step: int | None = None
 
@@ -80,7 +79,7 @@ class Saved(_Record):
     precision: Literal["float32", "bfloat16"] | None = None
     seconds: float = 0.0
     confusion: list[list[int]] = []
-    history: list[list[float]] = []
+    history: list[Annotated[list[float], Field(min_length=6, max_length=6)]] = []
 
 
 class Audited(_Record):
@@ -125,13 +124,15 @@ def reason_of(trial: FrozenTrial | Trial) -> str | None:
 def parse_attempts(stored: str, number: int) -> list[dict[str, Any]]:
     """The attempts at the trial of that number from the JSON that is stored, to be written again: as plain values."""
     found: list[dict[str, Any]] = _parse(_ATTEMPTS, stored, number, ATTEMPTS)
+    if any(each.get("outcome") is None or each.get("step") is None for each in found[:-1]):
+        raise _altered(number, ATTEMPTS)
     return found
 
 
 def parse_saved(stored: str, number: int) -> dict[str, Any]:
     """The record of a checkpoint, likewise."""
     found: dict[str, Any] = _parse(_SAVED, stored, number, CHECKPOINT)
-    return found
+    return {"name": None} | found
 
 
 def _read(kind: TypeAdapter[T], trial: FrozenTrial | Trial, key: str) -> T | None:
@@ -143,10 +144,10 @@ def _read(kind: TypeAdapter[T], trial: FrozenTrial | Trial, key: str) -> T | Non
 
 
 def _parse(kind: TypeAdapter[Any], stored: str, number: int, key: str) -> Any:
-    value = json.loads(stored)
     try:
+        value = json.loads(stored)
         kind.validate_python(value)
-    except ValidationError as error:
+    except ValueError as error:  # a ValidationError is one
         raise _altered(number, key) from error
     return value
 
@@ -204,13 +205,6 @@ def is_recorded(digest: str | None, weights: str | None, read: "Checkpoint") -> 
 
 
 def history_of(trial: FrozenTrial) -> list[Epoch]:
-    """What a trial went through, also beyond where it was pruned if it was audited.
-
-    Raises:
-        RecordError: a row of it is not one of an `Epoch`.
-    """
+    """What a trial went through, also beyond where it was pruned if it was audited."""
     saved = saved_of(trial)
-    try:
-        return [Epoch(*row) for row in saved.history] if saved else []
-    except TypeError as error:
-        raise _altered(trial.number, CHECKPOINT) from error
+    return [Epoch(*row) for row in saved.history] if saved else []

@@ -217,8 +217,7 @@ def _join(settings: WorkerSettings, name: str) -> Joined:
     splits = fashion.split(data, definition.score_on)
     artifacts = artifacts_of(study, folder)
     release(study)
-    with suppress(OSError):  # best effort, as with all that is deleted
-        drop_partial(study, artifacts)
+    drop_partial(study, artifacts)
     objective = Objective(definition, data, splits, device, artifacts)
     return Joined(study, objective, stop_requests(study))
 
@@ -283,7 +282,9 @@ def _run(
     try:
         beats = beating(study, ticket, lambda: store.failures + sum(training.steps for training in watched))
         with lease.fenced(study, ticket), beats:  # in this order: a fence may not be set up while another thread begins
-            outcome = persistently(attempt, progress=lambda: sum(training.steps for training in watched))
+            outcome = persistently(
+                attempt, progress=lambda: max((training.quarters for training in watched), default=0)
+            )
     except Lost:
         raise
     except (SQLAlchemyError, StorageInternalError, StorageError):

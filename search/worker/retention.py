@@ -1,5 +1,6 @@
 """Deletion of checkpoints and studies. The checkpoints of the best and of unfinished trials are kept."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,11 +80,12 @@ def drop_orphans(study: optuna.Study, artifacts: Artifacts) -> int:
 
 
 def drop_partial(study: optuna.Study, artifacts: Artifacts) -> None:
-    """Remove the files that killed processes had begun to write; a bucket has none."""
+    """Remove the files that killed processes had begun to write, as far as that can be done; a bucket has none."""
     if isinstance(artifacts, Folder):
-        for name in _orphans(study, artifacts):
-            if name.startswith("."):
-                artifacts.remove(name)
+        with suppress(OSError):
+            for name in _orphans(study, artifacts):
+                if name.startswith("."):
+                    artifacts.remove(name)
 
 
 def _orphans(study: optuna.Study, artifacts: Artifacts) -> list[str]:

@@ -157,7 +157,6 @@ def test_scoring_on_test_trains_on_all_training_images(tiny: DataSet) -> None:
     assert torch.equal(splits.scored.labels, tiny.test.labels)
 
 
-@pytest.mark.fashion_mnist
 @pytest.mark.parametrize(
     ("labels", "why"),
     [
@@ -182,6 +181,7 @@ def test_standardizing_leaves_its_argument_as_it_was(dtype: torch.dtype) -> None
     assert torch.equal(images, before)
 
 
+@pytest.mark.fashion_mnist
 def test_fashion_mnist_is_whole_and_standardizes_to_zero_mean_and_unit_deviation() -> None:
     loaded = data.load()
     assert loaded.name == "Fashion-MNIST"

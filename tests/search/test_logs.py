@@ -161,13 +161,14 @@ def test_what_a_worker_logs_goes_where_the_program_that_called_wants_it(caplog: 
     context = multiprocessing.get_context("fork")
     with logs.gathered() as lines:
         worker = context.Process(target=log_as_a_worker, args=(lines(),))
+        os.write(lines().fileno(), b'{"torn\n')
         worker.start()
         worker.join()
     (record,) = caplog.records
     assert (record.name, record.levelname, record.getMessage()) == (
         "search.worker",
         "INFO",
-        ("claimed" * 500)[: logs.LONGEST],
+        "\u540d" * logs.SHORT + " ...",
     )
     assert record.subject == "tiny trial 7"
 
@@ -175,7 +176,7 @@ def test_what_a_worker_logs_goes_where_the_program_that_called_wants_it(caplog: 
 def log_as_a_worker(lines: Connection) -> None:
     logs.configure_worker("info", lines)
     with logs.about(study="tiny", trial=7):
-        logging.getLogger("search.worker").info("%s", "claimed" * 500)
+        logging.getLogger("search.worker").info("%s", "\u540d" * 3000)
 
 
 def descriptors() -> list[str]:
