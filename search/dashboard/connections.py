@@ -12,6 +12,8 @@ from waitress.adjustments import Adjustments
 from waitress.channel import HTTPChannel
 from waitress.server import TcpWSGIServer
 
+from search.dashboard.middleware import client_of
+
 MOST, MOST_OF_CLIENT = 1000, 32  # connections; a browser has six
 PATIENCE = 10  # seconds that a connection may be idle, and that the headers of a request may take
 
@@ -72,7 +74,8 @@ class BoundedServer(TcpWSGIServer):  # type: ignore[misc]
         if accepted is None:
             return None
         connection, address = accepted
-        of_client = [each for each in self.active_channels.values() if each.addr[0] == address[0]]
+        client = client_of(address[0])
+        of_client = [each for each in self.active_channels.values() if client_of(each.addr[0]) == client]
         if not self.behind_proxy and len(of_client) >= MOST_OF_CLIENT:
             idle = [each for each in of_client if not each.requests and not each.total_outbufs_len]
             if not idle:

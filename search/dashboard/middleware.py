@@ -75,7 +75,7 @@ class SignIn:
         self.lock = threading.Lock()
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        given, address = _given(environ.get("HTTP_AUTHORIZATION", "")), _client(environ.get("REMOTE_ADDR", ""))
+        given, address = _given(environ.get("HTTP_AUTHORIZATION", "")), client_of(environ.get("REMOTE_ADDR", ""))
         if given is not None:
             hashed = hashlib.sha256(given).digest()
             if self.right is not None and hmac.compare_digest(hashed, self.right):
@@ -245,7 +245,7 @@ def refuse(start_response: StartResponse, status: str, why: str, *headers: tuple
     return [body]
 
 
-def _client(address: str) -> str:
+def client_of(address: str) -> str:
     """An address as that of one client: of IPv6 the first half, as whoever has one has them all."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])

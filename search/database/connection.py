@@ -23,7 +23,7 @@ from sqlalchemy import event
 from fmnist import streams
 from search import logs
 from search.database.optuna_schema import check_schema, columns_by_table
-from search.database.retry import PRIMARY, reported, watch
+from search.database.retry import PRIMARY, SILENCE, reported, watch
 from search.database.url import (
     BUSY_TIMEOUT,
     DatabaseGone,
@@ -37,7 +37,6 @@ from search.database.url import (
 
 Mode = Literal["create", "write", "read"]
 
-WAITING_FOR_LOCK = "waiting for another command that has the database's lock, for as long as it takes"
 # What SQLite reports where it cannot make the files that it needs to read a database with a write-ahead log.
 UNWRITABLE = {
     sqlite3.SQLITE_CANTOPEN,
@@ -271,9 +270,9 @@ def lock(url: str) -> Iterator[None]:
 
         file = FileLock(f"{place.database}.lock")
         try:
-            file.acquire(blocking=False)
+            file.acquire(timeout=SILENCE)
         except Timeout:
-            log.info(WAITING_FOR_LOCK)
+            log.warning("waiting for another command that has the database's lock, for as long as it takes")
             file.acquire()
         try:
             yield
@@ -285,7 +284,5 @@ def lock(url: str) -> Iterator[None]:
         url
     ).connect() as connection:  # for one transaction, which ends with it: behind a pooler a session does not
         connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
-        if not connection.scalar(sqlalchemy.select(sqlalchemy.func.pg_try_advisory_xact_lock(number))):
-            log.info(WAITING_FOR_LOCK)
-            connection.execute(sqlalchemy.select(sqlalchemy.func.pg_advisory_xact_lock(number)))
+        connection.execute(sqlalchemy.select(sqlalchemy.func.pg_advisory_xact_lock(number)))
         yield

@@ -219,6 +219,27 @@ def test_processes_that_drain_together_take_each_ticket_once(study: optuna.Study
     assert sorted(taken) == [trial._trial_id for trial in study.trials]
 
 
+@pytest.mark.parametrize("again", ["top_up", "refill"])
+def test_tickets_that_another_adds_after_they_were_counted_are_not_added_twice(
+    study: optuna.Study, url: str, again: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the storage's lock was lost with its connection: another process gets it meanwhile."""
+    defined = definition("random")
+    study.set_user_attr(DEFINITION, defined.model_dump(mode="json"))
+    study.set_user_attr(tickets.GOAL, {"trials": 8, "failed": 0})
+    count = tickets._next_points
+
+    def counted(*arguments: object) -> object:
+        monkeypatch.setattr(tickets, "_next_points", count)
+        points = count(*arguments)  # type: ignore[arg-type]
+        tickets.top_up(study, defined, 8)
+        return points
+
+    monkeypatch.setattr(tickets, "_next_points", counted)
+    tickets.top_up(study, defined, 8) if again == "top_up" else tickets.refill(study, url)
+    assert len(study.trials) == 8
+
+
 def test_a_goal_that_no_point_of_a_grid_is_left_for_is_lowered(make: Make, url: str) -> None:
     """A ticket beyond the grid, one with a point that another has too, fails: nothing can take its place."""
     defined = StudyDefinition.model_validate(
