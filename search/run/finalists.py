@@ -1,5 +1,6 @@
 """The finalists' stage: their study made or extended, its queue drained, the winner's file put in place."""
 
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from rich.console import Console
 from fmnist.data import DataSet, load
 from fmnist.evaluation import evaluate
 from fmnist.files import write_whole
-from search.database.connection import lock, open_storage, opened
+from search.database.connection import lock, open_storage
 from search.database.retry import persistently, reported
 from search.formatting import count
 from search.outputs import BEST, check_outputs
@@ -41,7 +42,9 @@ def run_finalists(
     worker = settings.worker
     check_outputs(settings.place.folder)
     data = load(worker.data_dir)
-    with opened(worker.storage) as storage, reported(worker.storage):
+    with reported(worker.storage), ExitStack() as stack:
+        storage = persistently(lambda: open_storage(worker.storage), reached=False)
+        stack.callback(storage.engine.dispose)
         study = persistently(lambda: load_study(storage, worker.study))
         persistently(lambda: check_alike(study, data, allow_mixed=worker.allow_mixed))
         persistently(lambda: check_artifacts(study, settings.place.folder))

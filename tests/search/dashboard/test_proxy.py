@@ -105,6 +105,14 @@ def test_a_proxys_word_is_taken_for_who_asks_and_from_where(proxied: Site) -> No
     assert proxied.ask("/tuning/api/meta", Authorization=basic(USER, SECRET)).status == 200  # signed in before
 
 
+@pytest.mark.parametrize(("options", "scheme"), [(("--behind-proxy",), "https"), ((), "http")])
+def test_a_redirect_has_the_scheme_that_a_proxy_says(searched: Path, options: tuple[str, ...], scheme: str) -> None:
+    with serving(searched, *options, "--insecure") as served:
+        port = urlsplit(served.address).port
+        answer = served.ask("/", Host=f"127.0.0.1:{port}", **{"X-Forwarded-Proto": "https"})
+        assert answer.headers["Location"] == f"{scheme}://127.0.0.1:{port}/dashboard"
+
+
 @NEEDS_CHROMIUM
 def test_a_browser_finds_its_way_below_the_prefix(proxied: Site, browser: Any) -> None:
     context = browser.new_context(http_credentials={"username": USER, "password": SECRET})
