@@ -2,6 +2,7 @@
 
 import gc
 import itertools
+import logging
 import os
 import shutil
 import signal
@@ -239,6 +240,16 @@ def command(tmp_path: Path, tiny_folder: Path) -> Command:
         return subprocess.CompletedProcess(arguments, process.wait(), output, errors)
 
     return run
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    """A command that runs in this process sets it up; what comes after is to be seen by `caplog`, as before."""
+    logger = logging.getLogger("search")
+    before = logger.handlers, logger.propagate, logger.level
+    yield
+    logger.handlers, logger.propagate = before[:2]
+    logger.setLevel(before[2])
 
 
 @pytest.fixture

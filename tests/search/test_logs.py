@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from urllib.parse import quote
@@ -202,14 +201,6 @@ def test_a_record_of_several_lines_is_one_line(capfd: pytest.CaptureFixture[str]
     with logs.about(study="tiny", trial=3):
         logging.getLogger("search.worker").warning("first\nsecond")
     assert parsed(capfd.readouterr().err) == [("WARNING", "tiny trial 3", "first second")]
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_before() -> Iterator[None]:
-    logger = logging.getLogger("search")
-    before = logger.handlers, logger.propagate, logger.level
-    yield
-    logger.handlers, logger.propagate, logger.level = before
 
 
 @pytest.fixture
