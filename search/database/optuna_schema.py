@@ -136,15 +136,6 @@ def is_contained(value: float, distribution: BaseDistribution) -> bool:
     return distribution._contains(value)
 
 
-def is_valid(trial: FrozenTrial) -> bool:
-    """Whether `Study.add_trial` would take it: not with a parameter outside its range, or a value that is no number."""
-    try:
-        trial._validate()
-    except ValueError:
-        return False
-    return True
-
-
 def count_by_state(connection: Connection, study: optuna.Study) -> Counter[TrialState]:
     """How many trials of a study are in each state."""
     by_state = select(_TRIALS.c.state, func.count()).where(_in(study)).group_by(_TRIALS.c.state)

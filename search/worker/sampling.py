@@ -2,6 +2,7 @@
 
 import copy
 import heapq
+from contextlib import suppress
 from typing import Any, Self
 
 import optuna
@@ -17,7 +18,6 @@ from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from fmnist.seeds import derive
-from search.database.optuna_schema import is_valid
 from search.study.definition import StudyDefinition
 from search.study.record import FINISHED, STEPS_PER_EPOCH
 from search.study.space import Point, distributions
@@ -80,8 +80,9 @@ def propose(definition: StudyDefinition, trials: list[FrozenTrial], number: int,
     if fixed.keys() >= ranges.keys():
         return {name: fixed[name] for name in ranges}
     study = optuna.create_study(direction="maximize", sampler=sampler(definition, number))
-    others = [trial for trial in trials if trial.number != number and is_valid(trial)]
-    study.add_trials(map(_shown, limit_history(others)))
+    for trial in limit_history([trial for trial in trials if trial.number != number]):
+        with suppress(ValueError):
+            study.add_trial(_shown(trial))
     if fixed:
         study.enqueue_trial(fixed)
     return study.ask(ranges).params
