@@ -73,7 +73,7 @@ def definition(**changes: object) -> StudyDefinition:
 
 
 # A training that goes on for as long as a test needs it to.
-LONG = definition(defaults={"architecture": "simple", "epochs": 300, "filters": 4, "learning_rate": 0.002})
+LONG = definition(defaults={"architecture": "simple", "epochs": 600, "filters": 4, "learning_rate": 0.002})
 
 
 STUDY = """\

@@ -199,7 +199,7 @@ def saved_so_far(study: optuna.Study, checkpoints: Path) -> dict[int, list[Epoch
 
 
 def test_a_zombie_that_wakes_writes_nothing_more(make: Make, url: str) -> None:
-    slow = {"architecture": "simple", "epochs": 12, "filters": 16}
+    slow = {"architecture": "simple", "epochs": 24, "filters": 16}
     defined = definition(defaults=slow, space={"learning_rate": {"choices": [0.001, 0.002]}})
     study, settings = make(defined, 1, url)
     settings = replace(settings, grace=2.0)

@@ -121,7 +121,7 @@ def test_the_command_drains_its_study_there_exactly_and_ray_is_not_heard(
 def test_the_budget_is_exact_though_a_node_dies_with_a_trial(
     cluster: Cluster, make: Make, postgresql: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    epochs = 12
+    epochs = 40
     defaults = {"architecture": "simple", "epochs": epochs, "filters": 4, "learning_rate": 0.002}
     study, settings = make(definition(defaults=defaults), 3, postgresql.create_database())
     lost: list[FrozenTrial] = []
@@ -149,7 +149,7 @@ def test_the_budget_is_exact_though_a_node_dies_with_a_trial(
 @pytest.mark.parametrize("how", ["SIGTERM", "request"])
 def test_workers_that_end_while_work_is_left_are_started_again(cluster: Cluster, make: Make, how: str) -> None:
     """By a signal to it, and by a request to stop that is not meant for this command."""
-    defaults = {"architecture": "simple", "epochs": 12, "filters": 4, "learning_rate": 0.002}
+    defaults = {"architecture": "simple", "epochs": 40, "filters": 4, "learning_rate": 0.002}
     study, settings = make(definition(defaults=defaults), 2)
     ended: list[int] = []
 
