@@ -31,7 +31,7 @@ Status = Literal["ok", "warning", "failed"]
 
 @dataclass(frozen=True)
 class Check:
-    """What was found. mend: what to do if it is not well. A search works in spite of a warning."""
+    """The result of one check. mend: how to fix a problem. A search still works after a warning."""
 
     name: str
     status: Status

@@ -32,7 +32,7 @@ _secrets: set[str] = set()
 
 @contextmanager
 def about(**parts: str | int) -> Iterator[None]:
-    """Let the log lines of this thread be about a `study`, a `trial` or a `worker`, beside what they are about now."""
+    """Set the `study`, `trial` or `worker` that this thread's log lines name, in addition to those set already."""
     token = _subject.set({**_subject.get(), **{name: str(part) for name, part in parts.items()}})
     try:
         yield
@@ -41,7 +41,7 @@ def about(**parts: str | int) -> Iterator[None]:
 
 
 def hide(*secrets: str) -> None:
-    """Show *** in the place of a secret in each line from now on."""
+    """Replace secrets with *** in every log line from now on."""
     _secrets.update(filter(None, secrets))
 
 

@@ -19,7 +19,7 @@ PATIENCE = 10  # seconds that a connection may be idle, and that the headers of 
 
 
 class Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
-    """A connection. Before the headers of a request are whole, what comes of it is no activity."""
+    """A connection on which data counts as activity only once the headers of a request are complete."""
 
     def handle_read(self) -> None:
         before = self.last_activity  # type: ignore[has-type]

@@ -62,10 +62,10 @@ class Credentials:
 
 
 class SignIn:
-    """HTTP Basic authentication (RFC 7617), for whatever is asked for.
+    """HTTP Basic authentication (RFC 7617) for every request.
 
-    An address from which several passwords were wrong has to wait before the next try, each time twice as long. Who is
-    signed in already does not: what was right a moment ago is not tried again.
+    After several wrong passwords an address must wait before its next attempt, twice as long each time. Users who have
+    signed in are not affected: credentials that were accepted once are recognized by their hash.
     """
 
     def __init__(self, application: WSGIApplication, credentials: Credentials) -> None:
@@ -129,7 +129,7 @@ class KnownHosts:
 
 
 class SoundRequests:
-    """Refuses changes that the dashboard cannot make sense of, of which it would log a traceback or leave a file."""
+    """Rejects malformed requests, for which the dashboard would log a traceback or leave a file behind."""
 
     def __init__(self, application: WSGIApplication) -> None:
         self.application = application
@@ -156,7 +156,7 @@ class SoundRequests:
 
 
 def _is_upload(body: dict[str, Any]) -> bool:
-    """Whether it holds a file as a data URL, and a name."""
+    """Whether the body contains a file as a data URL, and a valid name."""
     file, name = body.get("file"), body.get("filename", "")
     if not isinstance(file, str) or not isinstance(name, str) or not re.match(r"data:[^,]*;base64,", file):
         return False
@@ -168,7 +168,7 @@ def _is_upload(body: dict[str, Any]) -> bool:
 
 
 def own_origin(application: WSGIApplication) -> WSGIApplication:
-    """Refuses what a page of another origin asks for. Browsers say which that is (RFC 6454), other programs do not."""
+    """Rejects requests from pages of another origin. Browsers send the header (RFC 6454); others need not."""
 
     def checked(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         origin = environ.get("HTTP_ORIGIN")
@@ -246,7 +246,7 @@ def refuse(start_response: StartResponse, status: str, why: str, *headers: tuple
 
 
 def client_of(address: str) -> str:
-    """An address as that of one client: of IPv6 the first half, as whoever has one has them all."""
+    """The key by which clients are counted: an IPv4 address, or the /64 network of an IPv6 address."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

@@ -129,12 +129,12 @@ def _unpooled(url: str, creator: Callable[[], sqlite3.Connection] | None = None)
 
 
 def _is_on_a_dead_disk(file: Path) -> bool:
-    """Whether SQLite cannot read a database as it needs a file beside it for that: the disk is read-only, or full.
+    """Whether SQLite cannot create the files that it needs to read a database, on a read-only or full disk.
 
-    Then the database itself is all there is, unless its log has what was never written into it.
+    The database can then be read as immutable, unless its log holds changes that were never written back.
 
     Raises:
-        StorageError: that is the case.
+        StorageError: the log holds such changes.
     """
     try:
         with closing(sqlite3.connect(file)) as connection:

@@ -114,7 +114,7 @@ def persistently(
     reached: bool = True,
     progress: Callable[[], int] = lambda: 0,
 ) -> T:
-    """Do it again, later and later, for as long as database or checkpoints are out of reach or busy.
+    """Call `action`, and retry with growing pauses while the database or the checkpoint store is unreachable or busy.
 
     Args:
         action: may be done again though its first time was committed.
@@ -135,7 +135,7 @@ def persistently(
             left = PATIENCE - (time.monotonic() - began)
             if not is_transient(error) or not (reached or _answered(error)) or giving_up() or left < 0:
                 raise
-            log.warning("waiting for %s for up to %.0f s more: %s", _what(error), left, reason_of(error))
+            log.warning("waiting for %s for up to %.0f s more: %s", _what(error), left, message_of(error))
         else:
             if began is not None:
                 log.warning("went on after %.1f s", time.monotonic() - began)
@@ -145,9 +145,9 @@ def persistently(
 
 
 class Watch:
-    """Says so when a statement goes without an answer: another's lock, or a pooler that has no connection left.
+    """Logs statements that get no answer: blocked by a lock, or by a pooler without a free connection.
 
-    One thread looks after all statements of a process. It does not end them: that is for the server or SQLite to do.
+    One thread watches all statements of a process. It never cancels one; timeouts belong to the server or SQLite.
     """
 
     def __init__(self) -> None:
@@ -197,7 +197,7 @@ def _what(error: BaseException) -> str:
     return "the file system" if isinstance(error, OSError) else "the database"
 
 
-def reason_of(error: BaseException) -> str:
+def message_of(error: BaseException) -> str:
     """What a driver said, in a line, without SQLAlchemy's statement and parameters."""
     cause = _cause(error)
     return str(getattr(cause, "orig", None) or cause or error).strip().partition("\n")[0]

@@ -171,7 +171,7 @@ def without_password(text: str, url: str) -> str:
 
 
 def warnings_for(url: str, workers: int, *, cluster: bool = False) -> list[str]:
-    """What is to be said about a database that will not serve so many workers, or not safely.
+    """Warnings about a database that cannot serve that many workers, or not safely.
 
     cluster: whether the workers may be on several machines.
     """

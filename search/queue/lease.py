@@ -38,7 +38,7 @@ from search.database.optuna_schema import (
     start_heartbeat,
     write_attribute,
 )
-from search.database.retry import reason_of
+from search.database.retry import message_of
 from search.database.url import StorageError
 from search.queue import artifact_index
 from search.study.record import ATTEMPTS, CHECKPOINT, REASON, STEPS_PER_EPOCH, parse_attempts, parse_saved
@@ -250,7 +250,7 @@ def beating(study: optuna.Study, ticket: Ticket, steps: Callable[[], int]) -> It
                 try:
                     beat(study, ticket)
                 except (SQLAlchemyError, StorageInternalError, StorageError) as error:
-                    log.info("heartbeat not renewed: %s", reason_of(error))
+                    log.info("heartbeat not renewed: %s", message_of(error))
 
     thread = threading.Thread(target=copy_context().run, args=(keep,), daemon=True)
     thread.start()

@@ -92,13 +92,13 @@ def retrain(
 def _choose(
     study: optuna.Study, top: int, seeds: int, settings: RunSettings, data: DataSet, *, early: bool
 ) -> tuple[optuna.Study, StudyDefinition, int, bool] | None:
-    """Make or extend the study of the finalists, if they are to be chosen now.
+    """Create or extend the finalists' study; None while the search has not reached its goal, unless `early`.
 
     Args:
-        settings: those of the finalists.
+        settings: of the finalists' study.
 
     Returns:
-        It, its definition, its goal, and whether the search is unfinished.
+        The study, its definition, its goal, and whether the search is unfinished.
     """
     worker = settings.worker
     with lock(worker.storage):

@@ -27,7 +27,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from fmnist.errors import ExpectedError
 from search import logs
-from search.database.retry import is_transient, persistently, reason_of
+from search.database.retry import is_transient, message_of, persistently
 from search.database.url import StorageError
 from search.queue.reaper import alive, began, release
 from search.queue.tickets import TooManyFailures, check_failures
@@ -200,7 +200,7 @@ def kept_for_later() -> Iterator[None]:
     except (SQLAlchemyError, StorageInternalError, StorageError) as error:
         if not is_transient(error):
             raise
-        log.warning("tickets stay held until the next command: %s", reason_of(error))
+        log.warning("tickets stay held until the next command: %s", message_of(error))
 
 
 def drain(

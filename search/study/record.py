@@ -41,7 +41,7 @@ class Epoch(NamedTuple):
 
 
 class RecordError(ExpectedError):
-    """A trial's record is not what fmnist-search writes; the message names it."""
+    """A trial's user attribute does not have the format that fmnist-search writes."""
 
 
 class _Record(BaseModel):
