@@ -4,10 +4,12 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 import optuna
+import torch
 from optuna.storages import RDBStorage
 from rich.console import Console
 
 from fmnist import data as fashion
+from fmnist.device import fastest
 from fmnist.errors import ExpectedError
 from search.choices import SEEDS
 from search.console.terminal import terminal
@@ -25,7 +27,7 @@ from search.run.supervise import RunSettings, drain
 from search.study import space, store
 from search.study.definition import StudyDefinition
 from search.study.places import artifacts_of, folder_of
-from search.study.store import load_study, open_study
+from search.study.store import check_precision, load_study, open_study
 from search.worker.retention import drop_partial
 
 
@@ -84,6 +86,8 @@ def _top_up(
         if worker.study not in optuna.get_all_study_names(storage):
             check_name(worker.study)
         study = open_study(storage, worker.study, definition, data, settings.place, allow_mixed=worker.allow_mixed)
+        if settings.engine == "local":  # what a cluster's machines train in is for their workers to say
+            check_precision(study, fastest(torch.device(worker.device)), allow_mixed=worker.allow_mixed)
         check_outputs(folder_of(study))
         if settings.command:
             store.note(study, settings.command)

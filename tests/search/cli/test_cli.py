@@ -461,6 +461,18 @@ def test_a_changed_definition_is_refused_with_the_difference(invoke: Command, st
     assert invoke("run", "tiny.toml", "--seed", "3", "--trials", "1", "--name", "other", "--quiet").returncode == 0
 
 
+def test_a_machine_of_another_precision_is_refused_before_its_workers_start(
+    invoke: Command, study_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    invoke("run", "tiny.toml", "--trials", "1", "--workers", "1", "--quiet")
+    here = load_study(open_storage(default_url(Path(study_file.parent, "studies"))), "tiny").user_attrs["precision"]
+    other = {"float32": "bfloat16", "bfloat16": "float32"}[here]
+    monkeypatch.setattr("search.run.search.fastest", lambda _: other)
+    monkeypatch.setattr("search.run.local.Pool.fill", lambda _: pytest.fail("a worker was started"))
+    message = one_line(invoke("run", "tiny.toml", "--trials", "2", "--workers", "1"), 2)
+    assert f"trained in {here}, and this machine trains in {other}" in message
+
+
 def test_output_moves_everything(invoke: Command, study_file: Path, tmp_path: Path) -> None:
     invoke("run", "tiny.toml", "--trials", "1", "--workers", "1", "--output", "elsewhere", "--quiet")
     assert sorted(path.name for path in (tmp_path / "elsewhere").glob("*")) == ["studies.db", "studies.db.lock", "tiny"]
