@@ -40,7 +40,7 @@ def record(index: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     data = fashion.load()
     splits = Splits(data.train[torch.arange(IMAGES)], data.test, "test")
-    drawn = space.quasi_random_point(space.distributions(DEFINED), DEFINED.seed, index)
+    drawn = space.quasi_random_point(DEFINED.space, DEFINED.seed, index, {})
     point = drawn if index else space.default_point(DEFINED)
     hyperparameters = DEFINED.defaults.model_copy(update={**point, "epochs": EPOCHS})
     curve: dict[str, Any] = {"index": index, "parameters": point, "steps": [], "accuracies": [], "seconds": []}

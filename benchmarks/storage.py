@@ -153,14 +153,14 @@ def make(url: str, folder: Path, defined: StudyDefinition, finished: int, waitin
 
 def fill(study: optuna.Study, defined: StudyDefinition, count: int) -> None:
     """Add finished trials straight to the tables; two of three were pruned at their first report."""
-    ranges, now, rows = space.distributions(defined), datetime.now(UTC).replace(tzinfo=None), defaultdict(list)
+    now, rows = datetime.now(UTC).replace(tzinfo=None), defaultdict(list)
     with engine_of(study).begin() as connection:
         for number in range(count):
             state = TrialState.PRUNED if number % 3 else TrialState.COMPLETE
             of_trial = {"study_id": study._study_id, "number": number, "state": state}
             added = insert(TrialModel).values(**of_trial, datetime_start=now, datetime_complete=now)
             trial_id = connection.scalars(added.returning(TrialModel.trial_id)).one()
-            for table, row in trial_rows(ranges, number, EPOCHS[:1] if number % 3 else EPOCHS):
+            for table, row in trial_rows(defined, number, EPOCHS[:1] if number % 3 else EPOCHS):
                 rows[table].append({"trial_id": trial_id, **row})
         for table, of_table in rows.items():
             connection.execute(insert(table), of_table)
@@ -169,14 +169,14 @@ def fill(study: optuna.Study, defined: StudyDefinition, count: int) -> None:
 
 
 def trial_rows(
-    ranges: space.Distributions, number: int, epochs: tuple[float, ...]
+    defined: StudyDefinition, number: int, epochs: tuple[float, ...]
 ) -> Iterator[tuple[Any, dict[str, Any]]]:
     """The table and the content of each row that belongs to a finished trial."""
-    point = space.random_point(ranges, 1, number)
+    point = space.random_point(defined.space, 1, number, {})
     accuracy = 0.93 - abs(point["learning_rate"] - 0.002) - 0.01 * point["dropout"]
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     attempt = {"token": uuid4().hex, **vars(Holder()), "started": now, "ended": now, "outcome": "pruned", "step": 25}
-    for name, distribution in ranges.items():
+    for name, distribution in space.distributions(defined).items():
         internal, kind = distribution.to_internal_repr(point[name]), distribution_to_json(distribution)
         yield TrialParamModel.__table__, {"param_name": name, "param_value": internal, "distribution_json": kind}
     for epoch in epochs:

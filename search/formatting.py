@@ -37,6 +37,11 @@ def assignments(params: Mapping[str, Any]) -> str:
     return " ".join(f"{name}={short(value)}" for name, value in params.items())
 
 
+def marked(name: object, mark: str | None) -> str:
+    """A trial or configuration, and what marks it: 2 (start 2)."""
+    return f"{name} ({mark})" if mark else str(name)
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The close one of the known names, or else all of them."""
     close = difflib.get_close_matches(name, known := list(known), n=1)

@@ -29,7 +29,7 @@ class ExpectedFailure(click.ClickException):
             text = error.strerror or text
             if _output_is_lost():
                 text = f"standard output cannot be written: {text}; send it somewhere else"
-        super().__init__(" ".join(text.split()))
+        super().__init__("\n".join(" ".join(line.split()) for line in text.splitlines()))
         self.exit_code = getattr(error, "exit_code", 1)  # type: ignore[misc]  # click reads the instance's
 
 

@@ -144,9 +144,9 @@ def _hyperparameters(given: dict[str, Any]) -> "Hyperparameters":
     from pydantic import ValidationError
 
     from fmnist.hyperparameters import Hyperparameters
-    from search.study.definition import explain
+    from search.study.validation import explain
 
     try:
         return Hyperparameters(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
-        raise click.UsageError(f"--{explain(error).replace('_', '-')}") from error
+        raise click.UsageError(f"--{explain(error, given)[0].line.replace('_', '-')}") from error

@@ -105,7 +105,7 @@ class Progress:
             best = Text.assemble(
                 "best so far: ",
                 (percent(summary.best.value), "bold green"),
-                f" on {summary.score_on} (trial {summary.best.number})",
+                f" on {summary.score_on} (trial {summary.best.label})",
             )
         space = 2 if self.console.width > NARROW else 1
         rows = Table(box=None, padding=(0, space, 0, 0), show_edge=False, pad_edge=False)
@@ -113,7 +113,7 @@ class Progress:
             rows.add_column(title, justify="right", style="dim" if title == "trial" else None, no_wrap=True)
         for running in summary.running:
             accuracy = "-" if running.accuracy is None else percent(running.accuracy).removesuffix(" %")
-            rows.add_row(str(running.number), f"{running.epoch:g}/{running.epochs}", accuracy)
+            rows.add_row(running.label, f"{running.epoch:g}/{running.epochs}", accuracy)
         view = Table.grid()
         for part in (head, bar, best, rows, Text(self._time(trials.finished)), Text(self.note, style="yellow")):
             view.add_row(part)

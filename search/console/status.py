@@ -19,12 +19,13 @@ from search.console.progress import live_view
 from search.console.terminal import handled
 from search.database.retry import persistently
 from search.database.url import options_for
-from search.formatting import count, percent, points, short
+from search.formatting import count, marked, percent, points, short
 from search.queue import tickets
 from search.results import wording
 from search.results.finalists import Standings, standings_of
 from search.results.ranking import Configuration, rank
 from search.results.summary import RunResult, Summary, summarize
+from search.study import space
 from search.study.catalogue import Entry
 from search.study.store import definition_of, finalists_of
 
@@ -73,11 +74,12 @@ def best_trials(study: optuna.Study, score_on: str) -> Table:
     """The complete trials of the highest accuracy, with their parameters."""
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     ranked = sorted(complete, key=_accuracy, reverse=True)[:SHOWN]
-    names = list(ranked[0].params)
+    definition = definition_of(study)
+    names = [name for name in definition.space if any(name in trial.params for trial in ranked)]
     table = _table(f"Best trials of study {study.study_name}", "trial", f"{score_on} accuracy", *names)
     for trial in ranked:
-        values = [trial.params[name] for name in names]
-        table.add_row(str(trial.number), percent(_accuracy(trial)), *(short(value) for value in values))
+        values = [short(trial.params[name]) if name in trial.params else "-" for name in names]
+        table.add_row(marked(trial.number, space.mark(definition, trial.params)), percent(_accuracy(trial)), *values)
     return table
 
 
@@ -155,9 +157,9 @@ def status(summary: Summary, standings: Standings | None, *, running: bool = Tru
     ]
     for each in summary.running if running else ():
         accuracy = "" if each.accuracy is None else f", {percent(each.accuracy)} on {summary.score_on}"
-        lines.append(f"  trial {each.number}: epoch {each.epoch:g} of {each.epochs}{accuracy}")
+        lines.append(f"  trial {each.label}: epoch {each.epoch:g} of {each.epochs}{accuracy}")
     if summary.best:
-        lines.append(f"Best so far: trial {summary.best.number}, {percent(summary.best.value)} on {summary.score_on}.")
+        lines.append(f"Best so far: trial {summary.best.label}, {percent(summary.best.value)} on {summary.score_on}.")
     if standings:
         trained = f"{standings.trained} of {standings.wanted} trainings finished"
         lines.append(f"Finalists: {trained}. {wording.winner(standings)}")
@@ -174,7 +176,7 @@ def show_best(console: Console, summary: Summary, standings: Standings | None) -
     if summary.best is None:
         say(f"Study {summary.study} has no complete trial yet.")
         return
-    say(f"Trial {summary.best.number} of study {summary.study}: {percent(summary.best.value)} on {summary.score_on}.")
+    say(f"Trial {summary.best.label} of study {summary.study}: {percent(summary.best.value)} on {summary.score_on}.")
     say(wording.caution(summary))
     for name, value in summary.best.params.items():
         say(f"  {name} = {short(value)}")

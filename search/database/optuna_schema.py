@@ -131,9 +131,9 @@ def set_parameters(
         study._storage.set_trial_param(trial_id, name, allowed.to_internal_repr(value), allowed)
 
 
-def is_contained(value: float, distribution: BaseDistribution) -> bool:
-    """Whether a number is in a distribution's range, and on one of its steps."""
-    return distribution._contains(value)
+def suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Any:
+    """A value from the trial's sampler, whatever kind of distribution that is."""
+    return trial._suggest(name, distribution)
 
 
 def count_by_state(connection: Connection, study: optuna.Study) -> Counter[TrialState]:

@@ -68,7 +68,7 @@ def top_up(study: optuna.Study, definition: StudyDefinition, trials: int | None)
         trials: None for all of a grid, TRIALS_OF_A_SEARCH of another.
     """
     if definition.sampler == "grid":
-        whole = size(study) + sum(1 for _ in _points(study, definition))
+        whole = size(study) + sum(1 for _ in _points(study, definition, {}))
         trials = min(max(whole if trials is None else trials, goal(study)["trials"]), whole)
     else:
         trials = max(TRIALS_OF_A_SEARCH if trials is None else trials, goal(study)["trials"])
@@ -81,7 +81,7 @@ def enqueue(study: optuna.Study, definition: StudyDefinition, trials: int, fixed
 
     Call it under the storage's lock.
     """
-    added = [(point or {}) | fixed for point in itertools.islice(_points(study, definition), trials)]
+    added = list(itertools.islice(_points(study, definition, fixed), trials))
     _insert(study, added, trials=goal(study)["trials"] + len(added))
     return len(added)
 
@@ -110,7 +110,7 @@ def _next_points(study: optuna.Study, definition: StudyDefinition, trials: int) 
     """The tickets to create now on the way to that many trials."""
     state = counts(study)
     missing = min(trials - size(study), AHEAD - state[TrialState.WAITING])
-    return [point or {} for point in itertools.islice(_points(study, definition), max(0, missing))]
+    return list(itertools.islice(_points(study, definition, {}), max(0, missing)))
 
 
 def _insert(
@@ -136,18 +136,19 @@ def _insert(
             write_study_attribute(connection, study, GOAL, {"trials": trials, "failed": failed})
 
 
-def _points(study: optuna.Study, definition: StudyDefinition) -> Iterator[space.Point | None]:
-    """The parameters of the tickets that come next; None leaves them to the sampler."""
+def _points(study: optuna.Study, definition: StudyDefinition, fixed: space.Point) -> Iterator[space.Point]:
+    """The parameters of the tickets that come next, those that are fixed among them; the sampler fills in the rest."""
     if definition.sampler == "grid":
-        yield from _points_of_grid(study, definition)
+        for point in _points_of_grid(study, definition):
+            yield space.with_defaults(definition, point | fixed) if fixed else point
         return
-    ranges = space.distributions(definition)
     make = {"random": space.random_point, "qmc": space.quasi_random_point}.get(definition.sampler)
+    given = [{}, *definition.start]  # values of the default configuration, and of the starting points
     for number in itertools.count(sum(counts(study).values())):
-        if number == 0:
-            yield space.default_point(definition)
+        if number < len(given):
+            yield space.with_defaults(definition, given[number] | fixed)
         else:
-            yield make(ranges, definition.seed, number - 1) if make else None
+            yield make(definition.space, definition.seed, number - len(given), fixed) if make else fixed
 
 
 def _points_of_grid(study: optuna.Study, definition: StudyDefinition) -> Iterator[space.Point]:

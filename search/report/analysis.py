@@ -19,6 +19,7 @@ from search.report.writeup import Comparison, compare
 from search.results.finalists import Standings, standings_of
 from search.results.ranking import Configuration, rank
 from search.results.summary import Summary, summarize
+from search.study.parameters import SPACE, Parameter, point_of
 from search.study.record import history_of
 from search.study.store import DATA, definition_of, finalists_name, finalists_of
 
@@ -54,6 +55,25 @@ class Analysis:
     def repeated(self) -> bool:
         """Whether the study's question is about configurations that are trained several times each."""
         return bool(self.definition["seeds"] > 1)
+
+    @property
+    def space(self) -> dict[str, list[Parameter]]:
+        """The tables of each hyperparameter that is searched."""
+        return SPACE.validate_python(self.definition["space"])
+
+    @property
+    def default(self) -> dict[str, Any]:
+        """The searched hyperparameters of the default configuration."""
+        return point_of(self.space, self.definition["defaults"])
+
+    def conditions(self, name: str) -> str:
+        """Where a hyperparameter is searched, in words; empty if that is everywhere."""
+        return " or where ".join(filter(None, (table.condition for table in self.space[name])))
+
+    @property
+    def conditional(self) -> bool:
+        """Whether a trial lacks a hyperparameter that others have."""
+        return any(trial.params.keys() < self.space.keys() for trial in self.trials)
 
     @property
     def seconds(self) -> float:
@@ -110,7 +130,7 @@ def analyse(study: optuna.Study, folder: Path, data: Callable[[], DataSet]) -> A
     found = importances(trials) if definition.seeds == 1 else None
     again = finalists.get_trials(deepcopy=False) if finalists else []
     done = [*spells(trials, began, again=False), *spells(again, began, again=True)]
-    finished, done, paused = without_pauses(records(trials, began), done)
+    finished, done, paused = without_pauses(records(definition, trials, began), done)
     evidence = Evidence(
         definition=definition,
         trials=trials,
@@ -135,7 +155,7 @@ def analyse(study: optuna.Study, folder: Path, data: Callable[[], DataSet]) -> A
         ranking=evidence.ranking,
         comparison=evidence.comparison,
         importances=found,
-        landscape=landscape(definition, foremost(definition.space, found), trials),
+        landscape=landscape(definition, foremost(definition.ranges, found), trials),
         costs=costs(definition, evidence.ranking),
         network=network,
         missing=missing,

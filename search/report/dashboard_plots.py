@@ -115,7 +115,7 @@ def _answer(analysis: Analysis) -> list[str]:
     if best is None:
         return ["No trial is complete yet."]
     return [
-        f"Trial {best.number}: {percent(best.value)} {summary.score_on} accuracy with {assignments(best.params)}.",
+        f"Trial {best.label}: {percent(best.value)} {summary.score_on} accuracy with {assignments(best.params)}.",
         wording.caution(summary),
         f"Best checkpoint  {best.checkpoint or 'is gone'}",
     ]

@@ -109,11 +109,11 @@ def intermediate_values(analysis: Analysis) -> go.Figure:
 
 def _curves(figure: go.Figure, trials: list[TrialRecord], name: str, colour: str, width: float) -> None:
     """Curves of many trials as one line with gaps: a figure of a thousand lines takes a browser seconds."""
-    points = [(*point, trial.number) for trial in trials for point in [*trial.curve, (None, None)]]
+    points = [(*point, trial.label) for trial in trials for point in [*trial.curve, (None, None)]]
     figure.add_scatter(
         x=[epoch for epoch, _, _ in points],
         y=[accuracy for _, accuracy, _ in points],
-        customdata=[number for _, _, number in points],
+        customdata=[label for _, _, label in points],
         hovertemplate=f"trial %{{customdata}}, epoch %{{x}}<br>{ACCURACY}",
         mode="lines",
         name=name,
@@ -222,7 +222,7 @@ def _scored(trial: TrialRecord) -> bool:
 
 
 def _hover(trial: TrialRecord) -> str:
-    return f"trial {trial.number}: {literal(assignments(trial.params))}"
+    return f"trial {trial.label}: {literal(assignments(trial.params))}"
 
 
 SHARES = {"tickformat": SHARE, "tickangle": 0, "nticks": 4}

@@ -14,9 +14,9 @@ from search.report.writeup import Comparison, verdict
 from search.results import wording
 from search.results.finalists import Standings
 from search.results.ranking import Configuration, diverged
-from search.study.definition import Parameter, StudyDefinition
+from search.study.definition import StudyDefinition
+from search.study.parameters import Parameter, applying, is_whole
 from search.study.record import FINISHED
-from search.study.space import is_whole
 
 UNIMPORTANT = 0.05  # of 1: what the interval of an importance must stay below for the hyperparameter to be fixed
 IMPATIENT = 0.05  # what the interval of the false-prune rate must lie above for the pruner to be blamed
@@ -143,19 +143,18 @@ def advice_on_edges(definition: StudyDefinition, trials: list[FrozenTrial], best
     if len(finished) < FEWEST or best is None:
         return None
     said = []
-    for name, parameter in definition.space.items():
-        if where := _beyond(name, parameter, best.params[name]):
-            said.append(f"widen {name} {where}")
+    for name, value in best.params.items():
+        parameter = applying(definition.space, name, best.params)
+        if parameter and (where := _beyond(name, parameter, value)):
+            said.append(f"widen {name} {where}{f' where {parameter.condition}' if parameter.when else ''}")
     return f"The best configuration lies at the edge of its range: {'; '.join(said)}." if said else None
 
 
 def _beyond(name: str, parameter: Parameter, value: float) -> str | None:
     """In which direction a range should be widened: "above 20"."""
     if parameter.choices is not None:
-        return _beyond_choices(name, parameter.choices, value)
-    assert parameter.low is not None  # it is a range
-    assert parameter.high is not None
-    low, high = parameter.low, parameter.high
+        return _beyond_choices(name, parameter, value)
+    low, high = parameter.range
     whole = is_whole(name)
     step = parameter.step or (1 if whole else EDGE * (high - low))
     slack = step / 2 if whole or parameter.step else step
@@ -169,10 +168,10 @@ def _beyond(name: str, parameter: Parameter, value: float) -> str | None:
     return None
 
 
-def _beyond_choices(name: str, choices: list[int | float | str], value: float) -> str | None:
+def _beyond_choices(name: str, parameter: Parameter, value: float) -> str | None:
     """The same of choices that are numbers: they may go on as far as they are apart at that end."""
-    numbers = sorted(choice for choice in choices if isinstance(choice, int | float))
-    if len(numbers) < max(2, len(choices)):
+    numbers = sorted(parameter.values()) if parameter.ordered else []
+    if len(numbers) < 2:
         return None
     if value == numbers[-1] and _may_be(name, 2 * numbers[-1] - numbers[-2]):
         return f"above {short(numbers[-1])}"

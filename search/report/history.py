@@ -11,10 +11,11 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from fmnist.hyperparameters import ScoreOn
-from search.formatting import percent, points
+from search.formatting import marked, percent, points
 from search.results.ranking import Share, diverged, estimate, share
 from search.study.definition import StudyDefinition
 from search.study.record import FINISHED, STEPS_PER_EPOCH, Epoch, attempts_of, audit_of, history_of, reason_of
+from search.study.space import mark
 
 PAUSE = 60.0  # seconds in which nobody works, from which on they are none of the search's
 
@@ -23,11 +24,13 @@ PAUSE = 60.0  # seconds in which nobody works, from which on they are none of th
 class TrialRecord:
     """One finished trial.
 
-    accuracy: its last, None if it had none. curve: (epoch, accuracy) pairs. history: the same with the
-    training's own, and beyond a pruning where it was audited. ended: seconds since the search began.
+    label: its number, and whether it is the default configuration or a starting point. accuracy: its last, None if it
+    had none. curve: (epoch, accuracy) pairs. history: the same with the training's own, and beyond a pruning where it
+    was audited. ended: seconds since the search began.
     """
 
     number: int
+    label: str
     state: str
     accuracy: float | None
     params: dict[str, Any]
@@ -61,9 +64,9 @@ def beginning(trials: list[FrozenTrial]) -> datetime:
     return min(starts, default=datetime.now(UTC))
 
 
-def records(trials: Iterable[FrozenTrial], began: datetime) -> list[TrialRecord]:
+def records(definition: StudyDefinition, trials: Iterable[FrozenTrial], began: datetime) -> list[TrialRecord]:
     """The finished trials."""
-    return [_record(trial, began) for trial in trials if trial.state.is_finished()]
+    return [_record(definition, trial, began) for trial in trials if trial.state.is_finished()]
 
 
 def spells(trials: Iterable[FrozenTrial], began: datetime, *, again: bool) -> list[Spell]:
@@ -104,11 +107,12 @@ def without_pauses(trials: list[TrialRecord], done: list[Spell]) -> tuple[list[T
     )
 
 
-def _record(trial: FrozenTrial, began: datetime) -> TrialRecord:
+def _record(definition: StudyDefinition, trial: FrozenTrial, began: datetime) -> TrialRecord:
     assert trial.datetime_complete is not None  # it has ended
     curve = [(step / STEPS_PER_EPOCH, value) for step, value in sorted(trial.intermediate_values.items())]
     return TrialRecord(
         number=trial.number,
+        label=marked(trial.number, mark(definition, trial.params)),
         state=trial.state.name.lower(),
         accuracy=trial.value if trial.value is not None else (curve[-1][1] if curve else None),
         params=trial.params,

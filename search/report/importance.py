@@ -3,19 +3,18 @@
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.database.optuna_schema import StudyOfTrials
 from search.results.ranking import CONFIDENCE
 from search.study import space
-from search.study.definition import Parameter, StudyDefinition
-from search.study.space import distributions, values_of
+from search.study.definition import StudyDefinition
+from search.study.parameters import Parameter, is_whole
 
 FEWEST_FINISHED = 10  # trials below which PED-ANOVA is noise
 FEWEST_BEST = 5  # trials that PED-ANOVA sets against all; its documentation advises so
@@ -45,11 +44,11 @@ class Importance:
 
 @dataclass(frozen=True)
 class Importances:
-    """How much each hyperparameter matters; a method is None, and `missing` says why, where trials are too few
-    or all alike.
+    """How much each hyperparameter matters that all trials have; a method is None, and `missing` says why, where
+    trials are too few or all alike.
 
     ped_anova: for being among the `best` of `finished` trials (pruned ones count with what they had
-    reached). fanova: for the accuracy of the `complete` ones.
+    reached). fanova: for the accuracy of the `complete` ones. conditional: hyperparameters that only some trials have.
     """
 
     ped_anova: dict[str, Importance] | None
@@ -58,6 +57,17 @@ class Importances:
     finished: int
     complete: int
     missing: list[str]
+    conditional: "dict[str, Conditional]" = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Conditional:
+    """How much a hyperparameter matters among the `finished` trials that have it, as a share of what all that these
+    have explains; a method is None where they are too few or all alike."""
+
+    finished: int
+    ped_anova: Importance | None
+    fanova: Importance | None
 
 
 def importances(trials: Trials) -> Importances:
@@ -67,6 +77,23 @@ def importances(trials: Trials) -> Importances:
         trials: all of a study.
     """
     valued = [trial for trial in trials if trial.state.is_finished() and trial.value is not None][-NEWEST:]
+    found = _of_all(valued)
+    names = dict.fromkeys(name for trial in valued for name in trial.params)
+    having = {name: [trial for trial in valued if name in trial.params] for name in names}
+    some = {name: those for name, those in having.items() if len(those) < len(valued)}
+    # Many hyperparameters have one condition, and fANOVA takes seconds.
+    measured = {tuple(map(id, those)): those for those in some.values()}
+    within = {key: _of_all(those) for key, those in measured.items()}
+    conditional = {}
+    for name, those in some.items():
+        of_those = within[tuple(map(id, those))]
+        ped_anova, fanova = (method.get(name) if method else None for method in (of_those.ped_anova, of_those.fanova))
+        conditional[name] = Conditional(len(those), ped_anova, fanova)
+    return replace(found, conditional=conditional)
+
+
+def _of_all(valued: Trials) -> Importances:
+    """The importance of what all of some trials have."""
     complete = [trial for trial in valued if trial.state == TrialState.COMPLETE]
     best = min(max(FEWEST_BEST, round(BEST_SHARE * len(valued))), len(complete))
     missing = []
@@ -116,13 +143,27 @@ def _with_intervals(trials: Trials, evaluator: Callable[[int], Evaluator]) -> di
 
 def _shares(trials: Trials, evaluator: Evaluator) -> dict[str, float]:
     """Each parameter's share of 1; nothing to tell apart means equal shares."""
+    shared = _shared(trials)
     if not _varied(trials):  # a draw may be so; fANOVA raises
-        return {name: 1 / len(trials[0].params) for name in trials[0].params}
-    study = StudyOfTrials([create_trial(value=t.value, params=t.params, distributions=t.distributions) for t in trials])
+        return {name: 1 / len(shared) for name in shared}
+    study = StudyOfTrials([_reduced(trial, shared) for trial in trials])
     with warnings.catch_warnings(action="ignore", category=UserWarning):  # of a draw with one value only
         found = {name: max(float(value), 0.0) for name, value in evaluator.evaluate(study).items()}
     total = sum(found.values())
     return {name: value / total if total else 1 / len(found) for name, value in found.items()}
+
+
+def _shared(trials: Trials) -> list[str]:
+    """What all of them have, in the order of the first one."""
+    return [name for name in trials[0].params if all(name in trial.params for trial in trials)]
+
+
+def _reduced(trial: FrozenTrial, names: list[str]) -> FrozenTrial:
+    return create_trial(
+        value=trial.value,
+        params={name: trial.params[name] for name in names},
+        distributions={name: trial.distributions[name] for name in names},
+    )
 
 
 FEWEST = 10  # complete trials below which a mean over two hyperparameters shows noise
@@ -150,18 +191,17 @@ class Landscape:
 def position(parameter: Parameter, value: Any) -> float:
     """Where a value lies on its axis, from 0 to 1; choices lie evenly, in the order of their values."""
     if parameter.choices is not None:
-        places = ordered(parameter.choices)
+        places = ordered(parameter)
         return places.index(value) / max(1, len(places) - 1)
-    assert parameter.low is not None  # it is a range
-    assert parameter.high is not None
+    low, high = parameter.range
     if parameter.log:
-        return math.log(value / parameter.low) / math.log(parameter.high / parameter.low)
-    return float((value - parameter.low) / (parameter.high - parameter.low))
+        return math.log(value / low) / math.log(high / low)
+    return float((value - low) / (high - low))
 
 
-def ordered(choices: list[Any]) -> list[Any]:
+def ordered(parameter: Parameter) -> list[Any]:
     """Choices in the order of an axis: numbers by size, others as they are given."""
-    return sorted(choices) if all(isinstance(choice, int | float) for choice in choices) else choices
+    return sorted(parameter.values()) if parameter.ordered else parameter.values()
 
 
 def foremost(space: Mapping[str, Parameter], importances: Importances | None) -> list[str]:
@@ -175,10 +215,11 @@ def foremost(space: Mapping[str, Parameter], importances: Importances | None) ->
 def landscape(definition: StudyDefinition, names: list[str], trials: list[FrozenTrial]) -> Landscape | None:
     """The mean accuracy over the two hyperparameters of these names; None where there are too few complete trials."""
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
+    complete = [trial for trial in complete if trial.params.keys() >= set(names)]
     if len(names) < 2 or len(complete) < FEWEST:
         return None
-    space, kinds = definition.space, distributions(definition)
-    grids = [_grid(space[name], kinds[name]) for name in names]
+    space = definition.ranges
+    grids = [_grid(name, space[name]) for name in names]
     places = [np.array([_place(space[name], trial.params[name]) for trial in complete]) for name in names]
     axes = [np.array([_place(space[name], value) for value in grid]) for name, grid in zip(names, grids, strict=True)]
     squares = [(axis[:, None] - place) ** 2 for axis, place in zip(axes, places, strict=True)]
@@ -202,19 +243,15 @@ def landscape(definition: StudyDefinition, names: list[str], trials: list[Frozen
 def _place(parameter: Parameter, value: Any) -> float:
     """A value's position, or for choices its place in their order: they are not near each other."""
     if parameter.choices is not None:
-        return float(ordered(parameter.choices).index(value))
+        return float(ordered(parameter).index(value))
     return position(parameter, value)
 
 
-def _grid(parameter: Parameter, distribution: BaseDistribution) -> list[Any]:
+def _grid(name: str, parameter: Parameter) -> list[Any]:
     """Values along an axis: all that there are, or evenly spaced ones of a range that has too many."""
     if parameter.choices is not None:
-        return ordered(parameter.choices)
-    assert parameter.low is not None  # it is a range
-    assert parameter.high is not None
-    if not parameter.continuous or isinstance(distribution, IntDistribution):
-        values = values_of(distribution)
-        if len(values) <= SIDE:
-            return values
+        return ordered(parameter)
+    if (is_whole(name) or not parameter.continuous) and parameter.count() <= SIDE:
+        return parameter.values()
     spaced = np.geomspace if parameter.log else np.linspace
-    return [float(value) for value in spaced(parameter.low, parameter.high, SIDE)]
+    return [float(value) for value in spaced(*parameter.range, SIDE)]

@@ -3,7 +3,7 @@
 import json
 import shlex
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -100,18 +100,27 @@ def _data_options(data: DataSet | None) -> str:
 
 def as_toml(definition: StudyDefinition) -> str:
     """The definition as a study file that `fmnist-search run` takes; what has its usual value is left out."""
-    given = definition.model_dump(mode="json", exclude_defaults=True, exclude={"defaults", "space", "grid"})
-    lines = [_line(key, value) for key, value in given.items()]
-    lines += ["", "[defaults]", *(_line(*item) for item in definition.defaults.model_dump(mode="json").items())]
-    lines += ["", "[space]"]
-    for name, parameter in definition.space.items():
-        inner = [_line(*item) for item in parameter.model_dump(mode="json", exclude_defaults=True).items()]
-        lines.append(f"{name} = {{ {', '.join(inner)} }}")
+    given = definition.model_dump(mode="json", exclude_defaults=True, exclude={"defaults", "start", "space", "grid"})
+    lines = _lines(given)
+    lines += ["", "[defaults]", *_lines(definition.defaults.model_dump(mode="json", exclude_none=True))]
+    for values in definition.start:
+        lines += ["", "[[start]]", *_lines(values)]
+    space = definition.model_dump(mode="json", exclude_defaults=True, include={"space"})["space"]
+    lines += ["", "[space]", *_lines({name: tables for name, tables in space.items() if isinstance(tables, dict)})]
+    for name, tables in space.items():
+        for table in tables if isinstance(tables, list) else ():
+            lines += ["", f"[[space.{name}]]", *_lines(table)]
     for part in definition.grid:
-        lines += ["", "[[grid]]", *(_line(*item) for item in part.items())]
+        lines += ["", "[[grid]]", *_lines(part)]
     return "\n".join(lines) + "\n"
 
 
-def _line(key: str, value: Any) -> str:
-    """JSON writes strings, numbers, booleans and lists as TOML does."""
-    return f"{key} = {json.dumps(value, ensure_ascii=False)}"
+def _lines(table: Mapping[str, Any]) -> list[str]:
+    return [f"{key} = {_toml(value)}" for key, value in table.items()]
+
+
+def _toml(value: Any) -> str:
+    """JSON writes strings, numbers, booleans and lists of them as TOML does."""
+    if isinstance(value, dict):
+        return f"{{ {', '.join(_lines(value))} }}"
+    return json.dumps(value, ensure_ascii=False)

@@ -12,34 +12,35 @@ from search.report.cost import COSTS
 from search.report.history import TrialRecord, drawn_trials
 from search.report.importance import ordered, position
 from search.report.style import ACCURACY, SHARE, figure_of, in_sight, literal, logarithmic, small, stepped
-from search.study.definition import Parameter
-from search.study.space import is_whole
+from search.study.parameters import Parameter, is_whole, whole_range
 
 MOST_COSTS = 1000  # configurations that are drawn, besides the fronts
 TOP = 0.1  # of the complete trials, whose lines stand out
 MARGIN = 0.06  # of a range, beside it
+BELOW = -0.12  # of an axis of the parallel coordinates: what it shows of its foot
 FEW = 10  # values of a hyperparameter below which a map shows cells
 
 
 def slice_over(analysis: Analysis, name: str) -> go.Figure:
     """The accuracy of the complete trials over the hyperparameter of that name."""
     parameter = _space(analysis)[name]
-    trials = [trial for trial in drawn_trials(analysis.trials) if trial.state == "complete"]
+    complete = [trial for trial in analysis.trials if trial.state == "complete" and name in trial.params]
+    trials = drawn_trials(complete)
     figure = small(name, "accuracy", yaxis={"tickformat": SHARE, "range": in_sight([*map(_accuracy, trials)])})
     figure.add_scatter(
         x=_values(parameter, (trial.params[name] for trial in trials)),
         y=[trial.accuracy for trial in trials],
-        customdata=[trial.number for trial in trials],
+        customdata=[trial.label for trial in trials],
         hovertemplate=f"trial %{{customdata}}, {name} %{{x}}<br>{ACCURACY}",
         mode="markers",
         marker={"color": COLOURS["complete"], "size": 7, "opacity": 0.7},
     )
     best = analysis.summary.best
-    if best:
+    if best and name in best.params:
         figure.add_scatter(
             x=_values(parameter, [best.params[name]]),
             y=[best.value],
-            hovertemplate=f"trial {best.number}, the best single training, {name} %{{x}}<br>{ACCURACY}",
+            hovertemplate=f"trial {best.label}, the best single training, {name} %{{x}}<br>{ACCURACY}",
             mode="markers",
             marker={"color": BEST_COLOUR, "size": 12, "symbol": "diamond"},
         )
@@ -61,14 +62,15 @@ def parallel_coordinates(analysis: Analysis) -> go.Figure:
     accuracies = [_accuracy(trial) for trial in trials]
     low, high = min(accuracies, default=0.0), max(accuracies, default=1.0)
     names = [*space, "accuracy"]
-    figure = figure_of("", "", yaxis_range=[-0.12, 1.12], yaxis_visible=False, yaxis_fixedrange=True)
+    bottom = 2 * BELOW if analysis.conditional else BELOW
+    figure = figure_of("", "", yaxis_range=[bottom, 1.12], yaxis_visible=False, yaxis_fixedrange=True)
     for label, (shown, colour, opacity, width) in groups.items():
         lines = [_line(space, trial, low, high) for trial in shown]
         if lines:
             figure.add_scatter(
                 x=[place for _ in lines for place in [*range(len(names)), None]],
                 y=[each for line in lines for each in [*line, None]],
-                customdata=[trial.number for trial in shown for _ in range(len(names) + 1)],
+                customdata=[trial.label for trial in shown for _ in range(len(names) + 1)],
                 hovertemplate="trial %{customdata}<extra></extra>",
                 mode="lines",
                 name=label,
@@ -78,6 +80,9 @@ def parallel_coordinates(analysis: Analysis) -> go.Figure:
     for place, parameter in enumerate(space.values()):
         for value in _ticks(parameter):
             _tick(figure, place, position(parameter, value), short(value))
+    for place, name in enumerate(space if analysis.conditional else ()):
+        if any(name not in trial.params for trial in trials):
+            _tick(figure, place, 1.5 * BELOW, "not searched")
     for at, accuracy in ((0.0, low), (1.0, high)):
         _tick(figure, len(space), at, f"{accuracy:.1%}")
     titles = [*map(literal, space), f"{score_on} accuracy"]
@@ -94,13 +99,16 @@ def parallel_coordinates(analysis: Analysis) -> go.Figure:
 
 
 def _line(space: dict[str, Parameter], trial: TrialRecord, low: float, high: float) -> list[float]:
-    values = [position(parameter, trial.params[name]) for name, parameter in space.items()]
+    values = [
+        position(parameter, trial.params[name]) if name in trial.params else 1.5 * BELOW
+        for name, parameter in space.items()
+    ]
     return [*values, (_accuracy(trial) - low) / (high - low) if high > low else 0.5]
 
 
 def _ticks(parameter: Parameter) -> list[Any]:
     """The ends of a range, or all choices."""
-    return [parameter.low, parameter.high] if parameter.choices is None else ordered(parameter.choices)
+    return [parameter.low, parameter.high] if parameter.choices is None else ordered(parameter)
 
 
 def _tick(figure: go.Figure, x: float, y: float, text: str) -> None:
@@ -173,21 +181,19 @@ def cost(analysis: Analysis, name: str) -> go.Figure:
 
 
 def _space(analysis: Analysis) -> dict[str, Parameter]:
-    return {name: Parameter.model_validate(given) for name, given in analysis.definition["space"].items()}
+    return {name: whole_range(tables) for name, tables in analysis.space.items()}
 
 
 def _axis(name: str, parameter: Parameter) -> dict[str, Any]:
     """The axis of a hyperparameter's values."""
     if parameter.choices is not None:
-        places = [literal(str(choice)) for choice in ordered(parameter.choices)]
+        places = [literal(str(choice)) for choice in ordered(parameter)]
         return {"type": "category", "categoryorder": "array", "categoryarray": places}
-    assert parameter.low is not None  # it is a range
-    assert parameter.high is not None
     whole = is_whole(name)
     if parameter.log:
-        return logarithmic(parameter.low, parameter.high, whole=whole)
+        return logarithmic(*parameter.range, whole=whole)
     if parameter.step or whole:
-        return stepped(parameter.low, parameter.high, parameter.step or 1)
+        return stepped(*parameter.range, parameter.step or 1)
     return {"type": "linear"}
 
 
@@ -195,9 +201,7 @@ def _range(parameter: Parameter) -> tuple[float, float]:
     """All that is searched, as plotly has the range of that axis, and a margin."""
     if parameter.choices is not None:
         return -0.5, len(parameter.choices) - 0.5
-    assert parameter.low is not None  # it is a range
-    assert parameter.high is not None
-    low, high = (math.log10(end) if parameter.log else end for end in (parameter.low, parameter.high))
+    low, high = (math.log10(end) if parameter.log else end for end in parameter.range)
     margin = MARGIN * (high - low)
     return low - margin, high + margin
 

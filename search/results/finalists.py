@@ -7,7 +7,7 @@ same database: their tickets are drained, interrupted and resumed like any other
 
 import sys
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -46,6 +46,10 @@ class Finalist:
         return self.again.is_default
 
     @property
+    def mark(self) -> str | None:
+        return self.again.mark
+
+    @property
     def shrinkage(self) -> float | None:
         """By how much the search's accuracy was too good."""
         return None if self.search is None else self.search - self.again.accuracy.mean
@@ -58,8 +62,12 @@ class Unscored:
     trial: int | None
     search: float | None
     params: space.Point
-    is_default: bool
+    mark: str | None
     diverged: int
+
+    @property
+    def is_default(self) -> bool:
+        return self.mark == "default"
 
 
 @dataclass(frozen=True)
@@ -163,6 +171,7 @@ def define(study: optuna.Study, top: int, seeds: int) -> StudyDefinition | None:
         "seeds": seeds,
         "finalists": 0,
         "reference": None,
+        "start": [],
         "grid": [{name: [value] for name, value in point.items()} for point in points.values()],
     }
     return StudyDefinition.model_validate(given)
@@ -200,7 +209,8 @@ def standings_of(study: optuna.Study, folder: Path | None = None) -> Standings |
     finished = Counter(space.key(trial.params) for trial in trials if trial.state in FINISHED)
     if not finished:
         return None
-    finalists = _finalists(found, definition, trials)
+    searched = definition_of(study)
+    finalists = _finalists(found, searched, definition, trials)
     winner = finalists[0] if finalists and finalists[0].again.whole else None
     settled = winner is not None and settlement.get("trials") == winner.again.trials
     return Standings(
@@ -215,7 +225,7 @@ def standings_of(study: optuna.Study, folder: Path | None = None) -> Standings |
         checkpoint_accuracy=winner.again.accuracies[0] if winner else None,
         test=estimate(settlement["test"]) if settled and settlement["test"] else None,
         unfinished=not is_done(study),
-        unscored=_unscored(found, definition, trials),
+        unscored=_unscored(found, searched, trials),
     )
 
 
@@ -232,19 +242,21 @@ def find(study: optuna.Study, points: list[space.Point]) -> Found:
     )
 
 
-def _finalists(found: Found, definition: StudyDefinition, trials: list[FrozenTrial]) -> list[Finalist]:
-    """Those of which a training is complete, the best first."""
-    searched = dict(zip(map(space.key, found.points), found.of, strict=True))
-    ranked = rank(definition, trials)
-    return [Finalist(*searched[space.key(configuration.params)], configuration) for configuration in ranked]
+def _finalists(
+    found: Found, searched: StudyDefinition, definition: StudyDefinition, trials: list[FrozenTrial]
+) -> list[Finalist]:
+    """Those of which a training is complete, the best first; their study does not know the search's starting points."""
+    of = dict(zip(map(space.key, found.points), found.of, strict=True))
+    ranked = [replace(each, mark=space.mark(searched, each.params)) for each in rank(definition, trials)]
+    return [Finalist(*of[space.key(configuration.params)], configuration) for configuration in ranked]
 
 
-def _unscored(found: Found, definition: StudyDefinition, trials: list[FrozenTrial]) -> list[Unscored]:
+def _unscored(found: Found, searched: StudyDefinition, trials: list[FrozenTrial]) -> list[Unscored]:
     """Those of which trainings are finished, and none is complete."""
-    scored, default = by_configuration(trials), space.default_point(definition)
+    scored = by_configuration(trials)
     lost = Counter(space.key(trial.params) for trial in trials if trial.state == TrialState.PRUNED)
     return [
-        Unscored(*of_one, point, point == default, lost[space.key(point)])
+        Unscored(*of_one, point, space.mark(searched, point), lost[space.key(point)])
         for point, of_one in zip(found.points, found.of, strict=True)
         if lost[space.key(point)] and space.key(point) not in scored
     ]

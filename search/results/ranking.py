@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 
 from optuna.trial import FrozenTrial, TrialState
 
-from search.formatting import assignments
+from search.formatting import assignments, marked
 from search.study import space
 from search.study.definition import StudyDefinition
 from search.study.record import reason_of, saved_of
@@ -117,7 +117,8 @@ class Configuration:
     to. seconds: that a training took, on average. behind: how far it is behind the best, None for that
     itself. gain: what it gains on the default, None for that itself. Both have intervals that are corrected
     for comparing all of them, and are None where one of the two has a single training. diverged, pruned: its
-    trainings that came to no accuracy; of a study without repetitions pruned ones are not counted.
+    trainings that came to no accuracy; of a study without repetitions pruned ones are not counted. mark: whether it
+    is the default, or which of the study's starting points.
     """
 
     params: Point
@@ -130,6 +131,7 @@ class Configuration:
     gain: Difference | None
     diverged: int = 0
     pruned: int = 0
+    mark: str | None = None
 
     @property
     def finished(self) -> int:
@@ -149,7 +151,7 @@ class Configuration:
     def label(self) -> str:
         """The configuration in few words: of many parameters only those that differ from the default."""
         shown = self.params if len(self.params) <= FEW or self.is_default else self.changes
-        return assignments(shown) + (" (default)" if self.is_default else "")
+        return marked(assignments(shown), self.mark)
 
 
 def diverged(trial: FrozenTrial) -> bool:
@@ -185,13 +187,12 @@ def rank(definition: StudyDefinition, trials: Iterable[FrozenTrial]) -> list[Con
     pruned = Counter(space.key(trial.params) for trial in cut if definition.seeds > 1 and not diverged(trial))
     values = {key: accuracies_of(of_one) for key, of_one in found.items()}
     ranked = sorted(found, key=lambda key: (lost[key] + pruned[key] > 0, -fmean(values[key])))
-    defaults = space.default_point(definition)
-    default = space.key(defaults)
+    default = space.key(space.default_point(definition))
     others = max(1, len(ranked) - 1)
     return [
         Configuration(
             params=found[key][0].params,
-            changes={name: value for name, value in key if value != defaults[name]},
+            changes={name: value for name, value in key if value != getattr(definition.defaults, name)},
             trials=[trial.number for trial in found[key]],
             accuracies=values[key],
             accuracy=estimate(values[key]),
@@ -200,6 +201,7 @@ def rank(definition: StudyDefinition, trials: Iterable[FrozenTrial]) -> list[Con
             gain=None if key == default else difference(values[key], values.get(default, []), others),
             diverged=lost[key],
             pruned=pruned[key],
+            mark=space.mark(definition, found[key][0].params),
         )
         for key in ranked
     ]

@@ -9,8 +9,11 @@ from optuna.trial import TrialState
 
 from fmnist.errors import ExpectedError
 from search.database.optuna_schema import best_trial, engine_of, read_trial, trials_in
+from search.formatting import marked
 from search.queue import tickets
 from search.results.finalists import Standings
+from search.study import space
+from search.study.definition import StudyDefinition
 from search.study.places import artifacts_of
 from search.study.record import STEPS_PER_EPOCH, checkpoint_of
 from search.study.store import definition_of
@@ -43,9 +46,14 @@ class TrialCounts:
 
 @dataclass(frozen=True)
 class BestTrial:
-    """The complete trial of the highest accuracy; checkpoint: its file, None if it is gone."""
+    """The complete trial of the highest accuracy.
+
+    label: its number, and whether it is the default configuration or a starting point. checkpoint: its file, None if
+    it is gone.
+    """
 
     number: int
+    label: str
     value: float
     params: dict[str, Any]
     checkpoint: str | None
@@ -53,9 +61,10 @@ class BestTrial:
 
 @dataclass(frozen=True)
 class RunningTrial:
-    """A trial at work; accuracy: after its last finished epoch, None before the first."""
+    """A trial at work; label: as of the best one. accuracy: after its last finished epoch, None before the first."""
 
     number: int
+    label: str
     epoch: float
     epochs: int | None
     accuracy: float | None
@@ -131,24 +140,26 @@ def summarize(study: optuna.Study, folder: Path | None = None) -> Summary:
                 state[TrialState.WAITING], tickets.goal(study)["trials"] - finished - state[TrialState.RUNNING]
             ),
         ),
-        best=None if best_id is None else _best(study, best_id, folder),
-        running=[_running(read_trial(study, trial_id), definition.defaults.epochs) for trial_id, _ in running],
+        best=None if best_id is None else _best(study, definition, best_id, folder),
+        running=[_running(read_trial(study, trial_id), definition) for trial_id, _ in running],
     )
 
 
-def _best(study: optuna.Study, trial_id: int, folder: Path | None) -> BestTrial:
+def _best(study: optuna.Study, definition: StudyDefinition, trial_id: int, folder: Path | None) -> BestTrial:
     trial = read_trial(study, trial_id)
     assert trial.value is not None  # the trial is complete
     name = checkpoint_of(trial)
     located = artifacts_of(study, folder).locate(name) if name else None
-    return BestTrial(trial.number, trial.value, trial.params, located)
+    label = marked(trial.number, space.mark(definition, trial.params))
+    return BestTrial(trial.number, label, trial.value, trial.params, located)
 
 
-def _running(trial: optuna.trial.FrozenTrial, default_epochs: int) -> RunningTrial:
+def _running(trial: optuna.trial.FrozenTrial, definition: StudyDefinition) -> RunningTrial:
     step = trial.last_step
     return RunningTrial(
         number=trial.number,
+        label=marked(trial.number, space.mark(definition, trial.params)),
         epoch=0 if step is None else step / STEPS_PER_EPOCH,
-        epochs=trial.params.get("epochs", default_epochs),
+        epochs=trial.params.get("epochs", definition.defaults.epochs),
         accuracy=None if step is None else trial.intermediate_values[step],
     )

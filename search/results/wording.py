@@ -1,6 +1,6 @@
 """What the numbers of finalists say, in words that terminal, report and dashboard share."""
 
-from search.formatting import assignments, count, percent, points
+from search.formatting import assignments, count, marked, percent, points
 from search.results.finalists import Finalist, Standings, Unscored
 from search.results.ranking import Configuration, Difference, Estimate
 from search.results.summary import Summary
@@ -8,9 +8,9 @@ from search.results.summary import Summary
 
 def name(finalist: Finalist | Unscored) -> str:
     """A configuration by its trial in the search."""
-    if finalist.is_default:
-        return "default" if finalist.trial is None else f"{finalist.trial} (default)"
-    return str(finalist.trial)
+    if finalist.is_default and finalist.trial is None:
+        return "default"
+    return marked(finalist.trial, finalist.mark)
 
 
 def called(finalist: Finalist | Unscored) -> str:

@@ -22,6 +22,7 @@ from search.queue import tickets
 from search.queue.reaper import held, release
 from search.results.finalists import standings_of
 from search.results.summary import RunResult, Stopped, Summary, summarize
+from search.results.wording import listed
 from search.run.finalists import retrain
 from search.run.supervise import RunSettings, drain
 from search.study import space, store
@@ -145,7 +146,7 @@ def _announce(
     if settings.trials and goal > settings.trials:
         before += f", as an earlier run asked for more than {settings.trials},"
     lines = [
-        f"Study {worker.study}: {goal} trials{before} of {definition.defaults.architecture} on {data.name} "
+        f"Study {worker.study}: {goal} trials{before} of {_networks(definition)} on {data.name} "
         f"({len(data.train):,} + {len(data.test):,} images), scored on {definition.score_on}.",
         f"{_sampler(definition)}, {definition.pruner} pruner, seed {definition.seed}; "
         f"{count(settings.workers, 'worker')}{where}, torch threads each: {settings.each()[0].threads}, "
@@ -155,6 +156,11 @@ def _announce(
     ]
     for line in lines:
         console.print(line, soft_wrap=not console.is_terminal)
+
+
+def _networks(definition: StudyDefinition) -> str:
+    searched = definition.ranges.get("architecture")
+    return listed(searched.values() if searched else [definition.defaults.architecture])
 
 
 def _sampler(definition: StudyDefinition) -> str:

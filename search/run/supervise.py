@@ -262,7 +262,7 @@ def enqueue(
     with opened(url, "create") as storage, reported(url), lock(url):
         target = _opened(storage, name, study, place, data_dir)
         defined = definition_of(target)
-        fixed = dict(space.parse_assignment(defined, assignment) for assignment in assignments)
+        fixed = space.parse_assignments(defined, assignments)
         added = tickets.enqueue(target, defined, trials, fixed)
         return Enqueued(name, added, tickets.counts(target)[TrialState.WAITING], tickets.goal(target)["trials"])
 

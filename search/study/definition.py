@@ -1,106 +1,33 @@
 """A study's definition: read from TOML, validated, compared, and kept in the database.
 
-Every mistake in a file ends in one line that names the file, the key and the mend.
+All mistakes in a file are said at once, each in one line with the file, the key and what to do.
 """
 
-import math
-import reprlib
 import tomllib
+from functools import reduce
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from fmnist.errors import UsageError
 from fmnist.files import expand
 from fmnist.hyperparameters import Hyperparameters, ScoreOn, check_batch_size
 from search.choices import TOP, PrunerName, SamplerName
 from search.formatting import did_you_mean
-
-LARGEST = 1_000_000  # of what a hyperparameter can be, whichever it is
-
-
-class Strict(BaseModel):
-    """A frozen record that takes no unknown key and no other type."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class Parameter(Strict):
-    """The values that one hyperparameter may take: a range from low to high, or choices."""
-
-    low: int | float | None = Field(None, description="smallest value")
-    high: int | float | None = Field(None, description="largest value")
-    log: bool = Field(False, description="sample evenly in the logarithm")
-    step: int | float | None = Field(None, gt=0, description="distance between values")
-    choices: list[int | float | str] | None = Field(None, min_length=1, description="the values, in place of a range")
-
-    @model_validator(mode="after")
-    def _is_a_range_or_choices(self) -> Self:
-        if self.choices is not None:
-            if self.low is not None or self.high is not None or self.step is not None or self.log:
-                raise ValueError("has choices and a range; keep one of them")
-            if len(set(self.choices)) < len(self.choices):
-                raise ValueError("names a choice twice; remove one")
-            return self
-        if self.low is None or self.high is None:
-            raise ValueError("needs low and high, or choices")
-        if max(abs(self.low), abs(self.high), self.step or 0) > LARGEST:
-            raise ValueError(f"goes beyond {LARGEST:,}; take smaller numbers")
-        if self.low >= self.high:
-            raise ValueError(f"is empty, as low {self.low} is not below high {self.high}; exchange or change them")
-        if self.log and self.low <= 0:
-            raise ValueError(f"is logarithmic, so low must be above 0, not {self.low}")
-        if self.log and self.step is not None:
-            raise ValueError("has both log and step; keep one of them")
-        if self.step is not None and not _is_whole((self.high - self.low) / self.step):
-            raise ValueError(f"does not reach high {self.high} from low {self.low} in steps of {self.step}; change one")
-        return self
-
-    def ends(self) -> list[int | float | str]:
-        """The values whose validity shows that of all."""
-        return self.choices if self.choices is not None else [self.low, self.high]  # type: ignore[list-item]
-
-    def has(self, value: object) -> bool:
-        """Whether it is one of the values."""
-        if self.choices is not None:
-            return value in self.choices
-        assert self.low is not None  # validated above
-        assert self.high is not None
-        if not isinstance(value, int | float) or not self.low <= value <= self.high:
-            return False
-        return self.step is None or _is_whole((value - self.low) / self.step)
-
-    def count(self) -> int:
-        """How many values a grid has of it, in steps of 1 where none is given."""
-        if self.choices is not None:
-            return len(self.choices)
-        assert self.low is not None  # validated above
-        assert self.high is not None
-        return math.floor((self.high - self.low) / (self.step or 1)) + 1
-
-    @property
-    def continuous(self) -> bool:
-        return self.choices is None and self.step is None
-
-
-def _is_whole(steps: float) -> bool:
-    return math.isfinite(steps) and abs(steps - round(steps)) < 1e-9
-
+from search.study import validation
+from search.study.parameters import Parameter, Strict, Tables, Value, Values, whole_range
+from search.study.validation import Mistake, Place, explain
 
 # What a study may be given anew: how far it goes, not what one of its trials is.
 MAY_CHANGE = {"description", "minutes", "trials", "seeds", "finalists", "reference", "grid"}
 
-LARGEST_GRID = 100_000  # trainings
 TRIALS_OF_A_SEARCH = 50  # where nobody says how many
 
 
 class DefinitionError(UsageError):
-    """A study definition is missing or invalid; the message is one line: file, key, remedy."""
-
-
-Values = Annotated[list[int | float | str], Field(min_length=1)]
+    """A study definition is missing or invalid; the message has a line for each mistake: file, key, remedy."""
 
 
 class StudyDefinition(Strict):
@@ -131,8 +58,15 @@ class StudyDefinition(Strict):
         default_factory=lambda: Hyperparameters(),
         description="trial 0, and the value of what is not searched: hyperparameters by name",
     )
-    space: dict[str, Parameter] = Field(
-        default_factory=dict, description="what is searched: hyperparameters by name, each with a range or choices"
+    start: list[dict[str, Value]] = Field(
+        default_factory=list,
+        description="configurations to try right after trial 0, a `[[start]]` each: searched hyperparameters by name, "
+        "others as in defaults",
+    )
+    space: dict[str, Tables] = Field(
+        default_factory=dict,
+        description="what is searched: hyperparameters by name, each with a range or choices, or with several tables, "
+        "a `[[space.NAME]]` each, of different conditions",
     )
     grid: list[dict[str, Values]] = Field(
         default_factory=list,
@@ -151,60 +85,25 @@ class StudyDefinition(Strict):
         choices: dict[str, list[Any]] = {}
         for name, values in (item for part in parts for item in part.items()):
             field = Hyperparameters.model_fields.get(name)
-            default = [defaults.get(name, field.default)] if field and isinstance(defaults, dict) else []
-            known = choices.setdefault(name, default)
+            default = defaults.get(name, field.default) if field and isinstance(defaults, dict) else None
+            known = choices.setdefault(name, [] if default is None else [default])
             known += [value for value in values if value not in known] if isinstance(values, list) else []
         return {**given, "space": {name: {"choices": values} for name, values in choices.items()}}
 
     @model_validator(mode="after")
-    def _space_fits(self) -> Self:
-        if not self.space:
-            raise ValueError("space: is missing; name at least one hyperparameter")
-        if self.sampler != "grid" and (self.grid or self.seeds > 1):
-            raise ValueError(f'{"grid" if self.grid else "seeds"}: needs sampler = "grid"; change either')
-        if self.audit and self.pruner == "none":
-            raise ValueError("audit: needs a pruner to look at; change either")
-        for name, parameter in self.space.items():
-            self._parameter_fits(name, parameter)
-        for name, value in (item for part in self.grid for item in part.items()):
-            wrong = [one for one in value if name not in self.space or not self.space[name].has(one)]
-            if wrong:
-                raise ValueError(f"grid.{name}: {wrong[0]!r} is not in space.{name}; change either")
-        if self.sampler == "grid" and (trainings := self._size_of_grid()) > LARGEST_GRID:
-            raise ValueError(f"grid: has {trainings:,} trainings, more than {LARGEST_GRID:,}; name fewer values")
+    def _is_consistent(self) -> Self:
+        validation.check(self)
         return self
 
-    def _size_of_grid(self) -> int:
-        """How many trainings a grid has at most: two of its parts may have one in common."""
-        parts = [[len(values) for values in part.values()] for part in self.grid]
-        parts = parts or [[parameter.count() for parameter in self.space.values()]]
-        return self.seeds * sum(map(math.prod, parts))
-
-    def _parameter_fits(self, name: str, parameter: Parameter) -> None:
-        field, where = Hyperparameters.model_fields.get(name), "grid" if self.grid else "space"
-        if field is None:
-            raise ValueError(
-                f"{where}.{name}: is no hyperparameter; {did_you_mean(name, Hyperparameters.model_fields)}"
-            )
-        for value in parameter.ends():
-            try:
-                Hyperparameters.model_validate({name: value})
-            except ValidationError as error:
-                raise ValueError(f"{where}.{name}: {value!r} cannot be, {_sentence(error.errors()[0])}") from None
-        if field.annotation is int and isinstance(parameter.step, float):
-            raise ValueError(f"space.{name}.step: must be a whole number, not {parameter.step}")
-        if self.sampler == "grid" and not self.grid and parameter.continuous and field.annotation is not int:
-            raise ValueError(f"space.{name}: a grid needs step or choices here, or choose another sampler")
-        default = getattr(self.defaults, name)
-        if not parameter.has(default):
-            raise ValueError(
-                f"defaults.{name}: {default!r}, the value of trial 0, is not one of space.{name}; change either"
-            )
+    @property
+    def ranges(self) -> dict[str, Parameter]:
+        """All values of each searched hyperparameter, whatever the conditions."""
+        return {name: whole_range(tables) for name, tables in self.space.items()}
 
     def longest_epochs(self) -> int:
         """The most epochs that a trial can have."""
-        searched = self.space.get("epochs")
-        return int(max(map(float, searched.ends()))) if searched else self.defaults.epochs
+        ends = [end for table in self.space.get("epochs", ()) for end in table.ends()]
+        return int(max([*ends, self.defaults.epochs]))
 
     def identity(self) -> dict[str, Any]:
         """What must stay the same for as long as the study lives, as plain values."""
@@ -224,6 +123,8 @@ def differences(stored: dict[str, Any], given: dict[str, Any]) -> list[str]:
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     leaves: dict[str, Any] = {}
     for key, value in tree.items():
+        if isinstance(value, list) and any(isinstance(each, dict) for each in value):
+            value = {f"#{place}": each for place, each in enumerate(value, start=1)}
         leaves |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return leaves
 
@@ -270,38 +171,50 @@ def read(study: Path | str, **overrides: Any) -> StudyDefinition:
         raise DefinitionError(f"{path}: {error.strerror}; name a study or a .toml file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DefinitionError(f"{path}: not TOML: {error}") from error
-    try:
-        found = StudyDefinition.model_validate(content | {k: v for k, v in overrides.items() if v is not None})
-    except ValidationError as error:
-        raise DefinitionError(f"{path}: {' '.join(explain(error).split())}") from error
-    sizes = found.space.get("batch_size")
-    least = found.defaults.batch_size if sizes is None else min(sizes.choices or [sizes.low or 0])
-    try:
-        check_batch_size(int(least))
-    except UsageError as error:
-        raise DefinitionError(f"{path}: {error}") from error
+    found, mistakes = _checked(content | {k: v for k, v in overrides.items() if v is not None})
+    if mistakes:
+        raise DefinitionError("\n".join(f"{path}: {mistake.line}" for mistake in mistakes))
+    assert found  # what has no mistake is valid
     return found
 
 
-def explain(error: ValidationError) -> str:
-    """The first mistake as `key: what to do`."""
-    first = error.errors()[0]
-    location = [str(part) for part in first["loc"]]
-    if location[-1:] == ["int"]:  # pydantic's name for the first member of the union int | float
-        location.pop()
-        first["msg"] = "Input should be a number"
-    if first["type"] == "extra_forbidden":
-        model: type[BaseModel] = StudyDefinition
-        if location[0] == "space":
-            model = Parameter
-        elif location[0] == "defaults":
-            model = Hyperparameters
-        return f"{'.'.join(location)}: is an unknown key; {did_you_mean(location[-1], model.model_fields)}"
-    if first["type"] == "missing":
-        return f"{'.'.join(location)}: is missing; add it"
-    return ": ".join(filter(None, [".".join(location), _sentence(first)]))
+def _checked(content: dict[str, Any]) -> tuple[StudyDefinition | None, list[Mistake]]:
+    """The definition, and all mistakes in it.
+
+    What is wrong by itself is taken out, and what is left is looked at again, so that one mistake hides no other.
+    """
+    mistakes: list[Mistake] = []
+    removed: set[Place] = set()
+    while True:
+        try:
+            found = StudyDefinition.model_validate(content)
+        except ValidationError as error:
+            wrong = explain(error, content)
+        else:
+            return found, mistakes + [each for each in _of_batches(found) if not each.follows_from(removed)]
+        mistakes += [each for each in wrong if not each.follows_from(removed)]
+        removed |= {place for each in wrong for place in (each.place, *each.others)}
+        before, content = content, reduce(_without, {each.place for each in wrong}, content)
+        if content == before:
+            return None, mistakes
 
 
-def _sentence(error: Any) -> str:
-    message = str(error["msg"]).removeprefix("Value error, ").removeprefix("Input ")
-    return message if error["type"] == "value_error" else f"{message}, not {reprlib.repr(error['input'])}"
+def _without(content: dict[str, Any], place: Place) -> dict[str, Any]:
+    """A table without what is at a place; from a list on all of that goes, as its other entries keep their numbers."""
+    first, *rest = place or ("",)
+    if first not in content:
+        return content
+    inner = content[first]
+    if rest and isinstance(inner, dict) and isinstance(rest[0], str) and rest[0] in inner:
+        return content | {first: _without(inner, tuple(rest))}
+    return {key: value for key, value in content.items() if key != first}
+
+
+def _of_batches(definition: StudyDefinition) -> list[Mistake]:
+    """Batches too small for a new study; those of 0.2.0 may have them."""
+    sizes = [end for table in definition.space.get("batch_size", ()) for end in table.ends()]
+    try:
+        check_batch_size(int(min(sizes or [definition.defaults.batch_size])))
+    except UsageError as error:
+        return [Mistake((), str(error), (("space", "batch_size"), ("defaults", "batch_size")))]
+    return []

@@ -1,13 +1,13 @@
-"""The search space: from a definition's ranges to Optuna's distributions and to points.
+"""The search space of a definition: Optuna's distributions, and the points that need no history.
 
 Samplers that need no history (grid, random, qmc) are points of the unit cube, so the
 n-th trial's parameters are known when its ticket is made.
 """
 
 import itertools
+import json
 import math
-from collections.abc import Mapping
-from decimal import Decimal
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,33 +19,24 @@ from optuna.distributions import (
 )
 
 from fmnist.hyperparameters import Hyperparameters
-from search.database.optuna_schema import is_contained
-from search.study.definition import DefinitionError, Parameter, StudyDefinition
-
-Distributions = Mapping[str, BaseDistribution]
-Point = dict[str, Any]
+from search.study.definition import DefinitionError, StudyDefinition
+from search.study.parameters import Parameter, Space, applying, is_whole, point_of, points, walk, written
+from search.study.parameters import Point as Point
 
 
 def distributions(definition: StudyDefinition) -> dict[str, BaseDistribution]:
-    """Optuna's distribution of each searched hyperparameter."""
-    return {name: _distribution(name, parameter) for name, parameter in definition.space.items()}
+    """What each hyperparameter is stored with, whatever the conditions: Optuna takes no second set of choices."""
+    return {name: distribution(name, parameter) for name, parameter in definition.ranges.items()}
 
 
-def is_whole(name: str) -> bool:
-    """Whether a hyperparameter takes whole numbers only."""
-    return Hyperparameters.model_fields[name].annotation is int
-
-
-def _distribution(name: str, parameter: Parameter) -> BaseDistribution:
+def distribution(name: str, parameter: Parameter) -> BaseDistribution:
+    """Optuna's distribution of a table of values."""
     if parameter.choices is not None:
         return CategoricalDistribution(parameter.choices)
-    assert parameter.low is not None  # the definition is validated
-    assert parameter.high is not None
+    low, high = parameter.range
     if is_whole(name):
-        return IntDistribution(
-            int(parameter.low), int(parameter.high), log=parameter.log, step=int(parameter.step or 1)
-        )
-    return FloatDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
+        return IntDistribution(int(low), int(high), log=parameter.log, step=int(parameter.step or 1))
+    return FloatDistribution(low, high, log=parameter.log, step=parameter.step)
 
 
 def hyperparameters_of(definition: StudyDefinition, point: Point) -> Hyperparameters:
@@ -55,21 +46,35 @@ def hyperparameters_of(definition: StudyDefinition, point: Point) -> Hyperparame
 
 def default_point(definition: StudyDefinition) -> Point:
     """The searched values of the default configuration."""
-    return {name: getattr(definition.defaults, name) for name in definition.space}
+    return with_defaults(definition, {})
+
+
+def with_defaults(definition: StudyDefinition, values: Mapping[str, Any]) -> Point:
+    """The point of the default configuration with other values; what is searched there without one is left open."""
+    return point_of(definition.space, {**definition.defaults.model_dump(), **values})
+
+
+def mark(definition: StudyDefinition, point: Point) -> str | None:
+    """What a study file says of a point: default, or start 2 of its starting points; None of what was sampled."""
+    known = [with_defaults(definition, values) for values in ({}, *definition.start)]
+    if point not in known:
+        return None
+    place = known.index(point)
+    return f"start {place}" if place else "default"
 
 
 def grid(definition: StudyDefinition) -> list[Point]:
     """Every configuration of a grid once, the default first if it is one of them."""
-    space = distributions(definition)
-    defaults = default_point(definition)
-    parts = definition.grid or [{name: values_of(distribution) for name, distribution in space.items()}]
-    points = [
-        defaults | dict(zip(part, values, strict=True))
-        for part in parts
-        for values in itertools.product(*part.values())
-    ]
-    once = list({key(point): point for point in points}.values())
-    return sorted(once, key=lambda point: point != defaults)
+    default = default_point(definition)
+    combined: Iterable[Point] = points(definition.space)
+    if definition.grid:
+        combined = (
+            with_defaults(definition, dict(zip(part, values, strict=True)))
+            for part in definition.grid
+            for values in itertools.product(*part.values())
+        )
+    once = list({key(point): point for point in combined}.values())
+    return sorted(once, key=lambda point: point != default)
 
 
 def key(point: Point) -> tuple[tuple[str, object], ...]:
@@ -77,81 +82,92 @@ def key(point: Point) -> tuple[tuple[str, object], ...]:
     return tuple(sorted(point.items()))
 
 
-def values_of(distribution: BaseDistribution) -> list[Any]:
-    """All values of a distribution with finitely many, in order.
+def random_point(space: Space, seed: int, index: int, fixed: Point) -> Point:
+    """The index-th of a sequence of independent uniform points.
 
-    Raises:
-        ValueError: it is continuous.
+    Args:
+        fixed: values that it is to have, whatever is drawn.
     """
-    if isinstance(distribution, CategoricalDistribution):
-        return list(distribution.choices)
-    if isinstance(distribution, IntDistribution):
-        return list(range(distribution.low, distribution.high + 1, distribution.step))
-    if isinstance(distribution, FloatDistribution) and distribution.step is not None:
-        low, high, step = (Decimal(str(value)) for value in (distribution.low, distribution.high, distribution.step))
-        return [float(low + i * step) for i in range(int((high - low) / step) + 1)]
-    raise ValueError("a continuous range has no list of values")
+    return _from_unit(space, np.random.default_rng([seed, index]).random(_dimensions(space)).tolist(), fixed)
 
 
-def random_point(space: Distributions, seed: int, index: int) -> Point:
-    """The index-th of a sequence of independent uniform points."""
-    unit = np.random.default_rng([seed, index]).random(len(space))
-    return _from_unit(space, unit.tolist())
-
-
-def quasi_random_point(space: Distributions, seed: int, index: int) -> Point:
-    """The index-th point of a scrambled Sobol sequence (Owen, 1998), as scipy makes it."""
+def quasi_random_point(space: Space, seed: int, index: int, fixed: Point) -> Point:
+    """The index-th point of a scrambled Sobol sequence (Owen, 1998), as scipy makes it, likewise."""
     from scipy.stats.qmc import Sobol
 
-    sequence = Sobol(len(space), scramble=True, rng=seed)
+    sequence = Sobol(_dimensions(space), scramble=True, rng=seed)
     if index:  # scipy cannot skip none
         sequence.fast_forward(index)
-    return _from_unit(space, sequence.random(1)[0].tolist())
+    return _from_unit(space, sequence.random(1)[0].tolist(), fixed)
 
 
-def _from_unit(space: Distributions, unit: list[float]) -> Point:
-    return {name: _value_at(distribution, u) for (name, distribution), u in zip(space.items(), unit, strict=True)}
+def _dimensions(space: Space) -> int:
+    return sum(map(len, space.values()))
 
 
-def _value_at(distribution: BaseDistribution, u: float) -> Any:
+def _from_unit(space: Space, unit: list[float], fixed: Point) -> Point:
+    """Each table has a coordinate of its own, so that what applies at a point is uniform whatever the conditions."""
+    tables = [table for of_one in space.values() for table in of_one]
+    coordinates = {id(table): u for table, u in zip(tables, unit, strict=True)}
+
+    def choose(name: str, table: Parameter) -> Any:
+        return fixed[name] if name in fixed else _value_at(name, table, coordinates[id(table)])
+
+    return walk(space, choose)
+
+
+def _value_at(name: str, table: Parameter, u: float) -> Any:
     """The u-th quantile, u in [0, 1)."""
-    if isinstance(distribution, FloatDistribution) and distribution.step is None:
-        low, high = distribution.low, distribution.high
-        if distribution.log:
+    if table.choices is None and table.step is None:
+        low, high = table.range
+        if is_whole(name) and table.log:
+            ends = math.log(low - 0.5), math.log(high + 0.5)
+            return min(max(round(math.exp(ends[0] + u * (ends[1] - ends[0]))), int(low)), int(high))
+        if not is_whole(name) and table.log:
             return math.exp(math.log(low) + u * (math.log(high) - math.log(low)))
-        return low + u * (high - low)
-    if isinstance(distribution, IntDistribution) and distribution.log:
-        low, high = math.log(distribution.low - 0.5), math.log(distribution.high + 0.5)
-        return min(max(round(math.exp(low + u * (high - low))), distribution.low), distribution.high)
-    values = values_of(distribution)
+        if not is_whole(name):
+            return low + u * (high - low)
+    values = table.values()
     return values[int(u * len(values))]
 
 
-def parse_assignment(definition: StudyDefinition, assignment: str) -> tuple[str, Any]:
-    """A searched hyperparameter and its value from NAME=VALUE.
+def parse_assignments(definition: StudyDefinition, assignments: Iterable[str]) -> Point:
+    """Searched hyperparameters and their values from texts NAME=VALUE.
 
     Raises:
-        DefinitionError: the study does not search it, or not with that value.
+        DefinitionError: the study does not search one of them, or not with that value beside the others.
     """
-    name, _, text = assignment.partition("=")
-    space = distributions(definition)
-    if name not in space:
-        raise DefinitionError(
-            f"--set {assignment}: the study searches {', '.join(space)}; write one of them as NAME=VALUE"
-        )
-    allowed = space[name]
-    if isinstance(allowed, CategoricalDistribution):
-        chosen = {str(choice): choice for choice in allowed.choices}
+    texts, fixed = {}, {}
+    for assignment in assignments:
+        name, _, text = assignment.partition("=")
+        if name not in definition.space:
+            raise DefinitionError(
+                f"--set {assignment}: the study searches {', '.join(definition.space)}; write one of them as NAME=VALUE"
+            )
+        texts[name], fixed[name] = assignment, _parse(definition, name, text, assignment)
+    missing = fixed.keys() - walk(definition.space, lambda name, _: fixed.get(name)).keys()
+    for name in (name for name in fixed if name in missing):
+        where = " or where ".join(table.condition for table in definition.space[name])
+        raise DefinitionError(f"--set {texts[name]}: {name} is searched only where {where}; set that too")
+    for name, value in fixed.items():
+        table = applying(definition.space, name, fixed)
+        assert table is not None  # else it would be missing
+        if not table.has(value):
+            raise DefinitionError(f"--set {texts[name]}: {name} is searched in {table.words}")
+    return fixed
+
+
+def _parse(definition: StudyDefinition, name: str, text: str, assignment: str) -> Any:
+    whole_range = definition.ranges[name]
+    if whole_range.choices is not None:
+        chosen = {written(choice): choice for choice in whole_range.choices}
         if text not in chosen:
-            raise DefinitionError(f"--set {assignment}: {name} is one of {', '.join(chosen)}")
-        return name, chosen[text]
-    assert isinstance(allowed, IntDistribution | FloatDistribution)
-    whole = isinstance(allowed, IntDistribution)
+            raise DefinitionError(f"--set {assignment}: {name} is searched in {', '.join(chosen)}")
+        return chosen[text]
+    whole = is_whole(name)
     try:
         value = int(text) if whole else float(text)
+        json.dumps(value, allow_nan=False)
     except ValueError:
         raise DefinitionError(f"--set {assignment}: {name} is a {'whole ' if whole else ''}number") from None
-    if not is_contained(value, allowed):
-        step = f" in steps of {allowed.step}" if allowed.step else ""
-        raise DefinitionError(f"--set {assignment}: {name} is from {allowed.low} to {allowed.high}{step} in this study")
-    return name, value
+    return value

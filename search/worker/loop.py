@@ -317,11 +317,10 @@ def _open(study: optuna.Study, definition: StudyDefinition, ticket: Ticket) -> T
     ranges = space.distributions(definition)
     trials = study.get_trials(deepcopy=False)  # before the trial is read: it brings the ticket into Optuna's cache
     known = read_trial(study, ticket.trial_id)
-    if known.params.keys() != ranges.keys():
-        fixed = known.system_attrs.get(FIXED_PARAMETERS, {}) | known.params
-        point = propose(definition, trials, ticket.number, fixed)
-        missing = {name: value for name, value in point.items() if name not in known.params}
-        set_parameters(study, ticket.trial_id, missing, ranges)
+    fixed = known.system_attrs.get(FIXED_PARAMETERS, {}) | known.params
+    point = propose(definition, trials, ticket.number, fixed)
+    missing = {name: value for name, value in point.items() if name not in known.params}
+    set_parameters(study, ticket.trial_id, missing, ranges)
     return open_trial(study, ticket.trial_id, pruner(definition))
 
 

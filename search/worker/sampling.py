@@ -2,10 +2,13 @@
 
 import copy
 import heapq
-from contextlib import suppress
+import warnings
+from collections.abc import Iterator
 from typing import Any, Self
 
 import optuna
+from optuna.distributions import BaseDistribution, IntDistribution
+from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import (
     BasePruner,
     HyperbandPruner,
@@ -18,9 +21,11 @@ from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from fmnist.seeds import derive
+from search.database.optuna_schema import suggest
 from search.study.definition import StudyDefinition
+from search.study.parameters import Parameter, Point, applying, walk
 from search.study.record import FINISHED, STEPS_PER_EPOCH
-from search.study.space import Point, distributions
+from search.study.space import distribution
 
 
 class SlackPruner(BasePruner):
@@ -59,36 +64,63 @@ def sampler(definition: StudyDefinition, number: int) -> BaseSampler:
     """A sampler for one trial. Two workers never share a sequence of random numbers."""
     seed = derive(definition.seed, "sampler", number) % 2**32
     if definition.sampler == "tpe":
-        return TPESampler(seed=seed)
+        if not any(table.when for tables in definition.space.values() for table in tables):
+            return TPESampler(seed=seed)
+        with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
+            # Without groups TPE would take only what all trials have from their history, and draw the rest by itself.
+            return TPESampler(seed=seed, multivariate=True, group=True)
     if definition.sampler == "gp":
         return GPSampler(seed=seed, warn_independent_sampling=False)
-    return RandomSampler(seed=seed)  # unused: a ticket of these samplers holds its parameters
+    return RandomSampler(seed=seed)  # only for what a ticket of these samplers leaves open
 
 
 def propose(definition: StudyDefinition, trials: list[FrozenTrial], number: int, fixed: Point) -> Point:
     """The parameters of a trial.
 
-    The sampler works on a study in memory, which holds what it may see and nothing else. What Optuna would refuse to
-    add is left out: a trial that was enqueued without this package may be outside its ranges.
+    The sampler works on a study in memory, which holds what it may see and nothing else.
 
     Args:
         trials: those of the study; the trial itself and waiting ones are not looked at.
         number: of the trial.
         fixed: parameters that its ticket holds.
     """
-    ranges = distributions(definition)
-    if fixed.keys() >= ranges.keys():
-        return {name: fixed[name] for name in ranges}
-    study = optuna.create_study(direction="maximize", sampler=sampler(definition, number))
-    for trial in limit_history([trial for trial in trials if trial.number != number]):
-        with suppress(ValueError):
-            study.add_trial(_shown(trial))
-    if fixed:
-        study.enqueue_trial(fixed)
-    return study.ask(ranges).params
+    asked: list[optuna.Trial] = []  # of that study, once it is needed
+
+    def choose(name: str, table: Parameter) -> Any:
+        if name in fixed:
+            return fixed[name]
+        if not asked:
+            study = optuna.create_study(direction="maximize", sampler=sampler(definition, number))
+            for trial in _visible(definition, limit_history([trial for trial in trials if trial.number != number])):
+                study.add_trial(trial)
+            asked.append(study.ask())
+        return _value(table, suggest(asked[0], _seen_as(definition, name, table), _scale(name, table)))
+
+    return walk(definition.space, choose)
 
 
-class _ShownTrial(FrozenTrial):
+def _seen_as(definition: StudyDefinition, name: str, table: Parameter) -> str:
+    """The sampler's name for a table: each of several is a parameter of its own."""
+    tables = definition.space[name]
+    return name if len(tables) == 1 else f"{name} #{next(place for place, each in enumerate(tables) if each is table)}"
+
+
+def _scale(name: str, table: Parameter) -> BaseDistribution:
+    """What the sampler sees of a table: numbers in choices by their rank, as Optuna's choices have no order."""
+    if table.choices is not None and table.ordered:
+        return IntDistribution(0, len(table.choices) - 1)
+    return distribution(name, table)
+
+
+def _value(table: Parameter, suggested: Any) -> Any:
+    return sorted(table.choices)[suggested] if table.choices is not None and table.ordered else suggested
+
+
+def _suggested(table: Parameter, value: Any) -> Any:
+    return sorted(table.choices).index(value) if table.choices is not None and table.ordered else value
+
+
+class _VisibleTrial(FrozenTrial):
     """One that a study takes as it is: a deep copy of each would take longer than all else that a sampler does.
 
     What it holds is that of the trial itself, which is safe as no sampler changes the parameters or values of a trial.
@@ -98,21 +130,38 @@ class _ShownTrial(FrozenTrial):
         return copy.copy(self)
 
 
-def _shown(trial: FrozenTrial) -> FrozenTrial:
-    """What a sampler looks at of a trial."""
-    return _ShownTrial(
-        number=trial.number,
-        trial_id=trial.number,
-        state=trial.state,
-        value=trial.value,
-        params=trial.params,
-        distributions=trial.distributions,
-        intermediate_values=trial.intermediate_values,
-        datetime_start=trial.datetime_start,
-        datetime_complete=trial.datetime_complete,
-        user_attrs={},
-        system_attrs={},
-    )
+def _visible(definition: StudyDefinition, trials: list[FrozenTrial]) -> Iterator[FrozenTrial]:
+    """What the sampler looks at of the trials.
+
+    Left out are those that are no point of the space: one that was enqueued without this package may be outside its
+    ranges, and one that was claimed just now may have no parameters yet.
+    """
+    scales = {
+        (name, id(table)): (_seen_as(definition, name, table), _scale(name, table))
+        for name, tables in definition.space.items()
+        for table in tables
+    }
+    for trial in trials:
+        applied = {name: applying(definition.space, name, trial.params) for name in definition.space}
+        tables = {name: table for name, table in applied.items() if table is not None}
+        if tables.keys() != trial.params.keys() or not all(
+            table.has(trial.params[name]) for name, table in tables.items()
+        ):
+            continue
+        seen = [(*scales[name, id(table)], _suggested(table, trial.params[name])) for name, table in tables.items()]
+        yield _VisibleTrial(
+            number=trial.number,
+            trial_id=trial.number,
+            state=trial.state,
+            value=trial.value,
+            params={known: value for known, _, value in seen},
+            distributions={known: scale for known, scale, _ in seen},
+            intermediate_values=trial.intermediate_values,
+            datetime_start=trial.datetime_start,
+            datetime_complete=trial.datetime_complete,
+            user_attrs={},
+            system_attrs={},
+        )
 
 
 def limit_history(trials: list[FrozenTrial]) -> list[FrozenTrial]:

@@ -1,0 +1,256 @@
+"""What a study searches: the values of each hyperparameter, and the conditions under which it is searched.
+
+A hyperparameter has one table of values, or several with different conditions. A point is the values of the
+hyperparameters that are searched there: those of which the conditions of a table hold.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from decimal import Decimal
+from typing import Annotated, Any, Self, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, WrapSerializer, model_validator
+
+from fmnist.hyperparameters import Hyperparameters
+from search.formatting import short
+
+LARGEST = 1_000_000  # of what a hyperparameter can be, whichever it is
+
+Value = bool | int | float | str
+Point = dict[str, Any]
+
+
+class Strict(BaseModel):
+    """A frozen record that takes no unknown key and no other type."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+Values = Annotated[list[Value], Field(min_length=1)]
+
+
+def _listed(given: Any) -> Any:
+    return given if isinstance(given, list) else [given]
+
+
+class Parameter(Strict):
+    """The values that one hyperparameter may take: a range from low to high, or choices."""
+
+    low: int | float | None = Field(None, description="smallest value")
+    high: int | float | None = Field(None, description="largest value")
+    log: bool = Field(False, description="sample evenly in the logarithm")
+    step: int | float | None = Field(None, gt=0, description="distance between values")
+    choices: Values | None = Field(
+        None, description="the values, in place of a range; numbers are an ordered scale for the sampler"
+    )
+    when: dict[str, Annotated[Values, BeforeValidator(_listed)]] = Field(
+        default_factory=dict,
+        description="conditions: other hyperparameters that are searched, each with the value that it must have, "
+        "or a list of values",
+    )
+
+    @model_validator(mode="after")
+    def _is_a_range_or_choices(self) -> Self:
+        if self.choices is not None:
+            if self.low is not None or self.high is not None or self.step is not None or self.log:
+                raise ValueError("has choices and a range; keep one of them")
+            if len(set(self.choices)) < len(self.choices):
+                raise ValueError("names a choice twice; remove one")
+            return self
+        if self.low is None or self.high is None:
+            raise ValueError("needs low and high, or choices")
+        if max(abs(self.low), abs(self.high), self.step or 0) > LARGEST:
+            raise ValueError(f"goes beyond {LARGEST:,}; take smaller numbers")
+        if self.low >= self.high:
+            raise ValueError(f"is empty, as low {self.low} is not below high {self.high}; exchange or change them")
+        if self.log and self.low <= 0:
+            raise ValueError(f"is logarithmic, so low must be above 0, not {self.low}")
+        if self.log and self.step is not None:
+            raise ValueError("has both log and step; keep one of them")
+        if self.step is not None and not _is_whole((self.high - self.low) / self.step):
+            raise ValueError(f"does not reach high {self.high} from low {self.low} in steps of {self.step}; change one")
+        return self
+
+    @property
+    def continuous(self) -> bool:
+        return self.choices is None and self.step is None
+
+    @property
+    def ordered(self) -> bool:
+        """Whether its values are numbers, of which one lies between two others."""
+        return self.choices is None or not any(isinstance(choice, bool | str) for choice in self.choices)
+
+    @property
+    def condition(self) -> str:
+        """Its conditions in words: architecture is cnn or resnet, and optimizer is sgd."""
+        return ", and ".join(f"{name} is {' or '.join(map(written, values))}" for name, values in self.when.items())
+
+    @property
+    def words(self) -> str:
+        """8 to 24, step 8, where architecture is cnn."""
+        if self.choices is not None:
+            values = ", ".join(map(written, self.choices))
+        else:
+            low, high = self.range
+            step = f", step {self.step}" if self.step else ""
+            values = f"{short(low)} to {short(high)}{', logarithmic' if self.log else ''}{step}"
+        return f"{values}, where {self.condition}" if self.when else values
+
+    def ends(self) -> list[Any]:
+        """Extreme values; if they are valid, so are all."""
+        return [self.low, self.high] if self.choices is None else list(self.choices)
+
+    def has(self, value: object) -> bool:
+        """Whether it is one of the values."""
+        if self.choices is not None:
+            return value in self.choices
+        low, high = self.range
+        if not isinstance(value, int | float) or not low <= value <= high:
+            return False
+        return self.step is None or _is_whole((value - low) / self.step)
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """Low and high of what has no choices."""
+        assert self.low is not None  # validated above
+        assert self.high is not None
+        return self.low, self.high
+
+    def values(self) -> list[Any]:
+        """All values in order, in steps of 1 where none is given."""
+        if self.choices is not None:
+            return list(self.choices)
+        low, step = Decimal(str(self.low)), Decimal(str(self.step or 1))
+        numbers = (low + place * step for place in range(self.count()))
+        whole = isinstance(self.low, int) and not isinstance(self.step, float)
+        return [int(number) if whole else float(number) for number in numbers]
+
+    def count(self) -> int:
+        """How many values that are."""
+        if self.choices is not None:
+            return len(self.choices)
+        low, high = self.range
+        return math.floor((high - low) / (self.step or 1) + 1e-9) + 1
+
+    def holds(self, point: Point) -> bool:
+        """Whether its conditions hold at a point."""
+        return all(name in point and point[name] in values for name, values in self.when.items())
+
+    def excludes(self, other: "Parameter") -> bool:
+        """Whether the conditions of both can never hold at once."""
+        return any(not set(self.when[name]) & set(other.when[name]) for name in self.when.keys() & other.when.keys())
+
+
+def _is_whole(steps: float) -> bool:
+    return math.isfinite(steps) and abs(steps - round(steps)) < 1e-9
+
+
+def written(value: object) -> str:
+    """A value as a study file and `--set` have it, without quotes."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def is_whole(name: str) -> bool:
+    """Whether a hyperparameter takes whole numbers only."""
+    annotation = Hyperparameters.model_fields[name].annotation
+    return int in (annotation, *get_args(annotation))
+
+
+Tables = Annotated[
+    list[Parameter],
+    Field(min_length=1),
+    BeforeValidator(_listed),
+    WrapSerializer(lambda tables, dump: dumped if len(dumped := dump(tables)) > 1 else dumped[0]),
+]
+Space = Mapping[str, list[Parameter]]
+SPACE: TypeAdapter[dict[str, list[Parameter]]] = TypeAdapter(dict[str, Tables])
+
+
+def in_order(space: Space) -> list[str]:
+    """The hyperparameters, each after those that its conditions name, otherwise as they are given.
+
+    Raises:
+        ValueError: a hyperparameter depends on itself, in the end; the message names it.
+    """
+    order: dict[str, None] = {}
+
+    def add(name: str, under: tuple[str, ...]) -> None:
+        if name in under:
+            raise ValueError(name)
+        for other in dict.fromkeys(each for table in space[name] for each in table.when if each in space):
+            if other not in order:
+                add(other, (*under, name))
+        order.setdefault(name)
+
+    for name in space:
+        add(name, ())
+    return list(order)
+
+
+def applying(space: Space, name: str, point: Point) -> Parameter | None:
+    """The table of a hyperparameter whose conditions hold; None where it is not searched."""
+    return next((table for table in space.get(name, ()) if table.holds(point)), None)
+
+
+def walk(space: Space, choose: Callable[[str, Parameter], Any]) -> Point:
+    """The point that comes of choosing a value for each hyperparameter that is searched, in the order of the space.
+
+    Args:
+        choose: a value from a table of the hyperparameter of that name; None leaves it open.
+    """
+    point: Point = {}
+    for name in in_order(space):
+        table = applying(space, name, point)
+        if table is not None and (value := choose(name, table)) is not None:
+            point[name] = value
+    return {name: point[name] for name in space if name in point}
+
+
+def point_of(space: Space, values: Mapping[str, Any]) -> Point:
+    """The point that values of hyperparameters make; left open is what the values have not, or outside its table."""
+    return walk(space, lambda name, table: value if table.has(value := values.get(name)) else None)
+
+
+def is_whole_point(space: Space, point: Point) -> bool:
+    """Whether a point leaves nothing open."""
+    return all((applying(space, name, point) is None) == (name not in point) for name in space)
+
+
+def points(space: Space) -> Iterator[Point]:
+    """All points of a space of finitely many."""
+    order = in_order(space)
+
+    def extend(place: int, point: Point) -> Iterator[Point]:
+        if place == len(order):
+            yield {name: point[name] for name in space if name in point}
+            return
+        table = applying(space, order[place], point)
+        if table is None:
+            yield from extend(place + 1, point)
+        else:
+            for value in table.values():
+                yield from extend(place + 1, point | {order[place]: value})
+
+    return extend(0, {})
+
+
+def count_points(space: Space, most: int) -> int:
+    """How many points that are, or a number above `most`."""
+    if any(table.when for tables in space.values() for table in tables):
+        return sum(1 for _ in itertools.islice(points(space), most + 1))
+    return math.prod(tables[0].count() for tables in space.values())
+
+
+def whole_range(tables: list[Parameter]) -> Parameter:
+    """All values of a hyperparameter in one table, without conditions: what it is stored with, and its axis."""
+    if len(tables) == 1:
+        return tables[0].model_copy(update={"when": {}})
+    if all(table.choices is not None for table in tables):
+        return Parameter(choices=list(dict.fromkeys(choice for table in tables for choice in table.values())))
+    ends = [end for table in tables for end in table.ends()]
+    steps = {table.step for table in tables}
+    low, step = min(ends), steps.pop() if len(steps) == 1 else None
+    aligned = step is not None and all(_is_whole((end - low) / step) for end in ends)
+    log = all(table.log or table.choices is not None for table in tables) and low > 0
+    return Parameter(low=low, high=max(ends), log=log, step=step if aligned else None)
