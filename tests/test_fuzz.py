@@ -18,8 +18,10 @@ from search.cli.settings import FILE, options_of
 from search.cli.settings import read as read_settings
 from search.console.status import show_catalogue
 from search.console.terminal import terminal
+from search.report.provenance import as_toml
 from search.study import catalogue, definition, space
-from search.study.definition import DefinitionError, Parameter, StudyDefinition
+from search.study.definition import DefinitionError, StudyDefinition
+from search.study.parameters import Parameter, is_whole_point
 from tests.conftest import Make
 from tests.factories import STUDY
 from tests.factories import definition as defined
@@ -57,7 +59,14 @@ VALUES = st.recursive(
 PARAMETERS = st.dictionaries(
     st.sampled_from(sorted(Parameter.model_fields)), NUMBERS | st.booleans() | st.lists(NUMBERS, max_size=4), max_size=4
 )
-CHANGES = st.tuples(st.sampled_from(["", "defaults", "space", "space.filters", "grid"]), KEYS, VALUES | PARAMETERS)
+CONDITIONED = st.builds(
+    lambda table, when: table | {"when": when}, PARAMETERS, st.dictionaries(KEYS, SCALARS, max_size=2)
+)
+CHANGES = st.tuples(
+    st.sampled_from(["", "defaults", "space", "space.filters", "grid", "start"]),
+    KEYS,
+    VALUES | PARAMETERS | CONDITIONED | st.lists(CONDITIONED, max_size=3),
+)
 
 
 @st.composite
@@ -74,29 +83,31 @@ def study_files(draw: st.DrawFn) -> str:
             table[key] = value
             continue
         content[key] = value
-    if isinstance(content.get("grid"), dict):
-        content["grid"] = [content["grid"]]
+    for key in ("grid", "start"):
+        if isinstance(content.get(key), dict):
+            content[key] = [content[key]]
     return "".join(f"{toml(key)} = {toml(value)}\n" for key, value in content.items())
 
 
 def read_and_use(file: Path) -> None:
-    """Read a study file: what is right can be used, what is wrong is said in a line that names the file."""
+    """Read a study file: what is right can be used, what is wrong is said in lines that name the file."""
     try:
         read = definition.read(file)
     except DefinitionError as error:
         message = str(error)
     else:
-        use(read)
+        use(read, file)
         return
-    assert message.startswith(f"{file}: ")
-    assert len(message.splitlines()) == 1
+    assert all(line.startswith(f"{file}: ") for line in message.splitlines())
 
 
-def use(read: StudyDefinition) -> None:
+def use(read: StudyDefinition, file: Path) -> None:
     """Do what is done with a definition before a search begins."""
     assert StudyDefinition.model_validate(read.model_dump(mode="json")) == read
     assert json.loads(json.dumps(read.identity(), allow_nan=False)) == read.identity()
-    assert space.default_point(read).keys() == space.distributions(read).keys()
+    assert is_whole_point(read.space, space.default_point(read))
+    (file := file.with_name("again.toml")).write_text(as_toml(read), encoding="utf-8")
+    assert definition.read(file) == read
     entry = catalogue.Entry("s", read.description, read.sampler, catalogue.trials_of(read), read.minutes)
     show_catalogue(terminal(), [entry])
 
@@ -200,7 +211,7 @@ def test_a_command_line_of_any_values_on_a_study_that_is_there(nowhere: Path, ma
 def test_an_assignment_of_any_values(assignment: str) -> None:
     read = defined()
     try:
-        name, value = space.parse_assignment(read, assignment)
+        ((name, value),) = space.parse_assignments(read, [assignment]).items()
     except DefinitionError as error:
         message = str(error)
     else:

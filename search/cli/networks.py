@@ -149,4 +149,4 @@ def _hyperparameters(given: dict[str, Any]) -> "Hyperparameters":
     try:
         return Hyperparameters(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
-        raise click.UsageError(f"--{explain(error, given)[0].line.replace('_', '-')}") from error
+        raise click.UsageError(f"--{explain(error, Hyperparameters, given)[0].line.replace('_', '-')}") from error

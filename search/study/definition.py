@@ -189,7 +189,7 @@ def _checked(content: dict[str, Any]) -> tuple[StudyDefinition | None, list[Mist
         try:
             found = StudyDefinition.model_validate(content)
         except ValidationError as error:
-            wrong = explain(error, content)
+            wrong = explain(error, StudyDefinition, content)
         else:
             return found, mistakes + [each for each in _of_batches(found) if not each.follows_from(removed)]
         mistakes += [each for each in wrong if not each.follows_from(removed)]

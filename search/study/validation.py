@@ -87,10 +87,14 @@ def _of_tables(definition: "StudyDefinition") -> Iterator[Mistake]:
             known = did_you_mean(name, Hyperparameters.model_fields)
             yield Mistake((section, name), f"is no hyperparameter; {known}", (("space", name),))
             continue
+        conditions = []
         for number, table in enumerate(tables):
             place: Place = (name, number) if len(tables) > 1 else (name,)
             yield from _of_values(definition, (section, *place), name, table)
-            yield from _of_conditions(definition, ("space", *place), name, table)
+            conditions += _of_conditions(definition, ("space", *place), name, table)
+        yield from conditions
+        if conditions:
+            continue
         for first, second in itertools.combinations(range(len(tables)), 2):
             if not tables[first].excludes(tables[second]):
                 yield Mistake(
@@ -113,7 +117,7 @@ def _of_values(definition: "StudyDefinition", place: Place, name: str, table: Pa
     if is_whole(name) and isinstance(table.step, float):
         yield Mistake((*place, "step"), f"must be a whole number, not {table.step}")
     elif definition.sampler == "grid" and not definition.grid and table.continuous and not is_whole(name):
-        yield Mistake(place, "a grid needs step or choices here, or choose another sampler", (("sampler",),))
+        yield Mistake(place, "a grid needs step or choices here, or choose another sampler", (("sampler",), ("grid",)))
 
 
 def _of_conditions(definition: "StudyDefinition", place: Place, name: str, table: Parameter) -> Iterator[Mistake]:
@@ -228,11 +232,11 @@ def _shown(value: object) -> str:
     return written(value) if isinstance(value, bool) else reprlib.repr(value)
 
 
-def explain(error: ValidationError, content: Mapping[str, Any]) -> list[Mistake]:
+def explain(error: ValidationError, model: type[BaseModel], content: Mapping[str, Any]) -> list[Mistake]:
     """The mistakes in a definition, or in hyperparameters, from what pydantic says of them.
 
     Args:
-        content: that was validated.
+        model, content: what was validated as what.
     """
     found: dict[Place, list[Any]] = {}
     for each in error.errors():
@@ -240,7 +244,7 @@ def explain(error: ValidationError, content: Mapping[str, Any]) -> list[Mistake]
             return contradictions.mistakes  # pydantic looks for them only where it has found nothing else
         place = each["loc"][:-1] if each["loc"] and each["loc"][-1] in UNION else each["loc"]
         found.setdefault(place, []).append(each)
-    return [_mistake(_as_given(place, content), of_one) for place, of_one in found.items()]
+    return [_mistake(model, _as_given(place, content), of_one) for place, of_one in found.items()]
 
 
 def _as_given(place: Place, content: Any) -> Place:
@@ -255,13 +259,11 @@ def _as_given(place: Place, content: Any) -> Place:
     return tuple(kept)
 
 
-def _mistake(place: Place, errors: list[Any]) -> Mistake:
+def _mistake(model: type[BaseModel], place: Place, errors: list[Any]) -> Mistake:
     if errors[0]["type"] != "extra_forbidden":
         return Mistake(place, _text(errors))
-    from search.study.definition import StudyDefinition
-
-    models: dict[Any, type[BaseModel]] = {"space": Parameter, "defaults": Hyperparameters}
-    known = (models.get(place[0], StudyDefinition) if len(place) > 1 else StudyDefinition).model_fields
+    inner: dict[Any, type[BaseModel]] = {"space": Parameter, "defaults": Hyperparameters}
+    known = (inner[place[0]] if len(place) > 1 else model).model_fields
     meant = difflib.get_close_matches(str(place[-1]), known, n=1)  # what it is about, too
     text = f"is an unknown key; {did_you_mean(str(place[-1]), known)}"
     return Mistake(place, text, tuple((*place[:-1], name) for name in meant))

@@ -64,7 +64,7 @@ def test_finished_trials_are_on_record_with_their_ends() -> None:
     complete = trial_of(0, end=30, curve={0.25: 0.4, 1.0: 0.8, 2.0: 0.9})
     stopped = ended(DEFINED, None, curve={0.25: 0.3}, state=TrialState.PRUNED, attributes={REASON: "pruned early"})
     running = trial_of(2, value=None, state=TrialState.RUNNING)
-    first, second = records([complete, stopped, running], BEGIN)
+    first, second = records(DEFINED, [complete, stopped, running], BEGIN)
     assert (first.number, first.state, first.accuracy, first.ended) == (0, "complete", 0.9, 30)
     assert first.curve == [(0.25, 0.4), (1.0, 0.8), (2.0, 0.9)]
     assert first.history == history_of(complete)
@@ -80,7 +80,7 @@ def test_the_clock_stands_still_while_nobody_works() -> None:
         Spell("c:3", 3, False, 200 + night, 230 + night, "complete"),
         Spell("c:3", 0, True, 230 + 2 * night, 260 + 2 * night, "complete"),
     ]
-    trials = records([trial_of(0, end=50), trial_of(2, end=200), trial_of(3, end=230 + night)], BEGIN)
+    trials = records(DEFINED, [trial_of(0, end=50), trial_of(2, end=200), trial_of(3, end=230 + night)], BEGIN)
     ended_, spells_, paused = without_pauses(trials, done)
     assert paused == 2 * night
     assert [trial.ended for trial in ended_] == [50, 200, 230]
@@ -91,5 +91,5 @@ def test_the_clock_stands_still_while_nobody_works() -> None:
 
 
 def test_a_trial_without_a_report_has_no_accuracy() -> None:
-    (record,) = records([ended(DEFINED, None, curve={}, state=TrialState.PRUNED)], BEGIN)
+    (record,) = records(DEFINED, [ended(DEFINED, None, curve={}, state=TrialState.PRUNED)], BEGIN)
     assert (record.accuracy, record.curve) == (None, [])

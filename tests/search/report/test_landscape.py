@@ -35,7 +35,7 @@ SPACE = definition(
     ],
 )
 def test_an_axis_goes_from_0_to_1_and_evenly_spaced_values_lie_evenly(name: str, values: list[Any]) -> None:
-    places = [position(SPACE.space[name], value) for value in values]
+    places = [position(SPACE.ranges[name], value) for value in values]
     assert places == pytest.approx(np.linspace(0, 1, len(values)).tolist())
 
 
@@ -50,7 +50,7 @@ def shares(**values: float) -> dict[str, Importance]:
 def test_the_foremost_two_are_the_most_important_ones_by_fanova_before_ped_anova() -> None:
     by_ped_anova, by_fanova = shares(dropout=0.9, filters=0.1, epochs=0.0), shares(dropout=0.1, filters=0.4, epochs=0.5)
     both = Importances(by_ped_anova, by_fanova, 5, 30, 30, [])
-    space = dict.fromkeys(("dropout", "filters", "epochs"), SPACE.space["dropout"])
+    space = dict.fromkeys(("dropout", "filters", "epochs"), SPACE.ranges["dropout"])
     assert foremost(space, both) == ["epochs", "filters"]
     only = Importances(both.ped_anova, None, 5, 12, 12, [])
     assert foremost(space, only) == ["dropout", "filters"]

@@ -172,17 +172,17 @@ def curves_of(line: Any) -> dict[int, list[tuple[float, float]]]:
 def test_intermediate_values_are_drawn_and_where_a_trial_was_pruned(analysis: Analysis) -> None:
     best = analysis.summary.best
     assert best is not None
-    stopped = [trial.number for trial in analysis.trials if trial.number != best.number][:3]
+    stopped = [trial.label for trial in analysis.trials if trial.number != best.number][:3]
     trials = [
-        replace(trial, state="pruned", curve=trial.curve[:2]) if trial.number in stopped else trial
+        replace(trial, state="pruned", curve=trial.curve[:2]) if trial.label in stopped else trial
         for trial in analysis.trials
     ]
     pruned, crosses, complete, winner = figures.intermediate_values(replace(analysis, trials=trials)).data
     drawn = curves_of(pruned) | curves_of(complete) | curves_of(winner)
-    assert drawn == {trial.number: trial.curve for trial in trials}
+    assert drawn == {trial.label: trial.curve for trial in trials}
     assert set(curves_of(pruned)) == set(stopped)
-    assert set(curves_of(winner)) == {best.number}
-    assert list(zip(crosses.x, crosses.y, strict=True)) == [drawn[number][-1] for number in stopped]
+    assert set(curves_of(winner)) == {best.label}
+    assert list(zip(crosses.x, crosses.y, strict=True)) == [drawn[label][-1] for label in stopped]
     assert crosses.marker.symbol == "x-thin"
 
 
@@ -267,14 +267,14 @@ def test_parallel_coordinates_lead_each_trial_through_its_values_to_its_accuracy
     accuracies = [trial.accuracy or 0.0 for trial in analysis.trials]
     low, high = min(accuracies), max(accuracies)
     for trial in analysis.trials:
-        (_, filters), (_, rate), (_, accuracy) = lines[trial.number]
+        (_, filters), (_, rate), (_, accuracy) = lines[trial.label]
         assert filters == pytest.approx((trial.params["filters"] - 2) / 4)
         assert 1e-4 * 100**rate == pytest.approx(trial.params["learning_rate"])
         assert low + accuracy * (high - low) == pytest.approx(trial.accuracy)
     assert analysis.summary.best is not None
-    assert list(curves_of(top)) == [analysis.summary.best.number]
+    assert list(curves_of(top)) == [analysis.summary.best.label]
     assert top.name == "the best"
-    more = [replace(trial, number=trial.number + 12 * copy) for copy in range(2) for trial in analysis.trials]
+    more = [replace(trial, label=f"{trial.label}, {copy}") for copy in range(2) for trial in analysis.trials]
     *_, top = space_figures.parallel_coordinates(replace(analysis, trials=more)).data
     assert (top.name, len(curves_of(top))) == ("the best 2", 2)
 
@@ -659,7 +659,7 @@ def test_the_page_of_one_trial_is_in_the_singular(tmp_path: Path, tiny: DataSet,
     tickets.top_up(study, defined, 1)
     work(WorkerSettings(url, "one", tiny_folder), lambda: False)
     text = text_of(write(study, tmp_path / "one", tmp_path / "report.html", lambda: tiny, url).read_text())
-    assert "is the test accuracy of trial 0 on" in text
+    assert "is the test accuracy of trial 0 (default) on" in text
     assert "This is one training (one seed): another one of it will score a little differently." in text
     assert "Trials: 1 complete, 0 pruned, 0 failed" in text
     assert "there are 1 and 1." in text

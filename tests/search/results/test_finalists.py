@@ -336,7 +336,7 @@ def test_a_finalist_of_which_all_trainings_diverged_is_in_the_table_too(make: Ma
     ended(again, 0.80, None, 0.81, None)
     standings = stand(study, tmp_path / "s")
     assert (standings.trained, standings.wanted, standings.diverged, len(standings.finalists)) == (4, 4, 2, 1)
-    assert standings.unscored == [Unscored(1, 0.9, {"filters": 2}, False, 2)]
+    assert standings.unscored == [Unscored(1, 0.9, {"filters": 2}, None, 2)]
     assert "2 trainings diverged: 2 of 2 of trial 1" in wording.winner(standings)
     assert "2 of 2 diverged" in table_of(standings)
 

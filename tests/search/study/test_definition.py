@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from fmnist.hyperparameters import Hyperparameters
 from search.study import definition
 from search.study.definition import DefinitionError
 from tests.factories import STUDY
@@ -49,7 +50,7 @@ def write(tmp_path: Path):  # type: ignore[no-untyped-def]
             "low = 2, high = 5, step = 2",
             "space.filters: does not reach high 5 from low 2 in steps",
         ),
-        ("filters = 4", "filters = 9", "defaults.filters: 9, the value of trial 0, is not one of space.filters"),
+        ("filters = 4", "filters = 9", "defaults.filters: 9 is not in space.filters; change either"),
         ("dropout = 0.0", "dropout = 1.0", "defaults.dropout: should be less than 1, not 1.0"),
         ('"random"', '"grid"', "space.learning_rate: a grid needs step or choices here"),
         ("[space]", "[spaces]", "spaces: is an unknown key; did you mean 'space'?"),
@@ -81,7 +82,7 @@ architecture = ["simple"]
 
 def test_a_grid_in_parts_has_the_space_of_its_values_and_the_default(write) -> None:  # type: ignore[no-untyped-def]
     read = definition.read(write(GRID))
-    assert {name: parameter.choices for name, parameter in read.space.items()} == {
+    assert {name: parameter.choices for name, parameter in read.ranges.items()} == {
         "dropout": [0.05, 0.0, 0.2],
         "filters": [20, 8, 16],
         "architecture": ["cnn", "simple"],
@@ -94,10 +95,14 @@ def test_a_grid_in_parts_has_the_space_of_its_values_and_the_default(write) -> N
     [
         ("dropout", "dropuot", "grid.dropuot: is no hyperparameter; did you mean 'dropout'?"),
         ("[8, 16]", "[8, 0]", "grid.filters: 0 cannot be, should be greater than or equal to 1"),
-        ("[8, 16]", "8", "grid.1.filters: should be a valid list, not 8"),
-        ("[8, 16]", "[]", "grid.1.filters: List should have at least 1 item"),
+        ("[8, 16]", "8", "grid #2.filters: should be a valid list, not 8"),
+        ("[8, 16]", "[]", "grid #2.filters: List should have at least 1 item"),
         ("[[grid]]\nd", "[grid]\nd", "not TOML"),
-        ("[[grid]]\nf", "[space]\nfilters = { low = 8, high = 20 }\n[[grid]]\nf", "grid.dropout: 0.0 is not in space"),
+        (
+            "[[grid]]\nf",
+            "[space]\nfilters = { low = 8, high = 20 }\n[[grid]]\nf",
+            "grid #1.dropout: 0.0 is not in space",
+        ),
     ],
 )
 def test_a_mistake_in_a_grid_is_one_line_too(write, before: str, after: str, message: str) -> None:  # type: ignore[no-untyped-def]
@@ -106,6 +111,135 @@ def test_a_mistake_in_a_grid_is_one_line_too(write, before: str, after: str, mes
     with pytest.raises(DefinitionError) as error:
         definition.read(file)
     assert str(error.value).startswith(f"{file}: {message}")
+
+
+SEVERAL = """\
+trails = 6
+[defaults]
+architecture = "cnn"
+filtres = 8
+blocks = 9
+[[start]]
+architecture = "resnet"
+filters = 8
+[[start]]
+architecture = "simple"
+blocks = 2
+epochs = 99
+l1 = 0.1
+[[start]]
+learning_rate = 0.02
+[[start]]
+learning_rate = 0.02
+[space]
+architecture = { choices = ["simple", "cnn", "resnet"] }
+batch_size = { choices = [32, 128] }
+dropout = { low = "a", high = 0.5 }
+epochs = { low = 3, high = 9 }
+learning_rate = { low = 0.001, high = 0.1, log = true }
+blocks = { low = 1, high = 4, when = { architecture = ["cnn", "resnet"] } }
+label_smoothing = { low = 0.0, high = 0.2, when = { architecture = "cnnn" } }
+l2 = { low = 0.0, high = 0.1 }
+[[space.filters]]
+low = 16
+high = 24
+when = { architecture = "resnet" }
+[[space.filters]]
+low = 8
+high = 12.5
+when = { architecture = "cnn" }
+"""
+
+
+def test_all_mistakes_are_said_at_once_each_in_a_line_with_its_key_and_what_to_do(write) -> None:  # type: ignore[no-untyped-def]
+    file = write(SEVERAL)
+    with pytest.raises(DefinitionError) as error:
+        definition.read(file)
+    assert str(error.value).splitlines() == [
+        f"{file}: {line}"
+        for line in (
+            "defaults.blocks: should be less than or equal to 4, not 9",
+            "defaults.filtres: is an unknown key; did you mean 'filters'?",
+            "space.dropout.low: should be a number, not 'a'",
+            "trails: is an unknown key; did you mean 'trials'?",
+            "space.label_smoothing.when.architecture: 'cnnn' is not in space.architecture; did you mean 'cnn'?",
+            f"space.l2: is no hyperparameter; known are {', '.join(Hyperparameters.model_fields)}",
+            "space.filters #2: 12.5 cannot be, should be a valid integer, not 12.5",
+            "batch_size: the default, 64, is not in space.batch_size; set it in [defaults]",
+            "start #2.l1: is not searched; add it to [space], or remove it here",
+            "start #2.epochs: 99 is not in space.epochs; change either",
+            "start #2.blocks: is searched only where architecture is cnn or resnet; remove one of them",
+            "start #4: is start #3 once more; remove it",
+        )
+    ]
+
+
+CONDITIONS = """\
+[space]
+architecture = { choices = ["simple", "cnn"] }
+dropout = { low = 0.0, high = 0.5 }
+[[space.filters]]
+choices = [4, 8]
+when = { architecture = "simple" }
+[[space.filters]]
+low = 8
+high = 24
+when = { architecture = "cnn" }
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ('"simple" }', '"resnet" }', "space.filters #1.when.architecture: 'resnet' is not in space.architecture"),
+        ('when = { architecture = "cnn" }', "", "space.filters: tables #1 and #2 may apply at once"),
+        ('"cnn" }', '["cnn", "simple"] }', "space.filters: tables #1 and #2 may apply at once"),
+        ('"cnn" }', "[] }", "space.filters #2.when.architecture: List should have at least 1 item"),
+        ("{ architecture = ", "{ blocks = ", "space.filters #1.when.blocks: is not searched, so this holds always or"),
+        ("{ architecture = ", "{ dropout = ", "space.filters #1.when.dropout: has any value of a range"),
+        ("high = 0.5", "high = 0.5, when = { filters = 8 }", None),
+        ('"cnn"] }', '"cnn"], when = { filters = 8 } }', "space.architecture: depends on itself by its conditions"),
+        ("[4, 8]", "[4, true]", "space.filters #1: true cannot be, should be a valid integer"),
+        ("high = 24", "high = 12", "filters: the default, 20, is not in space.filters where architecture is cnn; set"),
+        ("[space]", 'sampler = "gp"\n[space]', "sampler: gp takes no conditions, as space.filters has; choose tpe"),
+        ("[space]", '[[start]]\narchitecture = "simple"\n[space]', "start #1: filters is missing, as its default, 20,"),
+        (
+            "[space]",
+            "[[start]]\nfilters = 25\n[space]",
+            "start #1.filters: 25 is not in space.filters where",
+        ),
+        ("[space]", "[[start]]\nfilters = 20\n[space]", "start #1: is the default configuration once more; remove it"),
+        ("[space]", 'sampler = "grid"\n[space]', "space.dropout: a grid needs step or choices here"),
+        (
+            "[space]",
+            'sampler = "grid"\n[[grid]]\narchitecture = ["simple"]\nfilters = [8, 24]\n[space]',
+            "grid #1.filters: 24 is not in space.filters where architecture is simple; change either",
+        ),
+    ],
+)
+def test_a_mistake_in_conditions_or_starting_points_is_a_line_too(  # type: ignore[no-untyped-def]
+    write, before: str, after: str, message: str | None
+) -> None:
+    assert before in CONDITIONS
+    file = write(CONDITIONS.replace(before, after, 1))
+    if message is None:
+        definition.read(file)
+        return
+    with pytest.raises(DefinitionError) as error:
+        definition.read(file)
+    assert str(error.value).startswith(f"{file}: {message}")
+    assert "\n" not in str(error.value)
+
+
+def test_a_grid_is_as_large_as_its_conditions_let_it_be(write) -> None:  # type: ignore[no-untyped-def]
+    networks = ["simple", "cnn", "resnet"]
+    sizes = "\n".join(
+        f'[[space.filters]]\nlow = 1\nhigh = 1000\nwhen = {{ architecture = "{name}" }}' for name in networks
+    )
+    content = f'sampler = "grid"\n[space]\narchitecture = {{ choices = {networks} }}\n{sizes}\n'
+    definition.read(write(content))  # 3,000 points; the product of all tables is a thousand million
+    with pytest.raises(DefinitionError, match="grid: has more than 100,000 trainings; name fewer values"):
+        definition.read(write(f"seeds = 34\n{content}"))
 
 
 def test_what_is_no_toml_is_named(write, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
@@ -131,7 +265,7 @@ def test_every_study_that_we_ship_is_valid_and_described(path: Path) -> None:
 def test_the_default_study_searches_what_it_promises() -> None:
     default = definition.read(definition.locate("cnn"))
     assert set(default.space) == {"epochs", "learning_rate", "dropout", "filters", "augmentation"}
-    assert default.space["learning_rate"].log
+    assert default.ranges["learning_rate"].log
     assert (default.sampler, default.score_on, default.trials) == ("tpe", "test", 50)
     assert default.defaults.architecture == "cnn"
 

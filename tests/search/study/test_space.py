@@ -5,34 +5,40 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from search.study import space
-from search.study.definition import StudyDefinition
+from search.study.definition import DefinitionError, StudyDefinition
 
-SPACE = {
-    "a": FloatDistribution(1e-4, 1e-1, log=True),
-    "b": FloatDistribution(-1.0, 2.0),
-    "c": IntDistribution(8, 32, step=8),
-    "d": CategoricalDistribution(["x", "y"]),
-    "e": FloatDistribution(0.0, 0.3, step=0.1),
-    "f": IntDistribution(1, 100, log=True),
-}
+ALL = StudyDefinition.model_validate(
+    {
+        "defaults": {"filters": 8, "dropout": 0.1, "epochs": 10, "architecture": "simple"},
+        "space": {
+            "learning_rate": {"low": 1e-4, "high": 1e-1, "log": True},
+            "label_smoothing": {"low": 0.0, "high": 0.5},
+            "filters": {"low": 8, "high": 32, "step": 8},
+            "architecture": {"choices": ["simple", "cnn"]},
+            "dropout": {"low": 0.0, "high": 0.3, "step": 0.1},
+            "epochs": {"low": 1, "high": 100, "log": True},
+        },
+    }
+)
 
 
 @pytest.mark.parametrize("make", [space.random_point, space.quasi_random_point])
 def test_points_are_in_the_space_and_decided_by_seed_and_index(make) -> None:  # type: ignore[no-untyped-def]
-    points = [make(SPACE, 7, index) for index in range(64)]
+    points = [make(ALL.space, 7, index, {}) for index in range(64)]
     for point in points:
-        for name, distribution in SPACE.items():
-            assert distribution._contains(distribution.to_internal_repr(point[name]))
-    assert points[5] == make(SPACE, 7, 5)
+        assert point.keys() == ALL.space.keys()
+        assert all(ALL.ranges[name].has(value) for name, value in point.items())
+    assert points[5] == make(ALL.space, 7, 5, {})
     assert len({str(point) for point in points}) == 64
-    assert make(SPACE, 8, 5) != points[5]
-    for name in ("c", "d", "e"):
-        assert {point[name] for point in points} == set(space.values_of(SPACE[name]))
+    assert make(ALL.space, 8, 5, {}) != points[5]
+    for name in ("filters", "architecture", "dropout"):
+        assert {point[name] for point in points} == set(ALL.ranges[name].values())
+    assert make(ALL.space, 7, 5, {"epochs": 50}) == points[5] | {"epochs": 50}
 
 
 def test_quasi_random_points_fill_the_space_evenly() -> None:
-    points = [space.quasi_random_point(SPACE, 1, index) for index in range(64)]
-    share = [(math.log10(point["a"]) + 4) / 3 for point in points]
+    points = [space.quasi_random_point(ALL.space, 1, index, {}) for index in range(64)]
+    share = [(math.log10(point["learning_rate"]) + 4) / 3 for point in points]
     assert np.histogram(share, bins=16, range=(0, 1))[0].tolist() == [4] * 16
 
 
@@ -46,8 +52,6 @@ def test_a_grid_has_every_combination_once_and_the_default_first() -> None:
     )
     assert len(points) == 7 * 7 == len({str(point) for point in points})
     assert points[0] == {"filters": 20, "dropout": 0.05}
-    with pytest.raises(ValueError, match="continuous"):
-        space.values_of(SPACE["a"])
 
 
 def test_a_grid_in_parts_varies_each_part_alone_with_the_rest_as_in_defaults() -> None:
@@ -82,3 +86,121 @@ def test_a_point_holds_the_searched_values_and_the_rest_are_the_defaults() -> No
     assert ranges["epochs"] == IntDistribution(2, 6)
     assert ranges["filters"] == CategoricalDistribution([8, 16])
     assert ranges["learning_rate"] == FloatDistribution(0.001, 0.1, log=True)
+
+
+# Three networks, each with its own range of filters; blocks of two of them; a rate of one.
+CONDITIONAL = {
+    "defaults": {"architecture": "cnn", "filters": 16, "blocks": 2, "learning_rate": 0.002, "batch_size": 64},
+    "space": {
+        "blocks": {"choices": [2, 3], "when": {"architecture": ["cnn", "resnet"]}},
+        "architecture": {"choices": ["simple", "cnn", "resnet"]},
+        "filters": [
+            {"choices": [4, 6], "when": {"architecture": "simple"}},
+            {"low": 8, "high": 24, "step": 8, "when": {"architecture": "cnn"}},
+            {"low": 30, "high": 31, "when": {"architecture": "resnet", "blocks": 3}},
+        ],
+    },
+}
+GIVEN = StudyDefinition.model_validate({"sampler": "random", **CONDITIONAL})
+
+
+def expected_points() -> list[space.Point]:
+    """Written out by hand, in no special order."""
+    return [
+        *({"architecture": "simple", "filters": filters} for filters in (4, 6)),
+        *({"architecture": "cnn", "filters": f, "blocks": b} for f in (8, 16, 24) for b in (2, 3)),
+        {"architecture": "resnet", "blocks": 2},
+        *({"architecture": "resnet", "blocks": 3, "filters": filters} for filters in (30, 31)),
+    ]
+
+
+def test_a_grid_has_what_the_conditions_let_be_and_nothing_twice() -> None:
+    points = grid_of(**CONDITIONAL)
+    assert sorted(map(space.key, points)) == sorted(map(space.key, expected_points()))
+    assert points[0] == {"architecture": "cnn", "filters": 16, "blocks": 2} == space.default_point(GIVEN)
+
+
+def test_parts_of_a_grid_with_conditions_have_only_what_is_searched_there() -> None:
+    points = grid_of(**CONDITIONAL, grid=[{"architecture": ["cnn"], "blocks": [2, 3]}, {"architecture": ["resnet"]}])
+    assert points == [
+        {"architecture": "cnn", "filters": 16, "blocks": 2},
+        {"architecture": "cnn", "filters": 16, "blocks": 3},
+        {"architecture": "resnet", "blocks": 2},
+    ]
+
+
+@pytest.mark.parametrize("make", [space.random_point, space.quasi_random_point])
+def test_points_under_conditions_are_uniform_where_they_are_searched(make) -> None:  # type: ignore[no-untyped-def]
+    points = [make(GIVEN.space, 3, index, {}) for index in range(768)]
+    known = [space.key(point) for point in expected_points()]
+    drawn = [space.key(point) for point in points]
+    assert set(drawn) == set(known)
+    by_hand = {"simple": 1 / 3 / 2, "cnn": 1 / 3 / 6}
+    for point in expected_points()[:8]:
+        share = drawn.count(space.key(point)) / len(points)
+        assert share == pytest.approx(by_hand[point["architecture"]], abs=0.04)
+
+
+def test_what_is_fixed_decides_what_else_is_searched() -> None:
+    points = [space.random_point(GIVEN.space, 3, index, {"architecture": "resnet", "blocks": 3}) for index in range(9)]
+    assert {space.key(point) for point in points} == {space.key(point) for point in expected_points()[-2:]}
+    # The default's 16 filters are none of that network's.
+    assert space.with_defaults(GIVEN, {"architecture": "simple"}) == {"architecture": "simple"}
+
+
+def test_what_is_stored_holds_all_values_of_a_hyperparameter_whatever_the_conditions() -> None:
+    ranges = space.distributions(GIVEN)
+    assert ranges["filters"] == IntDistribution(4, 31)
+    assert ranges["blocks"] == CategoricalDistribution([2, 3])
+    alike = [{"low": 1, "high": 4, "log": True}, {"low": 2, "high": 32, "log": True}]
+    either = [{"choices": [4, 8]}, {"choices": [8, 16]}]
+    steps = [{"low": 8, "high": 16, "step": 8}, {"low": 24, "high": 40, "step": 8}]
+    for tables, stored in (
+        (alike, IntDistribution(1, 32, log=True)),
+        (either, CategoricalDistribution([4, 8, 16])),
+        (steps, IntDistribution(8, 40, step=8)),
+        ([*either, *steps], IntDistribution(4, 40)),
+    ):
+        names = ["simple", "cnn", "resnet", "transformer"]
+        tables = [table | {"when": {"architecture": name}} for table, name in zip(tables, names, strict=False)]
+        defaults = {"architecture": names[1], "filters": tables[1].get("low", 8)}
+        given = {"architecture": {"choices": names}, "filters": tables}
+        read = StudyDefinition.model_validate({"defaults": defaults, "space": given})
+        assert space.distributions(read)["filters"] == stored
+
+
+@pytest.mark.parametrize(
+    ("assignments", "expected"),
+    [
+        (["architecture=simple"], {"architecture": "simple"}),
+        (["filters=31", "blocks=3", "architecture=resnet"], {"architecture": "resnet", "blocks": 3, "filters": 31}),
+        (
+            ["filters=8"],
+            "filters=8: filters is searched only where architecture is simple or where architecture is cnn",
+        ),
+        (["architecture=simple", "blocks=2"], "blocks=2: blocks is searched only where architecture is cnn or resnet"),
+        (["architecture=cnn", "filters=6"], "filters=6: filters is searched in 8 to 24, step 8, where architecture is"),
+        (["architecture=cnn", "filters=x"], "filters=x: filters is a whole number"),
+        (["architecture=cnnn"], "architecture=cnnn: architecture is searched in simple, cnn, resnet"),
+        (["epochs=4"], "epochs=4: the study searches blocks, architecture, filters"),
+    ],
+)
+def test_assignments_fit_the_space_together(assignments: list[str], expected: space.Point | str) -> None:
+    if isinstance(expected, dict):
+        assert space.parse_assignments(GIVEN, assignments) == expected
+        return
+    with pytest.raises(DefinitionError) as error:
+        space.parse_assignments(GIVEN, assignments)
+    assert str(error.value).startswith(f"--set {expected}")
+
+
+def test_the_default_configuration_and_starting_points_are_named() -> None:
+    start = [{"architecture": "simple", "filters": 4}, {"architecture": "resnet"}]
+    given = StudyDefinition.model_validate({**CONDITIONAL, "start": start})
+    for point, mark in (
+        ({"architecture": "cnn", "filters": 16, "blocks": 2}, "default"),
+        ({"filters": 4, "architecture": "simple"}, "start 1"),
+        ({"architecture": "resnet", "blocks": 2}, "start 2"),
+        ({"architecture": "resnet", "blocks": 3, "filters": 30}, None),
+    ):
+        assert space.mark(given, point) == mark

@@ -82,7 +82,7 @@ def history(number: int, best: float = 0.001) -> list[FrozenTrial]:
     """Finished trials that are the better the nearer their learning rate is to the best one."""
     ranges, trials = space.distributions(WIDE), []
     for place in range(number):
-        point = space.random_point(ranges, 5, place)
+        point = space.random_point(WIDE.space, 5, place, {})
         value = 1 - abs(math.log10(point["learning_rate"] / best)) / 4
         trials.append(create_trial(value=value, params=point, distributions=ranges))
         trials[-1].number = place
