@@ -87,7 +87,7 @@ def _of_tables(definition: "StudyDefinition") -> Iterator[Mistake]:
             known = did_you_mean(name, Hyperparameters.model_fields)
             yield Mistake((section, name), f"is no hyperparameter; {known}", (("space", name),))
             continue
-        conditions = []
+        conditions: list[Mistake] = []
         for number, table in enumerate(tables):
             place: Place = (name, number) if len(tables) > 1 else (name,)
             yield from _of_values(definition, (section, *place), name, table)

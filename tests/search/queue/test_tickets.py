@@ -10,6 +10,7 @@ from search.database.connection import lock
 from search.queue import lease, tickets
 from search.queue.lease import Holder, Ticket
 from search.run.local import process_context
+from search.study import space
 from search.study.definition import StudyDefinition
 from search.study.record import ATTEMPTS
 from search.study.store import DEFINITION
@@ -67,6 +68,47 @@ def test_top_up_counts_all_but_failed_trials(study: optuna.Study) -> None:
 def test_trial_0_is_the_default_configuration(study: optuna.Study, sampler: str) -> None:
     tickets.top_up(study, definition(sampler), 4)
     assert parameters(study)[0] == {"epochs": 2, "filters": 16}
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "random", "qmc"])
+def test_starting_points_come_next_with_the_defaults_beside_them(study: optuna.Study, sampler: str) -> None:
+    started = StudyDefinition.model_validate(
+        definition(sampler).model_dump() | {"start": [{"epochs": 3}, {"epochs": 1, "filters": 8}]}
+    )
+    tickets.top_up(study, started, 2)
+    tickets.top_up(study, started, 5)
+    assert parameters(study)[:3] == [
+        {"epochs": 2, "filters": 16},
+        {"epochs": 3, "filters": 16},
+        {"epochs": 1, "filters": 8},
+    ]
+    without = [space.random_point(started.space, 0, index, {}) for index in range(2)]
+    assert parameters(study)[3:] == without if sampler == "random" else len(parameters(study)) == 5
+
+
+CONDITIONAL = StudyDefinition.model_validate(
+    {
+        "sampler": "random",
+        "defaults": {"architecture": "cnn", "filters": 16},
+        "space": {
+            "architecture": {"choices": ["simple", "cnn"]},
+            "filters": [
+                {"low": 2, "high": 4, "when": {"architecture": "simple"}},
+                {"low": 8, "high": 16, "when": {"architecture": "cnn"}},
+            ],
+        },
+    }
+)
+
+
+@pytest.mark.parametrize("sampler", ["random", "qmc", "grid"])
+def test_what_is_fixed_decides_which_other_values_a_ticket_has(study: optuna.Study, sampler: str) -> None:
+    """Never a number of filters of another network."""
+    conditional = CONDITIONAL.model_copy(update={"sampler": sampler})
+    assert tickets.enqueue(study, conditional, 6, {"architecture": "simple"}) == 6
+    points = parameters(study)
+    assert all(point["architecture"] == "simple" for point in points)  # type: ignore[index]
+    assert {point.get("filters") for point in points} <= {None, 2, 3, 4}  # type: ignore[attr-defined]
 
 
 def test_a_grid_is_each_point_once_and_then_ends(study: optuna.Study) -> None:

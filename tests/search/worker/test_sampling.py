@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.study import space
 from search.study.definition import StudyDefinition
+from search.study.parameters import applying, is_whole_point
 from search.worker.sampling import HISTORY, TPE_BEST, SlackPruner, limit_history, propose, pruner, sampler
 
 
@@ -159,3 +160,96 @@ def test_slack_ends_a_trial_whose_error_is_too_far_above_the_least_at_its_step()
 def test_slack_shrinks_with_the_fourth_root_of_the_step() -> None:
     assert not prunes({1600: 0.8951}, {1600: 0.9})
     assert prunes({1600: 0.8949}, {1600: 0.9})
+
+
+SIZES = [512, 4, 64, 8, 128, 16, 256, 32]
+NETWORKS = {
+    "architecture": {"choices": ["simple", "cnn", "resnet"]},
+    "learning_rate": {"low": 1e-4, "high": 1e-1, "log": True},
+    "filters": [
+        {"low": 2, "high": 8, "when": {"architecture": "simple"}},
+        {"low": 16, "high": 64, "when": {"architecture": "cnn"}},
+    ],
+    "blocks": {"choices": [1, 2, 3, 4], "when": {"architecture": ["cnn", "resnet"]}},
+    "dropout": {"low": 0.0, "high": 0.5, "when": {"architecture": "resnet", "blocks": 3}},
+}
+
+
+def trials_of(defined: StudyDefinition, points: list[space.Point], values: list[float]) -> list[FrozenTrial]:
+    """Complete trials, as a database has them."""
+    ranges, trials = space.distributions(defined), []
+    for number, (point, value) in enumerate(zip(points, values, strict=True)):
+        allowed = {name: ranges[name] for name in point}
+        trials.append(create_trial(value=value, params=point, distributions=allowed))
+        trials[-1].number = number
+    return trials
+
+
+@pytest.mark.parametrize("kind", ["tpe", "gp"])
+def test_numbers_in_choices_are_a_scale(kind: str) -> None:
+    """What lies beside a good one is likely, though it was never tried: without an order all untried are alike."""
+    sized = definition(sampler=kind, space={"batch_size": {"choices": SIZES}})
+    points = [{"batch_size": size} for size in (4, 8, 16, 64)] * 6
+    trials = trials_of(sized, points, [0.9 if point["batch_size"] == 64 else 0.5 for point in points])
+    near = [propose(sized, trials, number, {})["batch_size"] for number in range(len(trials), len(trials) + 24)]
+    assert near.count(32) + near.count(128) > near.count(256) + near.count(512)
+    assert set(near) <= set(SIZES)
+
+
+@pytest.mark.parametrize("kind", ["tpe", "random", "qmc"])
+def test_a_proposal_has_what_is_searched_at_that_point_and_nothing_else(kind: str) -> None:
+    networks = definition(sampler=kind, defaults={"architecture": "cnn", "blocks": 2}, space=NETWORKS)
+    points: list[space.Point] = []
+    for number in range(60):
+        values = [0.5 + 0.01 * point.get("blocks", 0) for point in points]
+        points.append(propose(networks, trials_of(networks, points, values), number, {}))
+    assert all(is_whole_point(networks.space, point) for point in points)
+    kinds = {tuple(sorted(point)) for point in points}
+    both = ("architecture", "learning_rate")
+    assert kinds >= {tuple(sorted((*both, "filters"))), tuple(sorted((*both, "filters", "blocks")))}
+    for point in points:
+        for name, value in point.items():
+            table = applying(networks.space, name, point)
+            assert table is not None
+            assert table.has(value)
+
+
+def test_a_proposal_is_near_what_was_good_under_its_condition() -> None:
+    """The learning rate is good at one end for all networks; filters are good at one end for each network."""
+    networks = definition(defaults={"architecture": "cnn", "blocks": 2}, space=NETWORKS, seed=4)
+    points = [space.random_point(networks.space, 1, index, {}) for index in range(150)]
+
+    def value(point: space.Point) -> float:
+        far = {"simple": 8, "cnn": 16}.get(point["architecture"], 0)
+        return 0.9 - 0.1 * abs(math.log10(point["learning_rate"] / 0.01)) - 0.004 * abs(point.get("filters", far) - far)
+
+    trials = trials_of(networks, points, [value(point) for point in points])
+    for network, few in (("simple", False), ("cnn", True)):
+        near = [propose(networks, trials, number, {"architecture": network})["filters"] for number in range(150, 190)]
+        middle = {"simple": 5, "cnn": 40}[network]
+        assert sum((filters < middle) == few for filters in near) > 26, (network, near)
+
+
+def test_what_a_ticket_fixes_decides_what_else_is_proposed() -> None:
+    networks = definition(defaults={"architecture": "cnn", "blocks": 2}, space=NETWORKS)
+    fixed = propose(networks, [], 0, {"architecture": "resnet", "blocks": 3})
+    assert fixed.keys() == {"architecture", "blocks", "learning_rate", "dropout"}
+    assert propose(networks, [], 0, {"architecture": "simple"}).keys() == {"architecture", "learning_rate", "filters"}
+
+
+def test_a_trial_that_is_no_point_of_the_space_is_not_looked_at() -> None:
+    networks = definition(defaults={"architecture": "cnn", "blocks": 2}, space=NETWORKS)
+    points = [space.random_point(networks.space, 1, index, {}) for index in range(30)]
+    trials = trials_of(networks, points, [0.5 + 0.01 * index for index in range(30)])
+    strange = trials_of(
+        networks,
+        [
+            {"architecture": "simple", "learning_rate": 0.1, "filters": 64},  # of another network
+            {"architecture": "simple", "learning_rate": 0.1},
+            {"architecture": "simple", "learning_rate": 0.1, "filters": 4, "blocks": 2},
+        ],
+        [0.99] * 3,
+    )
+    for number, trial in enumerate(strange, start=30):
+        trial.number = number
+    assert propose(networks, [*trials, *strange], 40, {}) == propose(networks, trials, 40, {})
