@@ -1,6 +1,7 @@
-"""The networks and augmentations by name. Nothing heavy is imported here: the command line's help has them too."""
+"""Names to choose from. Nothing heavy is imported here: the command line's help has them too."""
 
 from typing import Literal
 
 Architecture = Literal["simple", "cnn", "resnet", "transformer"]
+Optimizer = Literal["adam", "adamw", "sgd"]
 AugmentationKind = Literal["flip", "rotation", "both", "crop", "jitter", "erasing"]

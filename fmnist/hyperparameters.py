@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from fmnist.choices import Architecture, AugmentationKind
+from fmnist.choices import Architecture, AugmentationKind, Optimizer
 from fmnist.errors import UsageError
 
 ScoreOn = Literal["test", "validation"]  # the images that score a training; the latter are held out of it
@@ -27,14 +27,24 @@ class Hyperparameters(BaseModel):
 
     architecture: Architecture = Field("cnn", description="the network; simple: the write-up's, of one convolution")
     epochs: int = Field(6, ge=1, le=1000, description="passes over the training images")
-    learning_rate: float = Field(2e-3, gt=0, le=1, description="Adam's step size at its peak, after warm-up")
+    optimizer: Optimizer = Field(
+        "adam", description="adamw is adam with decoupled weight decay; sgd has Nesterov momentum"
+    )
+    learning_rate: float = Field(2e-3, gt=0, le=1, description="step size at its peak, after warm-up")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd; 0 is none")
     batch_size: int = Field(64, ge=1, le=60_000, description="images a gradient step, two at least")
     filters: int = Field(
         20, ge=1, le=1024, description="filters of the first convolution; transformer: features a head"
     )
     blocks: int = Field(3, ge=1, le=4, description="blocks of the network; simple has none")
     dropout: float = Field(0.05, ge=0, lt=1, description="share of features dropped")
-    weight_decay: float = Field(0.0, ge=0, le=1, description="L2 penalty: this times the weights joins the gradient")
+    weight_decay: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="adam and sgd: L2 penalty, this times the weights joins the gradient; "
+        "adamw: each step multiplies the weights by 1 minus this times the learning rate",
+    )
     l1: float = Field(0.0, ge=0, le=1, description="L1 penalty: this times the weights' signs joins the gradient")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of each label spread over all classes")
     augmentation: float = Field(0.05, ge=0, le=1, description="strength of augmentation; 0 is none")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from fmnist.choices import Architecture, AugmentationKind
+from fmnist.choices import Architecture, AugmentationKind, Optimizer
 from search.cli.options import UserPath, data_dir_option, device_option, force_option, json_option, score_on_option
 
 if TYPE_CHECKING:
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--epochs", type=int)
 @click.option("--architecture", type=click.Choice(get_args(Architecture)))
+@click.option("--optimizer", type=click.Choice(get_args(Optimizer)))
 @click.option("--learning-rate", type=float)
+@click.option("--momentum", type=float)
 @click.option("--batch-size", type=int)
 @click.option("--filters", type=int)
 @click.option("--blocks", type=int)
