@@ -4,4 +4,5 @@ from typing import Literal
 
 Architecture = Literal["simple", "cnn", "resnet", "transformer"]
 Optimizer = Literal["adam", "adamw", "sgd"]
+Activation = Literal["relu", "leaky_relu", "elu", "gelu", "silu"]
 AugmentationKind = Literal["flip", "rotation", "both", "crop", "jitter", "erasing"]

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from fmnist.choices import Architecture, AugmentationKind, Optimizer
+from fmnist.choices import Activation, Architecture, AugmentationKind, Optimizer
 from fmnist.errors import UsageError
 
 ScoreOn = Literal["test", "validation"]  # the images that score a training; the latter are held out of it
@@ -37,6 +37,19 @@ class Hyperparameters(BaseModel):
         20, ge=1, le=1024, description="filters of the first convolution; transformer: features a head"
     )
     blocks: int = Field(3, ge=1, le=4, description="blocks of the network; simple has none")
+    kernel_size: int = Field(
+        0, ge=0, le=15, description="side of the kernels of cnn and simple, in pixels; 0: 3 in cnn, 5 in simple"
+    )
+    residual: bool = Field(
+        False, description="cnn: a 3 x 3 convolution after each of the first two blocks, added to its input"
+    )
+    hidden: int = Field(
+        128,
+        ge=1,
+        le=4096,
+        description="features of the first fully connected layer of cnn and simple; simple's second has half",
+    )
+    activation: Activation = Field("relu", description="activation function of cnn and simple")
     dropout: float = Field(0.05, ge=0, lt=1, description="share of features dropped")
     weight_decay: float = Field(
         0.0,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from fmnist.choices import Architecture, AugmentationKind, Optimizer
+from fmnist.choices import Activation, Architecture, AugmentationKind, Optimizer
 from search.cli.options import UserPath, data_dir_option, device_option, force_option, json_option, score_on_option
 
 if TYPE_CHECKING:
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 @click.option("--batch-size", type=int)
 @click.option("--filters", type=int)
 @click.option("--blocks", type=int)
+@click.option("--kernel-size", type=int)
+@click.option("--residual", is_flag=True, default=None)
+@click.option("--hidden", type=int)
+@click.option("--activation", type=click.Choice(get_args(Activation)))
 @click.option("--dropout", type=float)
 @click.option("--weight-decay", type=float)
 @click.option("--l1", type=float)
