@@ -5,14 +5,19 @@ weights on a given machine and thread count. What merely runs a training
 (device, threads, folders) is not here.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from fmnist.choices import Activation, Architecture, AugmentationKind, Optimizer
+from fmnist.choices import Activation, Architecture, Optimizer, augmentations
 from fmnist.errors import UsageError
 
 ScoreOn = Literal["test", "validation"]  # the images that score a training; the latter are held out of it
+
+
+def _augmentation_kind(kind: str) -> str:
+    augmentations(kind)  # raises ValueError
+    return kind
 
 
 class Hyperparameters(BaseModel):
@@ -61,8 +66,11 @@ class Hyperparameters(BaseModel):
     l1: float = Field(0.0, ge=0, le=1, description="L1 penalty: this times the weights' signs joins the gradient")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of each label spread over all classes")
     augmentation: float = Field(0.05, ge=0, le=1, description="strength of augmentation; 0 is none")
-    augmentation_kind: AugmentationKind = Field(
-        "both", description="which augmentation; both: flip and rotation, crop: a shift by up to 4 pixels"
+    augmentation_kind: Annotated[str, AfterValidator(_augmentation_kind)] = Field(
+        "both",
+        description="which augmentation: none, or some of flip, rotation, both (flip and rotation), crop (a shift by "
+        "up to 4 pixels), jitter (of brightness and contrast) and erasing (of a rectangle), joined by + in the order "
+        "in which they are applied: crop+flip+erasing",
     )
 
 
