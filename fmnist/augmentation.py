@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fmnist.choices import AugmentationKind
+from fmnist.choices import augmentations
 
 # Each at strength 1.
 FLIP_PROBABILITY = 0.5
@@ -21,34 +21,44 @@ ERASED_AREA = (0.02, 0.33)  # share of the image, whatever the strength
 ERASED_RATIO = 3.3  # of a rectangle's longer side to its shorter one, at the most
 
 
-def augment(images: Tensor, kind: AugmentationKind, strength: float) -> Tensor:
+def augment(images: Tensor, kind: str, strength: float) -> Tensor:
     """Change images at random.
 
     Args:
         images: (N, 1, 28, 28) float32.
-        kind: flip (mirror with probability 0.5 at strength 1), rotation (uniform in ±15°),
-            both (flip and rotation, the write-up's), crop (by up to 4 pixels), jitter
+        kind: none, or one or more of these, joined by + in the order in which they are applied:
+            flip (mirror with probability 0.5 at strength 1), rotation (uniform in ±15°), both
+            (flip and rotation in one, the write-up's), crop (by up to 4 pixels), jitter
             (brightness and contrast by up to a half), erasing (of a rectangle, with
             probability 0.5).
         strength: in [0, 1]; scales those probabilities and ranges. 0 returns `images` itself.
+
+    Raises:
+        ValueError: the kind names something else, or an augmentation twice.
     """
     if strength == 0:
         return images
-    if kind == "flip":
-        images = flip(images, _uniform(images) < strength * FLIP_PROBABILITY)
-    if kind in ("rotation", "both"):
-        degrees = (2 * _uniform(images) - 1) * strength * MAX_DEGREES
-        mirrored = _uniform(images) < strength * FLIP_PROBABILITY if kind == "both" else None
-        images = rotate(images, degrees, mirrored)
-    if kind == "crop":
-        down, right = (((2 * _uniform(images) - 1) * strength * MAX_SHIFT).round().long() for _ in range(2))
-        images = shift(images, down, right)
-    if kind == "jitter":
-        brightness, contrast = (1 + (2 * _uniform(images) - 1) * strength * MAX_JITTER for _ in range(2))
-        images = jitter(images, brightness, contrast)
-    if kind == "erasing":
-        images = _erase_at_random(images, _uniform(images) < strength * ERASE_PROBABILITY)
+    for name in augmentations(kind):
+        images = _augment(images, name, strength)
     return images
+
+
+def _augment(images: Tensor, name: str, strength: float) -> Tensor:
+    """Draw and apply one augmentation."""
+    if name == "flip":
+        return flip(images, _uniform(images) < strength * FLIP_PROBABILITY)
+    if name in ("rotation", "both"):
+        degrees = (2 * _uniform(images) - 1) * strength * MAX_DEGREES
+        mirrored = _uniform(images) < strength * FLIP_PROBABILITY if name == "both" else None
+        return rotate(images, degrees, mirrored)
+    if name == "crop":
+        down, right = (((2 * _uniform(images) - 1) * strength * MAX_SHIFT).round().long() for _ in range(2))
+        return shift(images, down, right)
+    if name == "jitter":
+        brightness, contrast = (1 + (2 * _uniform(images) - 1) * strength * MAX_JITTER for _ in range(2))
+        return jitter(images, brightness, contrast)
+    assert name == "erasing"
+    return _erase_at_random(images, _uniform(images) < strength * ERASE_PROBABILITY)
 
 
 def _uniform(images: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from fmnist.device import Precision
 from fmnist.errors import CheckpointError as CheckpointError  # for whoever reads a checkpoint
 from fmnist.files import write_whole
 from fmnist.hyperparameters import Hyperparameters, ScoreOn
-from fmnist.optimizer import vector_length
+from fmnist.optimizer import MOMENTS, vector_length
 from fmnist.training import QUARTERS, EpochMetrics, Training
 
 FORMAT = "fmnist-search checkpoint 3"
@@ -232,7 +232,7 @@ class _MadeWith(_Strict):
 
 
 class _Optimizer(_Strict):
-    moments: list[Tensor] = Field(min_length=2, max_length=2)
+    moments: list[Tensor]
     updates: Tensor
 
 
@@ -276,7 +276,8 @@ class _Content(_Strict):
             optimizer = self.resume.optimizer
             tensors += [*self.resume.network.values(), *optimizer.moments, optimizer.updates]
             vector = (torch.Size([vector_length(network.parameters())]), torch.float32)
-            expected = {"0": vector, "1": vector, "updates": (torch.Size([]), torch.float32)}
+            expected = {str(index): vector for index in range(MOMENTS[self.hyperparameters.optimizer])}
+            expected["updates"] = (torch.Size([]), torch.float32)
             moments = {str(index): moment for index, moment in enumerate(optimizer.moments)}
             fits &= _shapes(self.resume.network) == shapes
             fits &= _shapes(moments | {"updates": optimizer.updates}) == expected

@@ -1,6 +1,35 @@
-"""The networks and augmentations by name. Nothing heavy is imported here: the command line's help has them too."""
+"""Names to choose from. Nothing heavy is imported here: the command line's help has them too."""
 
-from typing import Literal
+import reprlib
+from typing import Literal, get_args
 
 Architecture = Literal["simple", "cnn", "resnet", "transformer"]
-AugmentationKind = Literal["flip", "rotation", "both", "crop", "jitter", "erasing"]
+Optimizer = Literal["adam", "adamw", "sgd"]
+Activation = Literal["relu", "leaky_relu", "elu", "gelu", "silu"]
+Augmentation = Literal["flip", "rotation", "both", "crop", "jitter", "erasing"]
+
+
+def augmentations(kind: str) -> list[str]:
+    """The augmentations that a kind names, in the order in which they are applied.
+
+    Args:
+        kind: "none", or some of `Augmentation` joined by "+".
+
+    Returns:
+        Some of `Augmentation`, each at most once; a flip right before a rotation is "both".
+
+    Raises:
+        ValueError: it names something else, or an augmentation twice.
+    """
+    if kind == "none":
+        return []
+    named = kind.split("+")
+    for part in named:
+        if part not in get_args(Augmentation):
+            known = ", ".join(get_args(Augmentation))
+            raise ValueError(f"{reprlib.repr(part)} is no augmentation; write none alone, or join {known} by +")
+    single = [each for part in named for each in (("flip", "rotation") if part == "both" else (part,))]
+    for part in single:
+        if single.count(part) > 1:
+            raise ValueError(f"{part} is in it twice; keep one of them (both is flip and rotation)")
+    return "+".join(single).replace("flip+rotation", "both").split("+")

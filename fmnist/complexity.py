@@ -10,6 +10,8 @@ from fmnist.architectures.transformer import SelfAttention
 from fmnist.data import SIDE
 from fmnist.hyperparameters import Hyperparameters
 
+SHAPE = frozenset({"architecture", "filters", "blocks", "kernel_size", "residual", "hidden"})  # all that decides it
+
 
 @dataclass(frozen=True)
 class Complexity:

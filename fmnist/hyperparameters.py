@@ -5,14 +5,19 @@ weights on a given machine and thread count. What merely runs a training
 (device, threads, folders) is not here.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from fmnist.choices import Architecture, AugmentationKind
+from fmnist.choices import Activation, Architecture, Optimizer, augmentations
 from fmnist.errors import UsageError
 
 ScoreOn = Literal["test", "validation"]  # the images that score a training; the latter are held out of it
+
+
+def _augmentation_kind(kind: str) -> str:
+    augmentations(kind)  # raises ValueError
+    return kind
 
 
 class Hyperparameters(BaseModel):
@@ -27,19 +32,45 @@ class Hyperparameters(BaseModel):
 
     architecture: Architecture = Field("cnn", description="the network; simple: the write-up's, of one convolution")
     epochs: int = Field(6, ge=1, le=1000, description="passes over the training images")
-    learning_rate: float = Field(2e-3, gt=0, le=1, description="Adam's step size at its peak, after warm-up")
+    optimizer: Optimizer = Field(
+        "adam", description="adamw is adam with decoupled weight decay; sgd has Nesterov momentum"
+    )
+    learning_rate: float = Field(2e-3, gt=0, le=1, description="step size at its peak, after warm-up")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd; 0 is none")
     batch_size: int = Field(64, ge=1, le=60_000, description="images a gradient step, two at least")
     filters: int = Field(
         20, ge=1, le=1024, description="filters of the first convolution; transformer: features a head"
     )
     blocks: int = Field(3, ge=1, le=4, description="blocks of the network; simple has none")
+    kernel_size: int = Field(
+        0, ge=0, le=15, description="side of the kernels of cnn and simple, in pixels; 0: 3 in cnn, 5 in simple"
+    )
+    residual: bool = Field(
+        False, description="cnn: a 3 x 3 convolution after each of the first two blocks, added to its input"
+    )
+    hidden: int = Field(
+        128,
+        ge=1,
+        le=4096,
+        description="features of the first fully connected layer of cnn and simple; simple's second has half",
+    )
+    activation: Activation = Field("relu", description="activation function of cnn and simple")
     dropout: float = Field(0.05, ge=0, lt=1, description="share of features dropped")
-    weight_decay: float = Field(0.0, ge=0, le=1, description="L2 penalty: this times the weights joins the gradient")
+    weight_decay: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="adam and sgd: L2 penalty, this times the weights joins the gradient; "
+        "adamw: each step multiplies the weights by 1 minus this times the learning rate",
+    )
     l1: float = Field(0.0, ge=0, le=1, description="L1 penalty: this times the weights' signs joins the gradient")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of each label spread over all classes")
     augmentation: float = Field(0.05, ge=0, le=1, description="strength of augmentation; 0 is none")
-    augmentation_kind: AugmentationKind = Field(
-        "both", description="which augmentation; both: flip and rotation, crop: a shift by up to 4 pixels"
+    augmentation_kind: Annotated[str, AfterValidator(_augmentation_kind)] = Field(
+        "both",
+        description="which augmentation: none, or some of flip, rotation, both (flip and rotation), crop (a shift by "
+        "up to 4 pixels), jitter (of brightness and contrast) and erasing (of a rectangle), joined by + in the order "
+        "in which they are applied: crop+flip+erasing",
     )
 
 

@@ -1,4 +1,4 @@
-"""Adam and a moving average of what it trains, each a few operations on all weights at once."""
+"""Adam, AdamW or SGD and a moving average of what it trains, each a few operations on all weights at once."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -6,24 +6,38 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
+from torch.optim.sgd import sgd
+
+from fmnist.choices import Optimizer
+from fmnist.hyperparameters import Hyperparameters
+
+MOMENTS: dict[Optimizer, int] = {"adam": 2, "adamw": 2, "sgd": 1}  # vectors that it keeps from step to step
 
 
-class AveragedAdam:
-    """Adam (Kingma and Ba, 2015), with its usual constants, on a network, and the average of the network in another.
+class AveragedOptimizer:
+    """Trains a network, and keeps a moving average of it in another.
+
+    Adam (Kingma and Ba, 2015) and AdamW (Loshchilov and Hutter, 2019) have their usual constants, SGD has Nesterov's
+    momentum in the form of Sutskever et al. (2013). Penalties and decay are on weights; biases and norms are
+    free of them, as is usual.
 
     Both networks' tensors become views of vectors, one each for weights, gradients and batch norm's statistics.
 
     Args:
         network: what is trained; averaged: of the same architecture and first weights.
+        hyperparameters: `optimizer`, `momentum`, `weight_decay`, `l1`.
     """
 
-    def __init__(self, network: nn.Module, averaged: nn.Module) -> None:
+    def __init__(self, network: nn.Module, averaged: nn.Module, hyperparameters: Hyperparameters) -> None:
+        self.hyperparameters = hyperparameters
         parameters = list(network.parameters())
         gradients = [torch.zeros_like(parameter) for parameter in parameters]
         self.weights, self.gradients = as_vector(parameters), as_vector(gradients)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
-        self.moments = [torch.zeros_like(self.weights) for _ in range(2)]
+        self.penalized: list[Tensor] = [parameter for parameter in parameters if parameter.ndim > 1]
+        self.penalized_gradients = [gradient for gradient in gradients if gradient.ndim > 1]
+        self.moments = [torch.zeros_like(self.weights) for _ in range(MOMENTS[hyperparameters.optimizer])]
         self.updates = torch.zeros((), device=self.weights.device)  # how many were made
         self.averaged_weights = as_vector(averaged.parameters())
         self.statistics, self.averaged_statistics = (as_vector(_statistics(each)) for each in (network, averaged))
@@ -34,7 +48,23 @@ class AveragedAdam:
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
-        """Move the weights along the gradients that backward has left."""
+        """Move the weights along the gradients that backward has left, and those of the penalties."""
+        self._penalize(learning_rate)
+        if self.hyperparameters.optimizer == "sgd":
+            self._sgd(learning_rate)
+        else:
+            self._adam(learning_rate)
+
+    def _penalize(self, learning_rate: float) -> None:
+        weight_decay, l1 = self.hyperparameters.weight_decay, self.hyperparameters.l1
+        if weight_decay and self.hyperparameters.optimizer == "adamw":
+            torch._foreach_mul_(self.penalized, 1 - learning_rate * weight_decay)
+        elif weight_decay:
+            torch._foreach_add_(self.penalized_gradients, self.penalized, alpha=weight_decay)
+        if l1:
+            torch._foreach_add_(self.penalized_gradients, torch._foreach_sign(self.penalized), alpha=l1)
+
+    def _adam(self, learning_rate: float) -> None:
         adam(
             [self.weights],
             [self.gradients],
@@ -49,6 +79,22 @@ class AveragedAdam:
             lr=learning_rate,
             weight_decay=0.0,
             eps=1e-8,
+            maximize=False,
+        )
+
+    def _sgd(self, learning_rate: float) -> None:
+        momentum = self.hyperparameters.momentum
+        self.updates += 1  # as Adam does itself
+        sgd(
+            [self.weights],
+            [self.gradients],
+            [self.moments[0]],  # zeros before the first step, which so has no momentum
+            fused=True,
+            weight_decay=0.0,
+            momentum=momentum,
+            lr=learning_rate,
+            dampening=0.0,
+            nesterov=momentum > 0,
             maximize=False,
         )
 

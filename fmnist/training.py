@@ -33,7 +33,7 @@ from fmnist.device import Precision, fastest
 from fmnist.errors import ExpectedError
 from fmnist.evaluation import evaluate
 from fmnist.hyperparameters import Hyperparameters
-from fmnist.optimizer import AveragedAdam
+from fmnist.optimizer import AveragedOptimizer
 from fmnist.seeds import derive
 
 WARMUP_STEPS = 100  # gradient steps over which the learning rate rises to its value
@@ -99,7 +99,7 @@ class Training:
         self.quarters = 0
         self.steps = 0
         self.network, self.averaged = self._first_network(), self._first_network()
-        self.optimizer = AveragedAdam(self.network, self.averaged)
+        self.optimizer = AveragedOptimizer(self.network, self.averaged, hyperparameters)
 
     def _first_network(self) -> nn.Module:
         with _randomness(self.device, derive(self.seed, "weights")):
@@ -188,8 +188,6 @@ class Training:
         loss = F.cross_entropy(logits, labels, label_smoothing=self.hyperparameters.label_smoothing)
         self.optimizer.zero_grad()
         loss.backward()
-        if self.hyperparameters.weight_decay or self.hyperparameters.l1:
-            self._penalize()
         self.optimizer.step(self._learning_rate())
         self.optimizer.average(self._share())
         return loss.detach(), (logits.argmax(dim=1) == labels).sum()
@@ -199,16 +197,6 @@ class Training:
         images = self.steps * self.hyperparameters.batch_size
         warmth = min(1.0, self.steps / WARMUP_STEPS)
         return self.hyperparameters.learning_rate * warmth / math.sqrt(1 + images / DECAY_HORIZON)
-
-    @torch.no_grad()
-    def _penalize(self) -> None:
-        """Add the gradients of the penalties on the weights, which biases and norms are free of, as is usual."""
-        weights: list[Tensor] = [parameter for parameter in self.network.parameters() if parameter.ndim > 1]
-        gradients = [weight.grad for weight in weights if weight.grad is not None]
-        if self.hyperparameters.weight_decay:
-            torch._foreach_add_(gradients, weights, alpha=self.hyperparameters.weight_decay)
-        if self.hyperparameters.l1:
-            torch._foreach_add_(gradients, torch._foreach_sign(weights), alpha=self.hyperparameters.l1)
 
     def _share(self) -> float:
         """Of the current values in the moving average: larger at first, to forget the start."""

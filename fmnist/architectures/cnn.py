@@ -2,45 +2,74 @@
 
 from itertools import pairwise
 
-from torch import nn
+from torch import Tensor, nn
 
-from fmnist.architectures.layers import Dropout, FlattenPixels
+from fmnist.architectures.layers import ACTIVATIONS, Dropout, FlattenPixels
 from fmnist.data import CLASSES, SIDE
 from fmnist.hyperparameters import Hyperparameters
 
-HIDDEN = 128  # features between the two fully connected layers
+KERNEL_SIZE = 3  # unless `kernel_size` says otherwise
+RESIDUALS = 2  # blocks that a residual convolution follows; after them the image is 7 pixels a side
 
 
-def block(inputs: int, outputs: int) -> list[nn.Module]:
-    """3 x 3 convolution, 2 x 2 max-pool, batch norm, ReLU.
+def block(
+    inputs: int, outputs: int, kernel_size: int = KERNEL_SIZE, activation: type[nn.Module] = nn.ReLU
+) -> list[nn.Module]:
+    """Convolution that keeps the image's size, 2 x 2 max-pool, batch norm, activation.
 
-    The pool comes before batch norm (Ioffe and Szegedy, 2015) and ReLU, which then have a
+    The pool comes before batch norm (Ioffe and Szegedy, 2015) and the activation, which then have a
     quarter of the elements to work on.
     """
+    # As padding="same" does, which warns of even kernels.
+    uneven = [] if kernel_size % 2 else [nn.ZeroPad2d((0, 1, 0, 1))]
     return [
-        nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=False),
+        *uneven,
+        nn.Conv2d(inputs, outputs, kernel_size, padding=(kernel_size - 1) // 2, bias=False),
         nn.MaxPool2d(2),
         nn.BatchNorm2d(outputs),
-        nn.ReLU(),
+        activation(),
     ]
+
+
+class ResidualConvolution(nn.Module):
+    """A 3 x 3 convolution, batch norm and activation, whose result is added to the input."""
+
+    def __init__(self, features: int, activation: type[nn.Module]) -> None:
+        super().__init__()
+        self.residual = nn.Sequential(
+            nn.Conv2d(features, features, kernel_size=3, padding=1, bias=False),
+            nn.BatchNorm2d(features),
+            activation(),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, features, S, S) to the same shape."""
+        return images.add(self.residual(images))
 
 
 def cnn(hyperparameters: Hyperparameters) -> nn.Sequential:
     """Blocks that halve the image (28, 14, 7, 3, 1) and double in width, and two fully connected layers.
 
     Args:
-        hyperparameters: `filters` of the first block; how many `blocks`; `dropout` before
-            each fully connected layer.
+        hyperparameters: `filters` of the first block; how many `blocks`; `kernel_size` of their
+            convolutions; whether the first two are followed by a `residual` convolution; `hidden`
+            features between the fully connected layers; `activation`; `dropout` before each fully
+            connected layer.
     """
+    activation = ACTIVATIONS[hyperparameters.activation]
     widths = [1, *(hyperparameters.filters * 2**i for i in range(hyperparameters.blocks))]
-    blocks = [layer for inputs, outputs in pairwise(widths) for layer in block(inputs, outputs)]
+    blocks: list[nn.Module] = []
+    for number, (inputs, outputs) in enumerate(pairwise(widths)):
+        blocks += block(inputs, outputs, hyperparameters.kernel_size or KERNEL_SIZE, activation)
+        if hyperparameters.residual and number < RESIDUALS:
+            blocks.append(ResidualConvolution(outputs, activation))
     features = widths[-1] * (SIDE // 2**hyperparameters.blocks) ** 2
     return nn.Sequential(
         *blocks,
         FlattenPixels(),
         Dropout(hyperparameters.dropout),
-        nn.Linear(features, HIDDEN),
-        nn.ReLU(),
+        nn.Linear(features, hyperparameters.hidden),
+        activation(),
         Dropout(hyperparameters.dropout),
-        nn.Linear(HIDDEN, len(CLASSES)),
+        nn.Linear(hyperparameters.hidden, len(CLASSES)),
     )

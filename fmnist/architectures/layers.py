@@ -4,6 +4,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fmnist.choices import Activation
+
+ACTIVATIONS: dict[Activation, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+}
+
 
 class FlattenPixels(nn.Module):
     """(N, C, H, W) to (N, H * W * C): without a copy, where `nn.Flatten` makes one of images that are channels_last."""

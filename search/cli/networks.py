@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from fmnist.choices import Architecture, AugmentationKind
+from fmnist.choices import Activation, Architecture, Augmentation, Optimizer
 from search.cli.options import UserPath, data_dir_option, device_option, force_option, json_option, score_on_option
 
 if TYPE_CHECKING:
@@ -18,19 +18,25 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--epochs", type=int)
-@click.option("--architecture", type=click.Choice(get_args(Architecture)))
-@click.option("--learning-rate", type=float)
-@click.option("--batch-size", type=int)
-@click.option("--filters", type=int)
-@click.option("--blocks", type=int)
-@click.option("--dropout", type=float)
-@click.option("--weight-decay", type=float)
-@click.option("--l1", type=float)
-@click.option("--label-smoothing", type=float)
-@click.option("--augmentation", type=float)
-@click.option("--augmentation-kind", type=click.Choice(get_args(AugmentationKind)))
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--epochs", type=int, help="Passes over the training images.")
+@click.option("--architecture", type=click.Choice(get_args(Architecture)), help="The network.")
+@click.option("--optimizer", type=click.Choice(get_args(Optimizer)), help="Adam, AdamW or SGD.")
+@click.option("--learning-rate", type=float, help="Step size at its peak, after warm-up.")
+@click.option("--momentum", type=float, help="Nesterov momentum of sgd.")
+@click.option("--batch-size", type=int, help="Images a gradient step.")
+@click.option("--filters", type=int, help="Filters of the first convolution; transformer: features a head.")
+@click.option("--blocks", type=int, help="Blocks of the network; simple has none.")
+@click.option("--kernel-size", type=int, help="Side of the kernels of cnn and simple.")
+@click.option("--residual", is_flag=True, default=None, help="cnn: two more convolutions, added to their inputs.")
+@click.option("--hidden", type=int, help="Features of the first fully connected layer of cnn and simple.")
+@click.option("--activation", type=click.Choice(get_args(Activation)), help="Activation function of cnn and simple.")
+@click.option("--dropout", type=float, help="Share of features dropped.")
+@click.option("--weight-decay", type=float, help="L2 penalty; adamw: decoupled decay.")
+@click.option("--l1", type=float, help="L1 penalty.")
+@click.option("--label-smoothing", type=float, help="Share of each label spread over all classes.")
+@click.option("--augmentation", type=float, help="Strength of augmentation, from 0 to 1.")
+@click.option("--augmentation-kind", help=f"none, or some of {', '.join(get_args(Augmentation))} joined by +.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Decides every random choice.")
 @score_on_option("test")
 @data_dir_option
 @device_option
@@ -55,6 +61,7 @@ def train(
     \b
     Example:
       fmnist-search train --architecture simple --filters 8 --epochs 3
+      fmnist-search train --residual --augmentation-kind crop+flip+erasing
     """
     from fmnist import checkpoint, data
     from fmnist.device import device_of
@@ -149,4 +156,6 @@ def _hyperparameters(given: dict[str, Any]) -> "Hyperparameters":
     try:
         return Hyperparameters(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
-        raise click.UsageError(f"--{explain(error, Hyperparameters, given)[0].line.replace('_', '-')}") from error
+        mistake = explain(error, Hyperparameters, given)[0]
+        option = ".".join(map(str, mistake.place)).replace("_", "-")
+        raise click.UsageError(f"--{option}: {mistake.text}") from error

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from functools import cache
 
-from fmnist.complexity import complexity
+from fmnist.complexity import SHAPE, complexity
 from fmnist.hyperparameters import Hyperparameters
 from search.results.ranking import Configuration
 from search.study.definition import StudyDefinition
@@ -44,7 +44,7 @@ def costs(definition: StudyDefinition, ranking: list[Configuration]) -> list[Cos
     values: list[dict[str, float]] = []
     for configuration in ranking:
         hyperparameters = definition.defaults.model_copy(update=configuration.params)
-        shape = hyperparameters.model_dump(include={"architecture", "filters", "blocks"})
+        shape = hyperparameters.model_dump(include=set(SHAPE))
         seconds, epochs = configuration.seconds, hyperparameters.epochs
         found = asdict(count(Hyperparameters(**shape)))
         values.append({"seconds": seconds, "epochs": epochs, "epoch_seconds": seconds / epochs, **found})

@@ -102,7 +102,7 @@ def as_toml(definition: StudyDefinition) -> str:
     """The definition as a study file that `fmnist-search run` takes; what has its usual value is left out."""
     given = definition.model_dump(mode="json", exclude_defaults=True, exclude={"defaults", "start", "space", "grid"})
     lines = _lines(given)
-    lines += ["", "[defaults]", *_lines(definition.defaults.model_dump(mode="json", exclude_none=True))]
+    lines += ["", "[defaults]", *_lines(definition.defaults.model_dump(mode="json"))]
     for values in definition.start:
         lines += ["", "[[start]]", *_lines(values)]
     space = definition.model_dump(mode="json", exclude_defaults=True, include={"space"})["space"]

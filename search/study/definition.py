@@ -85,8 +85,8 @@ class StudyDefinition(Strict):
         choices: dict[str, list[Any]] = {}
         for name, values in (item for part in parts for item in part.items()):
             field = Hyperparameters.model_fields.get(name)
-            default = defaults.get(name, field.default) if field and isinstance(defaults, dict) else None
-            known = choices.setdefault(name, [] if default is None else [default])
+            default = [defaults.get(name, field.default)] if field and isinstance(defaults, dict) else []
+            known = choices.setdefault(name, default)
             known += [value for value in values if value not in known] if isinstance(values, list) else []
         return {**given, "space": {name: {"choices": values} for name, values in choices.items()}}
 

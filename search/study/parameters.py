@@ -8,7 +8,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
-from typing import Annotated, Any, Self, get_args
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, WrapSerializer, model_validator
 
@@ -153,8 +153,7 @@ def written(value: object) -> str:
 
 def is_whole(name: str) -> bool:
     """Whether a hyperparameter takes whole numbers only."""
-    annotation = Hyperparameters.model_fields[name].annotation
-    return int in (annotation, *get_args(annotation))
+    return Hyperparameters.model_fields[name].annotation is int
 
 
 Tables = Annotated[

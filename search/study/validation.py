@@ -148,8 +148,7 @@ def _of_defaults(definition: "StudyDefinition") -> Iterator[Mistake]:
                 text = f"{_shown(value)} is not in {_named(name, table)}; change either"
                 mistakes.append(Mistake(("defaults", name), text, others))
             else:
-                default = "the architecture's own" if value is None else _shown(value)
-                text = f"the default, {default}, is not in {_named(name, table)}; set it in [defaults]"
+                text = f"the default, {_shown(value)}, is not in {_named(name, table)}; set it in [defaults]"
                 mistakes.append(Mistake((name,), text, others))
         return value
 

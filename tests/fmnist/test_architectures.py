@@ -1,5 +1,6 @@
+from collections.abc import Callable
 from io import BytesIO
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch.nn import functional as F
 from fmnist.architectures import ARCHITECTURES, build
 from fmnist.architectures.resnet import ResidualBlock
 from fmnist.architectures.transformer import EncoderLayer, Transformer
+from fmnist.choices import Activation
 from fmnist.data import DataSet, Splits, split
 from fmnist.hyperparameters import Hyperparameters
 from fmnist.training import Training
@@ -68,6 +70,85 @@ def test_transformer_has_four_heads_of_filters_features(filters: int, blocks: in
     layer = attention + mlp + 2 * 2 * features
     head = 2 * features + (features + 1) * 10
     assert parameters("transformer", filters, blocks) == embedding + blocks * layer + head
+
+
+@pytest.mark.parametrize("kernel_size", range(1, 16))
+def test_a_kernel_of_any_size_leaves_cnn_its_images_and_simple_what_it_covers(kernel_size: int) -> None:
+    def count(architecture: str) -> int:
+        network = build(hyperparameters(architecture, filters=3, blocks=2, kernel_size=kernel_size))
+        assert network(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+        return sum(parameter.numel() for parameter in network.parameters())
+
+    head = (128 + 1) * 10
+    assert count("cnn") == kernel_size**2 * (3 + 3 * 6) + 2 * (3 + 6) + (6 * 7 * 7 + 1) * 128 + head
+    side = (28 - kernel_size + 1) // 2
+    assert count("simple") == (kernel_size**2 + 1) * 3 + (3 * side**2 + 1) * 128 + (128 + 1) * 64 + (64 + 1) * 10
+
+
+@pytest.mark.parametrize("hidden", [1, 2, 33, 400])
+def test_hidden_is_the_width_of_the_fully_connected_layers(hidden: int) -> None:
+    shapes = {
+        architecture: [module.weight.shape for module in network.modules() if isinstance(module, nn.Linear)]
+        for architecture in ("cnn", "simple")
+        for network in [build(hyperparameters(architecture, filters=2, hidden=hidden))]
+    }
+    half = {1: 1, 2: 1, 33: 16, 400: 200}[hidden]
+    assert shapes["cnn"] == [(hidden, 8 * 3 * 3), (10, hidden)]
+    assert shapes["simple"] == [(hidden, 2 * 12 * 12), (half, hidden), (10, half)]
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": lambda x: x.clamp(min=0),
+    "leaky_relu": lambda x: torch.where(x > 0, x, 0.01 * x),
+    "elu": lambda x: torch.where(x > 0, x, x.exp() - 1),
+    "gelu": lambda x: x * (1 + torch.erf(x / 2**0.5)) / 2,
+    "silu": lambda x: x / (1 + torch.exp(-x)),
+}
+
+
+def test_every_activation_is_compared_with_its_formula() -> None:
+    assert list(ACTIVATIONS) == list(get_args(Activation))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("kernel_size", [1, 4, 5])
+def test_simple_is_its_formula(activation: str, kernel_size: int) -> None:
+    made = hyperparameters("simple", filters=3, hidden=12, kernel_size=kernel_size, activation=activation, dropout=0.0)
+    network, images, f = build(made), torch.randn(2, 1, 28, 28), ACTIVATIONS[activation]
+    kernels, offsets, *linear = network.parameters()
+    features = f(F.max_pool2d(F.conv2d(images, kernels, offsets), 2)).permute(0, 2, 3, 1).flatten(1)
+    for weight, bias in zip(linear[0:4:2], linear[1:4:2], strict=True):
+        features = f(features @ weight.T + bias)
+    torch.testing.assert_close(network(images), features @ linear[4].T + linear[5], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(
+    ("blocks", "kernel_size", "residual"), [(3, 0, True), (4, 4, True), (1, 2, True), (2, 5, False), (4, 14, False)]
+)
+def test_cnn_is_its_formula(activation: str, blocks: int, kernel_size: int, residual: bool) -> None:
+    made = hyperparameters(
+        "cnn", filters=2, blocks=blocks, kernel_size=kernel_size, residual=residual, activation=activation, dropout=0.0
+    )
+    torch.manual_seed(0)
+    network, features, f = build(made), torch.randn(16, 1, 28, 28), ACTIVATIONS[activation]
+    logits, weights = network(features), iter(network.parameters())
+    before = ((kernel_size or 3) - 1) // 2
+    after = (kernel_size or 3) - 1 - before
+
+    def normalized(values: Tensor) -> Tensor:
+        variance, mean = torch.var_mean(values, dim=(0, 2, 3), correction=0, keepdim=True)
+        scale, offset = (next(weights)[:, None, None] for _ in range(2))
+        return (values - mean) / (variance + 1e-5).sqrt() * scale + offset
+
+    for number in range(blocks):
+        padded = F.pad(features, (before, after, before, after))
+        features = f(normalized(F.max_pool2d(F.conv2d(padded, next(weights)), 2)))
+        if residual and number < 2:
+            features = features + f(normalized(F.conv2d(features, next(weights), padding=1)))
+    features = f(F.linear(features.permute(0, 2, 3, 1).flatten(1), next(weights), next(weights)))
+    torch.testing.assert_close(logits, F.linear(features, next(weights), next(weights)), atol=1e-4, rtol=1e-3)
+    assert list(weights) == []
 
 
 @pytest.mark.parametrize("blocks", [1, 2, 3, 4])

@@ -1,13 +1,16 @@
+import re
 from typing import get_args
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as reference
 
 from fmnist.augmentation import augment, erase, flip, jitter, rotate, shift
+from fmnist.choices import Augmentation
 from fmnist.data import DataSet
-from fmnist.hyperparameters import AugmentationKind
+from fmnist.hyperparameters import Hyperparameters
 
 
 @pytest.fixture
@@ -64,25 +67,89 @@ def test_erase_clears_the_rectangle_alone(images: torch.Tensor) -> None:
     assert ((erased == 0).sum(dim=(1, 2, 3))[1:] == 40).all()
 
 
-KINDS = get_args(AugmentationKind)
+KINDS = [*get_args(Augmentation), "crop+flip+erasing", "rotation+flip", "both+jitter"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_strength_zero_changes_nothing(kind: AugmentationKind, images: torch.Tensor) -> None:
+def test_strength_zero_changes_nothing(kind: str, images: torch.Tensor) -> None:
     assert torch.equal(augment(images, kind, 0.0), images)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_image_has_a_draw_of_its_own_from_the_seed(kind: AugmentationKind) -> None:
+def test_each_image_has_a_draw_of_its_own_from_the_seed(kind: str) -> None:
     image = torch.rand(1, 1, 28, 28) * 254 + 1
     torch.manual_seed(1)
     made = augment(image.expand(200, 1, 28, 28), kind, 1.0)
-    fewest = {"flip": 2, "erasing": 50, "crop": 50}.get(kind, 200)  # of 200 draws; half are not erased, 81 crops exist
+    # Of 200 draws; half are not erased, 81 crops exist.
+    fewest = {"flip": 2, "erasing": 50, "crop": 50, "crop+flip+erasing": 150}.get(kind, 200)
     assert len(made.flatten(1).unique(dim=0)) >= fewest
     assert made.min() >= 0
     assert made.max() <= 255.01
     torch.manual_seed(1)
     assert torch.equal(made, augment(image.expand(200, 1, 28, 28), kind, 1.0))
+
+
+@pytest.mark.parametrize("kind", ["crop+flip+erasing", "erasing+flip+crop", "jitter+both", "rotation+flip"])
+def test_a_combination_is_its_parts_one_after_the_other(kind: str, images: torch.Tensor) -> None:
+    torch.manual_seed(5)
+    expected = images
+    for part in kind.split("+"):
+        expected = augment(expected, part, 0.8)
+    torch.manual_seed(5)
+    assert torch.equal(augment(images, kind, 0.8), expected)
+
+
+def test_the_order_of_parts_counts(images: torch.Tensor) -> None:
+    made = []
+    for kind in ("crop+jitter", "jitter+crop"):
+        torch.manual_seed(5)
+        made.append(augment(images, kind, 0.8))
+    assert not torch.equal(*made)
+
+
+@pytest.mark.parametrize(
+    ("long", "short"), [("flip+rotation", "both"), ("crop+flip+rotation+jitter", "crop+both+jitter")]
+)
+def test_both_is_another_name_of_flip_and_rotation(long: str, short: str, images: torch.Tensor) -> None:
+    made = []
+    for kind in (long, short):
+        torch.manual_seed(5)
+        made.append(augment(images, kind, 0.8))
+    assert torch.equal(*made)
+
+
+def test_none_changes_and_draws_nothing(images: torch.Tensor) -> None:
+    before = torch.get_rng_state()
+    assert torch.equal(augment(images, "none", 1.0), images)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("blur", "'blur' is no augmentation"),
+        ("crop+blur", "'blur' is no augmentation"),
+        ("", "'' is no augmentation"),
+        ("crop+", "'' is no augmentation"),
+        ("crop + flip", "'crop ' is no augmentation"),
+        ("Crop", "'Crop' is no augmentation"),
+        ("none+crop", "'none' is no augmentation; write none alone"),
+        ("crop+flip+crop", "crop is in it twice"),
+        ("both+flip", "flip is in it twice"),
+        ("rotation+crop+both", "rotation is in it twice"),
+        ("both+both", "flip is in it twice"),
+    ],
+)
+def test_what_is_no_combination_is_refused(kind: str, reason: str, images: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match=re.escape(reason)):
+        augment(images, kind, 0.5)
+    with pytest.raises(ValidationError, match=re.escape(reason)):
+        Hyperparameters(augmentation_kind=kind)
+
+
+@pytest.mark.parametrize("kind", ["none", *KINDS, "flip+rotation", "erasing+jitter+crop+rotation+flip"])
+def test_a_combination_is_kept_as_it_is_written(kind: str) -> None:
+    assert Hyperparameters(augmentation_kind=kind).augmentation_kind == kind
 
 
 def test_strength_scales_the_other_kinds() -> None:

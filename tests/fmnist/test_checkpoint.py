@@ -14,16 +14,17 @@ import torch
 
 from fmnist import archive, checkpoint
 from fmnist.checkpoint import CheckpointError
+from fmnist.choices import Architecture
 from fmnist.data import DataSet, split
 from fmnist.evaluation import evaluate
-from fmnist.hyperparameters import Architecture, Hyperparameters
+from fmnist.hyperparameters import Hyperparameters
 from fmnist.training import Training
 
 SMALL = Hyperparameters(architecture="cnn", filters=2, epochs=2)
 
 
-def train(data: DataSet, epochs: int) -> Training:
-    training = Training(SMALL, seed=4)
+def train(data: DataSet, epochs: int, hyperparameters: Hyperparameters = SMALL) -> Training:
+    training = Training(hyperparameters, seed=4)
     iterator = training.epochs(split(data, "test"))
     for _ in range(epochs):
         next(iterator)
@@ -77,9 +78,51 @@ def test_it_says_what_made_it_and_scores_as_before(tiny: DataSet, tmp_path: Path
     assert evaluate(loaded.network(), tiny.test).correct == training.history[-1].correct
 
 
-def test_a_resumed_training_goes_on_bit_for_bit(tiny: DataSet, tmp_path: Path) -> None:
-    checkpoint.save(tmp_path / "net.pt", train(tiny, 1), "test", tiny)
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"weight_decay": 0.01, "l1": 0.001, "augmentation_kind": "crop+flip+erasing"},
+        {"optimizer": "adamw", "weight_decay": 0.1, "residual": True},
+        {"optimizer": "sgd", "weight_decay": 0.01, "kernel_size": 4, "activation": "silu"},
+        {"optimizer": "sgd", "momentum": 0.0},
+    ],
+)
+def test_a_resumed_training_goes_on_bit_for_bit(tiny: DataSet, tmp_path: Path, values: dict[str, Any]) -> None:
+    made = Hyperparameters(architecture="cnn", filters=2, epochs=2, **values)
+    checkpoint.save(tmp_path / "net.pt", train(tiny, 1, made), "test", tiny)
     resumed = checkpoint.resume(checkpoint.load(tmp_path / "net.pt"), torch.device("cpu"))
+    for _ in resumed.epochs(split(tiny, "test")):
+        pass
+    whole = train(tiny, 2, made).state_dict()
+    state = resumed.state_dict()
+    for name in ("averaged", "network"):
+        assert all(torch.equal(whole[name][key], value) for key, value in state[name].items())
+    for ours, theirs in zip(state["optimizer"]["moments"], whole["optimizer"]["moments"], strict=True):
+        assert torch.equal(ours, theirs)
+    assert state["optimizer"]["updates"] == whole["optimizer"]["updates"] > 0
+
+
+@pytest.mark.parametrize(("optimizer", "right"), [("adam", 2), ("adamw", 2), ("sgd", 1)])
+def test_a_state_has_as_many_moments_as_its_optimizer(tiny: DataSet, optimizer: Any, right: int) -> None:
+    made = SMALL.model_copy(update={"optimizer": optimizer})
+    payload = payload_of(checkpoint.dump(train(tiny, 1, made), "test", tiny))
+    state = payload["resume"]["optimizer"]
+    moments = state["moments"]
+    assert len(moments) == right
+    for count in {0, 1, 2, 3} - {right}:
+        state["moments"] = [moments[0].clone() for _ in range(count)]
+        assert "does not fit" in refused(archive.write(payload))
+
+
+def test_a_file_from_before_hyperparameters_were_added_still_resumes(tiny: DataSet, content: bytes) -> None:
+    payload = payload_of(content)
+    known = {"architecture", "epochs", "learning_rate", "batch_size", "filters", "blocks", "dropout", "weight_decay"}
+    known |= {"l1", "label_smoothing", "augmentation", "augmentation_kind"}
+    payload["hyperparameters"] = {name: value for name, value in payload["hyperparameters"].items() if name in known}
+    assert len(payload["hyperparameters"]) == len(known) < len(Hyperparameters.model_fields)
+    resumed = checkpoint.resume(checkpoint.parse(archive.write(payload), "old.pt"), torch.device("cpu"))
+    assert resumed.hyperparameters == SMALL
     for _ in resumed.epochs(split(tiny, "test")):
         pass
     whole = train(tiny, 2).scored_network.state_dict()

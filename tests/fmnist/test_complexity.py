@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fmnist.architectures import ARCHITECTURES, build
-from fmnist.complexity import Complexity, complexity
+from fmnist.complexity import SHAPE, Complexity, complexity
 from fmnist.hyperparameters import Hyperparameters
 
 
@@ -26,6 +26,49 @@ def test_cnn_by_hand() -> None:
     assert of("cnn", 16, 3).multiply_adds == convolutions + 64 * 3 * 3 * 128 + 128 * 10
     fourth = 3 * 3 * 9 * 64 * 128
     assert of("cnn", 16, 4).multiply_adds == convolutions + fourth + 128 * 128 + 128 * 10
+
+
+def test_kernel_size_hidden_and_residual_by_hand() -> None:
+    made = Hyperparameters(architecture="cnn", filters=8, blocks=3, kernel_size=4, hidden=50, residual=True)
+    convolutions = 28 * 28 * 16 * 8 + 14 * 14 * 16 * 8 * 16 + 7 * 7 * 16 * 16 * 32
+    residual = 14 * 14 * 9 * 8 * 8 + 7 * 7 * 9 * 16 * 16
+    weights = 16 * (8 + 8 * 16 + 16 * 32) + 9 * (8 * 8 + 16 * 16)
+    norms = 2 * (8 + 16 + 32) + 2 * (8 + 16)
+    assert complexity(made) == Complexity(
+        parameters=weights + norms + (32 * 9 + 1) * 50 + (50 + 1) * 10,
+        multiply_adds=convolutions + residual + 32 * 9 * 50 + 50 * 10,
+    )
+    simple = Hyperparameters(architecture="simple", filters=8, kernel_size=4, hidden=50)  # 25 pixels a side, then 12
+    assert complexity(simple).multiply_adds == 25 * 25 * 16 * 8 + 8 * 12 * 12 * 50 + 50 * 25 + 25 * 10
+
+
+# Of each hyperparameter a value that is not the default.
+CHANGED = {
+    "architecture": "simple",
+    "epochs": 7,
+    "optimizer": "sgd",
+    "learning_rate": 0.1,
+    "momentum": 0.5,
+    "batch_size": 32,
+    "filters": 7,
+    "blocks": 2,
+    "kernel_size": 4,
+    "residual": True,
+    "hidden": 50,
+    "activation": "gelu",
+    "dropout": 0.5,
+    "weight_decay": 0.1,
+    "l1": 0.1,
+    "label_smoothing": 0.1,
+    "augmentation": 0.5,
+    "augmentation_kind": "crop",
+}
+
+
+@pytest.mark.parametrize("name", Hyperparameters.model_fields)
+def test_costs_follow_from_the_shape_alone(name: str) -> None:
+    changed = Hyperparameters.model_validate({name: CHANGED[name]})
+    assert (complexity(changed) != complexity(Hyperparameters())) == (name in SHAPE)
 
 
 def test_resnet_by_hand() -> None:

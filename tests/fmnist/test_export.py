@@ -4,7 +4,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -13,19 +13,30 @@ from onnxruntime import InferenceSession
 from fmnist import checkpoint, export
 from fmnist.architectures import build
 from fmnist.checkpoint import Checkpoint
+from fmnist.choices import Activation, Architecture
 from fmnist.data import CLASSES, DataSet, LabelledImages, split
 from fmnist.evaluation import evaluate
 from fmnist.export import ExportError, write_onnx
-from fmnist.hyperparameters import Architecture, Hyperparameters
+from fmnist.hyperparameters import Hyperparameters
+from fmnist.prediction import predict
 from fmnist.training import Training
 from tests.conftest import Command
 
 NEARLY = 1e-4  # of logits
 
 
-def trained(architecture: Architecture, data: DataSet) -> bytes:
+# Each activation and architecture, an even kernel and a residual convolution.
+NETWORKS: list[dict[str, Any]] = [
+    *({"architecture": architecture} for architecture in get_args(Architecture)),
+    *({"architecture": "simple", "activation": activation} for activation in get_args(Activation)),
+    {"architecture": "cnn", "kernel_size": 4, "residual": True, "activation": "silu", "hidden": 30},
+    {"architecture": "simple", "kernel_size": 2, "hidden": 31},
+]
+
+
+def trained(network: dict[str, Any], data: DataSet) -> bytes:
     """The checkpoint of a short training, whose batch norms have met images and whose logits are apart."""
-    hyperparameters = Hyperparameters(architecture=architecture, filters=4, epochs=2, learning_rate=0.005)
+    hyperparameters = Hyperparameters(filters=4, epochs=2, learning_rate=0.005, **network)
     training = Training(hyperparameters, seed=4)
     for _ in training.epochs(split(data, "test")):
         pass
@@ -35,7 +46,7 @@ def trained(architecture: Architecture, data: DataSet) -> bytes:
 @pytest.fixture(scope="module")
 def content(tiny: DataSet) -> bytes:
     torch.set_num_threads(1)
-    return trained("simple", tiny)
+    return trained({"architecture": "simple"}, tiny)
 
 
 @pytest.fixture
@@ -61,17 +72,19 @@ def logits_of(path: Path, images: LabelledImages, batch: int) -> torch.Tensor:
     return torch.cat([torch.from_numpy(runtime.run(["logits"], {"images": part})[0]) for part in parts])
 
 
-@pytest.mark.parametrize("architecture", get_args(Architecture))
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda network: "-".join(map(str, network.values())))
 def test_onnxruntime_computes_from_raw_pixels_what_torch_does(
-    architecture: Architecture, tiny: DataSet, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    network: dict[str, Any], tiny: DataSet, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Of every architecture, on real images, in batches of one, of all, and of a size with a rest."""
+    """Of every kind of network, on real images, in batches of one, of all, and of a size with a rest."""
     path = tmp_path / "folder" / "net.onnx"
-    of_it = checkpoint.parse(trained(architecture, tiny), architecture)
+    of_it = checkpoint.parse(trained(network, tiny), "net")
     difference = write_onnx(of_it, path)
     assert capfd.readouterr() == ("", "")
     assert 0 <= difference < NEARLY
     expected = evaluate(of_it.network(), tiny.test).logits
+    shown = [prediction.class_name for prediction in predict(of_it.network(), tiny.test.images)]
+    assert shown == [CLASSES[index] for index in expected.argmax(dim=1)]
     assert expected.std(dim=0).min() > 20 * NEARLY  # each image has logits of its own
     for batch in (1, 64, len(tiny.test)):
         assert (logits_of(path, tiny.test, batch) - expected).abs().max() < NEARLY

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,20 @@ from fmnist.seeds import derive
 from fmnist.training import Diverged, Training
 
 SMALL = Hyperparameters(architecture="cnn", filters=3, epochs=3, batch_size=64, dropout=0.3, augmentation=0.7)
+
+OTHER = Hyperparameters(
+    architecture="cnn",
+    epochs=2,
+    optimizer="sgd",
+    learning_rate=0.05,
+    filters=3,
+    kernel_size=4,
+    residual=True,
+    hidden=20,
+    activation="silu",
+    augmentation=0.7,
+    augmentation_kind="crop+flip+erasing",
+)
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +63,33 @@ def scores(training: Training) -> list[tuple[float, float, float, int]]:
     return [(m.train_loss, m.train_accuracy, m.loss, m.correct) for m in training.history]
 
 
-def test_a_seed_decides_every_weight_whatever_else_draws(splits: Splits) -> None:
-    first = trained(splits, seed=5)
+@pytest.mark.parametrize("hyperparameters", [SMALL, OTHER])
+def test_a_seed_decides_every_weight_whatever_else_draws(splits: Splits, hyperparameters: Hyperparameters) -> None:
+    first = trained(splits, 5, hyperparameters)
     torch.rand(17)
-    second = trained(splits, seed=5)
+    second = trained(splits, 5, hyperparameters)
     assert same_weights(first, second)
     assert scores(first) == scores(second)
-    assert not same_weights(first, trained(splits, seed=6))
+    assert not same_weights(first, trained(splits, 6, hyperparameters))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"optimizer": "adam"},
+        {"momentum": 0.5},
+        {"kernel_size": 3},
+        {"residual": False},
+        {"hidden": 32},
+        {"activation": "relu"},
+        {"augmentation_kind": "crop+erasing"},
+    ],
+)
+def test_each_hyperparameter_reaches_the_training(splits: Splits, change: dict[str, Any]) -> None:
+    one, other = (Training(made, 0) for made in (OTHER, OTHER.model_copy(update=change)))
+    for training in (one, other):
+        early(training, splits, 1)
+    assert not same_weights(one, other)
 
 
 def test_two_trainings_in_turn_do_not_disturb_each_other(splits: Splits) -> None:

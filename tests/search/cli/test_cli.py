@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from click.testing import CliRunner
 
 from fmnist import checkpoint
 from fmnist.data import CLASSES
+from fmnist.hyperparameters import Hyperparameters
 from search.cli import main
 from search.database.connection import open_storage
 from search.database.url import default_url
@@ -521,6 +523,10 @@ def test_an_output_folder_of_any_name_holds_the_database_and_the_files(
         (["dashboard"], 1, "no database"),
         (["train", "--epochs", "0"], 2, "--epochs: should be greater than or equal to 1, not 0"),
         (["train", "--dropout", "1.5"], 2, "--dropout: should be less than 1, not 1.5"),
+        (["train", "--kernel-size", "16"], 2, "--kernel-size: should be less than or equal to 15, not 16"),
+        (["train", "--optimizer", "lion"], 2, "'lion' is not one of"),
+        (["train", "--augmentation-kind", "crop+a_blur"], 2, "--augmentation-kind: 'a_blur' is no augmentation; write"),
+        (["train", "--augmentation-kind", "both+flip"], 2, "flip is in it twice; keep one of them"),
         (["evaluate", "absent.pth"], 1, "absent.pth: No such file"),
         (["data", "--data-dir", "."], 1, "no train-images-idx3-ubyte.gz in it"),
     ],
@@ -550,6 +556,19 @@ def test_train_prints_the_write_ups_lines_and_saves(command: Command, invoke: Co
     assert "true / predicted" in scored.stdout
     values = json.loads(invoke("evaluate", "digits_cnn_full.pth", "--json").stdout)
     assert (values["correct"], values["total"], values["score_on"]) == (saved.history[-1].correct, 300, "test")
+
+
+def test_train_takes_every_hyperparameter(invoke: Command, tmp_path: Path) -> None:
+    values: dict[str, Any] = {"architecture": "cnn", "epochs": 1, "optimizer": "sgd", "learning_rate": 0.05}
+    values |= {"momentum": 0.8, "batch_size": 32, "filters": 2, "blocks": 1, "kernel_size": 4, "residual": True}
+    values |= {"hidden": 9, "activation": "silu", "dropout": 0.2, "weight_decay": 0.001, "l1": 0.0001}
+    values |= {"label_smoothing": 0.1, "augmentation": 0.3, "augmentation_kind": "crop+flip+erasing"}
+    arguments = [part for name, value in values.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    arguments.remove("True")  # --residual is a flag
+    assert invoke("train", *arguments).returncode == 0
+    saved = checkpoint.load(tmp_path / "digits_cnn_full.pth").hyperparameters
+    assert saved == Hyperparameters(**values)
+    assert saved.model_dump(exclude_defaults=True).keys() | {"architecture"} == Hyperparameters.model_fields.keys()
 
 
 def test_scoring_on_validation_says_so_everywhere(invoke: Command, study_file: Path) -> None:

@@ -12,12 +12,14 @@ from search.study.definition import StudyDefinition
 from tests.factories import definition, ended
 
 ARCHITECTURES = definition(
-    defaults={"architecture": "cnn", "epochs": 4, "filters": 8},
+    defaults={"architecture": "cnn", "epochs": 4, "filters": 8, "residual": True},
     space={
         "architecture": {"choices": ["simple", "cnn", "resnet", "transformer"]},
         "filters": {"low": 4, "high": 16},
         "blocks": {"low": 1, "high": 4},
         "epochs": {"low": 1, "high": 8},
+        "kernel_size": {"low": 0, "high": 7},
+        "hidden": {"low": 16, "high": 256},
     },
 )
 MADE: list[dict[str, Any]] = [
@@ -25,6 +27,7 @@ MADE: list[dict[str, Any]] = [
     {"architecture": "cnn", "filters": 16, "blocks": 2},
     {"architecture": "resnet", "filters": 8, "epochs": 2},
     {"architecture": "transformer", "filters": 8, "blocks": 1},
+    {"architecture": "cnn", "filters": 5, "kernel_size": 4, "hidden": 50},
 ]
 
 

@@ -24,7 +24,7 @@ def write(tmp_path: Path):  # type: ignore[no-untyped-def]
         ("trials = 6", "trails = 6", "trails: is an unknown key; did you mean 'trials'?"),
         ("filters = 4", "filtres = 4", "defaults.filtres: is an unknown key; did you mean 'filters'?"),
         ("low = 2, high = 4", "low = 2, hihg = 4", "space.filters.hihg: is an unknown key; did you mean 'high'?"),
-        ("[space]", "[space]\nmomentum = { low = 0, high = 1 }", "space.momentum: is no hyperparameter; known are"),
+        ("[space]", "[space]\nsharpness = { low = 0, high = 1 }", "space.sharpness: is no hyperparameter; known are"),
         ("trials = 6", 'trials = "six"', "trials: should be a valid integer, not 'six'"),
         ("trials = 6", "trials = 0", "trials: should be greater than or equal to 1, not 0"),
         ("trials = 6", "trials = true", "trials: should be a valid integer, not True"),

@@ -1,0 +1,64 @@
+from copy import deepcopy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from fmnist.architectures import build
+from fmnist.hyperparameters import Hyperparameters
+from fmnist.optimizer import AveragedOptimizer
+
+RATES = [0.003, 0.01, 0.02, 0.005, 0.004, 0.05]  # a step each
+
+
+def weights_of(network: nn.Module) -> list[nn.Parameter]:
+    """What is penalized: without biases and batch norm."""
+    return [module.weight for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+
+
+def trained_by_torch(network: nn.Module, gradients: list[list[torch.Tensor]], values: dict[str, Any]) -> None:
+    """Train with torch's own optimizer, on gradients to which the L1 penalty's are added."""
+    weights = weights_of(network)
+    known = {id(weight) for weight in weights}
+    others = [parameter for parameter in network.parameters() if id(parameter) not in known]
+    momentum = values.get("momentum", 0.0)
+    options = {"momentum": momentum, "nesterov": momentum > 0} if values["optimizer"] == "sgd" else {}
+    groups = [
+        {"params": weights, "weight_decay": values.get("weight_decay", 0.0)},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    theirs = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[values["optimizer"]]
+    optimizer = theirs(groups, lr=1.0, **options)
+    for rate, given in zip(RATES, gradients, strict=True):
+        for parameter, gradient in zip(network.parameters(), given, strict=True):
+            penalty = values.get("l1", 0.0) * parameter.detach().sign() if id(parameter) in known else 0.0
+            parameter.grad = gradient + penalty
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+
+
+@pytest.mark.parametrize("penalties", [{}, {"weight_decay": 0.3}, {"l1": 0.2}, {"weight_decay": 0.3, "l1": 0.2}])
+@pytest.mark.parametrize(
+    "rule",
+    [{"optimizer": "adam"}, {"optimizer": "adamw"}, *({"optimizer": "sgd", "momentum": m} for m in (0.0, 0.5, 0.9))],
+)
+def test_steps_are_those_of_torchs_optimizer(rule: dict[str, Any], penalties: dict[str, float]) -> None:
+    torch.manual_seed(0)
+    values = rule | penalties
+    hyperparameters = Hyperparameters.model_validate({"filters": 2, "blocks": 2, **values})
+    network, averaged = build(hyperparameters), build(hyperparameters)
+    reference = deepcopy(network)
+    gradients = [[torch.randn_like(parameter) for parameter in network.parameters()] for _ in RATES]
+    trained_by_torch(reference, gradients, values)
+    optimizer = AveragedOptimizer(network, averaged, hyperparameters)
+    for rate, given in zip(RATES, gradients, strict=True):
+        optimizer.zero_grad()
+        for parameter, gradient in zip(network.parameters(), given, strict=True):
+            assert parameter.grad is not None
+            parameter.grad += gradient
+        optimizer.step(rate)
+    assert optimizer.updates == len(RATES)
+    for ours, theirs in zip(network.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
