@@ -217,6 +217,8 @@ def reproduce(study: str, number: int, storage: str | None, output: Path | None,
     """
     from fmnist.data import load
     from search.formatting import percent
+    from search.study.definition import differences
+    from search.study.store import VERSIONS, versions
     from search.worker.reproduce import reproduce as again
 
     def show(compared: Any) -> None:
@@ -227,8 +229,11 @@ def reproduce(study: str, number: int, storage: str | None, output: Path | None,
 
     with opened_study(study, storage, output) as (opened, _):
         result = again(opened, number, load(data_dir), show)
+        changed = differences(opened.user_attrs[VERSIONS], versions())
     click.echo(f"Metrics: {_same(result.same_metrics)}. Weights: {_same(result.same_weights)}.")
     if not (result.same_metrics and result.same_weights):
+        if changed:
+            click.echo(f"Note: the study was started with other versions ({'; '.join(changed)}).", err=True)
         raise SystemExit(1)
 
 

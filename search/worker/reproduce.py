@@ -47,8 +47,10 @@ def recorded_trial(study: optuna.Study, number: int) -> FrozenTrial:
     if number >= len(trials):
         raise NotReproducible(f"study {study.study_name!r} has no trial {number}; its last is {len(trials) - 1}")
     trial = trials[number]
-    if trial.state not in FINISHED or not history_of(trial):
-        raise NotReproducible(f"trial {number} is {trial.state.name}, with no finished epoch to train again")
+    if trial.state not in FINISHED:
+        raise NotReproducible(f"trial {number} is {trial.state.name}; reproduce one that is COMPLETE or PRUNED")
+    if not history_of(trial):
+        raise NotReproducible(f"trial {number} has no finished epoch to train again; reproduce another")
     return trial
 
 
