@@ -27,9 +27,14 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
+def written(value: object) -> str:
+    """A parameter's value as a study file has it, without quotes."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def short(value: object) -> str:
-    """A parameter's value, with four significant digits if it is a float."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    """The same with four significant digits if it is a float."""
+    return f"{value:.4g}" if isinstance(value, float) else written(value)
 
 
 def assignments(params: Mapping[str, Any]) -> str:

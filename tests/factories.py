@@ -278,3 +278,22 @@ def around(mean: float) -> list[float]:
 
 
 REVERSED = {3: around(0.84), 7: around(0.88), 5: around(0.86)}
+
+
+# Two networks, each with its own filters; one optimizer has a momentum, one network a residual variant.
+CONDITIONAL: dict[str, Any] = {
+    "defaults": {"architecture": "simple", "epochs": 2, "filters": 4, "learning_rate": 0.005, "blocks": 2},
+    "start": [{"architecture": "cnn", "filters": 3}, {"optimizer": "sgd", "learning_rate": 0.05}],
+    "space": {
+        "architecture": {"choices": ["simple", "cnn"]},
+        "optimizer": {"choices": ["adam", "sgd"]},
+        "learning_rate": {"low": 1e-3, "high": 0.1, "log": True},
+        "batch_size": {"choices": [32, 64]},
+        "momentum": {"low": 0.5, "high": 0.95, "when": {"optimizer": "sgd"}},
+        "residual": {"choices": [False, True], "when": {"architecture": "cnn"}},
+        "filters": [
+            {"low": 3, "high": 8, "when": {"architecture": "simple"}},
+            {"choices": [2, 3, 4], "when": {"architecture": "cnn"}},
+        ],
+    },
+}

@@ -6,7 +6,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from search.formatting import BEST_COLOUR, COLOURS, SCALE, short
+from search.formatting import BEST_COLOUR, COLOURS, SCALE, short, written
 from search.report.analysis import Analysis
 from search.report.cost import COSTS
 from search.report.history import TrialRecord, drawn_trials
@@ -187,7 +187,7 @@ def _space(analysis: Analysis) -> dict[str, Parameter]:
 def _axis(name: str, parameter: Parameter) -> dict[str, Any]:
     """The axis of a hyperparameter's values."""
     if parameter.choices is not None:
-        places = [literal(str(choice)) for choice in ordered(parameter)]
+        places = [literal(written(choice)) for choice in ordered(parameter)]
         return {"type": "category", "categoryorder": "array", "categoryarray": places}
     whole = is_whole(name)
     if parameter.log:
@@ -208,7 +208,7 @@ def _range(parameter: Parameter) -> tuple[float, float]:
 
 def _values(parameter: Parameter, values: Iterable[Any]) -> list[Any]:
     """Values as that axis takes them."""
-    return [literal(str(value)) if parameter.choices is not None else value for value in values]
+    return [literal(written(value)) if parameter.choices is not None else value for value in values]
 
 
 def _accuracy(trial: TrialRecord) -> float:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, WrapSerializer, model_validator
 
 from fmnist.hyperparameters import Hyperparameters
-from search.formatting import short
+from search.formatting import short, written
 
 LARGEST = 1_000_000  # of what a hyperparameter can be, whichever it is
 
@@ -144,11 +144,6 @@ class Parameter(Strict):
 
 def _is_whole(steps: float) -> bool:
     return math.isfinite(steps) and abs(steps - round(steps)) < 1e-9
-
-
-def written(value: object) -> str:
-    """A value as a study file and `--set` have it, without quotes."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def is_whole(name: str) -> bool:

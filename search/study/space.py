@@ -19,8 +19,9 @@ from optuna.distributions import (
 )
 
 from fmnist.hyperparameters import Hyperparameters
+from search.formatting import written
 from search.study.definition import DefinitionError, StudyDefinition
-from search.study.parameters import Parameter, Space, applying, is_whole, point_of, points, walk, written
+from search.study.parameters import Parameter, Space, applying, is_whole, point_of, points, walk
 from search.study.parameters import Point as Point
 
 

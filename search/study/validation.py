@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 
 from fmnist.hyperparameters import Hyperparameters
-from search.formatting import did_you_mean
-from search.study.parameters import Parameter, applying, count_points, in_order, is_whole, point_of, walk, written
+from search.formatting import did_you_mean, written
+from search.study.parameters import Parameter, applying, count_points, in_order, is_whole, point_of, walk
 
 if TYPE_CHECKING:
     from search.study.definition import StudyDefinition
