@@ -146,7 +146,10 @@ def test_the_importance_of_a_condition_is_that_among_the_trials_under_it(analysi
         assert conditional.finished == sum(name in trial.params for trial in analysis.trials)
     page = render(analysis)
     assert "Conditional hyperparameters, each among the trials that searched it" in page
-    for row in (f"momentum</th><td>{found.conditional['momentum'].finished}</td>", '<td class="words">optimizer is sgd</td>'):
+    for row in (
+        f"momentum</th><td>{found.conditional['momentum'].finished}</td>",
+        '<td class="words">optimizer is sgd</td>',
+    ):
         assert row in page
 
 

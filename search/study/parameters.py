@@ -161,6 +161,10 @@ Space = Mapping[str, list[Parameter]]
 SPACE: TypeAdapter[dict[str, list[Parameter]]] = TypeAdapter(dict[str, Tables])
 
 
+def has_conditions(space: Space) -> bool:
+    return any(table.when for tables in space.values() for table in tables)
+
+
 def in_order(space: Space) -> list[str]:
     """The hyperparameters, each after those that its conditions name, otherwise as they are given.
 
@@ -231,7 +235,7 @@ def points(space: Space) -> Iterator[Point]:
 
 def count_points(space: Space, most: int) -> int:
     """How many points that are, or a number above `most`."""
-    if any(table.when for tables in space.values() for table in tables):
+    if has_conditions(space):
         return sum(1 for _ in itertools.islice(points(space), most + 1))
     return math.prod(tables[0].count() for tables in space.values())
 

@@ -12,7 +12,16 @@ from pydantic import BaseModel, ValidationError
 
 from fmnist.hyperparameters import Hyperparameters
 from search.formatting import did_you_mean, written
-from search.study.parameters import Parameter, applying, count_points, in_order, is_whole, point_of, walk
+from search.study.parameters import (
+    Parameter,
+    applying,
+    count_points,
+    has_conditions,
+    in_order,
+    is_whole,
+    point_of,
+    walk,
+)
 
 if TYPE_CHECKING:
     from search.study.definition import StudyDefinition
@@ -173,7 +182,7 @@ def _of_grid(definition: "StudyDefinition") -> Iterator[Mistake]:
             if not any(table.has(value) for table in space.get(name, ()))
         ]
         yield from wrong
-        if not wrong and any(table.when for tables in space.values() for table in tables):
+        if not wrong and has_conditions(space):
             combined = (dict(zip(part, values, strict=True)) for values in itertools.product(*part.values()))
             yield from next(filter(None, (list(_of_point(definition, place, one)) for one in combined)), [])
 

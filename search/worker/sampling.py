@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 from fmnist.seeds import derive
 from search.database.optuna_schema import suggest
 from search.study.definition import StudyDefinition
-from search.study.parameters import Parameter, Point, applying, walk
+from search.study.parameters import Parameter, Point, applying, has_conditions, walk
 from search.study.record import FINISHED, STEPS_PER_EPOCH
 from search.study.space import distribution
 
@@ -64,7 +64,7 @@ def sampler(definition: StudyDefinition, number: int) -> BaseSampler:
     """A sampler for one trial. Two workers never share a sequence of random numbers."""
     seed = derive(definition.seed, "sampler", number) % 2**32
     if definition.sampler == "tpe":
-        if not any(table.when for tables in definition.space.values() for table in tables):
+        if not has_conditions(definition.space):
             return TPESampler(seed=seed)
         with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
             # Without groups TPE would take only what all trials have from their history, and draw the rest by itself.
@@ -94,7 +94,8 @@ def propose(definition: StudyDefinition, trials: list[FrozenTrial], number: int,
             for trial in _visible(definition, limit_history([trial for trial in trials if trial.number != number])):
                 study.add_trial(trial)
             asked.append(study.ask())
-        return _value(table, suggest(asked[0], _seen_as(definition, name, table), _scale(name, table)))
+        suggested = suggest(asked[0], _seen_as(definition, name, table), _scale(name, table))
+        return sorted(table.values())[suggested] if _is_ranked(table) else suggested
 
     return walk(definition.space, choose)
 
@@ -105,19 +106,13 @@ def _seen_as(definition: StudyDefinition, name: str, table: Parameter) -> str:
     return name if len(tables) == 1 else f"{name} #{next(place for place, each in enumerate(tables) if each is table)}"
 
 
+def _is_ranked(table: Parameter) -> bool:
+    """Whether the sampler sees the ranks of the values: Optuna's choices have no order, and numbers have one."""
+    return table.choices is not None and table.ordered
+
+
 def _scale(name: str, table: Parameter) -> BaseDistribution:
-    """What the sampler sees of a table: numbers in choices by their rank, as Optuna's choices have no order."""
-    if table.choices is not None and table.ordered:
-        return IntDistribution(0, len(table.choices) - 1)
-    return distribution(name, table)
-
-
-def _value(table: Parameter, suggested: Any) -> Any:
-    return sorted(table.choices)[suggested] if table.choices is not None and table.ordered else suggested
-
-
-def _suggested(table: Parameter, value: Any) -> Any:
-    return sorted(table.choices).index(value) if table.choices is not None and table.ordered else value
+    return IntDistribution(0, table.count() - 1) if _is_ranked(table) else distribution(name, table)
 
 
 class _VisibleTrial(FrozenTrial):
@@ -148,7 +143,12 @@ def _visible(definition: StudyDefinition, trials: list[FrozenTrial]) -> Iterator
             table.has(trial.params[name]) for name, table in tables.items()
         ):
             continue
-        seen = [(*scales[name, id(table)], _suggested(table, trial.params[name])) for name, table in tables.items()]
+        ranks = {
+            name: sorted(table.values()).index(trial.params[name])
+            for name, table in tables.items()
+            if _is_ranked(table)
+        }
+        seen = [(*scales[name, id(table)], (trial.params | ranks)[name]) for name, table in tables.items()]
         yield _VisibleTrial(
             number=trial.number,
             trial_id=trial.number,
