@@ -135,7 +135,7 @@ class Parameter(Strict):
 
     def holds(self, point: Point) -> bool:
         """Whether its conditions hold at a point."""
-        return all(name in point and point[name] in values for name, values in self.when.items())
+        return not self.when or all(name in point and point[name] in values for name, values in self.when.items())
 
     def excludes(self, other: "Parameter") -> bool:
         """Whether the conditions of both can never hold at once."""
