@@ -1,4 +1,7 @@
-"""Names to choose from. Nothing heavy is imported here: the command line's help has them too."""
+"""Names of networks, optimizers, activations and augmentations, for the command line's help too.
+
+So nothing heavy is imported here.
+"""
 
 import reprlib
 from typing import Literal, get_args

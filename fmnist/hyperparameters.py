@@ -12,6 +12,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from fmnist.choices import Activation, Architecture, Optimizer, augmentations
 from fmnist.errors import UsageError
 
+OWN_SIZE = 0  # of a kernel: the architecture's own
+
 ScoreOn = Literal["test", "validation"]  # the images that score a training; the latter are held out of it
 
 
@@ -43,7 +45,7 @@ class Hyperparameters(BaseModel):
     )
     blocks: int = Field(3, ge=1, le=4, description="blocks of the network; simple has none")
     kernel_size: int = Field(
-        0, ge=0, le=15, description="side of the kernels of cnn and simple, in pixels; 0: 3 in cnn, 5 in simple"
+        OWN_SIZE, ge=0, le=15, description="side of the kernels of cnn and simple, in pixels; 0: 3 in cnn, 5 in simple"
     )
     residual: bool = Field(
         False, description="cnn: a 3 x 3 convolution after each of the first two blocks, added to its input"

@@ -1,4 +1,4 @@
-"""Adam, AdamW or SGD and a moving average of what it trains, each a few operations on all weights at once."""
+"""Adam, AdamW, SGD and the moving average of the weights, each a few operations on all weights at once."""
 
 from collections.abc import Iterable
 from typing import Any

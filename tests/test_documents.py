@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from search.cli import main
+from search.study import definition
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted(path.name for path in ROOT.glob("*.md"))
@@ -48,6 +49,15 @@ def test_each_step_of_a_trials_life_is_a_name_of_the_code() -> None:
         (file,) = [*(ROOT / "search").glob(f"**/{place}.py"), *(ROOT / "search").glob(f"{place}/__init__.py")]
         found = import_module(".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"))
         assert hasattr(found, name), f"{module}.{name}"
+
+
+def test_each_study_file_of_the_readme_is_valid(tmp_path: Path) -> None:
+    blocks = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    files = [block for block in blocks if "[space]" in block or "[[grid]]" in block]
+    assert len(files) > 2
+    for content in files:
+        (tmp_path / "study.toml").write_text(content)
+        definition.read(tmp_path / "study.toml")
 
 
 def test_each_command_of_the_readme_is_one_that_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from search.console.terminal import terminal
 from search.report.provenance import as_toml
 from search.study import catalogue, definition, space
 from search.study.definition import DefinitionError, StudyDefinition
-from search.study.parameters import Parameter, is_whole_point
+from search.study.parameters import Parameter, is_complete
 from tests.conftest import Make
 from tests.factories import STUDY
 from tests.factories import definition as defined
@@ -98,6 +98,7 @@ def read_and_use(file: Path) -> None:
     else:
         use(read, file)
         return
+    assert message
     assert all(line.startswith(f"{file}: ") for line in message.splitlines())
 
 
@@ -105,7 +106,7 @@ def use(read: StudyDefinition, file: Path) -> None:
     """Do what is done with a definition before a search begins."""
     assert StudyDefinition.model_validate(read.model_dump(mode="json")) == read
     assert json.loads(json.dumps(read.identity(), allow_nan=False)) == read.identity()
-    assert is_whole_point(read.space, space.default_point(read))
+    assert is_complete(read.space, space.default_point(read))
     (file := file.with_name("again.toml")).write_text(as_toml(read), encoding="utf-8")
     assert definition.read(file) == read
     entry = catalogue.Entry("s", read.description, read.sampler, catalogue.trials_of(read), read.minutes)

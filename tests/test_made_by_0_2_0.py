@@ -120,6 +120,7 @@ def test_status_counts_the_trials(here: Run) -> None:
         "trials": {"complete": 3, "pruned": 5, "failed": 0, "running": 0, "waiting": 0},
         "best": {
             "number": 6,
+            "mark": None,
             "value": 264 / 300,
             "params": BEST,
             "checkpoint": "studies/tiny/checkpoints/trial-00006-epoch-4.pt",

@@ -19,7 +19,7 @@ from search.cli import deployment, doctor, networks, results, serving, settings,
 
 
 class ExpectedFailure(click.ClickException):
-    """An error that the user can fix, shown as one line."""
+    """An error that the user can fix, shown without a traceback: one line, or one for each mistake in a study file."""
 
     def __init__(self, error: ExpectedError | OSError) -> None:
         text = str(error)

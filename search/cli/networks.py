@@ -156,6 +156,5 @@ def _hyperparameters(given: dict[str, Any]) -> "Hyperparameters":
     try:
         return Hyperparameters(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
-        mistake = explain(error, Hyperparameters, given)[0]
-        option = ".".join(map(str, mistake.place)).replace("_", "-")
-        raise click.UsageError(f"--{option}: {mistake.text}") from error
+        wrong = [(str(mistake.place[0]), mistake.text) for mistake in explain(error, Hyperparameters, given)]
+        raise click.UsageError("\n".join(f"--{name.replace('_', '-')}: {text}" for name, text in wrong)) from error

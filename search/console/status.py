@@ -75,11 +75,13 @@ def best_trials(study: optuna.Study, score_on: str) -> Table:
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     ranked = sorted(complete, key=_accuracy, reverse=True)[:SHOWN]
     definition = definition_of(study)
+    marks = space.marks(definition)
     names = [name for name in definition.space if any(name in trial.params for trial in ranked)]
     table = _table(f"Best trials of study {study.study_name}", "trial", f"{score_on} accuracy", *names)
+    table.columns[0].no_wrap = True
     for trial in ranked:
         values = [short(trial.params[name]) if name in trial.params else "-" for name in names]
-        table.add_row(marked(trial.number, space.mark(definition, trial.params)), percent(_accuracy(trial)), *values)
+        table.add_row(marked(trial.number, marks.get(space.key(trial.params))), percent(_accuracy(trial)), *values)
     return table
 
 

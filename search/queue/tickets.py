@@ -143,12 +143,18 @@ def _points(study: optuna.Study, definition: StudyDefinition, fixed: space.Point
             yield space.with_defaults(definition, point | fixed) if fixed else point
         return
     make = {"random": space.random_point, "qmc": space.quasi_random_point}.get(definition.sampler)
-    given = [{}, *definition.start]  # values of the default configuration, and of the starting points
-    for number in itertools.count(sum(counts(study).values())):
-        if number < len(given):
-            yield space.with_defaults(definition, given[number] | fixed)
+    numbers = itertools.count(sum(counts(study).values()))
+    if not fixed:
+        # By what there is and not by number: tickets with fixed values may have come first.
+        there = {space.key(trial.system_attrs.get(FIXED_PARAMETERS, {})) for trial in study.get_trials(deepcopy=False)}
+        named = (space.with_defaults(definition, values) for values in ({}, *definition.start))
+        for point, _ in zip((point for point in named if space.key(point) not in there), numbers, strict=False):
+            yield point
+    for number in numbers:
+        if number == 0:
+            yield space.with_defaults(definition, fixed)
         else:
-            yield make(definition.space, definition.seed, number - len(given), fixed) if make else fixed
+            yield make(definition.space, definition.seed, number - 1, fixed) if make else fixed
 
 
 def _points_of_grid(study: optuna.Study, definition: StudyDefinition) -> Iterator[space.Point]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from search.report.writeup import Comparison, compare
 from search.results.finalists import Standings, standings_of
 from search.results.ranking import Configuration, rank
 from search.results.summary import Summary, summarize
-from search.study.parameters import SPACE, Parameter, point_of
+from search.study.parameters import SPACE, Parameter, has_conditions, point_of
 from search.study.record import history_of
 from search.study.store import DATA, definition_of, finalists_name, finalists_of
 
@@ -56,7 +57,7 @@ class Analysis:
         """Whether the study's question is about configurations that are trained several times each."""
         return bool(self.definition["seeds"] > 1)
 
-    @property
+    @cached_property
     def space(self) -> dict[str, list[Parameter]]:
         """The tables of each hyperparameter that is searched."""
         return SPACE.validate_python(self.definition["space"])
@@ -72,8 +73,8 @@ class Analysis:
 
     @property
     def conditional(self) -> bool:
-        """Whether a trial lacks a hyperparameter that others have."""
-        return any(trial.params.keys() < self.space.keys() for trial in self.trials)
+        """Whether a trial may lack a hyperparameter that others have."""
+        return has_conditions(self.space)
 
     @property
     def seconds(self) -> float:

@@ -15,7 +15,7 @@ from search.formatting import marked, percent, points
 from search.results.ranking import Share, diverged, estimate, share
 from search.study.definition import StudyDefinition
 from search.study.record import FINISHED, STEPS_PER_EPOCH, Epoch, attempts_of, audit_of, history_of, reason_of
-from search.study.space import mark
+from search.study.space import key, marks
 
 PAUSE = 60.0  # seconds in which nobody works, from which on they are none of the search's
 
@@ -24,13 +24,13 @@ PAUSE = 60.0  # seconds in which nobody works, from which on they are none of th
 class TrialRecord:
     """One finished trial.
 
-    label: its number, and whether it is the default configuration or a starting point. accuracy: its last, None if it
+    mark: default, or start 2 of the study's starting points; None of what was sampled. accuracy: its last, None if it
     had none. curve: (epoch, accuracy) pairs. history: the same with the training's own, and beyond a pruning where it
     was audited. ended: seconds since the search began.
     """
 
     number: int
-    label: str
+    mark: str | None
     state: str
     accuracy: float | None
     params: dict[str, Any]
@@ -38,6 +38,10 @@ class TrialRecord:
     history: list[Epoch]
     reason: str | None
     ended: float
+
+    @property
+    def label(self) -> str:
+        return marked(self.number, self.mark)
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,8 @@ def beginning(trials: list[FrozenTrial]) -> datetime:
 
 def records(definition: StudyDefinition, trials: Iterable[FrozenTrial], began: datetime) -> list[TrialRecord]:
     """The finished trials."""
-    return [_record(definition, trial, began) for trial in trials if trial.state.is_finished()]
+    known = marks(definition)
+    return [_record(trial, known.get(key(trial.params)), began) for trial in trials if trial.state.is_finished()]
 
 
 def spells(trials: Iterable[FrozenTrial], began: datetime, *, again: bool) -> list[Spell]:
@@ -107,12 +112,12 @@ def without_pauses(trials: list[TrialRecord], done: list[Spell]) -> tuple[list[T
     )
 
 
-def _record(definition: StudyDefinition, trial: FrozenTrial, began: datetime) -> TrialRecord:
+def _record(trial: FrozenTrial, mark: str | None, began: datetime) -> TrialRecord:
     assert trial.datetime_complete is not None  # it has ended
     curve = [(step / STEPS_PER_EPOCH, value) for step, value in sorted(trial.intermediate_values.items())]
     return TrialRecord(
         number=trial.number,
-        label=marked(trial.number, mark(definition, trial.params)),
+        mark=mark,
         state=trial.state.name.lower(),
         accuracy=trial.value if trial.value is not None else (curve[-1][1] if curve else None),
         params=trial.params,

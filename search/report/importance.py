@@ -3,6 +3,8 @@
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,13 +16,14 @@ from search.database.optuna_schema import StudyOfTrials
 from search.results.ranking import CONFIDENCE
 from search.study import space
 from search.study.definition import StudyDefinition
-from search.study.parameters import Parameter, is_whole
+from search.study.parameters import Parameter, is_integer
 
 FEWEST_FINISHED = 10  # trials below which PED-ANOVA is noise
 FEWEST_BEST = 5  # trials that PED-ANOVA sets against all; its documentation advises so
 FEWEST_COMPLETE = 20  # trials below which fANOVA is noise
 BEST_SHARE = 0.2  # of the finished trials
 RESAMPLES = 60  # of the bootstrap (Efron, 1979); fANOVA takes 0.1 s for each
+FEW_RESAMPLES = 20  # under each condition, of which there may be many
 TREES = 16  # of each of fANOVA's forests; a forest of 64 ranks no better and takes four times as long
 NEWEST = 500  # trials that are looked at
 NEWEST_COMPLETE = 120  # of them that fANOVA looks at: its time grows faster than their number
@@ -77,13 +80,13 @@ def importances(trials: Trials) -> Importances:
         trials: all of a study.
     """
     valued = [trial for trial in trials if trial.state.is_finished() and trial.value is not None][-NEWEST:]
-    found = _of_all(valued)
+    found = _of_shared(valued, RESAMPLES)
     names = dict.fromkeys(name for trial in valued for name in trial.params)
     having = {name: [trial for trial in valued if name in trial.params] for name in names}
     some = {name: those for name, those in having.items() if len(those) < len(valued)}
     # Many hyperparameters have one condition, and fANOVA takes seconds.
     measured = {tuple(map(id, those)): those for those in some.values()}
-    within = {key: _of_all(those) for key, those in measured.items()}
+    within = {key: _of_shared(those, FEW_RESAMPLES) for key, those in measured.items()}
     conditional = {}
     for name, those in some.items():
         of_those = within[tuple(map(id, those))]
@@ -92,8 +95,13 @@ def importances(trials: Trials) -> Importances:
     return replace(found, conditional=conditional)
 
 
-def _of_all(valued: Trials) -> Importances:
-    """The importance of what all of some trials have."""
+def _of_shared(trials: Trials, resamples: int) -> Importances:
+    """The importance of the hyperparameters that all of some trials have."""
+    valued = _shared(trials)
+    names = valued[0].params if valued else {}
+    if names and sum(len({trial.params[name] for trial in valued}) > 1 for name in names) == 1:
+        # The share of a single one that varies is 1, whatever it does.
+        return Importances(None, None, 0, len(valued), 0, [])
     complete = [trial for trial in valued if trial.state == TrialState.COMPLETE]
     best = min(max(FEWEST_BEST, round(BEST_SHARE * len(valued))), len(complete))
     missing = []
@@ -107,7 +115,7 @@ def _of_all(valued: Trials) -> Importances:
         missing.append(f"PED-ANOVA {ALIKE}.")
     else:
         evaluator = PedAnovaImportanceEvaluator(target_quantile=best / len(valued))
-        ped_anova = _with_intervals(valued, lambda _: evaluator)
+        ped_anova = _with_intervals(valued, lambda _: evaluator, resamples)
     if len(complete) < FEWEST_COMPLETE:
         missing.append(
             f"Too little data for fANOVA: it needs {FEWEST_COMPLETE} completed trials; there are {len(complete)}."
@@ -116,8 +124,26 @@ def _of_all(valued: Trials) -> Importances:
         missing.append(f"fANOVA {ALIKE}.")
     else:
         complete = complete[-NEWEST_COMPLETE:]
-        fanova = _with_intervals(complete, lambda seed: FanovaImportanceEvaluator(n_trees=TREES, seed=seed))
+        fanova = _with_intervals(complete, lambda seed: FanovaImportanceEvaluator(n_trees=TREES, seed=seed), resamples)
     return Importances(ped_anova, fanova, best, len(valued), len(complete), missing)
+
+
+def _shared(trials: Trials) -> list[FrozenTrial]:
+    """The trials with only what all of them have, without those outside of the ranges they are stored with."""
+    names = _names(trials)
+    reduced = []
+    for trial in trials:
+        params, distributions = ({name: of[name] for name in names} for of in (trial.params, trial.distributions))
+        with suppress(ValueError):  # enqueued by something else, as samplers leave it out too
+            reduced.append(
+                create_trial(state=trial.state, value=trial.value, params=params, distributions=distributions)
+            )
+    return reduced
+
+
+def _names(trials: Trials) -> list[str]:
+    """What all of them have."""
+    return [name for name in trials[0].params if all(name in trial.params for trial in trials)] if trials else []
 
 
 def _varied(trials: Trials) -> bool:
@@ -125,13 +151,13 @@ def _varied(trials: Trials) -> bool:
     return len({space.key(trial.params) for trial in trials}) > 1 and len({trial.value for trial in trials}) > 1
 
 
-def _with_intervals(trials: Trials, evaluator: Callable[[int], Evaluator]) -> dict[str, Importance]:
+def _with_intervals(trials: Trials, evaluator: Callable[[int], Evaluator], resamples: int) -> dict[str, Importance]:
     """Shares of all the trials, and between which ends they lie when trials are drawn anew with replacement."""
     draw = np.random.default_rng(0)
     shares = _shares(trials, evaluator(0))
     drawn = [
         _shares([trials[i] for i in draw.integers(len(trials), size=len(trials))], evaluator(resample))
-        for resample in range(RESAMPLES)
+        for resample in range(resamples)
     ]
     tail = (1 - CONFIDENCE) / 2
     intervals = {name: np.quantile([each[name] for each in drawn], [tail, 1 - tail]).tolist() for name in shares}
@@ -143,27 +169,13 @@ def _with_intervals(trials: Trials, evaluator: Callable[[int], Evaluator]) -> di
 
 def _shares(trials: Trials, evaluator: Evaluator) -> dict[str, float]:
     """Each parameter's share of 1; nothing to tell apart means equal shares."""
-    shared = _shared(trials)
     if not _varied(trials):  # a draw may be so; fANOVA raises
-        return {name: 1 / len(shared) for name in shared}
-    study = StudyOfTrials([_reduced(trial, shared) for trial in trials])
+        return {name: 1 / len(trials[0].params) for name in trials[0].params}
+    study = StudyOfTrials([copy(trial) for trial in trials])
     with warnings.catch_warnings(action="ignore", category=UserWarning):  # of a draw with one value only
         found = {name: max(float(value), 0.0) for name, value in evaluator.evaluate(study).items()}
     total = sum(found.values())
     return {name: value / total if total else 1 / len(found) for name, value in found.items()}
-
-
-def _shared(trials: Trials) -> list[str]:
-    """What all of them have, in the order of the first one."""
-    return [name for name in trials[0].params if all(name in trial.params for trial in trials)]
-
-
-def _reduced(trial: FrozenTrial, names: list[str]) -> FrozenTrial:
-    return create_trial(
-        value=trial.value,
-        params={name: trial.params[name] for name in names},
-        distributions={name: trial.distributions[name] for name in names},
-    )
 
 
 FEWEST = 10  # complete trials below which a mean over two hyperparameters shows noise
@@ -251,7 +263,7 @@ def _grid(name: str, parameter: Parameter) -> list[Any]:
     """Values along an axis: all that there are, or evenly spaced ones of a range that has too many."""
     if parameter.choices is not None:
         return ordered(parameter)
-    if (is_whole(name) or not parameter.continuous) and parameter.count() <= SIDE:
+    if (is_integer(name) or not parameter.continuous) and parameter.count() <= SIDE:
         return parameter.values()
     spaced = np.geomspace if parameter.log else np.linspace
     return [float(value) for value in spaced(*parameter.range, SIDE)]

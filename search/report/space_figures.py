@@ -12,7 +12,7 @@ from search.report.cost import COSTS
 from search.report.history import TrialRecord, drawn_trials
 from search.report.importance import ordered, position
 from search.report.style import ACCURACY, SHARE, figure_of, in_sight, literal, logarithmic, small, stepped
-from search.study.parameters import Parameter, is_whole, whole_range
+from search.study.parameters import Parameter, is_integer, merged
 
 MOST_COSTS = 1000  # configurations that are drawn, besides the fronts
 TOP = 0.1  # of the complete trials, whose lines stand out
@@ -181,7 +181,7 @@ def cost(analysis: Analysis, name: str) -> go.Figure:
 
 
 def _space(analysis: Analysis) -> dict[str, Parameter]:
-    return {name: whole_range(tables) for name, tables in analysis.space.items()}
+    return {name: merged(tables) for name, tables in analysis.space.items()}
 
 
 def _axis(name: str, parameter: Parameter) -> dict[str, Any]:
@@ -189,7 +189,7 @@ def _axis(name: str, parameter: Parameter) -> dict[str, Any]:
     if parameter.choices is not None:
         places = [literal(written(choice)) for choice in ordered(parameter)]
         return {"type": "category", "categoryorder": "array", "categoryarray": places}
-    whole = is_whole(name)
+    whole = is_integer(name)
     if parameter.log:
         return logarithmic(*parameter.range, whole=whole)
     if parameter.step or whole:

@@ -22,6 +22,7 @@ from search.queue.tickets import counts, is_done
 from search.results.ranking import Configuration, Estimate, accuracies_of, by_configuration, estimate, rank
 from search.study import space
 from search.study.definition import StudyDefinition
+from search.study.parameters import is_complete
 from search.study.places import ARTIFACTS, Place, folder_of, location_of
 from search.study.record import FINISHED
 from search.study.store import definition_of, finalists_name, finalists_of
@@ -149,7 +150,7 @@ def define(study: optuna.Study, top: int, seeds: int) -> StudyDefinition | None:
     numbers of all of them can be compared. It is the study that there is, if that has all of them.
     """
     definition = definition_of(study)
-    ranked = rank(definition, study.get_trials(deepcopy=False))
+    ranked = _eligible(definition, study.get_trials(deepcopy=False))
     if not ranked:
         return None
     chosen = [*(best.params for best in ranked[:top]), space.default_point(definition)]
@@ -175,6 +176,11 @@ def define(study: optuna.Study, top: int, seeds: int) -> StudyDefinition | None:
         "grid": [{name: [value] for name, value in point.items()} for point in points.values()],
     }
     return StudyDefinition.model_validate(given)
+
+
+def _eligible(definition: StudyDefinition, trials: list[FrozenTrial]) -> list[Configuration]:
+    """The ranking without what something else enqueued outside of the space: that is no point of a grid."""
+    return [each for each in rank(definition, trials) if is_complete(definition.space, each.params)]
 
 
 def points_of(again: StudyDefinition, trials: list[FrozenTrial]) -> list[space.Point]:
@@ -232,7 +238,7 @@ def standings_of(study: optuna.Study, folder: Path | None = None) -> Standings |
 def find(study: optuna.Study, points: list[space.Point]) -> Found:
     """Look for the finalists among all trials of the search."""
     trials = study.get_trials(deepcopy=False)
-    searched, ranked = by_configuration(trials), rank(definition_of(study), trials)
+    searched, ranked = by_configuration(trials), _eligible(definition_of(study), trials)
     beside = [searched.get(space.key(point), []) for point in points]
     return Found(
         complete=sum(trial.state == TrialState.COMPLETE for trial in trials),
@@ -247,16 +253,17 @@ def _finalists(
 ) -> list[Finalist]:
     """Those of which a training is complete, the best first; their study does not know the search's starting points."""
     of = dict(zip(map(space.key, found.points), found.of, strict=True))
-    ranked = [replace(each, mark=space.mark(searched, each.params)) for each in rank(definition, trials)]
+    marks = space.marks(searched)
+    ranked = [replace(each, mark=marks.get(space.key(each.params))) for each in rank(definition, trials)]
     return [Finalist(*of[space.key(configuration.params)], configuration) for configuration in ranked]
 
 
 def _unscored(found: Found, searched: StudyDefinition, trials: list[FrozenTrial]) -> list[Unscored]:
     """Those of which trainings are finished, and none is complete."""
-    scored = by_configuration(trials)
+    scored, marks = by_configuration(trials), space.marks(searched)
     lost = Counter(space.key(trial.params) for trial in trials if trial.state == TrialState.PRUNED)
     return [
-        Unscored(*of_one, point, space.mark(searched, point), lost[space.key(point)])
+        Unscored(*of_one, point, marks.get(space.key(point)), lost[space.key(point)])
         for point, of_one in zip(found.points, found.of, strict=True)
         if lost[space.key(point)] and space.key(point) not in scored
     ]

@@ -106,8 +106,6 @@ def _t(confidence: float, freedom: float) -> float:
 
 FEW = 2  # parameters that are all named
 
-Key = tuple[tuple[str, object], ...]
-
 
 @dataclass(frozen=True)
 class Configuration:
@@ -159,9 +157,9 @@ def diverged(trial: FrozenTrial) -> bool:
     return (reason_of(trial) or "").startswith("diverged")
 
 
-def by_configuration(trials: Iterable[FrozenTrial]) -> dict[Key, list[FrozenTrial]]:
+def by_configuration(trials: Iterable[FrozenTrial]) -> dict[space.Key, list[FrozenTrial]]:
     """The complete trials of each configuration, in order."""
-    found: dict[Key, list[FrozenTrial]] = {}
+    found: dict[space.Key, list[FrozenTrial]] = {}
     for trial in trials:
         if trial.state == TrialState.COMPLETE:
             found.setdefault(space.key(trial.params), []).append(trial)
@@ -187,7 +185,7 @@ def rank(definition: StudyDefinition, trials: Iterable[FrozenTrial]) -> list[Con
     pruned = Counter(space.key(trial.params) for trial in cut if definition.seeds > 1 and not diverged(trial))
     values = {key: accuracies_of(of_one) for key, of_one in found.items()}
     ranked = sorted(found, key=lambda key: (lost[key] + pruned[key] > 0, -fmean(values[key])))
-    default = space.key(space.default_point(definition))
+    default, marks = space.key(space.default_point(definition)), space.marks(definition)
     others = max(1, len(ranked) - 1)
     return [
         Configuration(
@@ -201,7 +199,7 @@ def rank(definition: StudyDefinition, trials: Iterable[FrozenTrial]) -> list[Con
             gain=None if key == default else difference(values[key], values.get(default, []), others),
             diverged=lost[key],
             pruned=pruned[key],
-            mark=space.mark(definition, found[key][0].params),
+            mark=marks.get(key),
         )
         for key in ranked
     ]

@@ -48,26 +48,34 @@ class TrialCounts:
 class BestTrial:
     """The complete trial of the highest accuracy.
 
-    label: its number, and whether it is the default configuration or a starting point. checkpoint: its file, None if
-    it is gone.
+    mark: default, or start 2 of the study's starting points; None of what was sampled. checkpoint: its file, None if it
+    is gone.
     """
 
     number: int
-    label: str
+    mark: str | None
     value: float
     params: dict[str, Any]
     checkpoint: str | None
 
+    @property
+    def label(self) -> str:
+        return marked(self.number, self.mark)
+
 
 @dataclass(frozen=True)
 class RunningTrial:
-    """A trial at work; label: as of the best one. accuracy: after its last finished epoch, None before the first."""
+    """A trial at work; mark: as of the best one. accuracy: after its last finished epoch, None before the first."""
 
     number: int
-    label: str
+    mark: str | None
     epoch: float
     epochs: int | None
     accuracy: float | None
+
+    @property
+    def label(self) -> str:
+        return marked(self.number, self.mark)
 
 
 @dataclass(frozen=True)
@@ -150,15 +158,15 @@ def _best(study: optuna.Study, definition: StudyDefinition, trial_id: int, folde
     assert trial.value is not None  # the trial is complete
     name = checkpoint_of(trial)
     located = artifacts_of(study, folder).locate(name) if name else None
-    label = marked(trial.number, space.mark(definition, trial.params))
-    return BestTrial(trial.number, label, trial.value, trial.params, located)
+    mark = space.marks(definition).get(space.key(trial.params))
+    return BestTrial(trial.number, mark, trial.value, trial.params, located)
 
 
 def _running(trial: optuna.trial.FrozenTrial, definition: StudyDefinition) -> RunningTrial:
     step = trial.last_step
     return RunningTrial(
         number=trial.number,
-        label=marked(trial.number, space.mark(definition, trial.params)),
+        mark=space.marks(definition).get(space.key(trial.params)),
         epoch=0 if step is None else step / STEPS_PER_EPOCH,
         epochs=trial.params.get("epochs", definition.defaults.epochs),
         accuracy=None if step is None else trial.intermediate_values[step],

@@ -17,7 +17,7 @@ from fmnist.hyperparameters import Hyperparameters, ScoreOn, check_batch_size
 from search.choices import TOP, PrunerName, SamplerName
 from search.formatting import did_you_mean
 from search.study import validation
-from search.study.parameters import Parameter, Strict, Tables, Value, Values, whole_range
+from search.study.parameters import Parameter, Strict, Tables, Value, Values, merged
 from search.study.validation import Mistake, Place, explain
 
 # What a study may be given anew: how far it goes, not what one of its trials is.
@@ -98,7 +98,7 @@ class StudyDefinition(Strict):
     @property
     def ranges(self) -> dict[str, Parameter]:
         """All values of each searched hyperparameter, whatever the conditions."""
-        return {name: whole_range(tables) for name, tables in self.space.items()}
+        return {name: merged(tables) for name, tables in self.space.items()}
 
     def longest_epochs(self) -> int:
         """The most epochs that a trial can have."""

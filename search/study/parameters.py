@@ -1,4 +1,4 @@
-"""What a study searches: the values of each hyperparameter, and the conditions under which it is searched.
+"""The search space: values of each hyperparameter, and the conditions under which it is searched.
 
 A hyperparameter has one table of values, or several with different conditions. A point is the values of the
 hyperparameters that are searched there: those of which the conditions of a table hold.
@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter,
 from fmnist.hyperparameters import Hyperparameters
 from search.formatting import short, written
 
-LARGEST = 1_000_000  # of what a hyperparameter can be, whichever it is
+LARGEST = 1_000_000  # bound of any range
 
 Value = bool | int | float | str
 Point = dict[str, Any]
@@ -63,12 +63,12 @@ class Parameter(Strict):
         if max(abs(self.low), abs(self.high), self.step or 0) > LARGEST:
             raise ValueError(f"goes beyond {LARGEST:,}; take smaller numbers")
         if self.low >= self.high:
-            raise ValueError(f"is empty, as low {self.low} is not below high {self.high}; exchange or change them")
+            raise ValueError(f"is empty, as low {self.low} is not below high {self.high}; swap or change them")
         if self.log and self.low <= 0:
             raise ValueError(f"is logarithmic, so low must be above 0, not {self.low}")
         if self.log and self.step is not None:
             raise ValueError("has both log and step; keep one of them")
-        if self.step is not None and not _is_whole((self.high - self.low) / self.step):
+        if self.step is not None and not _is_integral((self.high - self.low) / self.step):
             raise ValueError(f"does not reach high {self.high} from low {self.low} in steps of {self.step}; change one")
         return self
 
@@ -84,7 +84,8 @@ class Parameter(Strict):
     @property
     def condition(self) -> str:
         """Its conditions in words: architecture is cnn or resnet, and optimizer is sgd."""
-        return ", and ".join(f"{name} is {' or '.join(map(written, values))}" for name, values in self.when.items())
+        alternatives = {name: " or ".join(dict.fromkeys(map(written, values))) for name, values in self.when.items()}
+        return ", and ".join(f"{name} is {values}" for name, values in alternatives.items())
 
     @property
     def words(self) -> str:
@@ -102,13 +103,15 @@ class Parameter(Strict):
         return [self.low, self.high] if self.choices is None else list(self.choices)
 
     def has(self, value: object) -> bool:
-        """Whether it is one of the values."""
+        """Whether it is one of the values; true is not 1."""
         if self.choices is not None:
-            return value in self.choices
+            return any(
+                value == choice and isinstance(value, bool) == isinstance(choice, bool) for choice in self.choices
+            )
         low, high = self.range
-        if not isinstance(value, int | float) or not low <= value <= high:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
             return False
-        return self.step is None or _is_whole((value - low) / self.step)
+        return self.step is None or _is_integral((value - low) / self.step)
 
     @property
     def range(self) -> tuple[float, float]:
@@ -127,7 +130,7 @@ class Parameter(Strict):
         return [int(number) if whole else float(number) for number in numbers]
 
     def count(self) -> int:
-        """How many values that are."""
+        """The number of values, as `values` lists them."""
         if self.choices is not None:
             return len(self.choices)
         low, high = self.range
@@ -137,17 +140,13 @@ class Parameter(Strict):
         """Whether its conditions hold at a point."""
         return not self.when or all(name in point and point[name] in values for name, values in self.when.items())
 
-    def excludes(self, other: "Parameter") -> bool:
-        """Whether the conditions of both can never hold at once."""
-        return any(not set(self.when[name]) & set(other.when[name]) for name in self.when.keys() & other.when.keys())
 
-
-def _is_whole(steps: float) -> bool:
+def _is_integral(steps: float) -> bool:
     return math.isfinite(steps) and abs(steps - round(steps)) < 1e-9
 
 
-def is_whole(name: str) -> bool:
-    """Whether a hyperparameter takes whole numbers only."""
+def is_integer(name: str) -> bool:
+    """Whether a hyperparameter takes integers only."""
     return Hyperparameters.model_fields[name].annotation is int
 
 
@@ -206,13 +205,14 @@ def walk(space: Space, choose: Callable[[str, Parameter], Any]) -> Point:
 
 
 def point_of(space: Space, values: Mapping[str, Any]) -> Point:
-    """The point that values of hyperparameters make; left open is what the values have not, or outside its table."""
+    """The searched ones among given values, without those outside of the table that applies."""
     return walk(space, lambda name, table: value if table.has(value := values.get(name)) else None)
 
 
-def is_whole_point(space: Space, point: Point) -> bool:
-    """Whether a point leaves nothing open."""
-    return all((applying(space, name, point) is None) == (name not in point) for name in space)
+def is_complete(space: Space, point: Point) -> bool:
+    """Whether a point has a value of each hyperparameter that is searched there, and nothing else."""
+    tables = {name: table for name in space if (table := applying(space, name, point)) is not None}
+    return tables.keys() == point.keys() and all(table.has(point[name]) for name, table in tables.items())
 
 
 def points(space: Space) -> Iterator[Point]:
@@ -233,15 +233,50 @@ def points(space: Space) -> Iterator[Point]:
     return extend(0, {})
 
 
+def cases(space: Space) -> Iterator[tuple[Point, dict[str, list[int]]]]:
+    """What conditions can lead to: values of the hyperparameters that they name, and which tables of each apply then.
+
+    Of the values that no condition names one stands for all.
+    """
+    named: dict[str, list[Value]] = {}
+    for table in (table for tables in space.values() for table in tables):
+        for name, values in table.when.items():
+            named[name] = [*named.get(name, []), *values]
+    order = [name for name in in_order(space) if name in named]
+
+    def extend(place: int, point: Point) -> Iterator[Point]:
+        if place == len(order):
+            yield point
+            return
+        name = order[place]
+        table = applying(space, name, point)
+        if table is None:
+            yield from extend(place + 1, point)
+            return
+        told = [value for value in dict.fromkeys(named[name]) if table.has(value)]
+        other = next((value for value in table.values() if value not in told), None)
+        for value in told if other is None else [*told, other]:
+            yield from extend(place + 1, point | {name: value})
+
+    for point in extend(0, {}):
+        yield (
+            point,
+            {
+                name: [number for number, table in enumerate(tables) if table.holds(point)]
+                for name, tables in space.items()
+            },
+        )
+
+
 def count_points(space: Space, most: int) -> int:
-    """How many points that are, or a number above `most`."""
+    """The number of points; of a space with conditions `most` + 1 if there are more than `most`."""
     if has_conditions(space):
         return sum(1 for _ in itertools.islice(points(space), most + 1))
     return math.prod(tables[0].count() for tables in space.values())
 
 
-def whole_range(tables: list[Parameter]) -> Parameter:
-    """All values of a hyperparameter in one table, without conditions: what it is stored with, and its axis."""
+def merged(tables: list[Parameter]) -> Parameter:
+    """One table that holds all values of several, without conditions."""
     if len(tables) == 1:
         return tables[0].model_copy(update={"when": {}})
     if all(table.choices is not None for table in tables):
@@ -249,6 +284,6 @@ def whole_range(tables: list[Parameter]) -> Parameter:
     ends = [end for table in tables for end in table.ends()]
     steps = {table.step for table in tables}
     low, step = min(ends), steps.pop() if len(steps) == 1 else None
-    aligned = step is not None and all(_is_whole((end - low) / step) for end in ends)
+    aligned = step is not None and all(_is_integral((end - low) / step) for end in ends)
     log = all(table.log or table.choices is not None for table in tables) and low > 0
     return Parameter(low=low, high=max(ends), log=log, step=step if aligned else None)

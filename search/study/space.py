@@ -1,4 +1,4 @@
-"""The search space of a definition: Optuna's distributions, and the points that need no history.
+"""Optuna's distributions of a study's hyperparameters, and points that need no history.
 
 Samplers that need no history (grid, random, qmc) are points of the unit cube, so the
 n-th trial's parameters are known when its ticket is made.
@@ -21,8 +21,10 @@ from optuna.distributions import (
 from fmnist.hyperparameters import Hyperparameters
 from search.formatting import written
 from search.study.definition import DefinitionError, StudyDefinition
-from search.study.parameters import Parameter, Space, applying, is_whole, point_of, points, walk
+from search.study.parameters import Parameter, Space, applying, is_integer, point_of, points, walk
 from search.study.parameters import Point as Point
+
+Key = tuple[tuple[str, object], ...]
 
 
 def distributions(definition: StudyDefinition) -> dict[str, BaseDistribution]:
@@ -35,7 +37,7 @@ def distribution(name: str, parameter: Parameter) -> BaseDistribution:
     if parameter.choices is not None:
         return CategoricalDistribution(parameter.choices)
     low, high = parameter.range
-    if is_whole(name):
+    if is_integer(name):
         return IntDistribution(int(low), int(high), log=parameter.log, step=int(parameter.step or 1))
     return FloatDistribution(low, high, log=parameter.log, step=parameter.step)
 
@@ -55,13 +57,10 @@ def with_defaults(definition: StudyDefinition, values: Mapping[str, Any]) -> Poi
     return point_of(definition.space, {**definition.defaults.model_dump(), **values})
 
 
-def mark(definition: StudyDefinition, point: Point) -> str | None:
-    """What a study file says of a point: default, or start 2 of its starting points; None of what was sampled."""
-    known = [with_defaults(definition, values) for values in ({}, *definition.start)]
-    if point not in known:
-        return None
-    place = known.index(point)
-    return f"start {place}" if place else "default"
+def marks(definition: StudyDefinition) -> dict[Key, str]:
+    """The points that a study file names, by their keys: default, start 1, start 2."""
+    points = [with_defaults(definition, values) for values in ({}, *definition.start)]
+    return {key(point): f"start {number}" if number else "default" for number, point in enumerate(points)}
 
 
 def grid(definition: StudyDefinition) -> list[Point]:
@@ -78,7 +77,7 @@ def grid(definition: StudyDefinition) -> list[Point]:
     return sorted(once, key=lambda point: point != default)
 
 
-def key(point: Point) -> tuple[tuple[str, object], ...]:
+def key(point: Point) -> Key:
     """What tells two points apart, whatever the order of their parameters."""
     return tuple(sorted(point.items()))
 
@@ -87,13 +86,13 @@ def random_point(space: Space, seed: int, index: int, fixed: Point) -> Point:
     """The index-th of a sequence of independent uniform points.
 
     Args:
-        fixed: values that it is to have, whatever is drawn.
+        fixed: values that are not drawn.
     """
     return _from_unit(space, np.random.default_rng([seed, index]).random(_dimensions(space)).tolist(), fixed)
 
 
 def quasi_random_point(space: Space, seed: int, index: int, fixed: Point) -> Point:
-    """The index-th point of a scrambled Sobol sequence (Owen, 1998), as scipy makes it, likewise."""
+    """The index-th point of a scrambled Sobol sequence (Owen, 1998), as scipy makes it; `fixed` as above."""
     from scipy.stats.qmc import Sobol
 
     sequence = Sobol(_dimensions(space), scramble=True, rng=seed)
@@ -121,12 +120,12 @@ def _value_at(name: str, table: Parameter, u: float) -> Any:
     """The u-th quantile, u in [0, 1)."""
     if table.choices is None and table.step is None:
         low, high = table.range
-        if is_whole(name) and table.log:
+        if is_integer(name) and table.log:
             ends = math.log(low - 0.5), math.log(high + 0.5)
             return min(max(round(math.exp(ends[0] + u * (ends[1] - ends[0]))), int(low)), int(high))
-        if not is_whole(name) and table.log:
+        if not is_integer(name) and table.log:
             return math.exp(math.log(low) + u * (math.log(high) - math.log(low)))
-        if not is_whole(name):
+        if not is_integer(name):
             return low + u * (high - low)
     values = table.values()
     return values[int(u * len(values))]
@@ -138,37 +137,44 @@ def parse_assignments(definition: StudyDefinition, assignments: Iterable[str]) -
     Raises:
         DefinitionError: the study does not search one of them, or not with that value beside the others.
     """
-    texts, fixed = {}, {}
+    texts: dict[str, str] = {}
     for assignment in assignments:
         name, _, text = assignment.partition("=")
         if name not in definition.space:
             raise DefinitionError(
                 f"--set {assignment}: the study searches {', '.join(definition.space)}; write one of them as NAME=VALUE"
             )
-        texts[name], fixed[name] = assignment, _parse(definition, name, text, assignment)
-    missing = fixed.keys() - walk(definition.space, lambda name, _: fixed.get(name)).keys()
-    for name in (name for name in fixed if name in missing):
-        where = " or where ".join(table.condition for table in definition.space[name])
-        raise DefinitionError(f"--set {texts[name]}: {name} is searched only where {where}; set that too")
-    for name, value in fixed.items():
+        if name in texts:
+            raise DefinitionError(f"--set {assignment}: {name} is set twice; keep one of them")
+        texts[name] = text
+    fixed = {name: _parse(definition, name, text) for name, text in texts.items()}
+    there = walk(definition.space, lambda name, _: fixed.get(name))
+    for name in fixed:
+        given = f"--set {name}={texts[name]}: {name}"
+        if name not in there:
+            tables = definition.space[name]
+            where = " or where ".join(table.condition for table in tables)
+            set_too = "change that" if all(table.when.keys() <= fixed.keys() for table in tables) else "set that too"
+            raise DefinitionError(f"{given} is searched only where {where}; {set_too}, or leave it out")
         table = applying(definition.space, name, fixed)
-        assert table is not None  # else it would be missing
-        if not table.has(value):
-            raise DefinitionError(f"--set {texts[name]}: {name} is searched in {table.words}")
+        assert table is not None  # else it would not be there
+        if not table.has(fixed[name]):
+            raise DefinitionError(f"{given} is searched in {table.words}; change it")
     return fixed
 
 
-def _parse(definition: StudyDefinition, name: str, text: str, assignment: str) -> Any:
-    whole_range = definition.ranges[name]
-    if whole_range.choices is not None:
-        chosen = {written(choice): choice for choice in whole_range.choices}
+def _parse(definition: StudyDefinition, name: str, text: str) -> Any:
+    searched = definition.ranges[name]
+    if not searched.ordered:
+        chosen = {written(choice): choice for choice in searched.values()}
         if text not in chosen:
-            raise DefinitionError(f"--set {assignment}: {name} is searched in {', '.join(chosen)}")
+            raise DefinitionError(f"--set {name}={text}: {name} is searched in {searched.words}; change it")
         return chosen[text]
-    whole = is_whole(name)
     try:
-        value = int(text) if whole else float(text)
+        value = int(text) if is_integer(name) else float(text)
         json.dumps(value, allow_nan=False)
     except ValueError:
-        raise DefinitionError(f"--set {assignment}: {name} is a {'whole ' if whole else ''}number") from None
-    return value
+        kind = "a whole number" if is_integer(name) else "a number"
+        raise DefinitionError(f"--set {name}={text}: {name} is {kind}; change it") from None
+    # A choice as it is stored: 1 for 1.0.
+    return next((choice for choice in searched.choices or () if choice == value), value)

@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
-from fmnist.hyperparameters import Hyperparameters
+from fmnist.choices import augmentations
+from fmnist.hyperparameters import OWN_SIZE, Hyperparameters
 from search.formatting import did_you_mean, written
 from search.study.parameters import (
     Parameter,
+    Space,
+    Value,
     applying,
+    cases,
     count_points,
     has_conditions,
-    in_order,
-    is_whole,
+    is_integer,
     point_of,
     walk,
 )
@@ -66,9 +69,12 @@ def check(definition: "StudyDefinition") -> None:
     Raises:
         Mistakes: all that is wrong; how the space fits together is looked at only once each of its tables is right.
     """
-    alone = [*_of_settings(definition), *_of_tables(definition)]
-    together = () if alone else (_of_defaults, _of_grid, _of_starts)
-    if mistakes := alone or [mistake for look in together for mistake in look(definition)]:
+    mistakes = [*_of_settings(definition), *_of_tables(definition)]
+    if not mistakes:
+        mistakes = [*_of_defaults(definition)]
+        of_points = [*_of_grid(definition), *_of_starts(definition)]
+        mistakes += [each for each in of_points if not each.follows_from({mistake.place for mistake in mistakes})]
+    if mistakes:
         raise Mistakes(mistakes)
 
 
@@ -91,59 +97,87 @@ def _of_settings(definition: "StudyDefinition") -> Iterator[Mistake]:
 
 def _of_tables(definition: "StudyDefinition") -> Iterator[Mistake]:
     section = "grid" if definition.grid else "space"
-    for name, tables in definition.space.items():
-        if name not in Hyperparameters.model_fields:
-            known = did_you_mean(name, Hyperparameters.model_fields)
-            yield Mistake((section, name), f"is no hyperparameter; {known}", (("space", name),))
-            continue
-        conditions: list[Mistake] = []
-        for number, table in enumerate(tables):
-            place: Place = (name, number) if len(tables) > 1 else (name,)
-            yield from _of_values(definition, (section, *place), name, table)
-            conditions += _of_conditions(definition, ("space", *place), name, table)
-        yield from conditions
-        if conditions:
-            continue
-        for first, second in itertools.combinations(range(len(tables)), 2):
-            if not tables[first].excludes(tables[second]):
-                yield Mistake(
-                    ("space", name),
-                    f"tables #{first + 1} and #{second + 1} may apply at once; let their conditions exclude each other",
-                )
-    try:
-        in_order(definition.space)
-    except ValueError as error:
-        yield Mistake(("space", str(error)), "depends on itself by its conditions; remove one of them")
+    known = {name: tables for name, tables in definition.space.items() if name in Hyperparameters.model_fields}
+    for name in definition.space.keys() - known.keys():
+        text = f"is no hyperparameter; {did_you_mean(name, Hyperparameters.model_fields)}"
+        yield Mistake((section, name), text, (("space", name),))
+    wrong: dict[str, list[Mistake]] = {name: [] for name in known}
+    for name, number, table in _each(known):
+        place: Place = (name, number) if len(known[name]) > 1 else (name,)
+        wrong[name] += _of_values(definition, (section, *place), name, table)
+    right = {name: tables for name, tables in known.items() if not wrong[name]}
+    conditions: list[Mistake] = []
+    for name, number, table in _each(known):
+        place = ("space", name, number) if len(known[name]) > 1 else ("space", name)
+        # What is wrong itself is not held against those that depend on it.
+        conditions += _of_conditions(right, place, name, {k: v for k, v in table.when.items() if not wrong.get(k)})
+    yield from itertools.chain(*wrong.values(), conditions)
+    if len(right) == len(definition.space) and not conditions:
+        yield from _of_cases(definition)
+
+
+def _each(space: Space) -> Iterator[tuple[str, int, Parameter]]:
+    return ((name, number, table) for name, tables in space.items() for number, table in enumerate(tables))
 
 
 def _of_values(definition: "StudyDefinition", place: Place, name: str, table: Parameter) -> Iterator[Mistake]:
-    for value in table.ends():
-        try:
-            Hyperparameters.model_validate({name: value})
-        except ValidationError as error:
-            yield Mistake(place, f"{_shown(value)} cannot be, {_sentence(error.errors()[0])}")
-            return
-    if is_whole(name) and isinstance(table.step, float):
+    invalid = [mistake for value in table.ends() for mistake in _of_value(place, name, value)]
+    yield from invalid
+    if invalid:
+        return
+    if name == "kernel_size" and table.has(OWN_SIZE) and table.count() > 1:
+        yield Mistake(place, f"{OWN_SIZE} stands for the network's own size; name the sizes themselves")
+    if name == "augmentation_kind" and len({*map(tuple, map(augmentations, table.values()))}) < table.count():
+        yield Mistake(place, "names an augmentation twice, in other words; remove one")
+    if is_integer(name) and isinstance(table.step, float):
         yield Mistake((*place, "step"), f"must be a whole number, not {table.step}")
-    elif definition.sampler == "grid" and not definition.grid and table.continuous and not is_whole(name):
+    elif definition.sampler == "grid" and not definition.grid and table.continuous and not is_integer(name):
         yield Mistake(place, "a grid needs step or choices here, or choose another sampler", (("sampler",), ("grid",)))
 
 
-def _of_conditions(definition: "StudyDefinition", place: Place, name: str, table: Parameter) -> Iterator[Mistake]:
-    space = definition.space
-    for other, values in table.when.items():
+def _of_value(place: Place, name: str, value: object) -> Iterator[Mistake]:
+    try:
+        Hyperparameters.model_validate({name: value})
+    except ValidationError as error:
+        yield Mistake(place, f"{_shown(value)} cannot be, {_rule(error.errors()[0])}")
+
+
+def _of_conditions(space: Space, place: Place, name: str, when: Mapping[str, list[Value]]) -> Iterator[Mistake]:
+    for other, values in when.items():
         here = (*place, "when", other)
         if other not in space:
             known = did_you_mean(other, [each for each in space if each != name])
             yield Mistake(here, f"is not searched, so this holds always or never; {known}", (("space", other),))
-        elif any(each.continuous and not is_whole(other) for each in space[other]):
-            yield Mistake(here, "has any value of a range; give it choices or a step, or remove the condition")
+        elif any(each.choices is None for each in space[other]) and not is_integer(other):
+            yield Mistake(here, "is a range of fractions; a condition needs choices or whole numbers")
         else:
             choices = [written(choice) for each in space[other] for choice in each.choices or ()]
             for value in values:
-                if not any(each.has(value) for each in space[other]):
+                if any(each.has(value) for each in space[other]):
+                    yield from _of_value(here, other, value)
+                else:
                     hint = did_you_mean(written(value), choices) if choices else "change either"
                     yield Mistake(here, f"{_shown(value)} is not in space.{other}; {hint}")
+
+
+def _of_cases(definition: "StudyDefinition") -> Iterator[Mistake]:
+    """Conditions that contradict each other, or never hold."""
+    space = definition.space
+    try:
+        possible = list(cases(space))
+    except ValueError as error:
+        yield Mistake(("space", str(error)), "depends on itself by its conditions; remove one of them")
+        return
+    for name, tables in space.items():
+        both = next((numbers for _, applied in possible if len(numbers := applied[name]) > 1), None)
+        if both:
+            first, second = (number + 1 for number in both[:2])
+            text = f"tables #{first} and #{second} may apply at once; let their conditions exclude each other"
+            yield Mistake(("space", name), text)
+        for number in range(len(tables)):
+            if not any(number in applied[name] for _, applied in possible):
+                place: Place = ("space", name, number) if len(tables) > 1 else ("space", name)
+                yield Mistake((*place, "when"), "never holds, as its conditions contradict each other; change them")
 
 
 def _of_defaults(definition: "StudyDefinition") -> Iterator[Mistake]:
@@ -176,15 +210,15 @@ def _of_grid(definition: "StudyDefinition") -> Iterator[Mistake]:
     for number, part in enumerate(parts):
         place: Place = ("grid", number)
         wrong = [
-            Mistake((*place, name), f"{_shown(value)} is not in space.{name}; change either", (("space", name),))
+            mistake
             for name, values in part.items()
             for value in values
-            if not any(table.has(value) for table in space.get(name, ()))
+            for mistake in _of_given(definition, (*place, name), name, value)
         ]
         yield from wrong
         if not wrong and has_conditions(space):
-            combined = (dict(zip(part, values, strict=True)) for values in itertools.product(*part.values()))
-            yield from next(filter(None, (list(_of_point(definition, place, one)) for one in combined)), [])
+            combined = [dict(zip(part, values, strict=True)) for values in itertools.product(*part.values())]
+            yield from _of_points(definition, place, combined)
 
 
 def _of_starts(definition: "StudyDefinition") -> Iterator[Mistake]:
@@ -193,43 +227,52 @@ def _of_starts(definition: "StudyDefinition") -> Iterator[Mistake]:
     for number, given in enumerate(definition.start):
         place: Place = ("start", number)
         wrong = [
-            Mistake((*place, name), "is not searched; add it to [space], or remove it here", (("space", name),))
-            for name in given
-            if name not in definition.space
+            mistake for name, value in given.items() for mistake in _of_given(definition, (*place, name), name, value)
         ]
-        wrong += _of_point(definition, place, given)
-        point = point_of(definition.space, defaults | given)
-        for name in given.keys() & definition.space.keys() - point.keys():
-            if not any(name in mistake.text or name in mistake.place for mistake in wrong):
-                where = " or where ".join(table.condition for table in definition.space[name])
-                wrong.append(Mistake((*place, name), f"is searched only where {where}; remove one of them"))
+        wrong = wrong or list(_of_points(definition, place, [given]))
+        point = point_of(definition.space, {**defaults, **given})
         if not wrong and point in seen:
             of_before = seen.index(point)
             which = f"start #{of_before}" if of_before else "the default configuration"
-            wrong.append(Mistake(place, f"is {which} once more; remove it"))
+            wrong.append(Mistake(place, f"repeats {which}; remove it"))
         seen.append(point)
         yield from wrong
 
 
-def _of_point(definition: "StudyDefinition", place: Place, given: Mapping[str, Any]) -> Iterator[Mistake]:
-    """Whether values and the defaults beside them are one of the points."""
-    defaults = definition.defaults.model_dump()
-    values, default_point = {**defaults, **given}, point_of(definition.space, defaults)
-    mistakes = []
+def _of_given(definition: "StudyDefinition", place: Place, name: str, value: object) -> Iterator[Mistake]:
+    """Whether a value that a grid's part or a starting point gives a hyperparameter is one of some table."""
+    if name not in definition.space:
+        yield Mistake(place, "is not searched; add it to [space], or remove it here", (("space", name),))
+    elif invalid := list(_of_value(place, name, value)):
+        yield from invalid
+    elif not any(table.has(value) for table in definition.space[name]):
+        yield Mistake(place, f"{_shown(value)} is not in space.{name}; change either", (("space", name),))
 
-    def choose(name: str, table: Parameter) -> Any:
-        value = values[name]
-        if not table.has(value):
+
+def _of_points(definition: "StudyDefinition", place: Place, combined: list[dict[str, Any]]) -> Iterator[Mistake]:
+    """Whether values, with the defaults beside them, are points of the space, and each is searched in one of those."""
+    space, defaults = definition.space, definition.defaults.model_dump()
+    default_tables = {name: applying(space, name, point_of(space, defaults)) for name in space}
+    unused = {name: value for given in combined for name, value in given.items()}
+    for given in combined:
+        values = {**defaults, **given}
+        for name, table in ((name, applying(space, name, point_of(space, values))) for name in space):
+            if table is None:
+                continue
+            unused.pop(name, None)
+            if table.has(values[name]):
+                continue
             if name in given:
-                text = f"{_shown(value)} is not in {_named(name, table)}; change either"
-                mistakes.append(Mistake((*place, name), text))
-            elif applying(definition.space, name, default_point) is not table:  # else that is said of the defaults
-                text = f"{name} is missing, as its default, {_shown(value)}, is not in {_named(name, table)}; add it"
-                mistakes.append(Mistake(place, text, (("space", name),)))
-        return value
-
-    walk(definition.space, choose)
-    yield from mistakes
+                yield Mistake((*place, name), f"{_shown(values[name])} is not in {_named(name, table)}; change either")
+                return
+            if table is not default_tables[name]:  # else that is said of the defaults
+                default = f"its default, {_shown(values[name])}, is not in {_named(name, table)}"
+                yield Mistake(place, f"{name} is missing, and {default}; add it", (("space", name), ("defaults", name)))
+                return
+    for name in unused:
+        where = " or where ".join(table.condition for table in space[name])
+        others = tuple(("defaults", other) for table in space[name] for other in table.when)
+        yield Mistake((*place, name), f"is searched only where {where}; remove it, or change that", others)
 
 
 def _named(name: str, table: Parameter) -> str:
@@ -292,5 +335,10 @@ def _text(errors: list[Any]) -> str:
 
 
 def _sentence(error: Any) -> str:
-    message = str(error["msg"]).removeprefix("Value error, ").removeprefix("Input ")
-    return message if error["type"] == "value_error" else f"{message}, not {reprlib.repr(error['input'])}"
+    if error["type"] == "too_short":
+        return "is empty; name at least one"
+    return _rule(error) if error["type"] == "value_error" else f"{_rule(error)}, not {reprlib.repr(error['input'])}"
+
+
+def _rule(error: Any) -> str:
+    return str(error["msg"]).removeprefix("Value error, ").removeprefix("Input ")

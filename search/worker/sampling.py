@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 from fmnist.seeds import derive
 from search.database.optuna_schema import suggest
 from search.study.definition import StudyDefinition
-from search.study.parameters import Parameter, Point, applying, has_conditions, walk
+from search.study.parameters import Parameter, Point, applying, has_conditions, is_complete, walk
 from search.study.record import FINISHED, STEPS_PER_EPOCH
 from search.study.space import distribution
 
@@ -95,7 +95,8 @@ def propose(definition: StudyDefinition, trials: list[FrozenTrial], number: int,
                 study.add_trial(trial)
             asked.append(study.ask())
         suggested = suggest(asked[0], _seen_as(definition, name, table), _scale(name, table))
-        return sorted(table.values())[suggested] if _is_ranked(table) else suggested
+        ranked = list(_ranks(table))
+        return ranked[suggested] if ranked else suggested
 
     return walk(definition.space, choose)
 
@@ -103,16 +104,19 @@ def propose(definition: StudyDefinition, trials: list[FrozenTrial], number: int,
 def _seen_as(definition: StudyDefinition, name: str, table: Parameter) -> str:
     """The sampler's name for a table: each of several is a parameter of its own."""
     tables = definition.space[name]
-    return name if len(tables) == 1 else f"{name} #{next(place for place, each in enumerate(tables) if each is table)}"
+    number = next(number for number, each in enumerate(tables, start=1) if each is table)
+    return name if len(tables) == 1 else f"{name} #{number}"
 
 
-def _is_ranked(table: Parameter) -> bool:
-    """Whether the sampler sees the ranks of the values: Optuna's choices have no order, and numbers have one."""
-    return table.choices is not None and table.ordered
+def _ranks(table: Parameter) -> dict[Any, int]:
+    """What the sampler sees of numbers in choices, as Optuna's choices have no order; empty of other tables."""
+    ranked = sorted(table.choices) if table.choices is not None and table.ordered else []
+    return {value: rank for rank, value in enumerate(ranked)}
 
 
 def _scale(name: str, table: Parameter) -> BaseDistribution:
-    return IntDistribution(0, table.count() - 1) if _is_ranked(table) else distribution(name, table)
+    ranks = _ranks(table)
+    return IntDistribution(0, len(ranks) - 1) if ranks else distribution(name, table)
 
 
 class _VisibleTrial(FrozenTrial):
@@ -132,30 +136,24 @@ def _visible(definition: StudyDefinition, trials: list[FrozenTrial]) -> Iterator
     ranges, and one that was claimed just now may have no parameters yet.
     """
     scales = {
-        (name, id(table)): (_seen_as(definition, name, table), _scale(name, table))
+        id(table): (_seen_as(definition, name, table), _scale(name, table), _ranks(table))
         for name, tables in definition.space.items()
         for table in tables
     }
     for trial in trials:
-        applied = {name: applying(definition.space, name, trial.params) for name in definition.space}
-        tables = {name: table for name, table in applied.items() if table is not None}
-        if tables.keys() != trial.params.keys() or not all(
-            table.has(trial.params[name]) for name, table in tables.items()
-        ):
+        if not is_complete(definition.space, trial.params):
             continue
-        ranks = {
-            name: sorted(table.values()).index(trial.params[name])
-            for name, table in tables.items()
-            if _is_ranked(table)
-        }
-        seen = [(*scales[name, id(table)], (trial.params | ranks)[name]) for name, table in tables.items()]
+        params, distributions = {}, {}
+        for name, value in trial.params.items():
+            known, scale, ranks = scales[id(applying(definition.space, name, trial.params))]
+            params[known], distributions[known] = ranks[value] if ranks else value, scale
         yield _VisibleTrial(
             number=trial.number,
             trial_id=trial.number,
             state=trial.state,
             value=trial.value,
-            params={known: value for known, _, value in seen},
-            distributions={known: scale for known, scale, _ in seen},
+            params=params,
+            distributions=distributions,
             intermediate_values=trial.intermediate_values,
             datetime_start=trial.datetime_start,
             datetime_complete=trial.datetime_complete,

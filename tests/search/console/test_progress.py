@@ -17,8 +17,8 @@ SUMMARY = Summary(
     study="s",
     score_on="test",
     trials=TrialCounts(complete=2, pruned=3, failed=1, running=2, waiting=4),
-    best=BestTrial(number=1, label="1", value=0.9123, params={}, checkpoint=None),
-    running=[RunningTrial(6, "6", 2, 5, 0.9051), RunningTrial(7, "7", 0.25, 14, None)],
+    best=BestTrial(number=1, mark=None, value=0.9123, params={}, checkpoint=None),
+    running=[RunningTrial(6, None, 2, 5, 0.9051), RunningTrial(7, None, 0.25, 14, None)],
 )
 FAILED = {"reason": "OSError: [/red] :bug: full\nreally"}
 

@@ -82,8 +82,22 @@ def test_starting_points_come_next_with_the_defaults_beside_them(study: optuna.S
         {"epochs": 3, "filters": 16},
         {"epochs": 1, "filters": 8},
     ]
-    without = [space.random_point(started.space, 0, index, {}) for index in range(2)]
-    assert parameters(study)[3:] == without if sampler == "random" else len(parameters(study)) == 5
+    if sampler == "random":
+        assert parameters(study)[3:] == [space.random_point(started.space, 0, index, {}) for index in (2, 3)]
+
+
+def test_starting_points_come_though_other_tickets_came_first(study: optuna.Study) -> None:
+    started = StudyDefinition.model_validate(definition("tpe").model_dump() | {"start": [{"epochs": 3}]})
+    tickets.enqueue(study, started, 2, {"epochs": 1})
+    tickets.top_up(study, started, 6)
+    tickets.top_up(study, started, 7)
+    assert parameters(study) == [
+        {"epochs": 1, "filters": 16},
+        {"epochs": 1},
+        {"epochs": 2, "filters": 16},
+        {"epochs": 3, "filters": 16},
+        *[None] * 3,
+    ]
 
 
 CONDITIONAL = StudyDefinition.model_validate(

@@ -1,6 +1,8 @@
 """Which hyperparameters matter: both methods against accuracies whose cause is known."""
 
+import copy
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import optuna
@@ -201,3 +203,53 @@ def test_only_the_newest_trials_are_looked_at(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(importance, "NEWEST", 25)
     old, new = trials_of(30, lambda point: point["a"]), trials_of(25, lambda point: point["b"])
     assert importances(old + new) == importances(new)
+
+
+def with_some(trials: list[FrozenTrial], having: Callable[[int], bool]) -> list[FrozenTrial]:
+    """The same, of which some have a further hyperparameter."""
+    draw = np.random.default_rng(7)
+    return [
+        create_trial(
+            state=trial.state,
+            value=trial.value,
+            params=trial.params | ({"d": float(draw.random())} if having(number) else {}),
+            distributions=trial.distributions | ({"d": FloatDistribution(0, 1)} if having(number) else {}),
+        )
+        for number, trial in enumerate(trials)
+    ]
+
+
+@pytest.mark.usefixtures("_quick")
+def test_what_some_trials_have_changes_nothing_for_the_others() -> None:
+    """Nor do their intervals, though a draw of trials may have it in each of them."""
+    trials = trials_of(40, lambda point: 2 * point["a"] + point["b"])
+    found = importances(with_some(trials, lambda number: number > 0))
+    assert replace(found, conditional={}) == importances(trials)
+    assert found.conditional.keys() == {"d"}
+    assert found.conditional["d"].finished == 39
+    within = importances(with_some(trials, lambda number: number > 0)[1:])
+    assert within.fanova is not None
+    assert found.conditional["d"].fanova is not None
+    assert found.conditional["d"].fanova.share == pytest.approx(within.fanova["d"].share)
+
+
+@pytest.mark.usefixtures("_quick")
+def test_one_that_varies_alone_is_set_against_nothing() -> None:
+    lone = {"a": CUBE["a"]}
+    trials = trials_of(30, lambda point: point["a"], space=lone)
+    assert importances(trials).fanova is None
+    found = importances(with_some(trials_of(60, lambda point: point["a"]), lambda number: number % 2 == 0))
+    assert found.conditional["d"].ped_anova is not None
+    alone = [
+        create_trial(value=0.1 * n, params={"c": 1.0 * (n % 2)}, distributions={"c": CUBE["a"]}) for n in range(30)
+    ]
+    found = importances(with_some(alone, lambda number: number % 2 == 0))  # c is 0 in all of these
+    assert found.conditional["d"].ped_anova is None
+
+
+@pytest.mark.usefixtures("_quick")
+def test_a_trial_outside_of_the_ranges_it_is_stored_with_is_left_out() -> None:
+    trials = trials_of(40, lambda point: point["a"])
+    outside = copy.copy(trials[5])
+    outside.params = outside.params | {"a": 5.0}
+    assert importances([*trials, outside]) == importances(trials)

@@ -274,7 +274,7 @@ def test_parallel_coordinates_lead_each_trial_through_its_values_to_its_accuracy
     assert analysis.summary.best is not None
     assert list(curves_of(top)) == [analysis.summary.best.label]
     assert top.name == "the best"
-    more = [replace(trial, label=f"{trial.label}, {copy}") for copy in range(2) for trial in analysis.trials]
+    more = [replace(trial, mark=f"{trial.mark} {copy}") for copy in range(2) for trial in analysis.trials]
     *_, top = space_figures.parallel_coordinates(replace(analysis, trials=more)).data
     assert (top.name, len(curves_of(top))) == ("the best 2", 2)
 

@@ -47,6 +47,6 @@ def test_of_each_state_so_many_curves_are_drawn_and_none_of_a_trial_without_a_re
     trials = trials_of(6 * MOST_CURVES)
     shown = drawn_curves(trials)
     assert [sum(trial.state == state for trial in shown) for state in ("complete", "pruned")] == [MOST_CURVES] * 2
-    silent = TrialRecord(0, "0", "pruned", None, {}, [], [], None, 0.0)
+    silent = TrialRecord(0, None, "pruned", None, {}, [], [], None, 0.0)
     assert {trial.number for trial in drawn_curves([*trials[:6], silent])} == set(range(6))
     assert silent not in drawn_curves([silent, *trials[:6]])

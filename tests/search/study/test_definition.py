@@ -32,7 +32,7 @@ def write(tmp_path: Path):  # type: ignore[no-untyped-def]
         ("low = 2, high = 4", "low = 4, high = 2", "space.filters: is empty, as low 4 is not below high 2"),
         ("low = 2, high = 4", "low = 4, high = 4", "space.filters: is empty, as low 4 is not below high 4"),
         ("low = 2, high = 4", "low = 2", "space.filters: needs low and high, or choices"),
-        ("low = 2, high = 4", "choices = []", "space.filters.choices: List should have at least 1 item"),
+        ("low = 2, high = 4", "choices = []", "space.filters.choices: is empty; name at least one"),
         ("low = 2, high = 4", "choices = [2, 2, 4]", "space.filters: names a choice twice"),
         ("low = 2, high = 4", "choices = [2, 4], low = 2", "space.filters: has choices and a range; keep one"),
         ("low = 2, high = 4", "low = 0, high = 4", "space.filters: 0 cannot be, should be greater than or equal to 1"),
@@ -96,12 +96,12 @@ def test_a_grid_in_parts_has_the_space_of_its_values_and_the_default(write) -> N
         ("dropout", "dropuot", "grid.dropuot: is no hyperparameter; did you mean 'dropout'?"),
         ("[8, 16]", "[8, 0]", "grid.filters: 0 cannot be, should be greater than or equal to 1"),
         ("[8, 16]", "8", "grid #2.filters: should be a valid list, not 8"),
-        ("[8, 16]", "[]", "grid #2.filters: List should have at least 1 item"),
+        ("[8, 16]", "[]", "grid #2.filters: is empty; name at least one"),
         ("[[grid]]\nd", "[grid]\nd", "not TOML"),
         (
             "[[grid]]\nf",
             "[space]\nfilters = { low = 8, high = 20 }\n[[grid]]\nf",
-            "grid #1.dropout: 0.0 is not in space",
+            "grid #1.dropout: is not searched; add it",
         ),
     ],
 )
@@ -124,7 +124,6 @@ architecture = "resnet"
 filters = 8
 [[start]]
 architecture = "simple"
-blocks = 2
 epochs = 99
 l1 = 0.1
 [[start]]
@@ -162,14 +161,13 @@ def test_all_mistakes_are_said_at_once_each_in_a_line_with_its_key_and_what_to_d
             "defaults.filtres: is an unknown key; did you mean 'filters'?",
             "space.dropout.low: should be a number, not 'a'",
             "trails: is an unknown key; did you mean 'trials'?",
-            "space.label_smoothing.when.architecture: 'cnnn' is not in space.architecture; did you mean 'cnn'?",
             f"space.l2: is no hyperparameter; known are {', '.join(Hyperparameters.model_fields)}",
-            "space.filters #2: 12.5 cannot be, should be a valid integer, not 12.5",
+            "space.filters #2: 12.5 cannot be, should be a valid integer",
+            "space.label_smoothing.when.architecture: 'cnnn' is not in space.architecture; did you mean 'cnn'?",
             "batch_size: the default, 64, is not in space.batch_size; set it in [defaults]",
-            "start #2.l1: is not searched; add it to [space], or remove it here",
             "start #2.epochs: 99 is not in space.epochs; change either",
-            "start #2.blocks: is searched only where architecture is cnn or resnet; remove one of them",
-            "start #4: is start #3 once more; remove it",
+            "start #2.l1: is not searched; add it to [space], or remove it here",
+            "start #4: repeats start #3; remove it",
         )
     ]
 
@@ -188,31 +186,82 @@ when = { architecture = "cnn" }
 """
 
 
+NESTED = """\
+[space]
+architecture = { choices = ["simple", "cnn"] }
+blocks = { low = 1, high = 4, when = { architecture = "cnn" } }
+residual = { choices = [false, true], when = { blocks = 3 } }
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("", None),
+        (
+            'hidden = { low = 8, high = 128, when = { residual = true, architecture = "simple" } }',
+            "space.hidden.when: never",
+        ),
+        (
+            "[[start]]\narchitecture = 'simple'\nblocks = 2",
+            "start #1.blocks: is searched only where architecture",
+        ),
+        ("[[start]]\nblocks = 2.5", "start #1.blocks: 2.5 cannot be, should be a valid integer"),
+        ("[[start]]\nresidual = 1", "start #1.residual: 1 cannot be, should be a valid boolean"),
+        ("[[start]]\nblocks = 2\nresidual = true", "start #1.residual: is searched only where blocks is 3;"),
+        ("l1 = { choices = [0.0, 0.1], when = { blocks = 2.5 } }", "space.l1.when.blocks: 2.5 cannot be, should be"),
+        ("l1 = { choices = [0.0, 0.1], when = { blocks = [1, 2] } }", None),
+        (
+            "kernel_size = { choices = [0, 3] }",
+            "space.kernel_size: 0 stands for the network's own size",
+        ),
+        (
+            'augmentation_kind = { choices = ["both", "flip+rotation"] }',
+            "space.augmentation_kind: names an",
+        ),
+        (
+            "[[space.filters]]\nchoices = [20]\nwhen = { residual = true }\n"
+            "[[space.filters]]\nchoices = [30]\nwhen = { architecture = 'simple' }",
+            None,  # they exclude each other through a third
+        ),
+    ],
+)
+def test_conditions_may_depend_on_what_is_conditional(write, more: str, message: str | None) -> None:  # type: ignore[no-untyped-def]
+    file = write(NESTED + more + "\n")
+    if message is None:
+        definition.read(file)
+        return
+    with pytest.raises(DefinitionError) as error:
+        definition.read(file)
+    assert str(error.value).startswith(f"{file}: {message}")
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
         ('"simple" }', '"resnet" }', "space.filters #1.when.architecture: 'resnet' is not in space.architecture"),
         ('when = { architecture = "cnn" }', "", "space.filters: tables #1 and #2 may apply at once"),
         ('"cnn" }', '["cnn", "simple"] }', "space.filters: tables #1 and #2 may apply at once"),
-        ('"cnn" }', "[] }", "space.filters #2.when.architecture: List should have at least 1 item"),
+        ('"cnn" }', "[] }", "space.filters #2.when.architecture: is empty; name at least one"),
         ("{ architecture = ", "{ blocks = ", "space.filters #1.when.blocks: is not searched, so this holds always or"),
-        ("{ architecture = ", "{ dropout = ", "space.filters #1.when.dropout: has any value of a range"),
+        ("{ architecture = ", "{ dropout = ", "space.filters #1.when.dropout: is a range of fractions"),
         ("high = 0.5", "high = 0.5, when = { filters = 8 }", None),
         ('"cnn"] }', '"cnn"], when = { filters = 8 } }', "space.architecture: depends on itself by its conditions"),
         ("[4, 8]", "[4, true]", "space.filters #1: true cannot be, should be a valid integer"),
         ("high = 24", "high = 12", "filters: the default, 20, is not in space.filters where architecture is cnn; set"),
         ("[space]", 'sampler = "gp"\n[space]', "sampler: gp takes no conditions, as space.filters has; choose tpe"),
-        ("[space]", '[[start]]\narchitecture = "simple"\n[space]', "start #1: filters is missing, as its default, 20,"),
+        ("[space]", '[[start]]\narchitecture = "simple"\n[space]', "start #1: filters is missing, and its default"),
         (
             "[space]",
             "[[start]]\nfilters = 25\n[space]",
-            "start #1.filters: 25 is not in space.filters where",
+            "start #1.filters: 25 is not in space.filters; change",
         ),
-        ("[space]", "[[start]]\nfilters = 20\n[space]", "start #1: is the default configuration once more; remove it"),
+        ("[space]", "[[start]]\nfilters = 20\n[space]", "start #1: repeats the default configuration; remove it"),
         ("[space]", 'sampler = "grid"\n[space]', "space.dropout: a grid needs step or choices here"),
         (
             "[space]",
-            'sampler = "grid"\n[[grid]]\narchitecture = ["simple"]\nfilters = [8, 24]\n[space]',
+            'sampler = "grid"\n[[grid]]\narchitecture = ["simple"]\ndropout = [0.05]\nfilters = [8, 24]\n[space]',
             "grid #1.filters: 24 is not in space.filters where architecture is simple; change either",
         ),
     ],

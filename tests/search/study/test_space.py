@@ -203,4 +203,4 @@ def test_the_default_configuration_and_starting_points_are_named() -> None:
         ({"architecture": "resnet", "blocks": 2}, "start 2"),
         ({"architecture": "resnet", "blocks": 3, "filters": 30}, None),
     ):
-        assert space.mark(given, point) == mark
+        assert space.marks(given).get(space.key(point)) == mark

@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.study import space
 from search.study.definition import StudyDefinition
-from search.study.parameters import applying, is_whole_point
+from search.study.parameters import applying, is_complete
 from search.worker.sampling import HISTORY, TPE_BEST, SlackPruner, limit_history, propose, pruner, sampler
 
 
@@ -203,7 +203,7 @@ def test_a_proposal_has_what_is_searched_at_that_point_and_nothing_else(kind: st
     for number in range(60):
         values = [0.5 + 0.01 * point.get("blocks", 0) for point in points]
         points.append(propose(networks, trials_of(networks, points, values), number, {}))
-    assert all(is_whole_point(networks.space, point) for point in points)
+    assert all(is_complete(networks.space, point) for point in points)
     kinds = {tuple(sorted(point)) for point in points}
     both = ("architecture", "learning_rate")
     assert kinds >= {tuple(sorted((*both, "filters"))), tuple(sorted((*both, "filters", "blocks")))}
