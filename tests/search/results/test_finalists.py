@@ -11,6 +11,7 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.distributions import IntDistribution
 from optuna.trial import Trial, TrialState
 from rich.console import Console
 
@@ -47,7 +48,8 @@ from search.study.store import (
 from search.worker.loop import WorkerSettings, work
 from search.worker.trial import training_seed
 from tests.conftest import Command, Make
-from tests.factories import STUDY, definition
+from tests.factories import STUDY, TWO, definition, study_of
+from tests.factories import ended as trial_of
 
 QUICK = {"architecture": "simple", "epochs": 1, "filters": 4, "learning_rate": 0.002}
 
@@ -610,3 +612,17 @@ def test_finalists_0_turns_them_off(invoke: Command, study_file: Path, tmp_path:
     absent = invoke("finalists", "nothing")
     assert absent.returncode == 2
     assert "no study named 'nothing'" in absent.stderr
+
+
+def test_a_trial_that_something_else_put_outside_of_the_space_is_no_finalist(url: str) -> None:
+    """A grid has no point of it, and Optuna takes it from anyone who enqueues it."""
+    storage = open_storage(url, "create")
+    inside = [trial_of(TWO, 0.8 + number / 100, filters=number) for number in (2, 3)]
+    outside = trial_of(TWO, 0.99, filters=8)
+    outside.params["filters"] = 9
+    outside.distributions["filters"] = IntDistribution(2, 9)
+    study, _ = study_of(storage, "s", [*inside, outside], TWO)
+    chosen = define(study, 2, 3)
+    assert chosen is not None
+    assert [part["filters"] for part in chosen.grid] == [[3], [2], [4]]
+    assert find(study, [{"filters": 3, "dropout": 0.1}]).best
