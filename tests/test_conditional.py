@@ -103,8 +103,8 @@ def test_the_report_shows_each_hyperparameter_where_it_is_searched(analysis: Ana
     assert table["batch_size"] == (str(analysis.best["batch_size"]), "64", "32, 64")
     for name, (best, _, _) in table.items():
         assert (best == "-") == (name not in analysis.best)
-    assert "Searched where optimizer is sgd." in page
-    assert "Searched where architecture is simple or where architecture is cnn." in page
+    assert "<figcaption>0.5 to 0.95, where optimizer is sgd</figcaption>" in page
+    assert "<figcaption>3 to 8, where architecture is simple; 2, 3, 4, where architecture is cnn</figcaption>" in page
 
 
 def test_a_slice_has_the_trials_that_searched_it(analysis: Analysis) -> None:
@@ -130,7 +130,7 @@ def test_lines_pass_below_what_a_trial_does_not_have(analysis: Analysis) -> None
                 seen.add((names[place], has))
     assert {("momentum", True), ("momentum", False), ("learning_rate", True)} <= seen
     assert ("learning_rate", False) not in seen
-    said = {names[int(note.x)] for note in figure.layout.annotations if note.text == "not searched"}
+    said = {names[int(note.x)] for note in figure.layout.annotations if note.text == "–"}
     assert said == {"momentum", "residual"}
 
 
@@ -189,7 +189,7 @@ def test_the_space_of_the_report_in_a_browser(analysis: Analysis, tmp_path: Path
     page.wait_for_selector("#parallel_coordinates .main-svg")
     for name in DEFINED.space:
         assert page.locator(f"#slice_{name} .points path").count() > 0
-    assert page.locator("#parallel_coordinates .annotation", has_text="not searched").count() == 2
+    assert page.locator("#parallel_coordinates .annotation", has_text="–").count() == 2
     page.close()
     assert wrong == []
 

@@ -17,6 +17,7 @@ from search.study.parameters import Parameter, is_integer, merged
 MOST_COSTS = 1000  # configurations that are drawn, besides the fronts
 TOP = 0.1  # of the complete trials, whose lines stand out
 MARGIN = 0.06  # of a range, beside it
+LONE = 0.01  # of accuracy, shown on both sides of a single one
 BELOW = -0.12  # of an axis of the parallel coordinates: what it shows of its foot
 FEW = 10  # values of a hyperparameter below which a map shows cells
 
@@ -27,6 +28,8 @@ def slice_over(analysis: Analysis, name: str) -> go.Figure:
     complete = [trial for trial in analysis.trials if trial.state == "complete" and name in trial.params]
     trials = drawn_trials(complete)
     figure = small(name, "accuracy", yaxis={"tickformat": SHARE, "range": in_sight([*map(_accuracy, trials)])})
+    if len({*map(_accuracy, trials)}) == 1:  # or plotly shows 0 to 150 %
+        figure.update_yaxes(range=[_accuracy(trials[0]) - LONE, _accuracy(trials[0]) + LONE])
     figure.add_scatter(
         x=_values(parameter, (trial.params[name] for trial in trials)),
         y=[trial.accuracy for trial in trials],
@@ -82,7 +85,7 @@ def parallel_coordinates(analysis: Analysis) -> go.Figure:
             _tick(figure, place, position(parameter, value), short(value))
     for place, name in enumerate(space if analysis.conditional else ()):
         if any(name not in trial.params for trial in trials):
-            _tick(figure, place, 1.5 * BELOW, "not searched")
+            _tick(figure, place, 1.5 * BELOW, "–")
     for at, accuracy in ((0.0, low), (1.0, high)):
         _tick(figure, len(space), at, f"{accuracy:.1%}")
     titles = [*map(literal, space), f"{score_on} accuracy"]
@@ -188,7 +191,9 @@ def _axis(name: str, parameter: Parameter) -> dict[str, Any]:
     """The axis of a hyperparameter's values."""
     if parameter.choices is not None:
         places = [literal(written(choice)) for choice in ordered(parameter)]
-        return {"type": "category", "categoryorder": "array", "categoryarray": places}
+        lines = [place.replace("+", "+<br>") for place in places]  # of combined augmentations, which are long
+        labels = {"tickvals": places, "ticktext": lines, "title": {"text": name, "standoff": 8}}
+        return {"type": "category", "categoryarray": places, **labels}
     whole = is_integer(name)
     if parameter.log:
         return logarithmic(*parameter.range, whole=whole)
