@@ -28,13 +28,13 @@ NAME = re.compile(r"[a-z0-9_./]+")  # torch ignores case and zipfile cuts at a N
 GLOBALS = {
     "collections OrderedDict",
     "torch._utils _rebuild_tensor_v2",
-    "torch FloatStorage",
-    "torch LongStorage",
+    *(f"torch {kind}Storage" for kind in ("Float", "Long", "Double", "Half", "BFloat16", "Int", "Short", "Char")),
+    *(f"torch {kind}Storage" for kind in ("Byte", "Bool")),
 }
 
 
 def write(payload: dict[str, Any]) -> bytes:
-    """The content of a file with plain values and float32 or int64 tensors."""
+    """The content of a file with plain values and tensors."""
     file = io.BytesIO()
     torch.save(payload, file)
     file.seek(-2, io.SEEK_END)  # the length of the comment, which torch leaves empty

@@ -28,6 +28,7 @@ from fmnist.errors import CheckpointError as CheckpointError  # for whoever read
 from fmnist.files import write_whole
 from fmnist.hyperparameters import Hyperparameters, ScoreOn
 from fmnist.optimizer import MOMENTS, vector_length
+from fmnist.own_network import OwnNetwork, Source, is_own, of_record
 from fmnist.training import QUARTERS, EpochMetrics, Training
 
 FORMAT = "fmnist-search checkpoint 3"
@@ -44,6 +45,7 @@ class Checkpoint:
     weights: the state of the scored network. resume: the rest of the training's state,
     None once the training is at its end. made_with: versions, device, precision and git commit.
     digest: SHA-256 of the file up to it; None of a file of the format without one.
+    source: of a user's own network that is in a file.
     """
 
     hyperparameters: Hyperparameters
@@ -56,12 +58,31 @@ class Checkpoint:
     weights: dict[str, Any]
     resume: dict[str, Any] | None
     digest: str | None
+    source: Source | None = None
 
     def network(self) -> nn.Module:
-        """The scored network on the CPU, in evaluation mode."""
-        network = build(self.hyperparameters)
-        network.load_state_dict(self.weights)
+        """The scored network on the CPU, in evaluation mode.
+
+        Raises:
+            NetworkError: it is the user's own, and its code is not here, or not what is on record.
+            CheckpointError: the weights are not those of that network.
+        """
+        own = self.own_network()
+        network = own.build(self.hyperparameters.network) if own else build(self.hyperparameters)
+        try:
+            network.load_state_dict(self.weights)
+        except RuntimeError as error:  # of a user's own, whose shapes were not known before
+            raise CheckpointError(_other_weights(self.hyperparameters.architecture)) from error
         return network.eval()
+
+    def own_network(self) -> OwnNetwork | None:
+        """The user's own network, if it is what is on record; None of one of ours."""
+        own = is_own(self.hyperparameters.architecture)
+        return of_record(self.hyperparameters.architecture, self.source) if own else None
+
+
+def _other_weights(architecture: str) -> str:
+    return f"{architecture}: makes other weights than those of the checkpoint; restore it as it was in the training"
 
 
 def save(path: Path | str, training: Training, score_on: ScoreOn, data: DataSet) -> None:
@@ -89,6 +110,8 @@ def dump(training: Training, score_on: ScoreOn, data: DataSet) -> bytes:
         "weights": weights,
         "resume": None if training.finished else state,
     }
+    if training.own and training.own.source:
+        payload["source"] = asdict(training.own.source)
     return archive.write(payload)
 
 
@@ -143,6 +166,7 @@ def parse(content: bytes, name: str) -> Checkpoint:
         weights=stored.weights,
         resume=stored.resume.model_dump() if stored.resume else None,
         digest=digest,
+        source=Source(**dict(stored.source)) if stored.source else None,
     )
 
 
@@ -159,12 +183,17 @@ def resume(checkpoint: Checkpoint, device: torch.device) -> Training:
     """The training that the checkpoint interrupted, ready to go on.
 
     Raises:
-        CheckpointError: the training was at its end.
+        CheckpointError: the training was at its end, or its weights are not those of the network.
+        NetworkError: it is the user's own, and its code is not here, or not what is on record.
     """
     if checkpoint.resume is None:
         raise CheckpointError(f"the training is at its end, epoch {checkpoint.hyperparameters.epochs}")
-    training = Training(checkpoint.hyperparameters, checkpoint.seed, device, checkpoint.made_with["precision"])
-    training.load_state_dict({"averaged": checkpoint.weights, **checkpoint.resume}, checkpoint.history)
+    own, precision = checkpoint.own_network(), checkpoint.made_with["precision"]
+    training = Training(checkpoint.hyperparameters, checkpoint.seed, device, precision, own)
+    try:
+        training.load_state_dict({"averaged": checkpoint.weights, **checkpoint.resume}, checkpoint.history)
+    except (RuntimeError, ValueError) as error:  # of a user's own, whose shapes were not known before
+        raise CheckpointError(_other_weights(checkpoint.hyperparameters.architecture)) from error
     return training
 
 
@@ -231,6 +260,13 @@ class _MadeWith(_Strict):
     git_commit: str | None
 
 
+class _Source(_Strict):
+    """What `Source` holds."""
+
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    text: str
+
+
 class _Optimizer(_Strict):
     moments: list[Tensor]
     updates: Tensor
@@ -256,6 +292,7 @@ class _Content(_Strict):
     made_with: _MadeWith
     weights: State
     resume: _Resume | None
+    source: _Source | None = None
 
     def check(self, size: int) -> None:
         """Raise ValueError if its parts contradict each other, or would be larger than the file of `size` bytes."""
@@ -267,21 +304,34 @@ class _Content(_Strict):
             sum(map(sum, scores.confusion)) != scores.total or scores.correct > scores.total for scores in self.history
         ):
             raise ValueError("its scores do not add up")
-        with torch.device("meta"):  # which has shapes and takes no memory, whatever size is asked for
-            network = build(self.hyperparameters)
-        shapes = _shapes(network.state_dict())
-        tensors = list(self.weights.values())
-        fits = _shapes(self.weights) == shapes
+        tensors = [*self.weights.values()]
         if self.resume:
             optimizer = self.resume.optimizer
             tensors += [*self.resume.network.values(), *optimizer.moments, optimizer.updates]
+        architecture = self.hyperparameters.architecture
+        if is_own(architecture):  # its shapes are known to its code alone, which is not run to read a file
+            if architecture.partition(":")[0].endswith(".py") != (self.source is not None):
+                raise ValueError("it has the text of a network that is in no file, or lacks it")
+            if self.source and hashlib.sha256(self.source.text.encode()).hexdigest() != self.source.sha256:
+                raise ValueError("the text of its network is not what its digest says")
+            # Shared weights are one tensor of several names; any others that overlap are larger than the file.
+            tensors = [*{(each.data_ptr(), each.shape, each.stride(), each.dtype): each for each in tensors}.values()]
+        if sum(tensor.nbytes for tensor in tensors) > size:
+            raise ValueError("its tensors are larger than the file")
+        if is_own(architecture):
+            return
+        with torch.device("meta"):  # which has shapes and takes no memory, whatever size is asked for
+            network = build(self.hyperparameters)
+        shapes = _shapes(network.state_dict())
+        fits = _shapes(self.weights) == shapes
+        if self.resume:
             vector = (torch.Size([vector_length(network.parameters())]), torch.float32)
             expected = {str(index): vector for index in range(MOMENTS[self.hyperparameters.optimizer])}
             expected["updates"] = (torch.Size([]), torch.float32)
-            moments = {str(index): moment for index, moment in enumerate(optimizer.moments)}
+            moments = {str(index): moment for index, moment in enumerate(self.resume.optimizer.moments)}
             fits &= _shapes(self.resume.network) == shapes
-            fits &= _shapes(moments | {"updates": optimizer.updates}) == expected
-        if not fits or sum(tensor.nbytes for tensor in tensors) > size:  # tensors that overlap are larger than the file
+            fits &= _shapes(moments | {"updates": self.resume.optimizer.updates}) == expected
+        if not fits:
             raise ValueError("its weights do not fit its hyperparameters")
 
 

@@ -9,8 +9,11 @@ from fmnist.architectures import build
 from fmnist.architectures.transformer import SelfAttention
 from fmnist.data import SIDE
 from fmnist.hyperparameters import Hyperparameters
+from fmnist.own_network import is_own, running
 
-SHAPE = frozenset({"architecture", "filters", "blocks", "kernel_size", "residual", "hidden"})  # all that decides it
+SHAPE = frozenset(
+    {"architecture", "filters", "blocks", "kernel_size", "residual", "hidden", "network"}
+)  # all that decides it
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,11 @@ class Complexity:
 def complexity(hyperparameters: Hyperparameters) -> Complexity:
     """Pass a batch of no images through a network whose weights nobody has drawn: nothing is computed or drawn.
 
-    torch's own counter, a pass on the meta device and `to_empty` would import its compiler or sympy, for seconds.
+    torch's own counter, a pass on the meta device and `to_empty` would import its compiler or sympy, for seconds. A
+    network of the user's own has layers that are not known here, so that it is counted that way.
     """
+    if is_own(hyperparameters.architecture):
+        return _of_own(hyperparameters)
     with torch.device("meta"):
         network = build(hyperparameters).eval()
     shapes = network.state_dict()
@@ -44,6 +50,19 @@ def complexity(hyperparameters: Hyperparameters) -> Complexity:
         network(torch.zeros(0, 1, SIDE, SIDE))
     parameters = sum(parameter.numel() for parameter in network.parameters())
     return Complexity(parameters=parameters, multiply_adds=sum(counts))
+
+
+def _of_own(hyperparameters: Hyperparameters) -> Complexity:
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.random.fork_rng([]):
+        network = build(hyperparameters).eval()
+    # With gradients and without fused kernels, as the counter knows no fused layer of a CPU.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, running(hyperparameters.architecture):
+        network(torch.zeros(1, 1, SIDE, SIDE))
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return Complexity(parameters=parameters, multiply_adds=counter.get_total_flops() // 2)
 
 
 def _multiply_adds(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> int:

@@ -81,15 +81,19 @@ def _require_extra() -> None:
 
 def _graph(network: _OfRawPixels) -> "ModelProto":
     """The network as torch's exporter sees it, without the paths and lines of this machine's source."""
-    program = torch.onnx.export(
-        network,
-        (torch.zeros(2, 1, SIDE, SIDE),),
-        input_names=["images"],
-        output_names=["logits"],
-        dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
-        dynamo=True,
-        verbose=False,
-    )
+    try:
+        program = torch.onnx.export(
+            network,
+            (torch.zeros(2, 1, SIDE, SIDE),),
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+            dynamo=True,
+            verbose=False,
+        )
+    except Exception as error:  # a user's own network may do what no graph can; the cause says what
+        cause = " ".join(str(error.__cause__ or error).split())[:200]
+        raise ExportError(f"torch cannot write the network as a graph: nothing written ({cause})") from error
     assert program is not None
     model = program.model_proto
     for node in model.graph.node:

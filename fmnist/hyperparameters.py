@@ -5,16 +5,43 @@ weights on a given machine and thread count. What merely runs a training
 (device, threads, folders) is not here.
 """
 
-from typing import Annotated, Literal
+import difflib
+import re
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from fmnist.choices import Activation, Architecture, Optimizer, augmentations
 from fmnist.errors import UsageError
 
+PART = r"[A-Za-z_]\w*"
+OWN = rf"(?:(?!/)(?!.*\.\.)[\w./ -]*\w\.py|{PART}(?:\.{PART})*):{PART}"  # a network of the user's own
+
 OWN_SIZE = 0  # of a kernel: the architecture's own
 
 ScoreOn = Literal["test", "validation"]  # the images that score a training; the latter are held out of it
+
+
+def _architecture(name: str) -> str:
+    if name in get_args(Architecture) or re.fullmatch(OWN, name):
+        return name
+    if ":" in name:
+        raise ValueError(
+            f"{name!r} names no network; write FILE.py:CLASS, of a file below this folder, or MODULE:CLASS"
+        )
+    known = get_args(Architecture)
+    close = difflib.get_close_matches(name, known, n=1)
+    meant = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
+    raise ValueError(f"{name!r} is no network; {meant} (your own: FILE.py:CLASS)")
+
+
+def _named(architecture: object) -> object:
+    if isinstance(architecture, type) or (isinstance(architecture, str) and architecture.startswith("__main__:")):
+        raise ValueError(
+            "a class is found by its file: write it to one (%%writefile my_net.py in a notebook's cell) and name it, "
+            "as my_net.py:CNNModel"
+        )
+    return architecture
 
 
 def _augmentation_kind(kind: str) -> str:
@@ -32,7 +59,11 @@ class Hyperparameters(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    architecture: Architecture = Field("cnn", description="the network; simple: the write-up's, of one convolution")
+    architecture: Annotated[str, AfterValidator(_architecture), BeforeValidator(_named)] = Field(
+        "cnn",
+        description="the network: simple (the write-up's, of one convolution), cnn, resnet, transformer; train takes "
+        "your own too, as FILE.py:CLASS or MODULE:CLASS",
+    )
     epochs: int = Field(6, ge=1, le=1000, description="passes over the training images")
     optimizer: Optimizer = Field(
         "adam", description="adamw is adam with decoupled weight decay; sgd has Nesterov momentum"
@@ -74,6 +105,43 @@ class Hyperparameters(BaseModel):
         "up to 4 pixels), jitter (of brightness and contrast) and erasing (of a rectangle), joined by + in the order "
         "in which they are applied: crop+flip+erasing",
     )
+    network: dict[str, bool | int | float | str] = Field(
+        default_factory=dict, description="arguments of your own network's constructor"
+    )
+
+    @model_validator(mode="after")
+    def _arguments_are_of_the_network(self) -> Self:
+        own = ":" in self.architecture
+        if self.network and not own:
+            raise ValueError(
+                f"network: {self.architecture} is no network of your own; set hyperparameters by their names"
+            )
+        fields = type(self).model_fields
+        for name in fields.keys() - TRAINING - {"network"} if own else ():
+            if getattr(self, name) != fields[name].default:
+                raise ValueError(f"{name}: is not for a network of your own; write network={{{name!r}: ...}}")
+        return self
+
+    def __hash__(self) -> int:
+        return hash((*(value for name, value in self if name != "network"), frozenset(self.network.items())))
+
+
+# What a network of the user's own leaves to the training; the others are arguments of our networks.
+TRAINING = frozenset(
+    {
+        "architecture",
+        "epochs",
+        "optimizer",
+        "learning_rate",
+        "momentum",
+        "batch_size",
+        "weight_decay",
+        "l1",
+        "label_smoothing",
+        "augmentation",
+        "augmentation_kind",
+    }
+)
 
 
 def check_batch_size(size: int) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
@@ -30,7 +31,7 @@ class AveragedOptimizer:
 
     def __init__(self, network: nn.Module, averaged: nn.Module, hyperparameters: Hyperparameters) -> None:
         self.hyperparameters = hyperparameters
-        parameters = list(network.parameters())
+        parameters = _trained(network)
         gradients = [torch.zeros_like(parameter) for parameter in parameters]
         self.weights, self.gradients = as_vector(parameters), as_vector(gradients)
         for parameter, gradient in zip(parameters, gradients, strict=True):
@@ -39,8 +40,9 @@ class AveragedOptimizer:
         self.penalized_gradients = [gradient for gradient in gradients if gradient.ndim > 1]
         self.moments = [torch.zeros_like(self.weights) for _ in range(MOMENTS[hyperparameters.optimizer])]
         self.updates = torch.zeros((), device=self.weights.device)  # how many were made
-        self.averaged_weights = as_vector(averaged.parameters())
+        self.averaged_weights = as_vector(_trained(averaged))
         self.statistics, self.averaged_statistics = (as_vector(_statistics(each)) for each in (network, averaged))
+        self.copied = [(averaged.get_submodule(path), module) for path, module in _with_other_buffers(network)]
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
@@ -103,6 +105,10 @@ class AveragedOptimizer:
         """Move the averages by a share of the way towards weights and statistics."""
         self.averaged_weights.lerp_(self.weights, share)
         self.averaged_statistics.lerp_(self.statistics, share)
+        for averaged, module in self.copied:
+            for name, buffer in module._buffers.items():  # by name, as forward may have assigned a new tensor
+                if buffer is not None:
+                    averaged.get_buffer(name).copy_(buffer)
 
     def state_dict(self) -> dict[str, Any]:
         """What the networks' own states do not hold."""
@@ -115,9 +121,24 @@ class AveragedOptimizer:
         self.updates.copy_(state["updates"])
 
 
+def _trained(network: nn.Module) -> list[nn.Parameter]:
+    """Its parameters but those that a user has frozen, which decay must not move either."""
+    return [parameter for parameter in network.parameters() if parameter.requires_grad]
+
+
 def _statistics(network: nn.Module) -> list[Tensor]:
     """Running means and variances of batch norm, without its counters."""
-    return [buffer for buffer in network.buffers() if buffer.is_floating_point()]
+    norms = (module for module in network.modules() if isinstance(module, _NormBase))
+    return [buffer for norm in norms for buffer in norm.buffers(recurse=False) if buffer.is_floating_point()]
+
+
+def _with_other_buffers(network: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Modules of a user's with buffers that may have no mean: counters, masks of bool or infinity."""
+    return [
+        (path, module)
+        for path, module in network.named_modules()
+        if not isinstance(module, _NormBase) and next(module.buffers(recurse=False), None) is not None
+    ]
 
 
 ALIGNMENT = 16  # elements between possible beginnings: 64 bytes of float32, a CPU's cache line
@@ -135,7 +156,8 @@ def as_vector(tensors: Iterable[Tensor]) -> Tensor:
     starts, length = _layout(tensors)
     vector = torch.zeros(length, device=tensors[0].device if tensors else None)
     for tensor, start in zip(tensors, starts, strict=True):
-        view = vector.as_strided(tensor.shape, tensor.stride(), start)
+        # empty_like has the tensor's strides, or dense ones where those leave gaps, as of a slice
+        view = vector.as_strided(tensor.shape, torch.empty_like(tensor).stride(), start)
         tensor.data = view.copy_(tensor.data)
     return vector
 

@@ -34,6 +34,7 @@ from fmnist.errors import ExpectedError
 from fmnist.evaluation import evaluate
 from fmnist.hyperparameters import Hyperparameters
 from fmnist.optimizer import AveragedOptimizer
+from fmnist.own_network import OwnNetwork, is_own, load, try_out
 from fmnist.seeds import derive
 
 WARMUP_STEPS = 100  # gradient steps over which the learning rate rises to its value
@@ -82,6 +83,10 @@ class Training:
         seed: 0 or more; decides the first weights and every random draw.
         device: where the network and the images live.
         precision: of the products in the network; `fastest` of the device if None.
+        own: the user's own network, where it was loaded before; else it is loaded by its name.
+
+    Raises:
+        NetworkError: the user's own network cannot be loaded, or cannot be trained.
     """
 
     def __init__(
@@ -90,6 +95,7 @@ class Training:
         seed: int,
         device: torch.device | None = None,
         precision: Precision | None = None,
+        own: OwnNetwork | None = None,
     ) -> None:
         self.hyperparameters = hyperparameters
         self.seed = seed
@@ -98,11 +104,16 @@ class Training:
         self.history: list[EpochMetrics] = []
         self.quarters = 0
         self.steps = 0
+        self.own = own or (load(hyperparameters.architecture) if is_own(hyperparameters.architecture) else None)
+        if self.own:
+            try_out(self.own, hyperparameters.network)
         self.network, self.averaged = self._first_network(), self._first_network()
         self.optimizer = AveragedOptimizer(self.network, self.averaged, hyperparameters)
 
     def _first_network(self) -> nn.Module:
         with _randomness(self.device, derive(self.seed, "weights")):
+            if self.own:  # in the memory format that it has: in channels_last x.view(len(x), -1) would fail
+                return self.own.build(self.hyperparameters.network).to(self.device)
             network = build(self.hyperparameters)
         network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return network

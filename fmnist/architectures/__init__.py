@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from fmnist import own_network
 from fmnist.architectures.cnn import cnn
 from fmnist.architectures.resnet import resnet
 from fmnist.architectures.simple import simple
@@ -12,5 +13,11 @@ ARCHITECTURES = {"simple": simple, "cnn": cnn, "resnet": resnet, "transformer": 
 
 
 def build(hyperparameters: Hyperparameters) -> nn.Module:
-    """Make the network that the hyperparameters name, with fresh random weights."""
+    """Make the network that the hyperparameters name, with fresh random weights.
+
+    Raises:
+        NetworkError: it is the user's own, and cannot be loaded or made.
+    """
+    if own_network.is_own(hyperparameters.architecture):
+        return own_network.load(hyperparameters.architecture).build(hyperparameters.network)
     return ARCHITECTURES[hyperparameters.architecture](hyperparameters)
