@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from search.cli.options import UserPath, force_option, json_option
+from search.cli.options import UserPath, force_option, json_option, network_dir_option, own_network_option
 
 if TYPE_CHECKING:
     from fmnist.prediction import Prediction
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 @click.argument("images", type=UserPath(), nargs=-1, required=True, metavar="IMAGE...")
 @click.option("--invert", is_flag=True, help="The images show dark clothes on white, as photographs of products do.")
 @json_option
+@own_network_option
+@network_dir_option
 @click.pass_context
 def predict(context: click.Context, checkpoint: Path, images: tuple[Path, ...], invert: bool, as_json: bool) -> None:
     """Say what clothes each IMAGE shows: its most likely class, and the probability.
@@ -28,12 +30,14 @@ def predict(context: click.Context, checkpoint: Path, images: tuple[Path, ...], 
     Example:
       fmnist-search predict fashion_mnist_cnn_full.pth boot.png shirt.jpg --invert
     """
-    from fmnist import prediction
+    from fmnist import own_network, prediction
     from fmnist.checkpoint import load
 
-    network = load(checkpoint).network()
+    saved = load(checkpoint)
+    network = saved.network()
     read, errors = prediction.read_images(images, invert)
-    answers = prediction.predict(network, [image for _, image in read]) if read else []
+    with own_network.running(saved.hyperparameters.architecture):
+        answers = prediction.predict(network, [image for _, image in read]) if read else []
     named = [(path, answer) for (path, _), answer in zip(read, answers, strict=True)]
     click.echo(
         json.dumps([prediction_json(*pair) for pair in named]) if as_json else prediction_table(named), nl=as_json
@@ -52,6 +56,8 @@ def predict(context: click.Context, checkpoint: Path, images: tuple[Path, ...], 
     help="File to write.  [default: the checkpoint's name with .onnx]",
 )
 @force_option
+@own_network_option
+@network_dir_option
 def export(checkpoint: Path, to: Path | None, force: bool) -> None:
     """Write the network of a CHECKPOINT for other runtimes, and check that they agree with torch.
 
@@ -62,6 +68,7 @@ def export(checkpoint: Path, to: Path | None, force: bool) -> None:
     Example:
       fmnist-search export fashion_mnist_cnn_full.pth --format onnx --to boots.onnx
     """
+    from fmnist import own_network
     from fmnist.checkpoint import load
     from fmnist.export import BATCHES, write_onnx
     from search.outputs import ONNX_MARKS, check_replaceable
@@ -71,7 +78,8 @@ def export(checkpoint: Path, to: Path | None, force: bool) -> None:
     if target.resolve() == checkpoint.resolve():
         raise click.UsageError(f"{target} is the checkpoint itself; name another file with --to")
     check_replaceable(target, ONNX_MARKS, "overwrite it with --force, or name another with --to", force=force)
-    difference = write_onnx(saved, target)
+    with own_network.running(saved.hyperparameters.architecture):
+        difference = write_onnx(saved, target)
     click.echo(
         f"Saved {target}\n"
         f"Largest difference of logits between onnxruntime and torch: {difference:.1e} "

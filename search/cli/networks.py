@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from fmnist.choices import Activation, Architecture, Augmentation, Optimizer
-from search.cli.options import UserPath, data_dir_option, device_option, force_option, json_option, score_on_option
+from search.cli.options import (
+    UserPath,
+    data_dir_option,
+    device_option,
+    force_option,
+    json_option,
+    network_dir_option,
+    own_network_option,
+    score_on_option,
+)
 
 if TYPE_CHECKING:
     from fmnist.data import DataSet
@@ -19,7 +28,18 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--epochs", type=int, help="Passes over the training images.")
-@click.option("--architecture", type=click.Choice(get_args(Architecture)), help="The network.")
+@click.option(
+    "--architecture",
+    help=f"The network: {', '.join(get_args(Architecture))}, or FILE.py:CLASS or MODULE:CLASS of yours.",
+)
+@click.option(
+    "--set",
+    "arguments",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="An argument of your network's constructor; repeatable.",
+)
+@network_dir_option
 @click.option("--optimizer", type=click.Choice(get_args(Optimizer)), help="Adam, AdamW or SGD.")
 @click.option("--learning-rate", type=float, help="Step size at its peak, after warm-up.")
 @click.option("--momentum", type=float, help="Nesterov momentum of sgd.")
@@ -54,6 +74,7 @@ def train(
     device: str,
     save: Path | None,
     force: bool,
+    arguments: tuple[str, ...],
     **given: Any,
 ) -> None:
     """Train one network and save it. What is not given is the default.
@@ -62,25 +83,28 @@ def train(
     Example:
       fmnist-search train --architecture simple --filters 8 --epochs 3
       fmnist-search train --residual --augmentation-kind crop+flip+erasing
+      fmnist-search train --architecture my_net.py:CNNModel --set kernel_size=3
     """
-    from fmnist import checkpoint, data
+    from fmnist import checkpoint, data, own_network
     from fmnist.device import device_of
     from fmnist.evaluation import classification_report, evaluate
     from fmnist.hyperparameters import check_batch_size
     from fmnist.training import Training
     from search.outputs import CHECKPOINT_MARKS, check_replaceable
 
-    hyperparameters = _hyperparameters(given)
+    hyperparameters = _hyperparameters({name: value for name, value in given.items() if value is not None}, arguments)
     check_batch_size(hyperparameters.batch_size)
+    architecture = hyperparameters.architecture
     training = Training(hyperparameters, seed, device_of(device))
     loaded = data.load(data_dir)
     save = save or Path(f"{_file_name(loaded)}_cnn_full.pth")
     check_replaceable(save, CHECKPOINT_MARKS, "overwrite it with --force, or name another with --save", force=force)
     splits = data.split(loaded, score_on or "test")
-    for metrics in training.epochs(splits):
+    for metrics in own_network.each(architecture, training.epochs(splits)):
         click.echo(test_line(splits.score_on, metrics))
         checkpoint.save(save, training, splits.score_on, loaded)
-    result = evaluate(training.scored_network, splits.scored.to(training.device))
+    with own_network.running(architecture):
+        result = evaluate(training.scored_network, splits.scored.to(training.device))
     click.echo(f"\n{classification_report(result)}\nSaved {save}")
 
 
@@ -89,6 +113,8 @@ def train(
 @score_on_option("as the checkpoint was scored")
 @data_dir_option
 @json_option
+@own_network_option
+@network_dir_option
 def evaluate(checkpoint: Path, score_on: "ScoreOn | None", data_dir: Path | None, as_json: bool) -> None:
     """Score a CHECKPOINT: accuracy, classification report, confusion matrix.
 
@@ -96,7 +122,7 @@ def evaluate(checkpoint: Path, score_on: "ScoreOn | None", data_dir: Path | None
     Example:
       fmnist-search evaluate fashion_mnist_cnn_full.pth
     """
-    from fmnist import data, evaluation
+    from fmnist import data, evaluation, own_network
     from fmnist.checkpoint import load
 
     saved = load(checkpoint)
@@ -104,7 +130,9 @@ def evaluate(checkpoint: Path, score_on: "ScoreOn | None", data_dir: Path | None
     if loaded.fingerprint != saved.data_fingerprint:
         click.echo(f"Note: it was trained on {saved.data_set} and is scored on {loaded.name}.", err=True)
     splits = data.split(loaded, score_on or saved.score_on)
-    result = evaluation.evaluate(saved.network(), splits.scored)
+    network = saved.network()
+    with own_network.running(saved.hyperparameters.architecture):
+        result = evaluation.evaluate(network, splits.scored)
     if as_json:
         click.echo(json.dumps(evaluation.as_json(result) | {"score_on": splits.score_on}))
     else:
@@ -142,19 +170,30 @@ def test_line(score_on: str, scores: "EpochMetrics | Evaluation") -> str:
     return f"{score_on.capitalize()} set: Average loss: {scores.loss:.4f}, Accuracy: {share}"
 
 
-def _hyperparameters(given: dict[str, Any]) -> "Hyperparameters":
-    """The default configuration with the given values.
+def _hyperparameters(given: dict[str, Any], arguments: tuple[str, ...]) -> "Hyperparameters":
+    """The default configuration with the given values; a network of the user's own is loaded.
 
     Raises:
         click.UsageError: a value is out of its bounds.
+        NetworkError: the network cannot be used.
     """
     from pydantic import ValidationError
 
-    from fmnist.hyperparameters import Hyperparameters
+    from fmnist import own_network
+    from fmnist.hyperparameters import TRAINING, Hyperparameters
     from search.study.validation import explain
 
     try:
-        return Hyperparameters(**{name: value for name, value in given.items() if value is not None})
+        own = own_network.is_own(given.get("architecture", ""))
+        taken = {name: value for name, value in given.items() if name in TRAINING or not own}
+        hyperparameters = Hyperparameters(**taken)
     except ValidationError as error:
         wrong = [(str(mistake.place[0]), mistake.text) for mistake in explain(error, Hyperparameters, given)]
         raise click.UsageError("\n".join(f"--{name.replace('_', '-')}: {text}" for name, text in wrong)) from error
+    if not own:
+        if arguments:
+            raise click.UsageError(f"--set {arguments[0]}: is for a network of your own; name it with --architecture")
+        return hyperparameters
+    network = own_network.load(hyperparameters.architecture)
+    values = {name: value for name, value in given.items() if name not in TRAINING} | network.parsed(arguments)
+    return hyperparameters.model_copy(update={"network": values})

@@ -175,6 +175,38 @@ def score_on_option(default: str) -> Callable[[Command], Command]:
     )
 
 
+def _look_in(context: click.Context, _parameter: click.Parameter, folder: Path | None) -> None:
+    """Let networks of the user's own be looked for in a folder."""
+    if folder is not None and not context.resilient_parsing:
+        from fmnist import own_network
+
+        context.with_resource(own_network.found_in(folder))
+
+
+def _trust(context: click.Context, _parameter: click.Parameter, architecture: str | None) -> None:
+    """Import the module that the user names, so that a checkpoint may."""
+    if architecture is not None and not context.resilient_parsing:
+        from fmnist import own_network
+
+        own_network.load(architecture)
+
+
+network_dir_option = click.option(
+    "--network-dir",
+    type=UserPath(file_okay=False, exists=True),
+    callback=_look_in,
+    expose_value=False,
+    is_eager=True,  # before a network is looked for
+    help="Folder of the file of your own network.  [default: working directory]",
+)
+own_network_option = click.option(
+    "--architecture",
+    callback=_trust,
+    expose_value=False,
+    metavar="MODULE:CLASS",
+    help="Your own network, if a checkpoint names an importable one: code is imported only if you name it.",
+)
+
 force_option = click.option("--force", is_flag=True, help="Overwrite a file that fmnist-search did not write.")
 
 

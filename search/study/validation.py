@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 LARGEST_GRID = 100_000  # trainings
 UNION = {"bool", "int", "float", "str"}  # pydantic's names for the members of a union, which end the place of an error
 
+OWN_ARCHITECTURE = "a network of your own can be trained (fmnist-search train), but not searched; name one of ours"
+
 Place = tuple[str | int, ...]
 
 
@@ -81,6 +83,8 @@ def check(definition: "StudyDefinition") -> None:
 def _of_settings(definition: "StudyDefinition") -> Iterator[Mistake]:
     sampler = definition.sampler
     conditional = next((name for name, tables in definition.space.items() if any(each.when for each in tables)), None)
+    if ":" in definition.defaults.architecture:
+        yield Mistake(("defaults", "architecture"), OWN_ARCHITECTURE)
     if not definition.space:
         yield Mistake(("space",), "is missing; name at least one hyperparameter", (("grid",),))
     for key, given in (("grid", definition.grid), ("seeds", definition.seeds > 1)):
@@ -97,9 +101,10 @@ def _of_settings(definition: "StudyDefinition") -> Iterator[Mistake]:
 
 def _of_tables(definition: "StudyDefinition") -> Iterator[Mistake]:
     section = "grid" if definition.grid else "space"
-    known = {name: tables for name, tables in definition.space.items() if name in Hyperparameters.model_fields}
+    fields = [name for name in Hyperparameters.model_fields if name != "network"]
+    known = {name: tables for name, tables in definition.space.items() if name in fields}
     for name in definition.space.keys() - known.keys():
-        text = f"is no hyperparameter; {did_you_mean(name, Hyperparameters.model_fields)}"
+        text = f"is no hyperparameter; {did_you_mean(name, fields)}"
         yield Mistake((section, name), text, (("space", name),))
     wrong: dict[str, list[Mistake]] = {name: [] for name in known}
     for name, number, table in _each(known):
@@ -136,6 +141,9 @@ def _of_values(definition: "StudyDefinition", place: Place, name: str, table: Pa
 
 
 def _of_value(place: Place, name: str, value: object) -> Iterator[Mistake]:
+    if name == "architecture" and isinstance(value, str) and ":" in value:
+        yield Mistake(place, OWN_ARCHITECTURE)
+        return
     try:
         Hyperparameters.model_validate({name: value})
     except ValidationError as error:

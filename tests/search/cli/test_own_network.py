@@ -1,0 +1,136 @@
+"""The commands on a user's own network, from training to the exported file, and what they refuse."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fmnist import checkpoint, own_network
+from tests.conftest import Command
+from tests.fmnist.test_own_network import NET, body
+
+NAMED = ("train", "--architecture", "net.py:CNNModel", "--epochs", "1", "--save", "net.pth")
+
+
+@pytest.fixture(autouse=True)
+def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(own_network, "_loaded", {})
+    file = tmp_path / "net.py"
+    file.write_text(NET)
+    return file
+
+
+def refused(invoke: Command, *arguments: str, exit_code: int = 2) -> str:
+    """All of the error message, in whose first line there is what to do."""
+    result = invoke(*arguments)
+    assert result.returncode == exit_code
+    _, _, message = f"\n{result.stderr}".partition("\nError: ")
+    assert "Traceback" not in result.stderr
+    assert "/search/" not in message
+    return message
+
+
+def test_it_is_trained_scored_asked_and_exported(invoke: Command, net: Path, tmp_path: Path) -> None:
+    """What it prints is on standard error, where it is no part of JSON."""
+    net.write_text(
+        "print('imported')\n" + NET.replace("def forward(self, x):", "def forward(self, x):\n        print(1)")
+    )
+    trained = invoke(*NAMED, "--set", "kernel_size=3", "--set", "kind=avg", "--hidden", "9")
+    assert trained.returncode == 0, trained.stderr
+    assert checkpoint.load(tmp_path / "net.pth").hyperparameters.network == {
+        "kernel_size": 3,
+        "kind": "avg",
+        "hidden": 9,
+    }
+    scores = json.loads(invoke("evaluate", "net.pth", "--json").stdout)
+    assert f"Accuracy: {scores['correct']}/{scores['total']}" in trained.stdout
+    Image.new("L", (28, 28)).save(tmp_path / "image.png")
+    (answer,) = json.loads(invoke("predict", "net.pth", "image.png", "--json").stdout)
+    exported = invoke("export", "net.pth")
+    assert exported.returncode == 0, exported.stderr
+    shutil.move(net, tmp_path / "elsewhere.py")
+    images = np.zeros((1, 1, 28, 28), "float32")
+    from onnxruntime import InferenceSession
+
+    (logits,) = InferenceSession(str(tmp_path / "net.onnx")).run(["logits"], {"images": images})
+    assert list(answer["probabilities"])[int(logits.argmax())] == answer["class"]
+
+
+@pytest.mark.parametrize("command", [("evaluate", "net.pth"), ("predict", "net.pth", "net.png"), ("export", "net.pth")])
+def test_code_that_is_not_there_or_changed_is_refused(
+    invoke: Command, net: Path, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    assert invoke(*NAMED).returncode == 0
+    net.write_text(NET + "import pathlib; pathlib.Path('ran').touch()\n")
+    assert "+import pathlib" in refused(invoke, *command)
+    assert not (tmp_path / "ran").exists()
+    net.unlink()
+    assert "--network-dir" in refused(invoke, *command)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "net.py").write_text(NET)
+    found = invoke(*command, "--network-dir", "folder")
+    assert found.returncode == (1 if command[0] == "predict" else 0)  # there is no image
+    assert "--network-dir" in refused(invoke, *command)  # for that command alone
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("--architecture", "net.py:CNNModel", "--set", "kernal_size=3"), "did you mean kernel_size?"),
+        (("--architecture", "net.py:CNNModel", "--set", "bias=maybe"), "--set bias=maybe: should be a valid boolean"),
+        (("--architecture", "net.py:CNNModel", "--set", "bias"), "write NAME=VALUE"),
+        (("--architecture", "net.py:CNNModel", "--filters", "3"), "takes no filters"),
+        (("--architecture", "net.py:CNN"), "did you mean CNNModel?"),
+        (("--architecture", "net:CNNModel"), "name the file, as net.py:CLASS"),
+        (("--architecture", "../net.py:CNNModel"), "--architecture: '../net.py:CNNModel' names no network"),
+        (("--architecture", "/net.py:CNNModel"), "names no network"),
+        (("--architecture", "absent.py:CNNModel"), "--network-dir"),
+        (("--architecture", "resnett"), "did you mean 'resnet'?"),
+        (("--set", "a=3"), "name it with --architecture"),
+    ],
+)
+def test_what_cannot_be_trained_is_one_line(invoke: Command, arguments: tuple[str, ...], expected: str) -> None:
+    message = refused(invoke, "train", *arguments)
+    assert expected in message
+    assert message.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("failing", "expected"),
+    [
+        ("raise KeyError('late')", "net.py, line 13: KeyError: 'late'; correct it"),
+        ("raise SystemExit", "net.py, line 13: asks to end the process; remove that"),
+    ],
+)
+def test_code_that_fails_during_a_training_is_shown_without_ours(
+    invoke: Command, net: Path, failing: str, expected: str
+) -> None:
+    forward = f"self.n += 1; n = self.n\n        if n > 3: {failing}\n        return self.fc(x.flatten(1))"
+    net.write_text(body("self.n = 0", forward))
+    first, *frames = refused(invoke, *NAMED).splitlines()
+    assert first == expected
+    assert [line.strip() for line in frames if "File" in line] == [
+        f'File "{net}", line 13, in forward' for _ in frames[:1]
+    ]
+
+
+def test_a_network_that_no_graph_can_hold_is_one_line(invoke: Command, net: Path, tmp_path: Path) -> None:
+    branch = "return self.fc(x.flatten(1)) * (2 if float(x.sum()) > 0 else 1)"
+    net.write_text(body(forward=branch))
+    assert invoke(*NAMED).returncode == 0
+    assert "torch cannot write the network as a graph" in refused(invoke, "export", "net.pth", exit_code=1)
+    assert not (tmp_path / "net.onnx").exists()
+
+
+@pytest.mark.parametrize("place", ["defaults", "space"])
+def test_a_study_of_it_is_refused(invoke: Command, tmp_path: Path, place: str) -> None:
+    name = '"net.py:CNNModel"' if place == "defaults" else '{ choices = ["cnn", "net.py:CNNModel"] }'
+    rest = "[space]\nlearning_rate = { low = 0.001, high = 0.1 }\n" if place == "defaults" else ""
+    (tmp_path / "mine.toml").write_text(f"[{place}]\narchitecture = {name}\n{rest}")
+    message = refused(invoke, "run", "mine.toml")
+    assert f"{place}.architecture: a network of your own can be trained" in message
+    assert message.count("\n") == 1
