@@ -31,8 +31,8 @@ def _architecture(name: str) -> str:
         )
     known = get_args(Architecture)
     close = difflib.get_close_matches(name, known, n=1)
-    meant = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
-    raise ValueError(f"{name!r} is no network; {meant} (your own: FILE.py:CLASS)")
+    meant = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}, and FILE.py:CLASS of your own"
+    raise ValueError(f"{name!r} is no network; {meant}")
 
 
 def _named(architecture: object) -> object:

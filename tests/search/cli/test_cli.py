@@ -568,7 +568,10 @@ def test_train_takes_every_hyperparameter(invoke: Command, tmp_path: Path) -> No
     assert invoke("train", *arguments).returncode == 0
     saved = checkpoint.load(tmp_path / "digits_cnn_full.pth").hyperparameters
     assert saved == Hyperparameters(**values)
-    assert saved.model_dump(exclude_defaults=True).keys() | {"architecture"} == Hyperparameters.model_fields.keys()
+    assert (
+        saved.model_dump(exclude_defaults=True).keys() | {"architecture", "network"}
+        == Hyperparameters.model_fields.keys()
+    )
 
 
 def test_scoring_on_validation_says_so_everywhere(invoke: Command, study_file: Path) -> None:
