@@ -7,7 +7,7 @@ from torch import nn
 
 from fmnist.architectures import build
 from fmnist.hyperparameters import Hyperparameters
-from fmnist.optimizer import AveragedOptimizer
+from fmnist.optimizer import AveragedOptimizer, as_vector
 
 RATES = [0.003, 0.01, 0.02, 0.005, 0.004, 0.05]  # a step each
 
@@ -62,3 +62,10 @@ def test_steps_are_those_of_torchs_optimizer(rule: dict[str, Any], penalties: di
     assert optimizer.updates == len(RATES)
     for ours, theirs in zip(network.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+
+
+def test_slices_in_one_vector_do_not_overlap() -> None:
+    slices = [torch.rand(10, 20)[:, ::2] for _ in range(3)]
+    before = [each.clone() for each in slices]
+    as_vector(slices)
+    assert all(map(torch.equal, slices, before))
