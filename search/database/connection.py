@@ -5,6 +5,7 @@ readers' transactions would otherwise take the same ticket (optuna#4002, optuna#
 """
 
 import logging
+import os
 import re
 import sqlite3
 import weakref
@@ -248,17 +249,21 @@ def _watch_files(engine: sqlalchemy.Engine, shown: Path, *, immutable: bool) -> 
 
 def _identity(file: Path) -> tuple[int, int] | None:
     """Which file a path leads to; None if to none. Opening it instead would end this process's locks on it."""
-    try:
-        status = file.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return status.st_dev, status.st_ino
+    status = _status(file)
+    return (status.st_dev, status.st_ino) if status else None
 
 
 def _content(file: Path) -> list[tuple[int, int]]:
     """What changes when somebody writes to a database: times and sizes of it and of its log."""
-    files = [each for each in (file, Path(f"{file}-wal")) if each.is_file()]
-    return [(each.stat().st_mtime_ns, each.stat().st_size) for each in files]
+    found = map(_status, (file, Path(f"{file}-wal")))  # the log goes when the last process closes the database
+    return [(status.st_mtime_ns, status.st_size) for status in found if status]
+
+
+def _status(file: Path) -> os.stat_result | None:
+    try:
+        return file.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 @contextmanager

@@ -78,7 +78,7 @@ def test_status_and_best_print_the_promised_json(invoke: Command, study_file: Pa
     assert (status["study"], status["direction"]) == ("tiny", "maximize")
     best = json.loads(invoke("best", "tiny", "--json").stdout)
     assert best == status["best"]
-    assert list(best) == ["number", "value", "params", "checkpoint"]
+    assert list(best) == ["number", "mark", "value", "params", "checkpoint"]
     study = load_study(open_storage(default_url(tmp_path / "studies")), "tiny")
     assert (best["number"], best["value"], best["params"]) == (
         study.best_trial.number,
@@ -368,7 +368,7 @@ def test_a_trial_that_comes_out_otherwise_is_said(invoke: Command, study_file: P
 
 def test_a_ticket_that_the_study_cannot_have_is_refused(invoke: Command, study_file: Path, tmp_path: Path) -> None:
     message = one_line(invoke("enqueue", "tiny.toml", "--set", "filters=9"), 2)
-    assert "--set filters=9: filters is from 2 to 4 in steps of 1 in this study" in message
+    assert "--set filters=9: filters is searched in 2 to 4; change it" in message
     assert counts(tmp_path)["waiting"] == 0
 
 

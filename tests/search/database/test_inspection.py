@@ -59,7 +59,7 @@ def test_studies_on_a_disk_that_takes_nothing_can_be_inspected(
     (line,) = (tmp_path / "run.txt").read_text().splitlines()
     assert line.startswith("Error: ")
     assert "name another place" in line or "free some space" in line
-    assert "Trial 0 of study tiny" in (tmp_path / "best.txt").read_text()
+    assert "Trial 0 (default) of study tiny" in (tmp_path / "best.txt").read_text()
     assert json.loads((tmp_path / "report.json").read_text())["summary"]["study"] == "tiny"
 
 

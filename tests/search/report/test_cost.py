@@ -12,13 +12,13 @@ from search.study.definition import StudyDefinition
 from tests.factories import definition, ended
 
 ARCHITECTURES = definition(
-    defaults={"architecture": "cnn", "epochs": 4, "filters": 8, "residual": True},
+    defaults={"architecture": "cnn", "epochs": 4, "filters": 8, "residual": True, "kernel_size": 3},
     space={
         "architecture": {"choices": ["simple", "cnn", "resnet", "transformer"]},
         "filters": {"low": 4, "high": 16},
         "blocks": {"low": 1, "high": 4},
         "epochs": {"low": 1, "high": 8},
-        "kernel_size": {"low": 0, "high": 7},
+        "kernel_size": {"choices": [3, 4]},
         "hidden": {"low": 16, "high": 256},
     },
 )

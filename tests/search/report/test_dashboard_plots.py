@@ -81,7 +81,7 @@ def analysis() -> Analysis:
         checksums={},
     )
     best = BestTrial(
-        7, "7", 0.93, {"learning_rate": 0.004, "filters": 24}, "studies/s/checkpoints/trial-00007-epoch-7.pt"
+        7, None, 0.93, {"learning_rate": 0.004, "filters": 24}, "studies/s/checkpoints/trial-00007-epoch-7.pt"
     )
     return Analysis(
         summary=Summary("s", "test", TrialCounts(1000, 0, 0, 0, 0), best, []),
