@@ -20,6 +20,15 @@ def write(tmp_path: Path):  # type: ignore[no-untyped-def]
     return written
 
 
+def mistakes(file: Path) -> list[str]:
+    """What is said of a file, without its name."""
+    with pytest.raises(DefinitionError) as error:
+        definition.read(file)
+    lines = str(error.value).splitlines()
+    assert all(line.startswith(f"{file}: ") for line in lines)
+    return [line.removeprefix(f"{file}: ") for line in lines]
+
+
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
@@ -64,10 +73,8 @@ def write(tmp_path: Path):  # type: ignore[no-untyped-def]
 def test_a_mistake_is_one_line_with_file_key_and_mend(write, before: str, after: str, message: str) -> None:  # type: ignore[no-untyped-def]
     assert before in STUDY
     file = write(STUDY.replace(before, after, 1))
-    with pytest.raises(DefinitionError) as error:
-        definition.read(file)
-    assert str(error.value).startswith(f"{file}: {message}")
-    assert "\n" not in str(error.value)
+    (line,) = mistakes(file)
+    assert line.startswith(message)
 
 
 GRID = """\
@@ -110,9 +117,7 @@ def test_a_grid_in_parts_has_the_space_of_its_values_and_the_default(write) -> N
 def test_a_mistake_in_a_grid_is_one_line_too(write, before: str, after: str, message: str) -> None:  # type: ignore[no-untyped-def]
     assert before in GRID
     file = write(GRID.replace(before, after, 1))
-    with pytest.raises(DefinitionError) as error:
-        definition.read(file)
-    assert str(error.value).startswith(f"{file}: {message}")
+    assert mistakes(file)[0].startswith(message)
 
 
 SEVERAL = """\
@@ -154,23 +159,18 @@ when = { architecture = "cnn" }
 
 def test_all_mistakes_are_said_at_once_each_in_a_line_with_its_key_and_what_to_do(write) -> None:  # type: ignore[no-untyped-def]
     file = write(SEVERAL)
-    with pytest.raises(DefinitionError) as error:
-        definition.read(file)
-    assert str(error.value).splitlines() == [
-        f"{file}: {line}"
-        for line in (
-            "defaults.blocks: should be less than or equal to 4, not 9",
-            "defaults.filtres: is an unknown key; did you mean 'filters'?",
-            "space.dropout.low: should be a number, not 'a'",
-            "trails: is an unknown key; did you mean 'trials'?",
-            f"space.l2: is no hyperparameter; known are {', '.join(SEARCHED)}",
-            "space.filters #2: 12.5 cannot be, should be a valid integer",
-            "space.label_smoothing.when.architecture: 'cnnn' is not in space.architecture; did you mean 'cnn'?",
-            "batch_size: the default, 64, is not in space.batch_size; set it in [defaults]",
-            "start #2.epochs: 99 is not in space.epochs; change either",
-            "start #2.l1: is not searched; add it to [space], or remove it here",
-            "start #4: repeats start #3; remove it",
-        )
+    assert mistakes(file) == [
+        "defaults.blocks: should be less than or equal to 4, not 9",
+        "defaults.filtres: is an unknown key; did you mean 'filters'?",
+        "space.dropout.low: should be a number, not 'a'",
+        "trails: is an unknown key; did you mean 'trials'?",
+        f"space.l2: is no hyperparameter; known are {', '.join(SEARCHED)}",
+        "space.filters #2: 12.5 cannot be, should be a valid integer",
+        "space.label_smoothing.when.architecture: 'cnnn' is not in space.architecture; did you mean 'cnn'?",
+        "batch_size: the default, 64, is not in space.batch_size; set it in [defaults]",
+        "start #2.epochs: 99 is not in space.epochs; change either",
+        "start #2.l1: is not searched; add it to [space], or remove it here",
+        "start #4: repeats start #3; remove it",
     ]
 
 
@@ -233,10 +233,8 @@ def test_conditions_may_depend_on_what_is_conditional(write, more: str, message:
     if message is None:
         definition.read(file)
         return
-    with pytest.raises(DefinitionError) as error:
-        definition.read(file)
-    assert str(error.value).startswith(f"{file}: {message}")
-    assert "\n" not in str(error.value)
+    (line,) = mistakes(file)
+    assert line.startswith(message)
 
 
 @pytest.mark.parametrize(
@@ -276,10 +274,8 @@ def test_a_mistake_in_conditions_or_starting_points_is_a_line_too(  # type: igno
     if message is None:
         definition.read(file)
         return
-    with pytest.raises(DefinitionError) as error:
-        definition.read(file)
-    assert str(error.value).startswith(f"{file}: {message}")
-    assert "\n" not in str(error.value)
+    (line,) = mistakes(file)
+    assert line.startswith(message)
 
 
 def test_a_grid_is_as_large_as_its_conditions_let_it_be(write) -> None:  # type: ignore[no-untyped-def]
