@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from fmnist import archive
 from fmnist.architectures import build
+from fmnist.choices import is_own
 from fmnist.classes import CLASSES
 from fmnist.data import DataSet
 from fmnist.device import Precision
@@ -28,7 +29,7 @@ from fmnist.errors import CheckpointError as CheckpointError  # for whoever read
 from fmnist.files import write_whole
 from fmnist.hyperparameters import Hyperparameters, ScoreOn
 from fmnist.optimizer import MOMENTS, vector_length
-from fmnist.own_network import OwnNetwork, Source, is_own, of_record
+from fmnist.own_network import OwnNetwork, Source, of_record
 from fmnist.training import QUARTERS, EpochMetrics, Training
 
 FORMAT = "fmnist-search checkpoint 3"

@@ -12,6 +12,11 @@ Activation = Literal["relu", "leaky_relu", "elu", "gelu", "silu"]
 Augmentation = Literal["flip", "rotation", "both", "crop", "jitter", "erasing"]
 
 
+def is_own(architecture: str) -> bool:
+    """Whether an architecture is a network of the user's own, as FILE.py:CLASS or MODULE:CLASS, and none of ours."""
+    return ":" in architecture
+
+
 def augmentations(kind: str) -> list[str]:
     """The augmentations that a kind names, in the order in which they are applied.
 

@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 from fmnist.architectures import build
 from fmnist.architectures.transformer import SelfAttention
+from fmnist.choices import is_own
 from fmnist.data import SIDE
 from fmnist.hyperparameters import Hyperparameters
-from fmnist.own_network import is_own, running
+from fmnist.user_code import running
 
 SHAPE = frozenset(
     {"architecture", "filters", "blocks", "kernel_size", "residual", "hidden", "network"}

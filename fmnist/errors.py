@@ -13,6 +13,10 @@ class UsageError(ExpectedError):
     exit_code = 2
 
 
+class NetworkError(UsageError):
+    """A user's network cannot be used. The message names the place and the fix; frames of the user's code follow."""
+
+
 class CheckpointError(ExpectedError):
     """A checkpoint is absent, damaged or not ours; the message names it."""
 

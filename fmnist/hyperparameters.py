@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from fmnist.choices import Activation, Architecture, Optimizer, augmentations
+from fmnist.choices import Activation, Architecture, Optimizer, augmentations, is_own
 from fmnist.errors import UsageError
 
 PART = r"[A-Za-z_]\w*"
@@ -25,7 +25,7 @@ ScoreOn = Literal["test", "validation"]  # the images that score a training; the
 def _architecture(name: str) -> str:
     if name in get_args(Architecture) or re.fullmatch(OWN, name):
         return name
-    if ":" in name:
+    if is_own(name):
         raise ValueError(
             f"{name!r} names no network; write FILE.py:CLASS, of a file below this folder, or MODULE:CLASS"
         )
@@ -111,7 +111,7 @@ class Hyperparameters(BaseModel):
 
     @model_validator(mode="after")
     def _arguments_are_of_the_network(self) -> Self:
-        own = ":" in self.architecture
+        own = is_own(self.architecture)
         if self.network and not own:
             raise ValueError(
                 f"network: {self.architecture} is no network of your own; set hyperparameters by their names"

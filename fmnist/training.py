@@ -28,13 +28,15 @@ from torch.nn import functional as F
 
 from fmnist.architectures import build
 from fmnist.augmentation import augment
+from fmnist.choices import is_own
 from fmnist.data import LabelledImages, Splits, standardize
 from fmnist.device import Precision, fastest
+from fmnist.dry_run import try_out
 from fmnist.errors import ExpectedError
 from fmnist.evaluation import evaluate
 from fmnist.hyperparameters import Hyperparameters
 from fmnist.optimizer import AveragedOptimizer
-from fmnist.own_network import OwnNetwork, is_own, load, try_out
+from fmnist.own_network import OwnNetwork, load
 from fmnist.seeds import derive
 
 WARMUP_STEPS = 100  # gradient steps over which the learning rate rises to its value

@@ -31,7 +31,7 @@ Status = Literal["ok", "warning", "failed"]
 
 @dataclass(frozen=True)
 class Check:
-    """The result of one check. mend: how to fix a problem. A search still works after a warning."""
+    """The result of one check. mend: how to fix what failed. A warning stops no search."""
 
     name: str
     status: Status

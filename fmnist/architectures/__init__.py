@@ -7,6 +7,7 @@ from fmnist.architectures.cnn import cnn
 from fmnist.architectures.resnet import resnet
 from fmnist.architectures.simple import simple
 from fmnist.architectures.transformer import transformer
+from fmnist.choices import is_own
 from fmnist.hyperparameters import Hyperparameters
 
 ARCHITECTURES = {"simple": simple, "cnn": cnn, "resnet": resnet, "transformer": transformer}
@@ -18,6 +19,6 @@ def build(hyperparameters: Hyperparameters) -> nn.Module:
     Raises:
         NetworkError: it is the user's own, and cannot be loaded or made.
     """
-    if own_network.is_own(hyperparameters.architecture):
+    if is_own(hyperparameters.architecture):
         return own_network.load(hyperparameters.architecture).build(hyperparameters.network)
     return ARCHITECTURES[hyperparameters.architecture](hyperparameters)

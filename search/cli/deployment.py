@@ -30,13 +30,13 @@ def predict(context: click.Context, checkpoint: Path, images: tuple[Path, ...], 
     Example:
       fmnist-search predict fashion_mnist_cnn_full.pth boot.png shirt.jpg --invert
     """
-    from fmnist import own_network, prediction
+    from fmnist import prediction, user_code
     from fmnist.checkpoint import load
 
     saved = load(checkpoint)
     network = saved.network()
     read, errors = prediction.read_images(images, invert)
-    with own_network.running(saved.hyperparameters.architecture):
+    with user_code.running(saved.hyperparameters.architecture):
         answers = prediction.predict(network, [image for _, image in read]) if read else []
     named = [(path, answer) for (path, _), answer in zip(read, answers, strict=True)]
     click.echo(
@@ -68,7 +68,7 @@ def export(checkpoint: Path, to: Path | None, force: bool) -> None:
     Example:
       fmnist-search export fashion_mnist_cnn_full.pth --format onnx --to boots.onnx
     """
-    from fmnist import own_network
+    from fmnist import user_code
     from fmnist.checkpoint import load
     from fmnist.export import BATCHES, write_onnx
     from search.outputs import ONNX_MARKS, check_replaceable
@@ -78,7 +78,7 @@ def export(checkpoint: Path, to: Path | None, force: bool) -> None:
     if target.resolve() == checkpoint.resolve():
         raise click.UsageError(f"{target} is the checkpoint itself; name another file with --to")
     check_replaceable(target, ONNX_MARKS, "overwrite it with --force, or name another with --to", force=force)
-    with own_network.running(saved.hyperparameters.architecture):
+    with user_code.running(saved.hyperparameters.architecture):
         difference = write_onnx(saved, target)
     click.echo(
         f"Saved {target}\n"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from fmnist.choices import Activation, Architecture, Augmentation, Optimizer
+from fmnist.choices import Activation, Architecture, Augmentation, Optimizer, is_own
 from search.cli.options import (
     UserPath,
     data_dir_option,
@@ -85,7 +85,7 @@ def train(
       fmnist-search train --residual --augmentation-kind crop+flip+erasing
       fmnist-search train --architecture my_net.py:CNNModel --set kernel_size=3
     """
-    from fmnist import checkpoint, data, own_network
+    from fmnist import checkpoint, data, user_code
     from fmnist.device import device_of
     from fmnist.evaluation import classification_report, evaluate
     from fmnist.hyperparameters import check_batch_size
@@ -100,10 +100,10 @@ def train(
     save = save or Path(f"{_file_name(loaded)}_cnn_full.pth")
     check_replaceable(save, CHECKPOINT_MARKS, "overwrite it with --force, or name another with --save", force=force)
     splits = data.split(loaded, score_on or "test")
-    for metrics in own_network.each(architecture, training.epochs(splits)):
+    for metrics in user_code.each(architecture, training.epochs(splits)):
         click.echo(test_line(splits.score_on, metrics))
         checkpoint.save(save, training, splits.score_on, loaded)
-    with own_network.running(architecture):
+    with user_code.running(architecture):
         result = evaluate(training.scored_network, splits.scored.to(training.device))
     click.echo(f"\n{classification_report(result)}\nSaved {save}")
 
@@ -122,7 +122,7 @@ def evaluate(checkpoint: Path, score_on: "ScoreOn | None", data_dir: Path | None
     Example:
       fmnist-search evaluate fashion_mnist_cnn_full.pth
     """
-    from fmnist import data, evaluation, own_network
+    from fmnist import data, evaluation, user_code
     from fmnist.checkpoint import load
 
     saved = load(checkpoint)
@@ -131,7 +131,7 @@ def evaluate(checkpoint: Path, score_on: "ScoreOn | None", data_dir: Path | None
         click.echo(f"Note: it was trained on {saved.data_set} and is scored on {loaded.name}.", err=True)
     splits = data.split(loaded, score_on or saved.score_on)
     network = saved.network()
-    with own_network.running(saved.hyperparameters.architecture):
+    with user_code.running(saved.hyperparameters.architecture):
         result = evaluation.evaluate(network, splits.scored)
     if as_json:
         click.echo(json.dumps(evaluation.as_json(result) | {"score_on": splits.score_on}))
@@ -184,7 +184,7 @@ def _hyperparameters(given: dict[str, Any], arguments: tuple[str, ...]) -> "Hype
     from search.study.validation import explain
 
     try:
-        own = own_network.is_own(given.get("architecture", ""))
+        own = is_own(given.get("architecture", ""))
         taken = {name: value for name, value in given.items() if name in TRAINING or not own}
         hyperparameters = Hyperparameters(**taken)
     except ValidationError as error:

@@ -161,6 +161,7 @@ SPACE: TypeAdapter[dict[str, list[Parameter]]] = TypeAdapter(dict[str, Tables])
 
 
 def has_conditions(space: Space) -> bool:
+    """Whether some hyperparameter is searched only where others have certain values."""
     return any(table.when for tables in space.values() for table in tables)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
-from fmnist.choices import augmentations
+from fmnist.choices import augmentations, is_own
 from fmnist.hyperparameters import OWN_SIZE, Hyperparameters
 from search.formatting import did_you_mean, written
 from search.study.parameters import (
@@ -83,7 +83,7 @@ def check(definition: "StudyDefinition") -> None:
 def _of_settings(definition: "StudyDefinition") -> Iterator[Mistake]:
     sampler = definition.sampler
     conditional = next((name for name, tables in definition.space.items() if any(each.when for each in tables)), None)
-    if ":" in definition.defaults.architecture:
+    if is_own(definition.defaults.architecture):
         yield Mistake(("defaults", "architecture"), OWN_ARCHITECTURE)
     if not definition.space:
         yield Mistake(("space",), "is missing; name at least one hyperparameter", (("grid",),))
@@ -141,7 +141,7 @@ def _of_values(definition: "StudyDefinition", place: Place, name: str, table: Pa
 
 
 def _of_value(place: Place, name: str, value: object) -> Iterator[Mistake]:
-    if name == "architecture" and isinstance(value, str) and ":" in value:
+    if name == "architecture" and isinstance(value, str) and is_own(value):
         yield Mistake(place, OWN_ARCHITECTURE)
         return
     try:

@@ -14,9 +14,10 @@ from fmnist import archive, checkpoint, own_network
 from fmnist.checkpoint import CheckpointError
 from fmnist.complexity import complexity
 from fmnist.data import DataSet, split
+from fmnist.errors import NetworkError
 from fmnist.evaluation import evaluate
 from fmnist.hyperparameters import Hyperparameters
-from fmnist.own_network import NetworkError, load
+from fmnist.own_network import load
 from fmnist.training import Training
 
 HEAD = """
