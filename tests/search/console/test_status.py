@@ -17,6 +17,7 @@ from search.console import status
 from search.database.connection import open_storage
 from search.database.url import DatabaseGone, default_url
 from search.queue.tickets import GOAL
+from search.results.summary import BestTrial, RunningTrial, Summary, TrialCounts
 from search.study.store import load_study
 from search.worker.loop import WorkerSettings, work
 from tests.conftest import Command, Make
@@ -150,3 +151,12 @@ def test_a_database_that_is_deleted_meanwhile_ends_it(made: Made, tmp_path: Path
     with pytest.raises(DatabaseGone, match=r"studies\.db was deleted"):
         status.watch(study, tmp_path / "s", Console(file=shown), 0.1, as_json=False)
     assert "3 waiting" in shown.getvalue()
+
+
+def test_a_starting_point_is_named_wherever_its_trial_is() -> None:
+    best, running = BestTrial(2, "start 2", 0.93, {}, None), RunningTrial(1, "start 1", 2, 5, 0.9)
+    lines = status.status(Summary("s", "test", TrialCounts(1, 0, 0, 1, 0), best, [running]), None)
+    assert lines[1:] == [
+        "  trial 1 (start 1): epoch 2 of 5, 90.00 % on test",
+        "Best so far: trial 2 (start 2), 93.00 % on test.",
+    ]

@@ -6,9 +6,12 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.report.cost import costs
 from search.results import wording
+from search.results.finalists import Finalist
 from search.results.ranking import difference, estimate, rank
+from search.results.wording import name
 from search.study.definition import StudyDefinition
 from search.study.record import CHECKPOINT, REASON
+from tests.factories import TWO, ended
 
 RANGES = {"epochs": IntDistribution(1, 9), "architecture": CategoricalDistribution(["cnn", "simple"])}
 
@@ -120,3 +123,13 @@ def test_the_best_is_announced_only_where_all_its_trainings_went_well_and_none_h
 def test_what_diverges_is_on_no_front_of_costs() -> None:
     found = costs(grid(), rank(grid(), [trial(0.95, 1.0, epochs=9), diverging(epochs=9), trial(0.80, 2.0)]))
     assert [bool(cost.fronts) for cost in found] == [True, False]
+
+
+def test_the_default_and_the_starting_points_are_marked() -> None:
+    started = StudyDefinition.model_validate(TWO.model_dump() | {"start": [{"filters": 2}, {"dropout": 0.2}]})
+    points = [{"filters": 4}, {"filters": 2}, {"filters": 4, "dropout": 0.2}, {"filters": 8}]
+    trials = [ended(started, 0.8 + place / 100, **point) for place, point in enumerate(points)]
+    best, *others = rank(started, trials)
+    assert [best.mark, *(other.mark for other in others)] == [None, "start 2", "start 1", "default"]
+    assert [other.label.rpartition(" (")[2] for other in others] == ["start 2)", "start 1)", "default)"]
+    assert name(Finalist(2, 0.8, others[0])) == "2 (start 2)"
