@@ -1,6 +1,8 @@
 """What a network costs: its parameters, and the multiply-adds of one image."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +12,7 @@ from fmnist.architectures.transformer import SelfAttention
 from fmnist.choices import is_own
 from fmnist.data import SIDE
 from fmnist.hyperparameters import Hyperparameters
+from fmnist.own_network import OwnNetwork, load
 from fmnist.user_code import running
 
 SHAPE = frozenset(
@@ -30,14 +33,20 @@ class Complexity:
     multiply_adds: int
 
 
-def complexity(hyperparameters: Hyperparameters) -> Complexity:
+def complexity(hyperparameters: Hyperparameters, own: OwnNetwork | None = None) -> Complexity:
     """Pass a batch of no images through a network whose weights nobody has drawn: nothing is computed or drawn.
 
     torch's own counter, a pass on the meta device and `to_empty` would import its compiler or sympy, for seconds. A
     network of the user's own has layers that are not known here, so that it is counted that way.
+
+    Args:
+        own: the user's own network, where it was loaded before; else it is loaded by its name.
+
+    Raises:
+        NetworkError: the user's own network cannot be loaded or made, or fails.
     """
     if is_own(hyperparameters.architecture):
-        return _of_own(hyperparameters)
+        return _of_own(own or load(hyperparameters.architecture), hyperparameters.network)
     with torch.device("meta"):
         network = build(hyperparameters).eval()
     shapes = network.state_dict()
@@ -53,14 +62,14 @@ def complexity(hyperparameters: Hyperparameters) -> Complexity:
     return Complexity(parameters=parameters, multiply_adds=sum(counts))
 
 
-def _of_own(hyperparameters: Hyperparameters) -> Complexity:
+def _of_own(own: OwnNetwork, arguments: Mapping[str, Any]) -> Complexity:
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.random.fork_rng([]):
-        network = build(hyperparameters).eval()
+        network = own.build(arguments).eval()
     # With gradients and without fused kernels, as the counter knows no fused layer of a CPU.
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, running(hyperparameters.architecture):
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, running(own.architecture):
         network(torch.zeros(1, 1, SIDE, SIDE))
     parameters = sum(parameter.numel() for parameter in network.parameters())
     return Complexity(parameters=parameters, multiply_adds=counter.get_total_flops() // 2)

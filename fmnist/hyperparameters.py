@@ -7,9 +7,18 @@ weights on a given machine and thread count. What merely runs a training
 
 import difflib
 import re
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from fmnist.choices import Activation, Architecture, Optimizer, augmentations, is_own
 from fmnist.errors import UsageError
@@ -108,6 +117,14 @@ class Hyperparameters(BaseModel):
     network: dict[str, bool | int | float | str] = Field(
         default_factory=dict, description="arguments of your own network's constructor"
     )
+
+    @model_serializer(mode="wrap")
+    def _of_the_network(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what a network of the user's own does not have."""
+        values: dict[str, Any] = dump(self)
+        if not is_own(self.architecture):
+            return values
+        return {name: value for name, value in values.items() if name in TRAINING or name == "network"}
 
     @model_validator(mode="after")
     def _arguments_are_of_the_network(self) -> Self:

@@ -9,6 +9,7 @@ import difflib
 import hashlib
 import importlib
 import inspect
+import linecache
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -39,18 +40,43 @@ class Source:
 
 
 @dataclass(frozen=True)
-class OwnNetwork:
-    """A network that was loaded.
+class Named:
+    """A network that the user named in one process, to be loaded in others: its file need not be there.
 
-    make: the class or function. arguments: types of the constructor's parameters. required: those without a default.
-    source: of its file; None of an importable module.
+    source: of its file, at that path; None of an importable module.
     """
 
     architecture: str
+    source: Source | None = None
+    path: str = ""
+
+
+@dataclass(frozen=True)
+class OwnNetwork:
+    """A network that was loaded.
+
+    make: the class or function. arguments: types of the constructor's parameters. defaults: of those that have one.
+    named: what it was loaded by.
+    """
+
     make: Callable[..., Any]
     arguments: Mapping[str, Any]
-    required: frozenset[str]
-    source: Source | None
+    defaults: Mapping[str, Any]
+    named: Named
+
+    @property
+    def architecture(self) -> str:
+        return self.named.architecture
+
+    @property
+    def source(self) -> Source | None:
+        """Of its file; None of an importable module."""
+        return self.named.source
+
+    @property
+    def required(self) -> list[str]:
+        """The constructor's parameters without a default."""
+        return [name for name in self.arguments if name not in self.defaults]
 
     def build(self, given: Mapping[str, Any]) -> nn.Module:
         """Make the network.
@@ -58,13 +84,13 @@ class OwnNetwork:
         Raises:
             NetworkError: the constructor does not take what is given, or fails.
         """
-        values = {name: self._checked(name, value) for name, value in given.items()}
-        if missing := sorted(self.required - values.keys()):
-            raise NetworkError(f"{self._constructor}: needs {missing[0]}; give it with --set {missing[0]}=VALUE")
+        values = {name: self.checked(name, value) for name, value in given.items()}
+        if missing := [name for name in self.required if name not in values]:
+            raise NetworkError(f"{self.constructor}: needs {missing[0]}; give it with --set {missing[0]}=VALUE")
         with running(self.architecture):
             network = self.make(**values)
         if not isinstance(network, nn.Module):
-            raise NetworkError(f"{self._constructor}: makes a {type(network).__name__}; let it return an nn.Module")
+            raise NetworkError(f"{self.constructor}: makes a {type(network).__name__}; let it return an nn.Module")
         return network
 
     def parsed(self, assignments: Iterable[str]) -> dict[str, Any]:
@@ -82,29 +108,42 @@ class OwnNetwork:
             try:
                 if get_origin(kind) is Literal:  # its choices need not be texts
                     text = next((choice for choice in get_args(kind) if str(choice) == text), text)
-                    parsed[name] = self._checked(name, text)
+                    parsed[name] = self.checked(name, text)
                 else:
                     parsed[name] = _adapter(kind).validate_strings(text, strict=False)
             except ValidationError as error:
                 raise NetworkError(f"--set {assignment}: {_rule(error)}; change it") from None
         return parsed
 
+    def checked(self, name: str, value: object) -> Any:
+        """A value as the constructor takes it: 0 for a parameter of fractions is 0.0.
+
+        Raises:
+            NetworkError: it takes none of that name, or not with that value.
+        """
+        try:
+            return _adapter(self._kind(name)).validate_python(value)
+        except ValidationError as error:
+            raise NetworkError(f"{self.constructor}: {name} {_rule(error)}, not {value!r}; change either") from None
+
+    def as_taken(self, name: str, value: object) -> Any:
+        """The same, and what is wrong as it is."""
+        try:
+            return self.checked(name, value)
+        except NetworkError:
+            return value
+
     @property
-    def _constructor(self) -> str:
+    def constructor(self) -> str:
+        """File and line of it."""
         return line_of(self.make.__init__ if inspect.isclass(self.make) else self.make, self.architecture)
 
     def _kind(self, name: str) -> Any:
         if name not in self.arguments:
             close = difflib.get_close_matches(name, self.arguments, n=1)
             known = f"did you mean {close[0]}?" if close else f"it takes {', '.join(self.arguments) or 'none'}"
-            raise NetworkError(f"{self._constructor}: takes no {name}; {known}")
+            raise NetworkError(f"{self.constructor}: takes no {name}; {known}")
         return self.arguments[name]
-
-    def _checked(self, name: str, value: object) -> Any:
-        try:
-            return _adapter(self._kind(name)).validate_python(value)
-        except ValidationError as error:
-            raise NetworkError(f"{self._constructor}: {name} {_rule(error)}, not {value!r}; change either") from None
 
 
 def _adapter(kind: Any) -> TypeAdapter[Any]:
@@ -129,12 +168,13 @@ def found_in(folder: Path) -> Iterator[None]:
         _folders.pop()
 
 
-def load(architecture: str, recorded: Source | None = None) -> OwnNetwork:
+def load(architecture: str, recorded: Source | None = None, *, beside: Path | None = None) -> OwnNetwork:
     """Load a network; its code is run once a process, and once more when its file has other content.
 
     Args:
         architecture: FILE.py:NAME, or MODULE:NAME.
         recorded: the content that its file must have; nothing else of it is run.
+        beside: where its file is unless `found_in` says so; the working directory if None.
 
     Raises:
         NetworkError: there is none, it has other content, or it cannot be one.
@@ -144,8 +184,10 @@ def load(architecture: str, recorded: Source | None = None) -> OwnNetwork:
     file = architecture.partition(":")[0]
     known = _loaded.get(architecture)
     if not file.endswith(".py"):
-        return known or _keep(architecture, _imported(file), None)
-    path = (_folders[-1] if _folders else Path.cwd()) / file
+        return known or _keep(Named(architecture), _imported(file))
+    if known and known.source == recorded:  # its code has run in this process, whatever the file holds by now
+        return known
+    path = (_folders[-1] if _folders else beside or Path.cwd()) / file
     content = _content(path)
     try:
         source = Source(hashlib.sha256(content).hexdigest(), content.decode())
@@ -154,11 +196,25 @@ def load(architecture: str, recorded: Source | None = None) -> OwnNetwork:
     if recorded and recorded != source:
         raise NetworkError(
             f"{path}: is not what is on record, so it is not run; restore it, or name the folder of a copy with "
-            f"--network-dir\n{_difference(recorded.text, source.text, file)}"
+            f"--network-dir\n{difference(recorded, source, file)}"
         )
     if known and known.source == source:
         return known
-    return _keep(architecture, _executed(path, content), source)
+    return _keep(Named(architecture, source, str(path)), _executed(path, content))
+
+
+def adopt(named: Named) -> OwnNetwork:
+    """Load what the user named in another process: what its file held there, whatever it holds by now.
+
+    Raises:
+        NetworkError: as `load`.
+    """
+    known = _loaded.get(named.architecture)
+    if known and known.source == named.source:
+        return known
+    if named.source is None:
+        return load(named.architecture)
+    return _keep(named, _executed(Path(named.path), named.source.text.encode()))
 
 
 def of_record(architecture: str, recorded: Source | None) -> OwnNetwork:
@@ -189,7 +245,8 @@ def _content(path: Path) -> bytes:
     return content
 
 
-def _keep(architecture: str, module: ModuleType, source: Source | None) -> OwnNetwork:
+def _keep(named: Named, module: ModuleType) -> OwnNetwork:
+    architecture = named.architecture
     where, _, name = architecture.partition(":")
     make = vars(module).get(name)
     if make is None:
@@ -203,7 +260,7 @@ def _keep(architecture: str, module: ModuleType, source: Source | None) -> OwnNe
         raise NetworkError(
             f"{where}: {name} is a {type(make).__name__} and no class; name a class, or a function that makes a network"
         )
-    _loaded[architecture] = OwnNetwork(architecture, make, *_schema(architecture, make), source)
+    _loaded[architecture] = OwnNetwork(make, *_schema(architecture, make), named)
     return _loaded[architecture]
 
 
@@ -216,6 +273,9 @@ def _executed(path: Path, content: bytes) -> ModuleType:
     module = ModuleType(f"own_network_{path.stem}")
     module.__file__ = str(path)
     sys.modules[module.__name__] = module  # as dataclasses and annotations in it ask for
+    # For tracebacks: of this text, where the file has another, or is on another machine.
+    lines = content.decode().splitlines(keepends=True)
+    linecache.cache[str(path)] = (len(content), None, lines, str(path))
     # A seed that it sets, or numbers that it draws, are not to change the weights that are drawn next.
     with running(path.name, path.parent), torch.random.fork_rng([]):
         exec(compile(content, path, "exec"), vars(module))  # noqa: S102  # the file is the user's
@@ -227,14 +287,15 @@ def _imported(name: str) -> ModuleType:
         return importlib.import_module(name)
 
 
-def _schema(architecture: str, make: Callable[..., Any]) -> tuple[dict[str, Any], frozenset[str]]:
-    """Types of the parameters of a constructor, by annotation, else by default; and those without a default."""
+def _schema(architecture: str, make: Callable[..., Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Types of the parameters of a constructor, by annotation, else by default; and their defaults."""
     constructor = make.__init__ if inspect.isclass(make) else make
     with running(architecture):
         hints, parameters = get_type_hints(constructor), inspect.signature(make).parameters
     if constructor is nn.Module.__init__:
-        return {}, frozenset()
+        return {}, {}
     kinds: dict[str, Any] = {}
+    defaults: dict[str, Any] = {}
     for name, parameter in parameters.items():
         where = f"{line_of(constructor, architecture)}: parameter {name}"
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
@@ -250,17 +311,17 @@ def _schema(architecture: str, make: Callable[..., Any]) -> tuple[dict[str, Any]
         kinds[name] = kind
         try:
             if not required:
-                _adapter(kind).validate_python(parameter.default)
+                defaults[name] = _adapter(kind).validate_python(parameter.default)
         except ValidationError as error:
             raise NetworkError(f"{where}: its default {_rule(error)}, not {parameter.default!r}; correct it") from None
-    return kinds, frozenset(name for name in kinds if parameters[name].default is inspect.Parameter.empty)
+    return kinds, defaults
 
 
-def _difference(recorded: str, found: str, file: str) -> str:
-    """What differs, without what a terminal would take for commands."""
+def difference(recorded: Source, found: Source, file: str) -> str:
+    """What differs in a file, without what a terminal would take for commands."""
     lines = [
         *difflib.unified_diff(
-            recorded.splitlines(), found.splitlines(), f"{file} on record", f"{file} here", lineterm="", n=1
+            recorded.text.splitlines(), found.text.splitlines(), f"{file} on record", f"{file} here", lineterm="", n=1
         )
     ]
     rest = [f"... and {len(lines) - 40} more lines"] if len(lines) > 40 else []

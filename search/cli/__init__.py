@@ -19,7 +19,7 @@ from search.cli import deployment, doctor, networks, results, serving, settings,
 
 
 class ExpectedFailure(click.ClickException):
-    """An error that the user can fix, shown without a traceback: one line, or one for each mistake in a study file."""
+    """An error that the user can fix, without a traceback of ours: one line, or one for each mistake in a file."""
 
     def __init__(self, error: ExpectedError | OSError) -> None:
         text = str(error)
@@ -29,7 +29,9 @@ class ExpectedFailure(click.ClickException):
             text = error.strerror or text
             if _output_is_lost():
                 text = f"standard output cannot be written: {text}; send it somewhere else"
-        super().__init__("\n".join(" ".join(line.split()) for line in text.splitlines()))
+        # What follows a first line: mistakes in a study file, frames of the user's code, or what differs in it.
+        first, *rest = text.splitlines() or [""]
+        super().__init__("\n".join([" ".join(first.split()), *map(str.rstrip, rest)]))
         self.exit_code = getattr(error, "exit_code", 1)  # type: ignore[misc]  # click reads the instance's
 
 

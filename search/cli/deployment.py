@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from search.cli.options import UserPath, force_option, json_option, network_dir_option, own_network_option
+from search.cli.options import UserPath, force_option, json_option, own_network_options
 
 if TYPE_CHECKING:
     from fmnist.prediction import Prediction
@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 @click.argument("images", type=UserPath(), nargs=-1, required=True, metavar="IMAGE...")
 @click.option("--invert", is_flag=True, help="The images show dark clothes on white, as photographs of products do.")
 @json_option
-@own_network_option
-@network_dir_option
+@own_network_options
 @click.pass_context
 def predict(context: click.Context, checkpoint: Path, images: tuple[Path, ...], invert: bool, as_json: bool) -> None:
     """Say what clothes each IMAGE shows: its most likely class, and the probability.
@@ -56,8 +55,7 @@ def predict(context: click.Context, checkpoint: Path, images: tuple[Path, ...], 
     help="File to write.  [default: the checkpoint's name with .onnx]",
 )
 @force_option
-@own_network_option
-@network_dir_option
+@own_network_options
 def export(checkpoint: Path, to: Path | None, force: bool) -> None:
     """Write the network of a CHECKPOINT for other runtimes, and check that they agree with torch.
 

@@ -15,7 +15,7 @@ from search.cli.options import (
     force_option,
     json_option,
     network_dir_option,
-    own_network_option,
+    own_network_options,
     score_on_option,
 )
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     metavar="NAME=VALUE",
     help="An argument of your network's constructor; repeatable.",
 )
-@network_dir_option
+@network_dir_option("working directory")
 @click.option("--optimizer", type=click.Choice(get_args(Optimizer)), help="Adam, AdamW or SGD.")
 @click.option("--learning-rate", type=float, help="Step size at its peak, after warm-up.")
 @click.option("--momentum", type=float, help="Nesterov momentum of sgd.")
@@ -113,8 +113,7 @@ def train(
 @score_on_option("as the checkpoint was scored")
 @data_dir_option
 @json_option
-@own_network_option
-@network_dir_option
+@own_network_options
 def evaluate(checkpoint: Path, score_on: "ScoreOn | None", data_dir: Path | None, as_json: bool) -> None:
     """Score a CHECKPOINT: accuracy, classification report, confusion matrix.
 

@@ -175,8 +175,9 @@ def score_on_option(default: str) -> Callable[[Command], Command]:
     )
 
 
-def _look_in(context: click.Context, _parameter: click.Parameter, folder: Path | None) -> None:
+def _look_in(context: click.Context, parameter: click.Parameter, folder: Path | None) -> None:
     """Let networks of the user's own be looked for in a folder."""
+    context.meta[str(parameter.name)] = folder
     if folder is not None and not context.resilient_parsing:
         from fmnist import own_network
 
@@ -191,21 +192,29 @@ def _trust(context: click.Context, _parameter: click.Parameter, architecture: st
         own_network.load(architecture)
 
 
-network_dir_option = click.option(
-    "--network-dir",
-    type=UserPath(file_okay=False, exists=True),
-    callback=_look_in,
-    expose_value=False,
-    is_eager=True,  # before a network is looked for
-    help="Folder of the file of your own network.  [default: working directory]",
-)
-own_network_option = click.option(
-    "--architecture",
-    callback=_trust,
-    expose_value=False,
-    metavar="MODULE:CLASS",
-    help="Your own network, if a checkpoint names an importable one: code is imported only if you name it.",
-)
+def network_dir_option(default: str) -> Callable[[Command], Command]:
+    """Where the file of a user's own network is."""
+    return click.option(
+        "--network-dir",
+        type=UserPath(file_okay=False, exists=True),
+        callback=_look_in,
+        expose_value=False,
+        is_eager=True,  # before a network is looked for
+        help=f"Folder of the file of your own network.  [default: {default}]",
+    )
+
+
+def own_network_options(command: Command) -> Command:
+    """Where the code of a network on record is, and whether it may be imported."""
+    command = click.option(
+        "--architecture",
+        callback=_trust,
+        expose_value=False,
+        metavar="MODULE:CLASS",
+        help="Your own network, if it is importable: a name on record is imported only if you give it.",
+    )(command)
+    return network_dir_option("working directory")(command)
+
 
 force_option = click.option("--force", is_flag=True, help="Overwrite a file that fmnist-search did not write.")
 

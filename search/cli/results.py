@@ -18,6 +18,7 @@ from search.cli.options import (
     force_option,
     json_option,
     opened_study,
+    own_network_options,
     storage_options,
     study_argument,
 )
@@ -108,6 +109,7 @@ def best(study: str, storage: str | None, output: Path | None, as_json: bool) ->
 @click.command(short_help="Write the report of a STUDY.")
 @click.argument("studies", nargs=-1, metavar="[STUDY]...", shell_complete=stored)
 @storage_options
+@own_network_options
 @data_dir_option
 @click.option(
     "--format",

@@ -47,7 +47,8 @@ def as_arguments(context: click.Context) -> list[str]:
     """The options that a command has from the environment or the file, as its command line would have them."""
     arguments = []
     for name, option in options_of(context.command).items():
-        value = context.params[str(option.name)]
+        # Of an option that only a callback sees, that one keeps the value.
+        value = (context.params if option.expose_value else context.meta)[str(option.name)]
         elsewhere = context.get_parameter_source(str(option.name)) in (
             ParameterSource.ENVIRONMENT,
             ParameterSource.DEFAULT_MAP,

@@ -12,8 +12,10 @@ from search.cli.options import (
     data_dir_option,
     deleting_from_option,
     log_options,
+    network_dir_option,
     new_study_argument,
     opened_study,
+    own_network_options,
     storage_options,
     study_argument,
     worker_options,
@@ -25,6 +27,7 @@ from search.logs import Level
 @study_argument
 @storage_options
 @click.option("--follow", is_flag=True, help="Stay when the queue is empty, and wait for the study and its tickets.")
+@own_network_options
 @worker_options
 @log_options("info")
 def worker(
@@ -79,6 +82,7 @@ def worker(
 @storage_options
 @artifacts_option
 @click.option("--name", help="Name of the study in the database.  [default: the study file's]")
+@network_dir_option("the study file's")
 @data_dir_option
 def enqueue(
     study: str,
@@ -207,6 +211,7 @@ def gc(study: str, storage: str | None, output: Path | None, artifacts: str | No
 @study_argument
 @click.argument("number", type=click.IntRange(0))
 @storage_options
+@own_network_options
 @data_dir_option
 def reproduce(study: str, number: int, storage: str | None, output: Path | None, data_dir: Path | None) -> None:
     """Train trial NUMBER of STUDY again and say whether it comes out the same, bit for bit.

@@ -16,8 +16,10 @@ from search.cli.options import (
     cluster_options,
     json_option,
     log_options,
+    network_dir_option,
     new_study_argument,
     opened_study,
+    own_network_options,
     score_on_option,
     storage_options,
     study_argument,
@@ -52,6 +54,7 @@ from search.logs import Level
     type=FiniteRange(0, 1),
     help="Share of pruned trials to train to the end all the same, to see what pruning misses.  [default: 0]",
 )
+@network_dir_option("the study file's")
 @worker_options
 @log_options("warning")
 @cluster_options
@@ -144,6 +147,7 @@ def run(
 )
 @click.option("--seeds", type=click.IntRange(1, 100), default=SEEDS, show_default=True, help="Trainings of each.")
 @storage_options
+@own_network_options
 @worker_options
 @log_options("warning")
 @cluster_options

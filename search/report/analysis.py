@@ -65,7 +65,8 @@ class Analysis:
     @property
     def default(self) -> dict[str, Any]:
         """The searched hyperparameters of the default configuration."""
-        return point_of(self.space, self.definition["defaults"])
+        defaults = self.definition["defaults"]
+        return point_of(self.space, defaults | defaults["network"])
 
     def conditions(self, name: str) -> str:
         """Where a hyperparameter is searched, in words; empty if that is everywhere."""
@@ -157,7 +158,7 @@ def analyse(study: optuna.Study, folder: Path, data: Callable[[], DataSet]) -> A
         comparison=evidence.comparison,
         importances=found,
         landscape=landscape(definition, foremost(definition.ranges, found), trials),
-        costs=costs(definition, evidence.ranking),
+        costs=costs(definition, evidence.ranking, trials),
         network=network,
         missing=missing,
         provenance=provenance(study, definition, folder, [*trials, *again], loaded),

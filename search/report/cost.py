@@ -3,10 +3,14 @@
 from dataclasses import asdict, dataclass
 from functools import cache
 
-from fmnist.complexity import SHAPE, complexity
+from optuna.trial import FrozenTrial
+
+from fmnist.complexity import SHAPE, Complexity, complexity
 from fmnist.hyperparameters import Hyperparameters
 from search.results.ranking import Configuration
+from search.study import space
 from search.study.definition import StudyDefinition
+from search.study.record import saved_of
 
 COSTS = {
     "seconds": "seconds a training",
@@ -38,15 +42,20 @@ class Cost:
     fronts: frozenset[str]
 
 
-def costs(definition: StudyDefinition, ranking: list[Configuration]) -> list[Cost]:
-    """The cost of each configuration, in the order of the ranking."""
+def costs(definition: StudyDefinition, ranking: list[Configuration], trials: list[FrozenTrial]) -> list[Cost]:
+    """The cost of each configuration, in the order of the ranking; trials: those of the study."""
     count = cache(complexity)
     values: list[dict[str, float]] = []
     for configuration in ranking:
-        hyperparameters = definition.defaults.model_copy(update=configuration.params)
-        shape = hyperparameters.model_dump(include=set(SHAPE))
+        hyperparameters = space.hyperparameters_of(definition, configuration.params)
         seconds, epochs = configuration.seconds, hyperparameters.epochs
-        found = asdict(count(Hyperparameters(**shape)))
+        if definition.is_own:  # whose code is for workers to run
+            saved = saved_of(trials[configuration.trials[0]])
+            if saved is None or saved.complexity is None:
+                return []
+            found = asdict(Complexity(*saved.complexity))
+        else:
+            found = asdict(count(Hyperparameters(**hyperparameters.model_dump(include=set(SHAPE)))))
         values.append({"seconds": seconds, "epochs": epochs, "epoch_seconds": seconds / epochs, **found})
     # None of which a training diverged: its mean is of those that went well, and the others would cost as much.
     whole = [place for place, configuration in enumerate(ranking) if configuration.whole]

@@ -15,7 +15,7 @@ from search.results import wording
 from search.results.finalists import Standings
 from search.results.ranking import Configuration, diverged
 from search.study.definition import StudyDefinition
-from search.study.parameters import Parameter, applying, is_integer
+from search.study.parameters import Parameter, applying
 from search.study.record import FINISHED
 
 UNIMPORTANT = 0.05  # of 1: what the interval of an importance must stay below for the hyperparameter to be fixed
@@ -155,7 +155,7 @@ def _beyond(name: str, parameter: Parameter, value: float) -> str | None:
     if parameter.choices is not None:
         return _beyond_choices(name, parameter, value)
     low, high = parameter.range
-    whole = is_integer(name)
+    whole = parameter.whole
     step = parameter.step or (1 if whole else EDGE * (high - low))
     slack = step / 2 if whole or parameter.step else step
     near_low = value <= low * (high / low) ** EDGE if parameter.log else value <= low + slack
@@ -181,6 +181,8 @@ def _beyond_choices(name: str, parameter: Parameter, value: float) -> str | None
 
 
 def _may_be(name: str, value: float) -> bool:
+    if name not in Hyperparameters.model_fields:
+        return value > 0  # a network of the user's own says nothing of its bounds
     try:
         Hyperparameters.model_validate({name: value})
     except ValidationError:

@@ -16,7 +16,7 @@ from search.database.optuna_schema import StudyOfTrials
 from search.results.ranking import CONFIDENCE
 from search.study import space
 from search.study.definition import StudyDefinition
-from search.study.parameters import Parameter, is_integer
+from search.study.parameters import Parameter
 
 FEWEST_FINISHED = 10  # trials below which PED-ANOVA is noise
 FEWEST_BEST = 5  # trials that PED-ANOVA sets against all; its documentation advises so
@@ -231,7 +231,7 @@ def landscape(definition: StudyDefinition, names: list[str], trials: list[Frozen
     if len(names) < 2 or len(complete) < FEWEST:
         return None
     space = definition.ranges
-    grids = [_grid(name, space[name]) for name in names]
+    grids = [_grid(space[name]) for name in names]
     places = [np.array([_place(space[name], trial.params[name]) for trial in complete]) for name in names]
     axes = [np.array([_place(space[name], value) for value in grid]) for name, grid in zip(names, grids, strict=True)]
     squares = [(axis[:, None] - place) ** 2 for axis, place in zip(axes, places, strict=True)]
@@ -259,11 +259,11 @@ def _place(parameter: Parameter, value: Any) -> float:
     return position(parameter, value)
 
 
-def _grid(name: str, parameter: Parameter) -> list[Any]:
+def _grid(parameter: Parameter) -> list[Any]:
     """Values along an axis: all that there are, or evenly spaced ones of a range that has too many."""
     if parameter.choices is not None:
         return ordered(parameter)
-    if (is_integer(name) or not parameter.continuous) and parameter.count() <= SIDE:
+    if (parameter.whole or not parameter.continuous) and parameter.count() <= SIDE:
         return parameter.values()
     spaced = np.geomspace if parameter.log else np.linspace
     return [float(value) for value in spaced(*parameter.range, SIDE)]

@@ -8,13 +8,16 @@ from typing import Any
 
 import numpy as np
 import optuna
+import torch
 from optuna.trial import FrozenTrial
 from PIL import Image
-from torch import nn
+from torch.nn import functional
 
 from fmnist.checkpoint import Checkpoint, CheckpointError, load
 from fmnist.data import CLASSES, DataSet, LabelledImages, split
+from fmnist.errors import NetworkError
 from fmnist.evaluation import Evaluation, classification_scores, evaluate
+from fmnist.user_code import running
 from search.artifacts import ArtifactError
 from search.results.finalists import Finalist, Standings
 from search.results.summary import Summary
@@ -75,7 +78,8 @@ class BestNetwork:
     """The best checkpoint: the winner's if there are finalists, scored on test images, else the best trial's.
 
     path: its file or URL. scored_on: the images. confused: the most frequent mistakes as (true class,
-    predicted class, images). mistakes: the most confident ones, of `wrong`.
+    predicted class, images). mistakes: the most confident ones, of `wrong`. filters: None without a convolution.
+    unrun: why the code of a user's own network did not run; then the scores are those on record, without mistakes.
     """
 
     path: str
@@ -87,10 +91,11 @@ class BestNetwork:
     confused: list[tuple[str, str, int]]
     wrong: int
     mistakes: list[Mistake]
-    filters: Filters
+    filters: Filters | None
     hyperparameters: dict[str, Any]
     seed: int
     made_with: dict[str, Any]
+    unrun: str | None = None
 
 
 def best_network(
@@ -124,8 +129,13 @@ def _copied(study: optuna.Study, winner: Finalist) -> FrozenTrial:
 
 def describe(checkpoint: Checkpoint, path: str, scored: LabelledImages, scored_on: str) -> BestNetwork:
     """What the network of a checkpoint does with images."""
-    network = checkpoint.network()
-    result = evaluate(network, scored)
+    unrun = None
+    try:
+        network = checkpoint.network()
+        with running(checkpoint.hyperparameters.architecture):
+            result = evaluate(network, scored)
+    except NetworkError as error:
+        unrun, scored_on, result = str(error).splitlines()[0], checkpoint.score_on, _recorded(checkpoint)
     return BestNetwork(
         path=path,
         scored_on=scored_on,
@@ -135,12 +145,22 @@ def describe(checkpoint: Checkpoint, path: str, scored: LabelledImages, scored_o
         confusion=result.confusion.tolist(),
         confused=_confused(result),
         wrong=result.total - result.correct,
-        mistakes=_mistakes(result, scored),
-        filters=_filters(network),
+        mistakes=[] if unrun else _mistakes(result, scored),
+        filters=_filters(checkpoint),
         hyperparameters=checkpoint.hyperparameters.model_dump(),
         seed=checkpoint.seed,
         made_with=checkpoint.made_with,
+        unrun=unrun,
     )
+
+
+def _recorded(checkpoint: Checkpoint) -> Evaluation:
+    """What a checkpoint has on record of its last scores: who was taken for whom."""
+    scores = checkpoint.history[-1]
+    counts = torch.tensor(scores.confusion)
+    pairs = counts.nonzero().repeat_interleave(counts[counts > 0], dim=0)
+    logits = functional.one_hot(pairs[:, 1], len(CLASSES)).float()
+    return Evaluation(scores.loss, scores.correct, scores.total, logits, labels=pairs[:, 0])
 
 
 def _confused(result: Evaluation) -> list[tuple[str, str, int]]:
@@ -171,6 +191,6 @@ def _mistakes(result: Evaluation, scored: LabelledImages) -> list[Mistake]:
     ]
 
 
-def _filters(network: nn.Module) -> Filters:
-    first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
-    return Filters(first.out_channels, first.weight[:FILTERS, 0].tolist())
+def _filters(checkpoint: Checkpoint) -> Filters | None:
+    first = next((weight for weight in checkpoint.weights.values() if weight.dim() == 4), None)
+    return None if first is None else Filters(len(first), first[:FILTERS, 0].float().tolist())

@@ -58,8 +58,12 @@ def render(analysis: Analysis) -> str:
         colours=COLOURS,
         best_colour=BEST_COLOUR,
         most_confused=max((pair[2] for pair in network.confused), default=1) if network else 1,
-        filter_scale=max(abs(one) for each in network.filters.weights for row in each for one in row) if network else 1,
+        filter_scale=_largest(network.filters.weights) if network and network.filters else 1,
     )
+
+
+def _largest(weights: list[list[list[float]]]) -> float:
+    return max(abs(one) for each in weights for row in each for one in row)
 
 
 def render_comparison(comparison: Comparison, names: list[str]) -> str:

@@ -15,11 +15,12 @@ from optuna.trial import FrozenTrial
 
 from fmnist import source
 from fmnist.data import DataSet
+from fmnist.own_network import Source
 from search.database.optuna_schema import engine_of
 from search.database.url import default_url, masked, parse
 from search.study.definition import StudyDefinition
 from search.study.record import attempts_of
-from search.study.store import DATA, VERSIONS, Run, runs
+from search.study.store import DATA, VERSIONS, Run, runs, source_of
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class Provenance:
     URL without a password. options: that lead each command to the study. data_options: that lead those that read
     the data set to it. study_file: its definition as TOML. versions: of what the study was begun with. workers:
     each host, device and thread count, and how many attempts it made. fingerprint: SHA-256 of the data files'
-    check-sums; those are there if the data set is.
+    check-sums; those are there if the data set is. architecture: the network's name; network: the file that holds it,
+    if it is the user's own.
     """
 
     written: str
@@ -45,6 +47,8 @@ class Provenance:
     data: str
     fingerprint: str
     checksums: dict[str, str]
+    architecture: str
+    network: Source | None
 
     def command(self, words: str, *names: str | int, data: bool = True) -> str:
         """A command on the study, as it is typed in any folder; data: whether it reads the data set."""
@@ -76,6 +80,8 @@ def provenance(
         data=stored[DATA]["name"],
         fingerprint=stored[DATA]["fingerprint"],
         checksums=source.declared_checksums(data.folder) if data else {},
+        architecture=definition.defaults.architecture,
+        network=source_of(study),
     )
 
 
@@ -102,7 +108,7 @@ def as_toml(definition: StudyDefinition) -> str:
     """The definition as a study file that `fmnist-search run` takes; what has its usual value is left out."""
     given = definition.model_dump(mode="json", exclude_defaults=True, exclude={"defaults", "start", "space", "grid"})
     lines = _lines(given)
-    lines += ["", "[defaults]", *_lines(definition.defaults.model_dump(mode="json"))]
+    lines += ["", "[defaults]", *_lines(definition.default_values)]
     for values in definition.start:
         lines += ["", "[[start]]", *_lines(values)]
     space = definition.model_dump(mode="json", exclude_defaults=True, include={"space"})["space"]

@@ -12,7 +12,7 @@ from search.report.cost import COSTS
 from search.report.history import TrialRecord, drawn_trials
 from search.report.importance import ordered, position
 from search.report.style import ACCURACY, SHARE, figure_of, in_sight, literal, logarithmic, small, stepped
-from search.study.parameters import Parameter, is_integer, merged
+from search.study.parameters import Parameter, merged
 
 MOST_COSTS = 1000  # configurations that are drawn, besides the fronts
 TOP = 0.1  # of the complete trials, whose lines stand out
@@ -194,7 +194,7 @@ def _axis(name: str, parameter: Parameter) -> dict[str, Any]:
         lines = [place.replace("+", "+<br>") for place in places]  # of combined augmentations, which are long
         labels = {"tickvals": places, "ticktext": lines, "title": {"text": name, "standoff": 8}}
         return {"type": "category", "categoryarray": places, **labels}
-    whole = is_integer(name)
+    whole = parameter.whole
     if parameter.log:
         return logarithmic(*parameter.range, whole=whole)
     if parameter.step or whole:

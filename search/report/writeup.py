@@ -60,11 +60,12 @@ def compare(definition: StudyDefinition, trials: Iterable[FrozenTrial]) -> Compa
     """
     if definition.score_on != "test":
         return None
+    defaults = definition.default_values
     groups: dict[int, list[FrozenTrial]] = {epochs: [] for epochs in WRITEUP_ACCURACY}
     for trial in trials:
         epochs = trial.params.get("epochs", definition.defaults.epochs)
         others = {name: value for name, value in trial.params.items() if name != "epochs"}
-        alike = all(value == getattr(definition.defaults, name) for name, value in others.items())
+        alike = all(value == defaults.get(name) for name, value in others.items())
         if trial.state == TrialState.COMPLETE and epochs in groups and alike:
             groups[epochs].append(trial)
     if any(len(group) < 2 for group in groups.values()):

@@ -186,11 +186,12 @@ def rank(definition: StudyDefinition, trials: Iterable[FrozenTrial]) -> list[Con
     values = {key: accuracies_of(of_one) for key, of_one in found.items()}
     ranked = sorted(found, key=lambda key: (lost[key] + pruned[key] > 0, -fmean(values[key])))
     default, marks = space.key(space.default_point(definition)), space.marks(definition)
+    defaults = definition.default_values
     others = max(1, len(ranked) - 1)
     return [
         Configuration(
             params=found[key][0].params,
-            changes={name: value for name, value in key if value != getattr(definition.defaults, name)},
+            changes={name: value for name, value in key if value != defaults.get(name)},
             trials=[trial.number for trial in found[key]],
             accuracies=values[key],
             accuracy=estimate(values[key]),

@@ -23,7 +23,15 @@ from search.run.supervise import RunSettings, drain
 from search.study.definition import StudyDefinition
 from search.study.places import artifacts_of, check_artifacts
 from search.study.record import read_checkpoint
-from search.study.store import PRECISION, check_alike, definition_of, finalists_name, load_study, open_study
+from search.study.store import (
+    PRECISION,
+    check_alike,
+    definition_of,
+    finalists_name,
+    load_study,
+    open_study,
+    own_network_of,
+)
 from search.worker.retention import drop_partial
 
 
@@ -36,7 +44,7 @@ def run_finalists(
         How they stand, and what stopped it before the end.
 
     Raises:
-        DataError, StorageError, StudyError, ArtifactError, NotOurs: nothing was started.
+        DataError, StorageError, StudyError, NetworkError, ArtifactError, NotOurs: nothing was started.
         WorkersDied, ClusterError, TooManyFailures: the workers cannot go on.
     """
     worker = settings.worker
@@ -48,6 +56,7 @@ def run_finalists(
         study = persistently(lambda: load_study(storage, worker.study))
         persistently(lambda: check_alike(study, data, allow_mixed=worker.allow_mixed))
         persistently(lambda: check_artifacts(study, settings.place.folder))
+        settings = settings.of_network(persistently(lambda: own_network_of(study)))
         _, stopped = retrain(study, top, seeds, settings, data, console, settings.deadline(), early=True)
         return persistently(lambda: finalists.standings_of(study, settings.place.folder)), stopped
 
@@ -109,6 +118,8 @@ def _choose(
         if definition is None:
             return None
         storage = open_storage(worker.storage, "write")
+        if own := own_network_of(study):
+            definition = definition.of_network(own)
         again = open_study(storage, worker.study, definition, data, settings.place, allow_mixed=worker.allow_mixed)
         release(again)
         drop_partial(again, artifacts_of(again))

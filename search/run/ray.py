@@ -132,7 +132,8 @@ def _work(settings: WorkerSettings, request: str | None) -> str | None:
             with logs.about(study=settings.study, worker=this_worker()):
                 work(settings, lambda: _asked(study, request))
     except (ExpectedError, OSError) as error:
-        return f"{_in_one_line(error)} (on {socket.gethostname()})"
+        first, *difference = str(error).splitlines()
+        return "\n".join([f"{first} (on {socket.gethostname()})", *difference])
     return None
 
 

@@ -30,6 +30,7 @@ from search.study.definition import StudyDefinition
 from search.study.places import artifacts_of, folder_of
 from search.study.store import check_precision, load_study, open_study
 from search.worker.retention import drop_partial
+from search.worker.trial import try_network
 
 
 def run_search(definition: StudyDefinition, settings: RunSettings, console: Console | None = None) -> RunResult:
@@ -43,11 +44,14 @@ def run_search(definition: StudyDefinition, settings: RunSettings, console: Cons
 
     Raises:
         DataError, StorageError, StudyError, ArtifactError, NotOurs: nothing was started.
+        NetworkError, DefinitionError: the user's own network cannot be searched, and nothing was started.
         WorkersDied, ClusterError, TooManyFailures: it cannot be brought there.
         OSError: the report cannot be written.
     """
     console = console or terminal()
-    settings = replace(settings, trials=settings.trials or definition.trials)
+    definition = definition.loaded()
+    try_network(definition)
+    settings = replace(settings, trials=settings.trials or definition.trials).of_network(definition.own)
     worker, deadline = settings.worker, settings.deadline()
     data = fashion.load(worker.data_dir)
     fashion.check_split(data, definition.score_on)

@@ -4,7 +4,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -17,6 +17,7 @@ from rich.console import Console
 from fmnist import data as fashion
 from fmnist.device import device_of
 from fmnist.files import expand
+from fmnist.own_network import OwnNetwork
 from search import logs
 from search.artifacts import located
 from search.choices import GRACE, OUTPUT, Engine
@@ -33,8 +34,9 @@ from search.results.summary import Stopped, summarize
 from search.run import local, ray
 from search.study import definition, space
 from search.study.places import Place, StudyError, check_stays, folder_of, location_of
-from search.study.store import definition_of, load_study, open_study, stop_requests, told_if_deleted
+from search.study.store import definition_of, load_study, open_study, own_network_of, stop_requests, told_if_deleted
 from search.worker.loop import FOLLOW_POLL, WorkerSettings
+from search.worker.trial import try_network
 
 log = logging.getLogger(__package__)
 
@@ -119,6 +121,10 @@ class RunSettings:
             command=command,
         )
 
+    def of_network(self, own: OwnNetwork | None) -> Self:
+        """With the user's own network for the workers."""
+        return replace(self, worker=replace(self.worker, network=own.named if own else None))
+
     def deadline(self) -> float | None:
         """When the time that starts now is up, on the monotonic clock."""
         return None if self.timeout is None else time.monotonic() + self.timeout
@@ -186,6 +192,7 @@ def join(settings: WorkerSettings, workers: int, say: Callable[[str], None]) -> 
 
     Raises:
         StorageError, StudyError: the study is not to be had.
+        NetworkError: the user's own network is not here, or not what is on record.
         WorkersDied, TooManyFailures: the workers cannot go on.
     """
     notes: list[str] = []
@@ -195,6 +202,8 @@ def join(settings: WorkerSettings, workers: int, say: Callable[[str], None]) -> 
             study = _wait_for(settings, lambda: interrupts.asked)
         if study is None:
             return interrupts.by == signal.SIGINT
+        own = persistently(lambda: own_network_of(study))
+        settings = replace(settings, network=own.named if own else None)
         for warning in warnings_for(settings.storage, workers):
             say(warning)
         say(f"{count(workers, 'worker')} on study {settings.study}, torch threads each: {local.threads_each(workers)}.")
@@ -257,7 +266,7 @@ def enqueue(
         name: of the study in the database.
 
     Raises:
-        DefinitionError, StudyError, DataError, StorageError: nothing was added.
+        DefinitionError, NetworkError, StudyError, DataError, StorageError: nothing was added.
     """
     with opened(url, "create") as storage, reported(url), lock(url):
         target = _opened(storage, name, study, place, data_dir)
@@ -275,4 +284,5 @@ def _opened(storage: RDBStorage, named: str, study: str, place: Place, data_dir:
         return opened
     check_name(named)
     defined = definition.read(study)
+    try_network(defined)
     return open_study(storage, named, defined, fashion.load(data_dir), place)

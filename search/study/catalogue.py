@@ -23,7 +23,7 @@ def entries() -> list[Entry]:
     Raises:
         DefinitionError: a file is wrong.
     """
-    return [_entry(name, definition.read(path)) for name, path in sorted(definition.known().items())]
+    return [_entry(name, definition.describe(path)) for name, path in sorted(definition.known().items())]
 
 
 def trials_of(defined: StudyDefinition) -> int:

@@ -3,22 +3,27 @@
 All mistakes in a file are said at once, each in one line with the file, the key and what to do.
 """
 
+import re
 import tomllib
 from functools import reduce
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_validator, model_validator
 
+from fmnist.choices import is_own
 from fmnist.errors import UsageError
 from fmnist.files import expand
-from fmnist.hyperparameters import Hyperparameters, ScoreOn, check_batch_size
+from fmnist.hyperparameters import OWN, TRAINING, Hyperparameters, ScoreOn, check_batch_size
 from search.choices import TOP, PrunerName, SamplerName
 from search.formatting import did_you_mean
 from search.study import validation
 from search.study.parameters import Parameter, Strict, Tables, Value, Values, merged
 from search.study.validation import Mistake, Place, explain
+
+if TYPE_CHECKING:
+    from fmnist.own_network import OwnNetwork
 
 # What a study may be given anew: how far it goes, not what one of its trials is.
 MAY_CHANGE = {"description", "minutes", "trials", "seeds", "finalists", "reference", "grid"}
@@ -31,7 +36,11 @@ class DefinitionError(UsageError):
 
 
 class StudyDefinition(Strict):
-    """What a study searches, and how."""
+    """What a study searches, and how.
+
+    Parameters of the constructor of a user's own network are hyperparameters beside the training's. They are checked
+    against it where it was loaded; a definition that comes out of a database runs no code.
+    """
 
     description: str = Field("", description="one line on the question that the study answers")
     minutes: int | None = Field(None, ge=1, description="expected time on two cores, for the list of studies")
@@ -74,26 +83,76 @@ class StudyDefinition(Strict):
         "without parts it has all of space",
     )
 
+    _own: "OwnNetwork | None" = PrivateAttr(None)
+
     @model_validator(mode="before")
     @classmethod
-    def _space_of_grid(cls, given: Any) -> Any:
-        """A grid that is given in parts needs no space beside it: it is their values, and the default's."""
-        parts = given.get("grid") if isinstance(given, dict) and "space" not in given else None
-        if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
-            return given
-        defaults = given.get("defaults", {})
-        choices: dict[str, list[Any]] = {}
-        for name, values in (item for part in parts for item in part.items()):
-            field = Hyperparameters.model_fields.get(name)
-            default = [defaults.get(name, field.default)] if field and isinstance(defaults, dict) else []
-            known = choices.setdefault(name, default)
-            known += [value for value in values if value not in known] if isinstance(values, list) else []
-        return {**given, "space": {name: {"choices": values} for name, values in choices.items()}}
+    def _complete(cls, given: Any, info: ValidationInfo) -> Any:
+        return _space_of_grid(_with_arguments(given, info.context)) if isinstance(given, dict) else given
+
+    @field_validator("space")
+    @classmethod
+    def _fractions(cls, space: dict[str, list[Parameter]], info: ValidationInfo) -> dict[str, list[Parameter]]:
+        """Ranges of hyperparameters that take fractions have fractional ends, so that a table tells its kind."""
+        if "defaults" not in info.data:
+            return space  # they are wrong
+        kinds: dict[str, Any] = {name: field.annotation for name, field in Hyperparameters.model_fields.items()}
+        if is_own(info.data["defaults"].architecture):
+            kinds = {name: kinds[name] for name in TRAINING} | (dict(info.context.arguments) if info.context else {})
+        return {
+            name: [table.of_fractions() for table in tables] if kinds.get(name) is float else tables
+            for name, tables in space.items()
+        }
 
     @model_validator(mode="after")
-    def _is_consistent(self) -> Self:
+    def _is_consistent(self, info: ValidationInfo) -> Self:
+        if is_own(self.defaults.architecture):
+            self._own = info.context
         validation.check(self)
         return self
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the network is the user's own."""
+        return is_own(self.defaults.architecture)
+
+    @property
+    def own(self) -> "OwnNetwork | None":
+        """The user's own network, where it was loaded."""
+        return self._own
+
+    def loaded(self) -> Self:
+        """The same with the user's own network, if it has one, and checked against that.
+
+        Raises:
+            NetworkError: it cannot be loaded.
+            DefinitionError: the definition does not fit its constructor.
+        """
+        if not self.is_own or self._own:
+            return self
+        from fmnist import own_network
+
+        return self.of_network(own_network.load(self.defaults.architecture))
+
+    def of_network(self, own: "OwnNetwork") -> Self:
+        """The same, checked against its network, which is the user's own.
+
+        Raises:
+            DefinitionError: it does not fit its constructor.
+        """
+        content = self.model_dump()
+        try:
+            return type(self).model_validate(content, context=own)
+        except ValidationError as error:
+            mistakes = explain(error, type(self), content)
+            raise DefinitionError("\n".join(mistake.line for mistake in mistakes)) from error
+
+    @property
+    def default_values(self) -> dict[str, Any]:
+        """The default configuration: hyperparameters by name, those of a user's own network among them."""
+        values = self.defaults.model_dump()
+        arguments: dict[str, Any] = values.pop("network")
+        return values | arguments
 
     @property
     def ranges(self) -> dict[str, Parameter]:
@@ -108,6 +167,35 @@ class StudyDefinition(Strict):
     def identity(self) -> dict[str, Any]:
         """What must stay the same for as long as the study lives, as plain values."""
         return self.model_dump(mode="json", exclude=MAY_CHANGE)
+
+
+def _with_arguments(given: dict[str, Any], own: "OwnNetwork | None") -> dict[str, Any]:
+    """Of a user's own network, [defaults] has the arguments of the constructor by name, beside the training's."""
+    defaults = given.get("defaults")
+    if not isinstance(defaults, dict) or not is_own(str(defaults.get("architecture", ""))):
+        return given
+    arguments = defaults.get("network")
+    if arguments is None:
+        arguments = {name: value for name, value in defaults.items() if name not in TRAINING}
+        defaults = {name: value for name, value in defaults.items() if name in TRAINING}
+    if own and isinstance(arguments, dict):
+        arguments = {**own.defaults, **{name: own.as_taken(name, value) for name, value in arguments.items()}}
+    return {**given, "defaults": {**defaults, "network": arguments}}
+
+
+def _space_of_grid(given: dict[str, Any]) -> dict[str, Any]:
+    """A grid that is given in parts needs no space beside it: it is their values, and the default's."""
+    parts, defaults = given.get("grid") if "space" not in given else None, given.get("defaults", {})
+    if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
+        return given
+    known_defaults = {name: field.default for name, field in Hyperparameters.model_fields.items()}
+    if isinstance(defaults, dict):
+        known_defaults |= defaults | (defaults["network"] if isinstance(defaults.get("network"), dict) else {})
+    choices: dict[str, list[Any]] = {}
+    for name, values in (item for part in parts for item in part.items()):
+        known = choices.setdefault(name, [known_defaults[name]] if name in known_defaults else [])
+        known += [value for value in values if value not in known] if isinstance(values, list) else []
+    return {**given, "space": {name: {"choices": values} for name, values in choices.items()}}
 
 
 def differences(stored: dict[str, Any], given: dict[str, Any]) -> list[str]:
@@ -158,27 +246,54 @@ def locate(study: str) -> Path:
 def read(study: Path | str, **overrides: Any) -> StudyDefinition:
     """Read and validate a definition; overrides that are not None replace its own values.
 
+    A network of the user's own is loaded, from a file beside the study's unless `own_network.found_in` says otherwise.
+
     Args:
         study: its file, or what `locate` finds.
 
     Raises:
         DefinitionError: the file is absent, no TOML, or wrong somewhere.
+        NetworkError: its network cannot be loaded.
     """
     path = locate(study) if isinstance(study, str) else study
+    content = _content(path) | {name: value for name, value in overrides.items() if value is not None}
+    defaults = content.get("defaults")
+    architecture = defaults.get("architecture") if isinstance(defaults, dict) else None
+    own = None
+    if isinstance(architecture, str) and re.fullmatch(OWN, architecture):
+        from fmnist import own_network
+
+        own = own_network.load(architecture, beside=path.parent)
+    return _validated(path, content, own)
+
+
+def describe(path: Path) -> StudyDefinition:
+    """Read a definition for a list of studies, which runs no code of a network.
+
+    Raises:
+        DefinitionError: as `read`.
+    """
+    return _validated(path, _content(path), None)
+
+
+def _content(path: Path) -> dict[str, Any]:
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise DefinitionError(f"{path}: {error.strerror}; name a study or a .toml file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DefinitionError(f"{path}: not TOML: {error}") from error
-    found, mistakes = _checked(content | {k: v for k, v in overrides.items() if v is not None})
+
+
+def _validated(path: Path, content: dict[str, Any], own: "OwnNetwork | None") -> StudyDefinition:
+    found, mistakes = _checked(content, own)
     if mistakes:
         raise DefinitionError("\n".join(f"{path}: {mistake.line}" for mistake in mistakes))
     assert found  # what has no mistake is valid
     return found
 
 
-def _checked(content: dict[str, Any]) -> tuple[StudyDefinition | None, list[Mistake]]:
+def _checked(content: dict[str, Any], own: "OwnNetwork | None") -> tuple[StudyDefinition | None, list[Mistake]]:
     """The definition, and all mistakes in it.
 
     What is wrong by itself is taken out, and what is left is looked at again, so that one mistake hides no other.
@@ -187,7 +302,7 @@ def _checked(content: dict[str, Any]) -> tuple[StudyDefinition | None, list[Mist
     removed: set[Place] = set()
     while True:
         try:
-            found = StudyDefinition.model_validate(content)
+            found = StudyDefinition.model_validate(content, context=own)
         except ValidationError as error:
             wrong = explain(error, StudyDefinition, content)
         else:

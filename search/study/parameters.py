@@ -12,7 +12,6 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, WrapSerializer, model_validator
 
-from fmnist.hyperparameters import Hyperparameters
 from search.formatting import short, written
 
 LARGEST = 1_000_000  # bound of any range
@@ -82,6 +81,18 @@ class Parameter(Strict):
         return self.choices is None or not any(isinstance(choice, bool | str) for choice in self.choices)
 
     @property
+    def whole(self) -> bool:
+        """Whether its values are integers."""
+        return all(isinstance(end, int) and not isinstance(end, bool) for end in self.ends())
+
+    def of_fractions(self) -> "Parameter":
+        """The same range for a hyperparameter that takes fractions: from 0.0 where 0 is written."""
+        if self.choices is not None:
+            return self
+        low, high = self.range
+        return self.model_copy(update={"low": float(low), "high": float(high)})
+
+    @property
     def condition(self) -> str:
         """Its conditions in words: architecture is cnn or resnet, and optimizer is sgd."""
         alternatives = {name: " or ".join(dict.fromkeys(map(written, values))) for name, values in self.when.items()}
@@ -143,11 +154,6 @@ class Parameter(Strict):
 
 def _is_integral(steps: float) -> bool:
     return math.isfinite(steps) and abs(steps - round(steps)) < 1e-9
-
-
-def is_integer(name: str) -> bool:
-    """Whether a hyperparameter takes integers only."""
-    return Hyperparameters.model_fields[name].annotation is int
 
 
 Tables = Annotated[

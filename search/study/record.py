@@ -69,6 +69,7 @@ class Saved(_Record):
 
     name: of its file, None once that was removed. digest: at the file's end; records of 0.2.0 have none.
     weights: their SHA-256. confusion: of its predictions. history: rows of what `Epoch` has.
+    complexity: parameters and multiply-adds of a user's own network, whose code is not there where this is read.
     """
 
     name: str | None = None
@@ -80,6 +81,7 @@ class Saved(_Record):
     seconds: float = 0.0
     confusion: list[list[int]] = []
     history: list[Annotated[list[float], Field(min_length=6, max_length=6)]] = []
+    complexity: Annotated[list[int], Field(min_length=2, max_length=2)] | None = None
 
 
 class Audited(_Record):

@@ -7,7 +7,7 @@ n-th trial's parameters are known when its ticket is made.
 import itertools
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,10 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from fmnist.hyperparameters import Hyperparameters
+from fmnist.hyperparameters import TRAINING, Hyperparameters
 from search.formatting import written
 from search.study.definition import DefinitionError, StudyDefinition
-from search.study.parameters import Parameter, Space, applying, is_integer, point_of, points, walk
+from search.study.parameters import Parameter, Space, applying, cases, point_of, points, walk
 from search.study.parameters import Point as Point
 
 Key = tuple[tuple[str, object], ...]
@@ -29,22 +29,28 @@ Key = tuple[tuple[str, object], ...]
 
 def distributions(definition: StudyDefinition) -> dict[str, BaseDistribution]:
     """What each hyperparameter is stored with, whatever the conditions: Optuna takes no second set of choices."""
-    return {name: distribution(name, parameter) for name, parameter in definition.ranges.items()}
+    return {name: distribution(parameter) for name, parameter in definition.ranges.items()}
 
 
-def distribution(name: str, parameter: Parameter) -> BaseDistribution:
+def distribution(parameter: Parameter) -> BaseDistribution:
     """Optuna's distribution of a table of values."""
     if parameter.choices is not None:
         return CategoricalDistribution(parameter.choices)
     low, high = parameter.range
-    if is_integer(name):
+    if parameter.whole:
         return IntDistribution(int(low), int(high), log=parameter.log, step=int(parameter.step or 1))
     return FloatDistribution(low, high, log=parameter.log, step=parameter.step)
 
 
 def hyperparameters_of(definition: StudyDefinition, point: Point) -> Hyperparameters:
     """What is trained at a point; what it does not name is the default."""
-    return definition.defaults.model_copy(update=point)
+    if not definition.is_own:
+        return definition.defaults.model_copy(update=point)
+    of_training = {name: value for name, value in point.items() if name in TRAINING}
+    arguments = {name: value for name, value in point.items() if name not in TRAINING}
+    return definition.defaults.model_copy(
+        update={**of_training, "network": {**definition.defaults.network, **arguments}}
+    )
 
 
 def default_point(definition: StudyDefinition) -> Point:
@@ -54,13 +60,40 @@ def default_point(definition: StudyDefinition) -> Point:
 
 def with_defaults(definition: StudyDefinition, values: Mapping[str, Any]) -> Point:
     """The point of the default configuration with other values; what is searched there without one is left open."""
-    return point_of(definition.space, {**definition.defaults.model_dump(), **values})
+    return point_of(definition.space, {**definition.default_values, **values})
 
 
 def marks(definition: StudyDefinition) -> dict[Key, str]:
     """The points that a study file names, by their keys: default, start 1, start 2."""
     points = [with_defaults(definition, values) for values in ({}, *definition.start)]
     return {key(point): f"start {number}" if number else "default" for number, point in enumerate(points)}
+
+
+MOST_EXTREMES = 64
+
+
+def extremes(definition: StudyDefinition, without: Collection[str]) -> list[Point]:
+    """What differs from the default where one hyperparameter has an end of its values, and its conditions hold.
+
+    Args:
+        without: hyperparameters that are left as they are.
+    """
+    defaults, found = definition.default_values, dict[Key, Point]()
+    for conditions, applied in cases(definition.space):
+        ends = [
+            (name, end)
+            for name, numbers in applied.items()
+            if name not in without
+            for number in numbers
+            for end in definition.space[name][number].ends()
+        ]
+        for name, end in ends:
+            point = with_defaults(definition, {**conditions, name: end})
+            changes = {each: value for each, value in point.items() if value != defaults[each] and each not in without}
+            found.setdefault(key(changes), changes)
+            if len(found) > MOST_EXTREMES:
+                break
+    return [changes for changes in found.values() if changes][:MOST_EXTREMES]
 
 
 def grid(definition: StudyDefinition) -> list[Point]:
@@ -111,21 +144,21 @@ def _from_unit(space: Space, unit: list[float], fixed: Point) -> Point:
     coordinates = {id(table): u for table, u in zip(tables, unit, strict=True)}
 
     def choose(name: str, table: Parameter) -> Any:
-        return fixed[name] if name in fixed else _value_at(name, table, coordinates[id(table)])
+        return fixed[name] if name in fixed else _value_at(table, coordinates[id(table)])
 
     return walk(space, choose)
 
 
-def _value_at(name: str, table: Parameter, u: float) -> Any:
+def _value_at(table: Parameter, u: float) -> Any:
     """The u-th quantile, u in [0, 1)."""
     if table.choices is None and table.step is None:
         low, high = table.range
-        if is_integer(name) and table.log:
+        if table.whole and table.log:
             ends = math.log(low - 0.5), math.log(high + 0.5)
             return min(max(round(math.exp(ends[0] + u * (ends[1] - ends[0]))), int(low)), int(high))
-        if not is_integer(name) and table.log:
+        if not table.whole and table.log:
             return math.exp(math.log(low) + u * (math.log(high) - math.log(low)))
-        if not is_integer(name):
+        if not table.whole:
             return low + u * (high - low)
     values = table.values()
     return values[int(u * len(values))]
@@ -170,11 +203,12 @@ def _parse(definition: StudyDefinition, name: str, text: str) -> Any:
         if text not in chosen:
             raise DefinitionError(f"--set {name}={text}: {name} is searched in {searched.words}; change it")
         return chosen[text]
+    whole = searched.whole and searched.choices is None
     try:
-        value = int(text) if is_integer(name) else float(text)
+        value = int(text) if whole else float(text)
         json.dumps(value, allow_nan=False)
     except ValueError:
-        kind = "a whole number" if is_integer(name) else "a number"
+        kind = "a whole number" if whole else "a number"
         raise DefinitionError(f"--set {name}={text}: {name} is {kind}; change it") from None
     # A choice as it is stored: 1 for 1.0.
     return next((choice for choice in searched.choices or () if choice == value), value)

@@ -27,9 +27,11 @@ from search.study.record import saved_of
 
 if TYPE_CHECKING:
     from fmnist.data import DataSet
+    from fmnist.own_network import OwnNetwork, Source
 
 # User attributes of a study, beside those of `places`.
 DEFINITION, DATA, VERSIONS, PRECISION, STOP = "definition", "data", "versions", "precision", "stop"
+NETWORK = "network"  # of a user's own network: its file's SHA-256 and text, to be compared and read, never run
 
 
 def open_study(
@@ -41,15 +43,17 @@ def open_study(
     *,
     allow_mixed: bool = False,
 ) -> optuna.Study:
-    """Make the study, or resume the one of that name if it has the same definition, data and versions.
+    """Make the study, or resume the one of that name if it has the same definition, network, data and versions.
 
     Call it under the storage's lock.
 
     Raises:
         StudyError: a study of that name is another one, has its checkpoints elsewhere, or the place is another study's.
+        NetworkError: the user's own network cannot be loaded.
         ArtifactError: the artifact store cannot be used.
         OSError: nothing can be written there.
     """
+    definition = definition.loaded()
     if name not in optuna.get_all_study_names(storage):
         check_free(name, place)
     study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
@@ -60,9 +64,12 @@ def open_study(
             study.set_user_attr(KEY, uuid4().hex)
         study.set_user_attr(DATA, {"name": data.name, "fingerprint": data.fingerprint})
         study.set_user_attr(VERSIONS, versions())
+        if definition.own and definition.own.source:
+            study.set_user_attr(NETWORK, asdict(definition.own.source))
         settle(study, place)
         study.set_user_attr(DEFINITION, definition.model_dump(mode="json"))
     study = load_study(storage, name)
+    _check_network(study, definition)
     if changed := differences(definition_of(study).identity(), definition.identity()):
         raise StudyError(
             f"study {name!r} exists with another definition ({'; '.join(changed)}). "
@@ -73,6 +80,52 @@ def open_study(
         settle(study, place)
     study.set_user_attr(DEFINITION, definition.model_dump(mode="json"))  # with what may change
     return study
+
+
+def _check_network(study: optuna.Study, definition: StudyDefinition) -> None:
+    """Check that the file of the user's own network is what the study was started with.
+
+    Raises:
+        StudyError: it is another.
+    """
+    recorded, given = source_of(study), definition.own and definition.own.source
+    if not recorded or not given or recorded == given:
+        return
+    from fmnist.own_network import difference
+
+    file = definition.defaults.architecture.partition(":")[0]
+    raise StudyError(
+        f"study {study.study_name!r} was started with another {file}: restore it, or give the new study a name with "
+        f"--name\n{difference(recorded, given, file)}"
+    )
+
+
+def source_of(study: optuna.Study) -> "Source | None":
+    """The file of a study's own network as it is on record; None if it is in none.
+
+    Raises:
+        StudyError: the study has been deleted since it was opened.
+    """
+    recorded = attributes(study).get(NETWORK)
+    if recorded is None:
+        return None
+    from fmnist.own_network import Source
+
+    return Source(**recorded)
+
+
+def own_network_of(study: optuna.Study) -> "OwnNetwork | None":
+    """The user's own network of a study, loaded if its file has the content on record; None if it is one of ours.
+
+    Raises:
+        NetworkError: it cannot be loaded.
+    """
+    definition = definition_of(study)
+    if not definition.is_own:
+        return None
+    from fmnist.own_network import of_record
+
+    return of_record(definition.defaults.architecture, source_of(study))
 
 
 def check_alike(study: optuna.Study, data: "DataSet", *, allow_mixed: bool) -> None:
@@ -159,6 +212,7 @@ class _Attributes(BaseModel):
     versions: dict[str, str]
     precision: str | None = None
     goal: dict[Literal["trials", "failed"], int] = Field({"trials": 0, "failed": 0}, min_length=2)
+    network: dict[Literal["sha256", "text"], str] | None = Field(None, min_length=2)
     runs: list[dict[Literal["at", "command", "machine", "git_commit"], str | None]] = []
 
 

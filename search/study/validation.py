@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 
 from fmnist.choices import augmentations, is_own
-from fmnist.hyperparameters import OWN_SIZE, Hyperparameters
+from fmnist.errors import NetworkError
+from fmnist.hyperparameters import OWN_SIZE, TRAINING, Hyperparameters
 from search.formatting import did_you_mean, written
 from search.study.parameters import (
     Parameter,
@@ -21,7 +22,6 @@ from search.study.parameters import (
     cases,
     count_points,
     has_conditions,
-    is_integer,
     point_of,
     walk,
 )
@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 LARGEST_GRID = 100_000  # trainings
 UNION = {"bool", "int", "float", "str"}  # pydantic's names for the members of a union, which end the place of an error
 
-OWN_ARCHITECTURE = "a network of your own can be trained (fmnist-search train), but not searched; name one of ours"
+OWN_ARCHITECTURE = (
+    "a network of your own has hyperparameters of its own; search it in a study of its own, by [defaults]"
+)
 
 Place = tuple[str | int, ...]
 
@@ -83,8 +85,7 @@ def check(definition: "StudyDefinition") -> None:
 def _of_settings(definition: "StudyDefinition") -> Iterator[Mistake]:
     sampler = definition.sampler
     conditional = next((name for name, tables in definition.space.items() if any(each.when for each in tables)), None)
-    if is_own(definition.defaults.architecture):
-        yield Mistake(("defaults", "architecture"), OWN_ARCHITECTURE)
+    yield from _of_arguments(definition)
     if not definition.space:
         yield Mistake(("space",), "is missing; name at least one hyperparameter", (("grid",),))
     for key, given in (("grid", definition.grid), ("seeds", definition.seeds > 1)):
@@ -99,12 +100,39 @@ def _of_settings(definition: "StudyDefinition") -> Iterator[Mistake]:
         yield Mistake(("audit",), "needs a pruner to look at; change either", (("pruner",),))
 
 
+def _of_arguments(definition: "StudyDefinition") -> Iterator[Mistake]:
+    """Arguments of a user's own network in [defaults], held against its constructor."""
+    own, arguments = definition.own, definition.defaults.network
+    if not own:
+        return
+    for name, value in arguments.items():
+        if name not in own.arguments:
+            yield Mistake(("defaults", name), f"is no hyperparameter; {did_you_mean(name, _names(definition))}")
+        else:
+            yield from _of_value(definition, ("defaults", name), name, value)
+    for name in own.required:
+        if name not in arguments:
+            yield Mistake(("defaults", name), f"is missing, and {own.constructor} has no default for it; add it")
+
+
+def _names(definition: "StudyDefinition") -> list[str]:
+    """All hyperparameters that there are."""
+    if not definition.is_own:
+        return [name for name in Hyperparameters.model_fields if name != "network"]
+    of_training = [name for name in Hyperparameters.model_fields if name in TRAINING - {"architecture"}]
+    return [*of_training, *(definition.own.arguments if definition.own else definition.defaults.network)]
+
+
 def _of_tables(definition: "StudyDefinition") -> Iterator[Mistake]:
     section = "grid" if definition.grid else "space"
-    fields = [name for name in Hyperparameters.model_fields if name != "network"]
+    fields = _names(definition)
     known = {name: tables for name, tables in definition.space.items() if name in fields}
     for name in definition.space.keys() - known.keys():
         text = f"is no hyperparameter; {did_you_mean(name, fields)}"
+        if definition.is_own and name == "architecture":
+            text = OWN_ARCHITECTURE
+        elif definition.is_own and name in Hyperparameters.model_fields:
+            text = f"{definition.defaults.architecture} takes none; {did_you_mean(name, fields)}"
         yield Mistake((section, name), text, (("space", name),))
     wrong: dict[str, list[Mistake]] = {name: [] for name in known}
     for name, number, table in _each(known):
@@ -115,7 +143,9 @@ def _of_tables(definition: "StudyDefinition") -> Iterator[Mistake]:
     for name, number, table in _each(known):
         place = ("space", name, number) if len(known[name]) > 1 else ("space", name)
         # What is wrong itself is not held against those that depend on it.
-        conditions += _of_conditions(right, place, name, {k: v for k, v in table.when.items() if not wrong.get(k)})
+        conditions += _of_conditions(
+            definition, right, place, name, {k: v for k, v in table.when.items() if not wrong.get(k)}
+        )
     yield from itertools.chain(*wrong.values(), conditions)
     if len(right) == len(definition.space) and not conditions:
         yield from _of_cases(definition)
@@ -126,21 +156,28 @@ def _each(space: Space) -> Iterator[tuple[str, int, Parameter]]:
 
 
 def _of_values(definition: "StudyDefinition", place: Place, name: str, table: Parameter) -> Iterator[Mistake]:
-    invalid = [mistake for value in table.ends() for mistake in _of_value(place, name, value)]
+    invalid = [mistake for value in table.ends() for mistake in _of_value(definition, place, name, value)]
     yield from invalid
     if invalid:
         return
-    if name == "kernel_size" and table.has(OWN_SIZE) and table.count() > 1:
+    if name == "kernel_size" and not definition.is_own and table.has(OWN_SIZE) and table.count() > 1:
         yield Mistake(place, f"{OWN_SIZE} stands for the network's own size; name the sizes themselves")
     if name == "augmentation_kind" and len({*map(tuple, map(augmentations, table.values()))}) < table.count():
         yield Mistake(place, "names an augmentation twice, in other words; remove one")
-    if is_integer(name) and isinstance(table.step, float):
+    if table.whole and isinstance(table.step, float):
         yield Mistake((*place, "step"), f"must be a whole number, not {table.step}")
-    elif definition.sampler == "grid" and not definition.grid and table.continuous and not is_integer(name):
+    elif definition.sampler == "grid" and not definition.grid and table.continuous and not table.whole:
         yield Mistake(place, "a grid needs step or choices here, or choose another sampler", (("sampler",), ("grid",)))
 
 
-def _of_value(place: Place, name: str, value: object) -> Iterator[Mistake]:
+def _of_value(definition: "StudyDefinition", place: Place, name: str, value: object) -> Iterator[Mistake]:
+    if definition.is_own and name not in TRAINING:
+        try:
+            if definition.own:
+                definition.own.checked(name, value)
+        except NetworkError as error:
+            yield Mistake(place, str(error))
+        return
     if name == "architecture" and isinstance(value, str) and is_own(value):
         yield Mistake(place, OWN_ARCHITECTURE)
         return
@@ -150,19 +187,21 @@ def _of_value(place: Place, name: str, value: object) -> Iterator[Mistake]:
         yield Mistake(place, f"{_shown(value)} cannot be, {_rule(error.errors()[0])}")
 
 
-def _of_conditions(space: Space, place: Place, name: str, when: Mapping[str, list[Value]]) -> Iterator[Mistake]:
+def _of_conditions(
+    definition: "StudyDefinition", space: Space, place: Place, name: str, when: Mapping[str, list[Value]]
+) -> Iterator[Mistake]:
     for other, values in when.items():
         here = (*place, "when", other)
         if other not in space:
             known = did_you_mean(other, [each for each in space if each != name])
             yield Mistake(here, f"is not searched, so this holds always or never; {known}", (("space", other),))
-        elif any(each.choices is None for each in space[other]) and not is_integer(other):
+        elif any(each.choices is None and not each.whole for each in space[other]):
             yield Mistake(here, "is a range of fractions; a condition needs choices or whole numbers")
         else:
             choices = [written(choice) for each in space[other] for choice in each.choices or ()]
             for value in values:
                 if any(each.has(value) for each in space[other]):
-                    yield from _of_value(here, other, value)
+                    yield from _of_value(definition, here, other, value)
                 else:
                     hint = did_you_mean(written(value), choices) if choices else "change either"
                     yield Mistake(here, f"{_shown(value)} is not in space.{other}; {hint}")
@@ -190,12 +229,16 @@ def _of_cases(definition: "StudyDefinition") -> Iterator[Mistake]:
 
 def _of_defaults(definition: "StudyDefinition") -> Iterator[Mistake]:
     mistakes = []
+    values = definition.default_values
+    given = definition.defaults.model_fields_set
+    if definition.own:
+        given = given | {name for name, value in values.items() if definition.own.defaults.get(name, value) != value}
 
     def choose(name: str, table: Parameter) -> Any:
-        value = getattr(definition.defaults, name)
+        value = values.get(name)
         if not table.has(value):
             others = tuple((part, each) for each in (name, *table.when) for part in ("space", "defaults"))
-            if name in definition.defaults.model_fields_set:
+            if name in given:
                 text = f"{_shown(value)} is not in {_named(name, table)}; change either"
                 mistakes.append(Mistake(("defaults", name), text, others))
             else:
@@ -230,7 +273,7 @@ def _of_grid(definition: "StudyDefinition") -> Iterator[Mistake]:
 
 
 def _of_starts(definition: "StudyDefinition") -> Iterator[Mistake]:
-    defaults = definition.defaults.model_dump()
+    defaults = definition.default_values
     seen = [point_of(definition.space, defaults)]
     for number, given in enumerate(definition.start):
         place: Place = ("start", number)
@@ -251,7 +294,7 @@ def _of_given(definition: "StudyDefinition", place: Place, name: str, value: obj
     """Whether a value that a grid's part or a starting point gives a hyperparameter is one of some table."""
     if name not in definition.space:
         yield Mistake(place, "is not searched; add it to [space], or remove it here", (("space", name),))
-    elif invalid := list(_of_value(place, name, value)):
+    elif invalid := list(_of_value(definition, place, name, value)):
         yield from invalid
     elif not any(table.has(value) for table in definition.space[name]):
         yield Mistake(place, f"{_shown(value)} is not in space.{name}; change either", (("space", name),))
@@ -259,7 +302,7 @@ def _of_given(definition: "StudyDefinition", place: Place, name: str, value: obj
 
 def _of_points(definition: "StudyDefinition", place: Place, combined: list[dict[str, Any]]) -> Iterator[Mistake]:
     """Whether values, with the defaults beside them, are points of the space, and each is searched in one of those."""
-    space, defaults = definition.space, definition.defaults.model_dump()
+    space, defaults = definition.space, definition.default_values
     default_tables = {name: applying(space, name, point_of(space, defaults)) for name in space}
     unused = {name: value for given in combined for name, value in given.items()}
     for given in combined:
@@ -302,6 +345,8 @@ def explain(error: ValidationError, model: type[BaseModel], content: Mapping[str
         if isinstance(contradictions := each.get("ctx", {}).get("error"), Mistakes):
             return contradictions.mistakes  # pydantic looks for them only where it has found nothing else
         place = each["loc"][:-1] if each["loc"] and each["loc"][-1] in UNION else each["loc"]
+        if place[:2] == ("defaults", "network") and len(place) > 2:  # which stand beside the training's
+            place = ("defaults", *place[2:])
         found.setdefault(place, []).append(each)
     return [_mistake(model, _as_given(place, content), of_one) for place, of_one in found.items()]
 

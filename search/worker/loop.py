@@ -24,6 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from fmnist import data as fashion
 from fmnist.device import fastest
 from fmnist.errors import ExpectedError
+from fmnist.own_network import Named, adopt
 from fmnist.training import Training
 from search import logs
 from search.artifacts import ArtifactError, Artifacts
@@ -47,6 +48,7 @@ from search.study.store import (
     finalists_name,
     finalists_of,
     load_study,
+    own_network_of,
     stop_requests,
     told_if_deleted,
 )
@@ -70,6 +72,7 @@ class WorkerSettings:
     output: the output folder, if that is not the one on record. threads: of torch, in this
     process. grace: seconds without progress after which others may take its trial. follow:
     wait for new tickets once the queue is empty. finalists: go on with the study's finalists then.
+    network: the user's own, as the process that started this one was given it.
     """
 
     storage: str = field(repr=False)  # it may hold a password
@@ -83,6 +86,7 @@ class WorkerSettings:
     finalists: bool = True
     allow_mixed: bool = False
     log_level: logs.Level = "warning"
+    network: Named | None = field(default=None, repr=False)
 
 
 class Retried:
@@ -166,7 +170,7 @@ def main(settings: WorkerSettings, errors: Connection, lines: Connection) -> Non
     except (ExpectedError, OSError) as error:
         if stop.asked and isinstance(error, StorageError):
             raise SystemExit(1) from error  # it only stopped waiting for the database: another will wait
-        errors.send(" ".join(str(error).split()))
+        errors.send(str(error))
         raise SystemExit(FAILED) from error
 
 
@@ -207,6 +211,9 @@ def _join(settings: WorkerSettings, name: str) -> Joined:
     """Open a study, if this process may work on it."""
     study = load_study(open_storage(settings.storage, "write"), name)
     definition = definition_of(study)
+    if settings.network:
+        adopt(settings.network)
+    own = own_network_of(study)
     data = fashion.load(settings.data_dir)
     check_alike(study, data, allow_mixed=settings.allow_mixed)
     device = torch.device(settings.device)
@@ -218,7 +225,7 @@ def _join(settings: WorkerSettings, name: str) -> Joined:
     artifacts = artifacts_of(study, folder)
     release(study)
     drop_partial(study, artifacts)
-    objective = Objective(definition, data, splits, device, artifacts)
+    objective = Objective(definition, data, splits, device, artifacts, own)
     return Joined(study, objective, stop_requests(study))
 
 

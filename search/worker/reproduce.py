@@ -11,8 +11,9 @@ from fmnist.checkpoint import weights_digest
 from fmnist.data import DataSet, split
 from fmnist.errors import UsageError
 from fmnist.training import Training
+from search.study import space
 from search.study.record import FINISHED, STEPS_PER_EPOCH, history_of, saved_of
-from search.study.store import DATA, definition_of
+from search.study.store import DATA, definition_of, own_network_of
 from search.worker.trial import training_seed
 
 
@@ -59,6 +60,7 @@ def reproduce(study: optuna.Study, number: int, data: DataSet, on_epoch: Callabl
 
     Raises:
         NotReproducible: there is no such record, this is another data set, or the device is not here.
+        NetworkError: the user's own network is not here, or not what is on record.
     """
     trial, definition = recorded_trial(study, number), definition_of(study)
     if study.user_attrs[DATA]["fingerprint"] != data.fingerprint:
@@ -76,8 +78,8 @@ def reproduce(study: optuna.Study, number: int, data: DataSet, on_epoch: Callabl
     if device.type == "cuda" and not torch.cuda.is_available():
         raise NotReproducible(f"trial {number} was trained on {device}, and there is none on this machine")
     torch.set_num_threads(saved.threads or 1)
-    hyperparameters = definition.defaults.model_copy(update=trial.params)
-    training = Training(hyperparameters, training_seed(definition, number), device, saved.precision)
+    hyperparameters, own = space.hyperparameters_of(definition, trial.params), own_network_of(study)
+    training = Training(hyperparameters, training_seed(definition, number), device, saved.precision, own)
     same = True
     for metrics in training.epochs(split(data, definition.score_on), early=True):
         on_epoch(Compared(metrics.epoch, recorded[metrics.epoch], metrics.accuracy))

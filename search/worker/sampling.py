@@ -94,7 +94,7 @@ def propose(definition: StudyDefinition, trials: list[FrozenTrial], number: int,
             for trial in _visible(definition, limit_history([trial for trial in trials if trial.number != number])):
                 study.add_trial(trial)
             asked.append(study.ask())
-        suggested = suggest(asked[0], _seen_as(definition, name, table), _scale(name, table))
+        suggested = suggest(asked[0], _seen_as(definition, name, table), _scale(table))
         ranked = list(_ranks(table))
         return ranked[suggested] if ranked else suggested
 
@@ -114,9 +114,9 @@ def _ranks(table: Parameter) -> dict[Any, int]:
     return {value: rank for rank, value in enumerate(ranked)}
 
 
-def _scale(name: str, table: Parameter) -> BaseDistribution:
+def _scale(table: Parameter) -> BaseDistribution:
     ranks = _ranks(table)
-    return IntDistribution(0, len(ranks) - 1) if ranks else distribution(name, table)
+    return IntDistribution(0, len(ranks) - 1) if ranks else distribution(table)
 
 
 class _VisibleTrial(FrozenTrial):
@@ -136,7 +136,7 @@ def _visible(definition: StudyDefinition, trials: list[FrozenTrial]) -> Iterator
     ranges, and one that was claimed just now may have no parameters yet.
     """
     scales = {
-        id(table): (_seen_as(definition, name, table), _scale(name, table), _ranks(table))
+        id(table): (_seen_as(definition, name, table), _scale(table), _ranks(table))
         for name, tables in definition.space.items()
         for table in tables
     }

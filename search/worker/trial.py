@@ -3,20 +3,25 @@
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from threading import Timer
 
 import torch
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from fmnist import archive, checkpoint
 from fmnist.checkpoint import Checkpoint, CheckpointError, weights_digest
+from fmnist.complexity import complexity
 from fmnist.data import DataSet, Splits
-from fmnist.hyperparameters import Hyperparameters
+from fmnist.dry_run import try_out
+from fmnist.errors import NetworkError
+from fmnist.hyperparameters import TRAINING, Hyperparameters
+from fmnist.own_network import OwnNetwork
 from fmnist.seeds import derive
 from fmnist.training import Diverged, EpochMetrics, Training
 from search.artifacts import Artifacts, checkpoint_name
 from search.database.optuna_schema import stored
-from search.formatting import percent
+from search.formatting import assignments, percent
 from search.study import space
 from search.study.definition import StudyDefinition
 from search.study.record import (
@@ -36,13 +41,14 @@ log = logging.getLogger(__package__)
 
 @dataclass(frozen=True)
 class Objective:
-    """What all trials of a study have in common in one process."""
+    """What all trials of a study have in common in one process; own: the user's own network."""
 
     definition: StudyDefinition
     data: DataSet
     splits: Splits
     device: torch.device
     artifacts: Artifacts
+    own: OwnNetwork | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,33 @@ class Outcome:
     state: TrialState
     value: float | None = None
     reason: str | None = None
+
+
+PATIENCE = 10.0  # seconds after which it is said that a network is still tried
+
+
+def try_network(definition: StudyDefinition) -> None:
+    """Try the user's own network before a search of it, also with the extreme values of what is searched.
+
+    Raises:
+        NetworkError: it cannot be trained as it is.
+    """
+    own = definition.own
+    if own is None:
+        return
+    slow = Timer(PATIENCE, log.warning, ("%s is still being tried on two images; Ctrl-C ends that", own.architecture))
+    slow.daemon = True
+    slow.start()
+    try:
+        try_out(own, definition.defaults.network)
+        for changes in space.extremes(definition, without=TRAINING):
+            try:
+                try_out(own, definition.defaults.network | changes)
+            except NetworkError as error:
+                raise NetworkError(f"with {assignments(changes)}: {error}") from error
+        complexity(definition.defaults, own)
+    finally:
+        slow.cancel()
 
 
 def run_trial(
@@ -109,7 +142,8 @@ def _training(
     trial: Trial, objective: Objective, hyperparameters: Hyperparameters, saved: Checkpoint | None
 ) -> Training:
     if saved is None:
-        return Training(hyperparameters, training_seed(objective.definition, trial.number), objective.device)
+        seed = training_seed(objective.definition, trial.number)
+        return Training(hyperparameters, seed, objective.device, own=objective.own)
     torch.set_num_threads(saved.made_with["threads"])  # another number would change the sums
     return checkpoint.resume(saved, objective.device)
 
@@ -153,6 +187,8 @@ def _save(trial: Trial, objective: Objective, training: Training, former: str | 
         "confusion": training.history[-1].confusion,
         "history": history,
     }
+    if objective.own:
+        record["complexity"] = list(astuple(complexity(training.hyperparameters, objective.own)))
     trial.set_user_attr(CHECKPOINT, record)
     if former and former != name:
         objective.artifacts.remove(former)

@@ -287,6 +287,7 @@ def saved_with(tiny: DataSet, **changes: Any) -> checkpoint.Checkpoint:
 
 def test_other_content_than_on_record_is_shown_and_not_run(tiny: DataSet) -> None:
     saved = saved_with(tiny)
+    own_network._loaded.clear()  # as in another process
     Path("net.py").write_text(NET + "import pathlib; pathlib.Path('ran').touch()  # \x1b[2J\n")
     for use in (saved.network, lambda: checkpoint.resume(saved, torch.device("cpu"))):
         with pytest.raises(NetworkError, match=r"not what is on record.*--network-dir\n") as error:
@@ -298,6 +299,7 @@ def test_other_content_than_on_record_is_shown_and_not_run(tiny: DataSet) -> Non
     Path("copies/net.py").write_text(NET)
     with own_network.found_in(Path("copies")):
         assert saved.network()
+    own_network._loaded.clear()
     Path("net.py").unlink()
     with pytest.raises(NetworkError, match="--network-dir"):
         saved.network()

@@ -24,7 +24,8 @@ def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def refused(invoke: Command, *arguments: str, exit_code: int = 2) -> str:
-    """All of the error message, in whose first line there is what to do."""
+    """All of the error message of a new process, in whose first line there is what to do."""
+    own_network._loaded.clear()
     result = invoke(*arguments)
     assert result.returncode == exit_code
     _, _, message = f"\n{result.stderr}".partition("\nError: ")
@@ -124,13 +125,3 @@ def test_a_network_that_no_graph_can_hold_is_one_line(invoke: Command, net: Path
     assert invoke(*NAMED).returncode == 0
     assert "torch cannot write the network as a graph" in refused(invoke, "export", "net.pth", exit_code=1)
     assert not (tmp_path / "net.onnx").exists()
-
-
-@pytest.mark.parametrize("place", ["defaults", "space"])
-def test_a_study_of_it_is_refused(invoke: Command, tmp_path: Path, place: str) -> None:
-    name = '"net.py:CNNModel"' if place == "defaults" else '{ choices = ["cnn", "net.py:CNNModel"] }'
-    rest = "[space]\nlearning_rate = { low = 0.001, high = 0.1 }\n" if place == "defaults" else ""
-    (tmp_path / "mine.toml").write_text(f"[{place}]\narchitecture = {name}\n{rest}")
-    message = refused(invoke, "run", "mine.toml")
-    assert f"{place}.architecture: a network of your own can be trained" in message
-    assert message.count("\n") == 1

@@ -34,7 +34,7 @@ MADE: list[dict[str, Any]] = [
 def costs_of(defined: StudyDefinition, *trials: tuple[float, float, dict[str, Any]]) -> list[Cost]:
     """Of trials as (accuracy, seconds, parameters)."""
     made = [ended(defined, accuracy, seconds=seconds, **params) for accuracy, seconds, params in trials]
-    return costs(defined, rank(defined, made))
+    return costs(defined, rank(defined, made), made)
 
 
 def test_a_configurations_cost_is_that_of_its_network_and_its_seconds() -> None:
@@ -126,4 +126,4 @@ def test_only_costs_that_differ_are_shown() -> None:
     larger = costs_of(rates, (0.9, 3.0, {"filters": 2}), (0.8, 3.0, {"filters": 4}))
     assert varied(larger) == {name: COSTS[name] for name in ("parameters", "multiply_adds")}
     assert varied([]) == {}
-    assert costs(rates, []) == []
+    assert costs(rates, [], []) == []

@@ -79,6 +79,8 @@ def analysis() -> Analysis:
         data="digits",
         fingerprint="",
         checksums={},
+        architecture="cnn",
+        network=None,
     )
     best = BestTrial(
         7, None, 0.93, {"learning_rate": 0.004, "filters": 24}, "studies/s/checkpoints/trial-00007-epoch-7.pt"

@@ -326,7 +326,7 @@ def test_hyperparameters_that_are_whole_have_whole_ticks(analysis: Analysis) -> 
     assert space_figures.contour(analysis).layout.xaxis.dtick == 1
     longer = definition(space={"epochs": {"low": 1, "high": 3}})
     trials = [ended(longer, 0.9, epochs=epochs) for epochs in (1, 2, 3)]
-    found = replace(analysis, costs=costs(longer, rank(longer, trials)))
+    found = replace(analysis, costs=costs(longer, rank(longer, trials), trials))
     assert space_figures.cost(found, "epochs").layout.xaxis.dtick == 1
 
 
@@ -358,7 +358,7 @@ def test_outliers_are_out_of_sight_and_the_page_says_so(analysis: Analysis) -> N
     sizes = definition(space={"filters": {"low": 1, "high": 30}})
     trials = [ended(sizes, 0.9 + n / 1000, filters=n + 1) for n in range(12)]
     for more, expected in (([], False), ([ended(sizes, 0.1, filters=20)], True)):
-        text = text_of(render(replace(analysis, costs=costs(sizes, rank(sizes, trials + more)))))
+        text = text_of(render(replace(analysis, costs=costs(sizes, rank(sizes, trials + more), trials + more))))
         assert ("are out of sight" in text) == expected
 
 
@@ -379,7 +379,7 @@ def test_importances_are_drawn_with_their_intervals(analysis: Analysis) -> None:
 def test_costs_are_drawn_with_their_fronts(analysis: Analysis) -> None:
     sizes = definition(space={"filters": {"low": 1, "high": 30}})
     trials = [ended(sizes, 0.9 - n % 4 / 10, seconds=20.0 - n, filters=n + 1) for n in range(8)]
-    found = costs(sizes, rank(sizes, trials))
+    found = costs(sizes, rank(sizes, trials), trials)
     dear = replace(analysis, costs=found)
     names = [name for name in COSTS if f"cost_{name}" in drawers(dear)]
     assert names == [name for name in COSTS if name != "epochs"]  # in which they do not differ

@@ -121,7 +121,8 @@ def test_the_best_is_announced_only_where_all_its_trainings_went_well_and_none_h
 
 
 def test_what_diverges_is_on_no_front_of_costs() -> None:
-    found = costs(grid(), rank(grid(), [trial(0.95, 1.0, epochs=9), diverging(epochs=9), trial(0.80, 2.0)]))
+    trials = [trial(0.95, 1.0, epochs=9), diverging(epochs=9), trial(0.80, 2.0)]
+    found = costs(grid(), rank(grid(), trials), trials)
     assert [bool(cost.fronts) for cost in found] == [True, False]
 
 
