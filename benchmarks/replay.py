@@ -3,18 +3,18 @@
     .venv/bin/python -m benchmarks.replay            # some minutes
     .venv/bin/python -m benchmarks.replay --orders 4 # a smoke run: the numbers mean little
 
-A replayed search is one of 50 trials by two workers on benchmarks/curves.jsonl, with Optuna's
-own study, pruners and TPE in memory, and a clock that moves by the seconds that each report
-took. Trial 0 is the default configuration. A trial's epochs are drawn from the default
-study's range. Random search takes the curves in a random order, another one in each
+A replayed search is one of 50 trials by two workers on benchmarks/curves.jsonl, with the workers' own
+sampling and `search.queue.scheduler`, Optuna's pruners in memory, and a clock that moves by the seconds
+that each report took. Trial 0 is the default configuration. A trial's epochs are drawn from the range of the
+study that the curves were recorded of. Random search takes the curves in a random order, another one in each
 repetition; TPE's proposal is taken for the nearest curve that has not been used.
 
 Reported, over all orders:
 
-    wrongly pruned  of those among the eventual best 10 % of a search's trials (by the accuracy at
-                    their last epoch) the share that was pruned; with the 95 % bootstrap interval
+    lost            of those among the eventual best 10 % of a search's trials (by the accuracy at
+                    their last epoch) the share that was not trained to it; with the 95 % bootstrap interval
                     over configurations, as an order tells nothing about others than these
-    saved           of the training seconds of all trials, the share that pruning saved
+    saved           of the training seconds of all trials, the share that was not spent
     complete        trials that came to their end
     regret          points from the best complete trial to the best that any of these 50 would have been
     found           accuracy of the best complete trial
@@ -27,35 +27,40 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, PercentilePruner
 from optuna.pruners import SuccessiveHalvingPruner as Halving
-from optuna.samplers import RandomSampler, TPESampler
-from optuna.trial import Trial, TrialState
+from optuna.samplers import RandomSampler
+from optuna.trial import FrozenTrial, Trial, TrialState
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.curves import DEFINED, TRAINED
+from search.queue import scheduler
+from search.queue.scheduler import Progress
 from search.run.local import cores
 from search.study import space
+from search.study.definition import StudyDefinition
 from search.study.record import STEPS_PER_EPOCH
-from search.worker.sampling import SLACK, SlackPruner
+from search.worker.sampling import SLACK, SlackPruner, propose
 
 ROOT = Path(__file__).resolve().parent.parent
 TRIALS, WORKERS, BEST_SHARE = 50, 2, 0.1
-SPACE: dict[str, BaseDistribution] = space.distributions(DEFINED)
-LONGEST = DEFINED.longest_epochs() * STEPS_PER_EPOCH
+EPOCH = datetime.fromtimestamp(0)  # as Optuna has it; nobody looks at it
+LONGEST = 7 * STEPS_PER_EPOCH
 QUARTER = STEPS_PER_EPOCH // 4
 
+FREEZE = "freeze"  # pauses trials instead
 PRUNERS: dict[str, Callable[[], BasePruner]] = {
+    FREEZE: NopPruner,
     "none": NopPruner,
     **{f"slack {slack}": partial(SlackPruner, slack, STEPS_PER_EPOCH) for slack in (0.03, SLACK, 0.1, 0.15)},
     "median": partial(MedianPruner, n_startup_trials=5),
@@ -89,10 +94,12 @@ class Curve:
 class Replayed:
     """A trial of a replayed search: how far it came."""
 
+    number: int
     curve: Curve
     trial: Trial
     epochs: int
     done: int = 0
+    state: TrialState = TrialState.RUNNING  # PRUNED: also while it is paused, as samplers see it
 
     @property
     def complete(self) -> bool:
@@ -102,6 +109,28 @@ class Replayed:
     def potential(self) -> float:
         """The accuracy it has, or would have had, at its last epoch."""
         return self.curve.accuracies[self.curve.reports(self.epochs) - 1]
+
+    @property
+    def progress(self) -> Progress:
+        last = self.done - 1
+        return Progress(self.number, self.curve.steps[last], self.curve.accuracies[last], self.epochs * STEPS_PER_EPOCH)
+
+    def seen(self, distributions: dict[str, BaseDistribution]) -> FrozenTrial:
+        """What a sampler sees of it."""
+        reports = dict(zip(self.curve.steps, self.curve.accuracies[: self.done], strict=False))
+        return FrozenTrial(
+            number=self.number,
+            trial_id=self.number,
+            state=self.state,
+            value=None if self.state == TrialState.RUNNING else self.curve.accuracies[self.done - 1],
+            params={**self.curve.parameters, "epochs": self.epochs},
+            distributions=distributions,
+            intermediate_values=reports,
+            datetime_start=EPOCH,
+            datetime_complete=None if self.state == TrialState.RUNNING else EPOCH,
+            user_attrs={},
+            system_attrs={},
+        )
 
     @property
     def spent(self) -> float:
@@ -114,7 +143,7 @@ class Replayed:
 
 @dataclass(frozen=True)
 class Result:
-    """Numbers of one replayed search; mistakes: (configuration, whether pruned) of its eventual best."""
+    """Numbers of one replayed search; mistakes: (configuration, whether lost) of its eventual best."""
 
     mistakes: list[tuple[int, bool]]
     saved: float
@@ -124,47 +153,53 @@ class Result:
     clock: float
 
 
-def read(file: Path) -> list[Curve]:
-    """The recorded curves, the default configuration's first.
+@dataclass(frozen=True)
+class Recorded:
+    """Curves, the default configuration's first, and the study that they were recorded of."""
+
+    definition: StudyDefinition
+    curves: list[Curve]
+
+
+def read(file: Path) -> Recorded:
+    """The recorded curves.
 
     Raises:
-        SystemExit: they are of another default configuration or space than the default study's, or too few.
+        SystemExit: they are too few.
     """
     header, *lines = map(json.loads, file.read_text().splitlines())
-    if header["study"] != TRAINED:
-        raise SystemExit(f"{file} is of another study than studies/cnn.toml; record it again with benchmarks.curves")
     curves = sorted((Curve(**line) for line in lines), key=lambda curve: curve.index)
     if len(curves) <= TRIALS or curves[0].index != 0:
         raise SystemExit(f"{file} has not enough curves; go on with benchmarks.curves")
-    return curves
+    return Recorded(StudyDefinition.model_validate(header["study"]), curves)
 
 
 class Proposals:
     """Which curve the next trial is, and with how many epochs."""
 
-    def __init__(self, curves: list[Curve], sampler: str, seed: int) -> None:
+    def __init__(self, recorded: Recorded, sampler: str, seed: int) -> None:
         self.random = np.random.default_rng(seed)
-        self.default, *rest = curves
+        self.default, *rest = recorded.curves
         self.unused = [rest[i] for i in self.random.permutation(len(rest))]
-        self.tpe = TPESampler(seed=seed) if sampler == "tpe" else None
+        self.definition = recorded.definition.model_copy(update={"sampler": sampler, "seed": seed})
+        self.distributions = space.distributions(self.definition)
 
-    def next(self, study: optuna.Study) -> tuple[Curve, int]:
-        if not study.get_trials(deepcopy=False):
-            return self.default, DEFINED.defaults.epochs
-        epochs = int(self.random.integers(SPACE["epochs"].low, SPACE["epochs"].high + 1))  # type: ignore[attr-defined]
-        if self.tpe is None:
-            return self.unused.pop(), epochs
-        trial = study.ask()  # only to have a proposal: its parameters are those of no curve
-        proposed = {name: trial._suggest(name, distribution) for name, distribution in SPACE.items()}
-        study.tell(trial, state=TrialState.FAIL)
-        nearest = min(range(len(self.unused)), key=lambda i: distance(proposed, self.unused[i].parameters))
-        return self.unused.pop(nearest), proposed["epochs"]
+    def next(self, trials: list[Replayed]) -> tuple[Curve, int]:
+        if not trials:
+            return self.default, self.definition.defaults.epochs
+        if self.definition.sampler == "random":
+            epochs = self.distributions["epochs"]
+            return self.unused.pop(), int(self.random.integers(epochs.low, epochs.high + 1))  # type: ignore[attr-defined]
+        seen = [trial.seen(self.distributions) for trial in trials]
+        proposed = propose(self.definition, seen, len(trials), {})
+        near = [distance(self.distributions, proposed, curve.parameters) for curve in self.unused]
+        return self.unused.pop(int(np.argmin(near))), proposed["epochs"]
 
 
-def distance(first: dict[str, Any], second: dict[str, Any]) -> float:
+def distance(distributions: dict[str, BaseDistribution], first: dict[str, Any], second: dict[str, Any]) -> float:
     """Between two configurations, each range taken as 1, epochs left out."""
     total = 0.0
-    for name, distribution in SPACE.items():
+    for name, distribution in distributions.items():
         if name != "epochs":
             low, high, *values = distribution.low, distribution.high, first[name], second[name]  # type: ignore[attr-defined]
             if distribution.log:  # type: ignore[attr-defined]
@@ -173,40 +208,80 @@ def distance(first: dict[str, Any], second: dict[str, Any]) -> float:
     return total
 
 
-def search(curves: list[Curve], pruner: str, sampler: str, seed: int) -> Result:
+class Search:
+    """One replayed search: its trials, and the workers' next reports by time."""
+
+    def __init__(self, recorded: Recorded, pruner: str, sampler: str, seed: int) -> None:
+        self.proposals = Proposals(recorded, sampler, seed)
+        self.study = optuna.create_study(
+            direction="maximize", pruner=PRUNERS[pruner](), sampler=RandomSampler(seed=seed)
+        )
+        self.freezes = pruner == FREEZE
+        self.clock, self.turn, self.idle = 0.0, itertools.count(), WORKERS
+        self.trials: list[Replayed] = []
+        self.waiting: list[tuple[float, int, Replayed]] = []
+
+    def run(self) -> Result:
+        self.employ()
+        while self.waiting:
+            self.clock, _, each = heapq.heappop(self.waiting)
+            each.trial.report(each.curve.accuracies[each.done], each.curve.steps[each.done])
+            each.done += 1
+            if each.complete:
+                each.state = TrialState.COMPLETE
+                self.study.tell(each.trial, each.potential)
+                self.idle += 1
+            elif self.freezes:
+                each.state = TrialState.PRUNED  # paused: it goes on if it is chosen
+                self.idle += 1
+            elif each.trial.should_prune():
+                each.state = TrialState.PRUNED
+                self.study.tell(each.trial, state=TrialState.PRUNED)
+                self.idle += 1
+            else:
+                self.go_on(each)
+            self.employ()
+        return result(self.trials, self.clock)
+
+    def employ(self) -> None:
+        """Give each idle worker what there is to do."""
+        while self.idle and (chosen := self.choose()):
+            if chosen == "new":
+                chosen = self.begin()
+            chosen.state = TrialState.RUNNING
+            self.idle -= 1
+            self.go_on(chosen)
+
+    def choose(self) -> Replayed | Literal["new"] | None:
+        tickets = TRIALS - len(self.trials)
+        if not self.freezes:
+            return "new" if tickets else None
+        reported = [trial for trial in self.trials if trial.done]
+        best: dict[int, float] = {}
+        for trial in reported:
+            for step, accuracy in zip(trial.curve.steps, trial.curve.accuracies[: trial.done], strict=False):
+                best[step] = max(best.get(step, 0.0), accuracy)
+        complete, paused = (
+            [trial.progress for trial in reported if trial.state == state]
+            for state in (TrialState.COMPLETE, TrialState.PRUNED)
+        )
+        chosen = scheduler.choose(best, complete, paused, len(self.trials), tickets)
+        return self.trials[chosen.number] if isinstance(chosen, Progress) else chosen
+
+    def begin(self) -> Replayed:
+        curve, epochs = self.proposals.next(self.trials)
+        self.study.enqueue_trial({**curve.parameters, "epochs": epochs})
+        trial = self.study.ask(self.proposals.distributions)
+        self.trials.append(Replayed(len(self.trials), curve, trial, epochs))
+        return self.trials[-1]
+
+    def go_on(self, each: Replayed) -> None:
+        heapq.heappush(self.waiting, (self.clock + each.curve.seconds[each.done], next(self.turn), each))
+
+
+def search(recorded: Recorded, pruner: str, sampler: str, seed: int) -> Result:
     """Replay one search."""
-    proposals = Proposals(curves, sampler, seed)
-    study = optuna.create_study(
-        direction="maximize", pruner=PRUNERS[pruner](), sampler=proposals.tpe or RandomSampler(seed=seed)
-    )
-    clock, turn = 0.0, itertools.count()
-    trials: list[Replayed] = []
-    waiting: list[tuple[float, int, Replayed]] = []  # by the time of the next report
-
-    def begin(now: float) -> None:
-        if len(trials) < TRIALS:
-            curve, epochs = proposals.next(study)
-            study.enqueue_trial({**curve.parameters, "epochs": epochs})
-            trial = study.ask(SPACE)
-            trials.append(Replayed(curve, trial, epochs))
-            heapq.heappush(waiting, (now + curve.seconds[0], next(turn), trials[-1]))
-
-    for _ in range(WORKERS):
-        begin(0.0)
-    while waiting:
-        clock, _, each = heapq.heappop(waiting)
-        each.trial.report(each.curve.accuracies[each.done], each.curve.steps[each.done])
-        each.done += 1
-        pruned = each.trial.should_prune()
-        if each.complete:
-            study.tell(each.trial, each.potential)
-            begin(clock)
-        elif pruned:
-            study.tell(each.trial, state=TrialState.PRUNED)
-            begin(clock)
-        else:
-            heapq.heappush(waiting, (clock + each.curve.seconds[each.done], next(turn), each))
-    return result(trials, clock)
+    return Search(recorded, pruner, sampler, seed).run()
 
 
 def result(trials: list[Replayed], clock: float) -> Result:
@@ -223,7 +298,7 @@ def result(trials: list[Replayed], clock: float) -> Result:
 
 
 def mistakes(results: list[Result]) -> tuple[float, float, float]:
-    """The share that was wrongly pruned, and its bootstrap interval over configurations (Efron, 1979)."""
+    """The share that was lost, and its bootstrap interval over configurations (Efron, 1979)."""
     counts: dict[int, np.ndarray] = {}
     for index, pruned in (pair for each in results for pair in each.mistakes):
         counts[index] = counts.get(index, np.zeros(2)) + np.array([pruned, 1])
@@ -243,13 +318,13 @@ def summary(pruner: str, sampler: str, results: list[Result]) -> dict[str, Any]:
         "pruner": pruner,
         "sampler": sampler,
         "orders": len(results),
-        "wrongly_pruned": [share, low, high],
+        "lost": [share, low, high],
         "clock": fmean(each.clock for each in results),
         **averages,
     }
 
 
-def task(arguments: tuple[list[Curve], str, str, int]) -> Result:
+def task(arguments: tuple[Recorded, str, str, int]) -> Result:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return search(*arguments)
 
@@ -262,17 +337,17 @@ def main() -> None:
     parser.add_argument("--curves", type=Path, default=Path(__file__).with_name("curves.jsonl"))
     parser.add_argument("--json", type=Path, default=ROOT / "build" / "replay.json", help="default: build/replay.json")
     options = parser.parse_args()
-    curves = read(options.curves)
+    recorded = read(options.curves)
     console = Console(width=None if sys.stdout.isatty() else 120)
-    table = Table(title=f"{options.orders} replayed searches of {TRIALS} trials on {len(curves)} curves")
-    for column in ("sampler", "pruner", "wrongly pruned", "saved", "complete", "regret", "found"):
+    table = Table(title=f"{options.orders} replayed searches of {TRIALS} trials on {len(recorded.curves)} curves")
+    for column in ("sampler", "pruner", "lost", "saved", "complete", "regret", "found"):
         table.add_column(column, justify="left" if column in ("sampler", "pruner") else "right")
     rows = []
     with get_context("spawn").Pool(cores()) as pool:
         for sampler, pruner in itertools.product(options.sampler or ("random", "tpe"), options.pruner or PRUNERS):
-            tasks = [(curves, pruner, sampler, seed) for seed in range(options.orders)]
+            tasks = [(recorded, pruner, sampler, seed) for seed in range(options.orders)]
             rows.append(row := summary(pruner, sampler, pool.map(task, tasks, chunksize=2)))
-            share, low, high = row["wrongly_pruned"]
+            share, low, high = row["lost"]
             table.add_row(
                 sampler,
                 pruner,
