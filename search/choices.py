@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 SamplerName = Literal["tpe", "gp", "random", "grid", "qmc"]
-PrunerName = Literal["slack", "halving", "hyperband", "median", "percentile", "none"]
+PrunerName = Literal["slack", "freeze", "halving", "hyperband", "median", "percentile", "none"]
 Engine = Literal["local", "ray"]
 SAMPLERS: tuple[str, ...] = get_args(SamplerName)
 PRUNERS: tuple[str, ...] = get_args(PrunerName)

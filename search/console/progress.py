@@ -97,7 +97,8 @@ class Progress:
         summary, trials = self.summary, self.summary.trials
         head = Text.assemble(
             (f"{trials.finished} of {self.goal} trials", "bold"),
-            f"  {trials.complete} complete, {trials.pruned} pruned, {trials.failed} failed",
+            f"  {trials.complete} complete, {trials.pruned} pruned, {trials.failed} failed"
+            f"{f', {trials.paused} paused' if trials.paused else ''}",
         )
         bar = ProgressBar(total=self.goal, completed=trials.finished, width=min(60, self.console.width))
         best = Text("best so far: none yet")

@@ -155,7 +155,8 @@ def status(summary: Summary, standings: Standings | None, *, running: bool = Tru
     lines = [
         f"Study {summary.study}: {count(trials.finished, 'trial')} finished "
         f"({trials.complete} complete, {trials.pruned} pruned), "
-        f"{trials.running} running, {trials.waiting} waiting, {trials.failed} failed."
+        f"{trials.running} running, {trials.waiting} waiting, "
+        f"{f'{trials.paused} paused, ' if trials.paused else ''}{trials.failed} failed."
     ]
     for each in summary.running if running else ():
         accuracy = "" if each.accuracy is None else f", {percent(each.accuracy)} on {summary.score_on}"

@@ -160,9 +160,15 @@ def best_trial(connection: Connection, study: optuna.Study) -> int | None:
     return found
 
 
-def lock_oldest_waiting(connection: Connection, study: optuna.Study) -> TrialKey | None:
-    """The first waiting trial of a study that no other transaction has locked, locked by this one."""
+def lock_oldest_waiting(connection: Connection, study: optuna.Study, *, without: str | None = None) -> TrialKey | None:
+    """The first waiting trial of a study that no other transaction has locked, locked by this one.
+
+    Args:
+        without: only of trials that have no user attribute of this name.
+    """
     waiting = select(_TRIALS.c.trial_id, _TRIALS.c.number).where(_in(study), _TRIALS.c.state == TrialState.WAITING)
+    if without is not None:
+        waiting = waiting.where(_lacks(without))
     row = connection.execute(waiting.order_by(_TRIALS.c.number).limit(1).with_for_update(skip_locked=True)).first()
     return TrialKey(*row) if row else None
 
@@ -235,6 +241,34 @@ def write_attribute(connection: Connection, trial_id: int, key: str, value: Any)
     return stored
 
 
+def remove_attribute(connection: Connection, trial_id: int, key: str) -> None:
+    """Remove a user attribute of a trial, which the caller has locked."""
+    connection.execute(delete(_ATTRIBUTES).where(_ATTRIBUTES.c.trial_id == trial_id, _ATTRIBUTES.c.key == key))
+
+
+def best_by_step(connection: Connection, study: optuna.Study) -> dict[int, float]:
+    """The highest report of any trial of a study at each step."""
+    best = (
+        select(_REPORTS.c.step, func.max(_REPORTS.c.intermediate_value))
+        .join(_TRIALS, _TRIALS.c.trial_id == _REPORTS.c.trial_id)
+        .where(_in(study), _REPORTS.c.intermediate_value.is_not(None))
+        .group_by(_REPORTS.c.step)
+    )
+    return dict(iter(connection.execute(best)))
+
+
+def ends(connection: Connection, study: optuna.Study) -> list[tuple[int, int, float]]:
+    """Number, last step and value of each complete trial of a study."""
+    complete = (
+        select(_TRIALS.c.number, func.max(_REPORTS.c.step), _VALUES.c.value)
+        .join(_REPORTS, _REPORTS.c.trial_id == _TRIALS.c.trial_id)
+        .join(_VALUES, _VALUES.c.trial_id == _TRIALS.c.trial_id)
+        .where(_in(study), _TRIALS.c.state == TrialState.COMPLETE, _VALUES.c.value.is_not(None))
+        .group_by(_TRIALS.c.number, _VALUES.c.value)
+    )
+    return [tuple(row) for row in connection.execute(complete)]
+
+
 def last_report(connection: Connection, trial_id: int) -> Report:
     """The trial's last intermediate value."""
     reports = select(_REPORTS.c.step, _REPORTS.c.intermediate_value).where(_REPORTS.c.trial_id == trial_id)
@@ -266,8 +300,7 @@ def records(
     if state is not None:
         found = found.where(_TRIALS.c.state == state)
     if without is not None:
-        other = _ATTRIBUTES.alias()
-        found = found.where(~exists().where(other.c.trial_id == _TRIALS.c.trial_id, other.c.key == without))
+        found = found.where(_lacks(without))
     return [Record(*row) for row in connection.execute(found)]
 
 
@@ -318,6 +351,11 @@ def silence(connection: Connection, trial_id: int) -> timedelta | None:
     beats = select(_HEARTBEATS.c.heartbeat, _now(connection).label("now")).where(_HEARTBEATS.c.trial_id == trial_id)
     beat = connection.execute(beats).first()
     return beat.now - beat.heartbeat if beat else None
+
+
+def _lacks(key: str) -> ColumnElement[bool]:
+    other = _ATTRIBUTES.alias()
+    return ~exists().where(other.c.trial_id == _TRIALS.c.trial_id, other.c.key == key)
 
 
 def _in(study: optuna.Study) -> ColumnElement[bool]:

@@ -11,7 +11,7 @@ import os
 import socket
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import asdict, dataclass, field
@@ -27,11 +27,15 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from search.choices import GRACE
 from search.database.optuna_schema import (
+    FIXED_PARAMETERS,
     TrialKey,
+    add_system_attributes,
     engine_of,
     last_report,
     lock_trial,
     read_attribute,
+    remove_attribute,
+    remove_system_attributes,
     renew_heartbeat,
     set_state,
     set_value,
@@ -41,10 +45,19 @@ from search.database.optuna_schema import (
 from search.database.retry import message_of
 from search.database.url import StorageError
 from search.queue import artifact_index
-from search.study.record import ATTEMPTS, CHECKPOINT, REASON, STEPS_PER_EPOCH, parse_attempts, parse_saved
+from search.study.record import (
+    ATTEMPTS,
+    CHECKPOINT,
+    PAUSED,
+    REASON,
+    STEPS_PER_EPOCH,
+    Paused,
+    parse_attempts,
+    parse_saved,
+)
 
 MOST_ATTEMPTS = 3  # that may die at one and the same report
-GIVEN_BACK = "given back"
+GIVEN_BACK, PAUSE = "given back", "paused"  # outcomes after which a trial goes on
 
 Attempts = list[dict[str, Any]]
 
@@ -162,6 +175,32 @@ def give_back(study: optuna.Study, ticket: Ticket) -> None:
         _end(connection, ticket.trial, _hold(connection, ticket), TrialState.WAITING, GIVEN_BACK)
 
 
+def pause(study: optuna.Study, ticket: Ticket, paused: Paused, params: Mapping[str, Any]) -> None:
+    """Put the trial aside until the scheduler chooses it again.
+
+    Args:
+        params: of the trial, for the dashboard, which shows those of a waiting trial by its fixed ones.
+
+    Raises:
+        Lost: the ticket is held no more.
+    """
+    with engine_of(study).begin() as connection:
+        attempts = _hold(connection, ticket)
+        write_attribute(connection, ticket.trial_id, PAUSED, paused.model_dump())
+        remove_system_attributes(connection, ticket.trial_id, [FIXED_PARAMETERS])
+        add_system_attributes(connection, ticket.trial_id, {FIXED_PARAMETERS: dict(params)})
+        _end(connection, ticket.trial, attempts, TrialState.WAITING, PAUSE)
+
+
+def end_paused(connection: Connection, trial: TrialKey, paused: Paused, reason: str) -> None:
+    """End a paused trial, which the caller has locked, as PRUNED."""
+    set_value(connection, trial.trial_id, paused.accuracy)
+    remove_attribute(connection, trial.trial_id, PAUSED)
+    write_attribute(connection, trial.trial_id, REASON, reason)
+    artifact_index.register(connection, trial, TrialState.PRUNED)
+    set_state(connection, trial.trial_id, TrialState.PRUNED)
+
+
 def fail(study: optuna.Study, ticket: Ticket, reason: str) -> TrialState:
     """End an attempt that went wrong, as `fail_attempt` does; returns the trial's state.
 
@@ -182,7 +221,7 @@ def fail_attempt(connection: Connection, trial: TrialKey, attempts: Attempts, re
     taken away again and again must not end a trial that goes on each time.
     """
     step = _step(connection, trial)
-    died = [attempt["step"] for attempt in attempts[:-1] if attempt["outcome"] != GIVEN_BACK]
+    died = [attempt["step"] for attempt in attempts[:-1] if attempt["outcome"] not in (GIVEN_BACK, PAUSE)]
     if [*died, step][-MOST_ATTEMPTS:] == [step] * MOST_ATTEMPTS:
         final = f"{reason} (attempt {MOST_ATTEMPTS} that got no further)"
         _end(connection, trial, attempts, TrialState.FAIL, reason, final)

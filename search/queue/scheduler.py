@@ -53,10 +53,10 @@ def choose(
     Returns:
         One of `paused`; "new" for a ticket; None if nothing is left that is worth training.
     """
-    ranked = sorted(paused, key=lambda trial: (_promise(trial, best), trial.number))
+    ranked = sorted(paused, key=lambda trial: (promise(trial, best), trial.number))
     if tickets:
         return next((trial for trial in ranked if trial.accuracy >= best[trial.step]), "new")
-    if not ranked or _promise(ranked[0], best) > _bound(best, complete, begun):
+    if not ranked or promise(ranked[0], best) > _bound(best, complete, begun):
         return None
     return ranked[0]
 
@@ -64,11 +64,11 @@ def choose(
 def _bound(best: Mapping[int, float], complete: Sequence[Progress], begun: int) -> float:
     """What the last of the contenders came to; infinite while they are too few."""
     wanted = max(1, round(CONTENDERS * begun))
-    ends = sorted(_promise(trial, best) for trial in complete)
+    ends = sorted(promise(trial, best) for trial in complete)
     return ends[wanted - 1] if len(ends) >= wanted else math.inf
 
 
-def _promise(trial: Progress, best: Mapping[int, float]) -> float:
+def promise(trial: Progress, best: Mapping[int, float]) -> float:
     """How far its error may end above the least one of any trial, in logarithms: an optimistic guess, the less the
     better; of a complete trial how far it is."""
     left = trial.end / trial.step

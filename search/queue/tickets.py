@@ -2,38 +2,63 @@
 
 A ticket is a WAITING trial in Optuna's own tables, made as the goal needs it. Claiming it is
 one transaction, so that any number of workers on any machine drain the queue exactly. What happens to a
-ticket that is held is in `lease`.
+ticket that is held is in `lease`. A paused trial waits too, until `scheduler` chooses it or the search ends.
 """
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal, Self
 
 import optuna
 from optuna.trial import TrialState
 from sqlalchemy import Connection
 
 from fmnist.errors import ExpectedError
+from fmnist.seeds import derive
 from search.database.connection import lock
 from search.database.optuna_schema import (
     FIXED_PARAMETERS,
+    TrialKey,
     add_waiting,
+    best_by_step,
     count_by_state,
+    ends,
     engine_of,
+    last_report,
     lock_oldest_waiting,
     lock_study,
+    lock_trial,
+    read_attribute,
     records,
+    remove_attribute,
     set_state,
+    write_attribute,
     write_study_attribute,
 )
+from search.formatting import points
+from search.queue import lease, scheduler
 from search.queue.lease import Holder, Ticket, begin
+from search.queue.scheduler import Progress
 from search.study import space
 from search.study.definition import TRIALS_OF_A_SEARCH, StudyDefinition
-from search.study.record import ATTEMPTS, FINISHED, parse_attempts, reason_of
+from search.study.record import (
+    ATTEMPTS,
+    AUDIT,
+    FINISHED,
+    PAUSED,
+    STEPS_PER_EPOCH,
+    Paused,
+    parse_attempts,
+    parse_paused,
+    reason_of,
+)
 from search.study.store import attributes, definition_of
 
 GOAL = "goal"  # the study's user attribute: trials to reach, and how many had failed when that was asked
 AHEAD = 100  # tickets that are made ahead of need: Optuna reads each waiting trial again for each that is sampled
+MOST_PAUSED = 100  # trials, for the same reason
 FAILURES = 3  # that a study may have beyond half of its finished trials
 
 
@@ -56,6 +81,12 @@ def size(study: optuna.Study) -> int:
 def goal(study: optuna.Study) -> dict[str, int]:
     """The study's goal: `trials` to finish, and how many had `failed` when that was asked for."""
     return attributes(study).get(GOAL, {"trials": 0, "failed": 0})  # type: ignore[no-any-return]
+
+
+def paused(study: optuna.Study) -> int:
+    """How many trials are paused."""
+    with engine_of(study).connect() as connection:
+        return len(records(connection, study, PAUSED, state=TrialState.WAITING))
 
 
 def top_up(study: optuna.Study, definition: StudyDefinition, trials: int | None) -> int:
@@ -109,7 +140,7 @@ def refill(study: optuna.Study, url: str) -> int:
 def _next_points(study: optuna.Study, definition: StudyDefinition, trials: int) -> list[space.Point]:
     """The tickets to create now on the way to that many trials."""
     state = counts(study)
-    missing = min(trials - size(study), AHEAD - state[TrialState.WAITING])
+    missing = min(trials - size(study), AHEAD + paused(study) - state[TrialState.WAITING])
     return list(itertools.islice(_points(study, definition, {}), max(0, missing)))
 
 
@@ -182,22 +213,151 @@ def check_failures(study: optuna.Study) -> None:
 
 
 def claim(study: optuna.Study, holder: Holder, token: str) -> Ticket | None:
-    """Take the oldest ticket: WAITING to RUNNING, with a new attempt and its heartbeat, in one transaction.
+    """Take the oldest ticket, or a paused trial that the scheduler chooses: WAITING to RUNNING, with a new attempt and
+    its heartbeat, in one transaction.
 
     Args:
         token: new for each claim. A claim whose answer was lost may be repeated with it.
 
     Returns:
-        None where nothing waits.
+        None where nothing waits, or nothing that is worth training for now.
     """
+    definition = definition_of(study)
     with engine_of(study).begin() as connection:
         if claimed := _claimed(connection, study, token):
             return claimed
-        oldest = lock_oldest_waiting(connection, study)
-        if oldest is None:
+        trial = lock_oldest_waiting(connection, study, without=PAUSED)
+        # An interrupted trial has attempts, and comes before any choice.
+        if definition.pruner == "freeze" and not (trial and read_attribute(connection, trial.trial_id, ATTEMPTS)):
+            trial = _chosen(connection, study, definition, trial)
+        if trial is None:
             return None
-        set_state(connection, oldest.trial_id, TrialState.RUNNING)
-        return begin(connection, oldest, holder, token)
+        set_state(connection, trial.trial_id, TrialState.RUNNING)
+        return begin(connection, trial, holder, token)
+
+
+def is_chosen(study: optuna.Study, trial: Progress) -> bool:
+    """Whether a running trial is what a free worker would choose, so that it goes on."""
+    with engine_of(study).connect() as connection:
+        return _choose(connection, study, _Queue.of(connection, study), [trial]) == trial
+
+
+def limit_paused(study: optuna.Study) -> None:
+    """End the least promising of the paused trials if they are too many: Optuna reads each again and again."""
+    with engine_of(study).begin() as connection:
+        queue = _Queue.of(connection, study)
+        if len(queue.paused) <= MOST_PAUSED:
+            return
+        least = max(queue.paused.values(), key=lambda each: scheduler.promise(each.progress, queue.best))
+        if lock_trial(connection, least.trial.trial_id, skip_locked=True) == TrialState.WAITING:
+            lease.end_paused(connection, least.trial, least.record, _why(least, queue.best))
+
+
+def end_paused(study: optuna.Study) -> int:
+    """End all paused trials if the search has nothing left that is worth training; returns how many."""
+    definition = definition_of(study)
+    if definition.pruner != "freeze":
+        return 0
+    with engine_of(study).begin() as connection:
+        lock_study(connection, study)
+        queue = _Queue.of(connection, study)
+        left = queue.running or queue.fresh or queue.tickets or _choose(connection, study, queue)
+        if left or any(is_audited(definition, number) for number in queue.paused):
+            return 0
+        states = [lock_trial(connection, each.trial.trial_id, skip_locked=True) for each in queue.paused.values()]
+        if any(state != TrialState.WAITING for state in states):
+            return 0  # another has just taken one
+        for each in queue.paused.values():
+            lease.end_paused(connection, each.trial, each.record, _why(each, queue.best))
+        return len(queue.paused)
+
+
+def is_audited(definition: StudyDefinition, number: int) -> bool:
+    """Whether a trial that is to be ended early is trained to its end, to see what it would have become."""
+    return derive(definition.seed, "audit", number) < definition.audit * 2**63
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """A paused trial."""
+
+    trial: TrialKey
+    record: Paused
+
+    @property
+    def progress(self) -> Progress:
+        return Progress(self.trial.number, self.record.step, self.record.accuracy, self.record.end)
+
+
+@dataclass(frozen=True)
+class _Queue:
+    """What a choice depends on. fresh: whether a ticket waits. tickets: those that have not begun, made or not."""
+
+    best: dict[int, float]
+    paused: dict[int, _Waiting]
+    running: int
+    fresh: bool
+    begun: int
+    tickets: int
+
+    @classmethod
+    def of(cls, connection: Connection, study: optuna.Study) -> Self:
+        state = count_by_state(connection, study)
+        found = records(connection, study, PAUSED, state=TrialState.WAITING)
+        paused = {
+            each.number: _Waiting(TrialKey(each.trial_id, each.number), parse_paused(each.stored, each.number))
+            for each in found
+        }
+        fresh = state[TrialState.WAITING] - len(paused)
+        begun = state.total() - state[TrialState.FAIL] - fresh
+        return cls(
+            best=best_by_step(connection, study),
+            paused=paused,
+            running=state[TrialState.RUNNING],
+            fresh=fresh > 0,
+            begun=begun,
+            tickets=max(fresh, goal(study)["trials"] - begun),
+        )
+
+
+def _choose(
+    connection: Connection, study: optuna.Study, queue: _Queue, others: Collection[Progress] = ()
+) -> Progress | Literal["new"] | None:
+    complete = [Progress(number, step, value, step) for number, step, value in ends(connection, study)]
+    candidates = [*(each.progress for each in queue.paused.values()), *others]
+    return scheduler.choose(queue.best, complete, candidates, queue.begun, queue.tickets)
+
+
+def _chosen(
+    connection: Connection, study: optuna.Study, definition: StudyDefinition, ticket: TrialKey | None
+) -> TrialKey | None:
+    """The trial that the scheduler chooses, locked and no longer paused; ticket: the next one, locked already."""
+    queue = _Queue.of(connection, study)
+    while True:
+        chosen = _choose(connection, study, queue)
+        if chosen == "new":
+            return ticket
+        audited = None
+        if chosen is None and not queue.running:
+            audited = next((number for number in queue.paused if is_audited(definition, number)), None)
+        number = chosen.number if isinstance(chosen, Progress) else audited
+        if number is None:
+            return None
+        trial = queue.paused.pop(number).trial
+        if lock_trial(connection, trial.trial_id, skip_locked=True) != TrialState.WAITING:
+            continue  # another worker has just taken it
+        if audited is not None:
+            step = last_report(connection, trial.trial_id).step
+            write_attribute(connection, trial.trial_id, AUDIT, {"since": step / STEPS_PER_EPOCH})
+        remove_attribute(connection, trial.trial_id, PAUSED)
+        return trial
+
+
+def _why(paused: _Waiting, best: Mapping[int, float]) -> str:
+    """Why a paused trial ends."""
+    epoch, last = (step / STEPS_PER_EPOCH for step in (paused.record.step, paused.record.end))
+    behind = points(best[paused.record.step] - paused.record.accuracy)
+    return f"pruned after epoch {epoch:g} of {last:g}, {behind} points behind the best there"
 
 
 def _claimed(connection: Connection, study: optuna.Study, token: str) -> Ticket | None:

@@ -33,6 +33,7 @@ class TrialCounts:
     failed: int
     running: int
     waiting: int
+    paused: int = 0
 
     @property
     def finished(self) -> int:
@@ -41,7 +42,7 @@ class TrialCounts:
     @property
     def left(self) -> int:
         """Trials between here and the goal; at 0 nothing is left to do."""
-        return self.running + self.waiting
+        return self.running + self.waiting + self.paused
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,8 @@ def summarize(study: optuna.Study, folder: Path | None = None) -> Summary:
         running = trials_in(connection, study, TrialState.RUNNING)
         best_id = best_trial(connection, study)
     definition, state = definition_of(study), tickets.counts(study)
-    finished = state[TrialState.COMPLETE] + state[TrialState.PRUNED]
+    paused = tickets.paused(study) if definition.pruner == "freeze" else 0
+    begun = state[TrialState.COMPLETE] + state[TrialState.PRUNED] + state[TrialState.RUNNING] + paused
     return Summary(
         study=study.study_name,
         score_on=definition.score_on,
@@ -144,9 +146,8 @@ def summarize(study: optuna.Study, folder: Path | None = None) -> Summary:
             pruned=state[TrialState.PRUNED],
             failed=state[TrialState.FAIL],
             running=state[TrialState.RUNNING],
-            waiting=max(
-                state[TrialState.WAITING], tickets.goal(study)["trials"] - finished - state[TrialState.RUNNING]
-            ),
+            waiting=max(state[TrialState.WAITING] - paused, tickets.goal(study)["trials"] - begun),
+            paused=paused,
         ),
         best=None if best_id is None else _best(study, definition, best_id, folder),
         running=[_running(read_trial(study, trial_id), definition) for trial_id, _ in running],

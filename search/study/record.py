@@ -23,6 +23,8 @@ DROPPED = "dropped"  # true for a trial whose checkpoint was removed; records of
 
 AUDIT = "audit"  # of one that goes on although it is pruned, as `Audited` has it
 
+PAUSED = "paused"  # of a WAITING trial that may be continued, as `Paused` has it
+
 # The step of a report counts hundredths of an epoch, so that a rung inside an epoch is a whole number.
 STEPS_PER_EPOCH = 100
 
@@ -91,9 +93,18 @@ class Audited(_Record):
     accuracy: float | None = None
 
 
+class Paused(_Record):
+    """How far a paused trial has come: step and accuracy of its last report, and the step after its last epoch."""
+
+    step: int = Field(gt=0)
+    accuracy: float = Field(ge=0, le=1)
+    end: int = Field(gt=0)
+
+
 _ATTEMPTS: TypeAdapter[list[Attempt]] = TypeAdapter(Annotated[list[Attempt], Field(min_length=1)])
 _SAVED = TypeAdapter(Saved)
 _AUDITED = TypeAdapter(Audited)
+_PAUSED = TypeAdapter(Paused)
 _TEXT = TypeAdapter(str)
 
 T = TypeVar("T")
@@ -118,6 +129,11 @@ def audit_of(trial: FrozenTrial | Trial) -> Audited | None:
     return _read(_AUDITED, trial, AUDIT)
 
 
+def paused_of(trial: FrozenTrial) -> Paused | None:
+    """How far a paused trial has come; None of any other."""
+    return _read(_PAUSED, trial, PAUSED)
+
+
 def reason_of(trial: FrozenTrial | Trial) -> str | None:
     """Why a trial did not complete."""
     return _read(_TEXT, trial, REASON)
@@ -129,6 +145,11 @@ def parse_attempts(stored: str, number: int) -> list[dict[str, Any]]:
     if any(each.get("outcome") is None or each.get("step") is None for each in found[:-1]):
         raise _altered(number, ATTEMPTS)
     return found
+
+
+def parse_paused(stored: str, number: int) -> Paused:
+    """The record of a paused trial, likewise."""
+    return Paused(**_parse(_PAUSED, stored, number, PAUSED))
 
 
 def parse_saved(stored: str, number: int) -> dict[str, Any]:

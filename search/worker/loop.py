@@ -260,7 +260,7 @@ def _drain(joined: Joined, settings: WorkerSettings, stopping: Callable[[], bool
 def _nothing_left(study: optuna.Study, settings: WorkerSettings) -> bool:
     """What a worker does that finds no ticket: see to it that none is lost; returns whether the queue is empty."""
     empty = tickets.is_empty(study)  # first: whoever lets a trial fail after it is still there to refill
-    if release(study) + reap(study) + tickets.refill(study, settings.storage):
+    if release(study) + reap(study) + tickets.refill(study, settings.storage) + tickets.end_paused(study):
         return False
     if not empty:
         time.sleep(POLL)
@@ -307,6 +307,12 @@ def _run(
         state = persistently(lambda: lease.fail(study, ticket, reason))
         log.warning("%s: %s", "failed for good" if state == TrialState.FAIL else "failed, to be tried again", reason)
         persistently(lambda: tickets.check_failures(study))
+        return
+    if outcome.paused:
+        record, params = outcome.paused, read_trial(study, ticket.trial_id).params
+        persistently(lambda: lease.pause(study, ticket, record, params))
+        log.info("paused")
+        persistently(lambda: tickets.limit_paused(study))
         return
     if outcome.state == TrialState.WAITING:
         persistently(lambda: lease.give_back(study, ticket))

@@ -24,7 +24,7 @@ from fmnist.seeds import derive
 from search.database.optuna_schema import suggest
 from search.study.definition import StudyDefinition
 from search.study.parameters import Parameter, Point, applying, has_conditions, is_complete, walk
-from search.study.record import FINISHED, STEPS_PER_EPOCH
+from search.study.record import FINISHED, STEPS_PER_EPOCH, paused_of
 from search.study.space import distribution
 
 
@@ -91,7 +91,8 @@ def propose(definition: StudyDefinition, trials: list[FrozenTrial], number: int,
             return fixed[name]
         if not asked:
             study = optuna.create_study(direction="maximize", sampler=sampler(definition, number))
-            for trial in _visible(definition, limit_history([trial for trial in trials if trial.number != number])):
+            others = [_as_pruned(trial) for trial in trials if trial.number != number]
+            for trial in _visible(definition, limit_history(others)):
                 study.add_trial(trial)
             asked.append(study.ask())
         suggested = suggest(asked[0], _seen_as(definition, name, table), _scale(table))
@@ -99,6 +100,16 @@ def propose(definition: StudyDefinition, trials: list[FrozenTrial], number: int,
         return ranked[suggested] if ranked else suggested
 
     return walk(definition.space, choose)
+
+
+def _as_pruned(trial: FrozenTrial) -> FrozenTrial:
+    """A paused trial as a pruned one: those that run count as bad ones."""
+    if trial.state != TrialState.WAITING or (paused := paused_of(trial)) is None:
+        return trial
+    seen = copy.copy(trial)
+    seen.state, seen.value = TrialState.PRUNED, paused.accuracy
+    seen.datetime_complete = trial.datetime_start
+    return seen
 
 
 def _seen_as(definition: StudyDefinition, name: str, table: Parameter) -> str:
@@ -188,6 +199,7 @@ def pruner(definition: StudyDefinition) -> BasePruner:
         "hyperband": lambda: HyperbandPruner(min_resource=first, max_resource=longest, reduction_factor=3),
         "median": lambda: MedianPruner(n_startup_trials=5),
         "percentile": lambda: PercentilePruner(25.0, n_startup_trials=5),
+        "freeze": NopPruner,  # the queue pauses trials
         "none": NopPruner,
     }
     made: BasePruner = pruners[definition.pruner]()

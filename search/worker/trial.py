@@ -22,6 +22,8 @@ from fmnist.training import Diverged, EpochMetrics, Training
 from search.artifacts import Artifacts, checkpoint_name
 from search.database.optuna_schema import stored
 from search.formatting import assignments, percent
+from search.queue import tickets
+from search.queue.scheduler import Progress
 from search.study import space
 from search.study.definition import StudyDefinition
 from search.study.record import (
@@ -30,6 +32,7 @@ from search.study.record import (
     REASON,
     STEPS_PER_EPOCH,
     Epoch,
+    Paused,
     audit_of,
     checkpoint_of,
     read_checkpoint,
@@ -55,12 +58,14 @@ class Objective:
 class Outcome:
     """How a trial ended. WAITING: it stopped between epochs and can go on later.
 
-    value: accuracy after the last epoch, of a COMPLETE trial. reason: why it was PRUNED.
+    value: accuracy after the last epoch, of a COMPLETE trial. reason: why it was PRUNED. paused: how far it came, where
+    others are more promising.
     """
 
     state: TrialState
     value: float | None = None
     reason: str | None = None
+    paused: Paused | None = None
 
 
 PATIENCE = 10.0  # seconds after which it is said that a network is still tried
@@ -217,8 +222,13 @@ def _verdict(
     if audit_of(trial):
         return _end_of_audit(trial, hyperparameters, metrics) if at_end else None
     reason = reason_of(trial)
+    if definition.pruner == "freeze" and not at_end:
+        step, end = round(metrics.epoch * STEPS_PER_EPOCH), hyperparameters.epochs * STEPS_PER_EPOCH
+        if tickets.is_chosen(trial.study, Progress(trial.number, step, metrics.accuracy, end)):
+            return None
+        return Outcome(TrialState.WAITING, paused=Paused(step=step, accuracy=metrics.accuracy, end=end))
     if reason is None and trial.should_prune() and not at_end:
-        if _is_audited(definition, trial.number):
+        if tickets.is_audited(definition, trial.number):
             trial.set_user_attr(AUDIT, {"since": metrics.epoch})
             return None
         reason = _pruned(metrics.epoch, hyperparameters)
@@ -226,11 +236,6 @@ def _verdict(
     if at_end:
         return Outcome(TrialState.COMPLETE, value=metrics.accuracy)
     return Outcome(TrialState.PRUNED, reason=reason) if reason else None
-
-
-def _is_audited(definition: StudyDefinition, number: int) -> bool:
-    """Whether a trial that the pruner wants to stop is trained to its end, to see what it would have become."""
-    return derive(definition.seed, "audit", number) < definition.audit * 2**63
 
 
 def _end_of_audit(trial: Trial, hyperparameters: Hyperparameters, metrics: EpochMetrics) -> Outcome:
