@@ -159,6 +159,7 @@ TRAINING = frozenset(
         "augmentation_kind",
     }
 )
+RESERVED = TRAINING | {"seed", "network"}  # no parameter of a constructor of the user's has such a name
 
 
 def check_batch_size(size: int) -> None:
