@@ -312,7 +312,7 @@ def _checked(content: dict[str, Any], own: "OwnNetwork | None") -> tuple[StudyDe
     """
     mistakes: list[Mistake] = []
     removed: set[Place] = set()
-    named = re.search(r":|\.py$", _architecture(content))  # a network of the user's own, even if wrongly
+    is_of_ours = re.search(r":|\.py$", _architecture(content)) is None  # it decides which hyperparameters there are
     while True:
         try:
             found = StudyDefinition.model_validate(content, context=own)
@@ -321,11 +321,9 @@ def _checked(content: dict[str, Any], own: "OwnNetwork | None") -> tuple[StudyDe
         else:
             return found, mistakes + [each for each in _of_batches(found) if not each.follows_from(removed)]
         mistakes += [each for each in wrong if not each.follows_from(removed)]
-        if named is not None and any(each.place == ("defaults", "architecture") for each in wrong):
-            return None, mistakes  # which hyperparameters there are, it decides
         removed |= {place for each in wrong for place in (each.place, *each.others)}
         before, content = content, reduce(_without, {each.place for each in wrong}, content)
-        if content == before:
+        if content == before or not (is_of_ours or _architecture(content)):
             return None, mistakes
 
 
