@@ -45,7 +45,7 @@ def _architecture(name: str) -> str:
 
 
 def _named(architecture: object) -> object:
-    if isinstance(architecture, type) or (isinstance(architecture, str) and architecture.startswith("__main__:")):
+    if callable(architecture) or (isinstance(architecture, str) and architecture.startswith("__main__:")):
         raise ValueError(
             "a class is found by its file: write it to one (%%writefile my_net.py in a notebook's cell) and name it, "
             "as my_net.py:CNNModel"
