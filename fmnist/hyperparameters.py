@@ -70,8 +70,8 @@ class Hyperparameters(BaseModel):
 
     architecture: Annotated[str, AfterValidator(_architecture), BeforeValidator(_named)] = Field(
         "cnn",
-        description="the network: simple (the write-up's, of one convolution), cnn, resnet, transformer; train takes "
-        "your own too, as FILE.py:CLASS or MODULE:CLASS",
+        description="the network: simple (the write-up's, of one convolution), cnn, resnet, transformer, or your own, "
+        "as FILE.py:CLASS or MODULE:CLASS",
     )
     epochs: int = Field(6, ge=1, le=1000, description="passes over the training images")
     optimizer: Optimizer = Field(
