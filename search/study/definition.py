@@ -321,10 +321,20 @@ def _checked(content: dict[str, Any], own: "OwnNetwork | None") -> tuple[StudyDe
         else:
             return found, mistakes + [each for each in _of_batches(found) if not each.follows_from(removed)]
         mistakes += [each for each in wrong if not each.follows_from(removed)]
-        removed |= {place for each in wrong for place in (each.place, *each.others)}
+        removed |= {place for each in wrong for place in (_present(content, each.place), *each.others)}
         before, content = content, reduce(_without, {each.place for each in wrong}, content)
         if content == before or not (is_of_ours or _architecture(content)):
             return None, mistakes
+
+
+def _present(content: dict[str, Any], place: Place) -> Place:
+    """The place, or for a key that is missing the table that lacks it, which is what is taken out then."""
+    inner: Any = content
+    for depth, part in enumerate(place):
+        if isinstance(inner, dict) and part not in inner:
+            return place[:depth] or place
+        inner = inner[part] if isinstance(inner, dict) else None
+    return place
 
 
 def _without(content: dict[str, Any], place: Place) -> dict[str, Any]:
