@@ -310,3 +310,23 @@ def test_what_fails_in_a_trial_fails_that_trial_with_file_and_line(place: Place,
         assert trials[number].user_attrs["reason"].startswith(f"NetworkError: {expected} (attempt 3")
     assert "Traceback" not in done.stderr
     assert all(map(json.loads, done.stdout.splitlines()))
+
+
+def test_a_training_that_never_returns_is_ended_and_its_trial_tried_again(place: Place) -> None:
+    """Also without another worker that might take it over."""
+    hangs = """self.n += self.training
+        if self.n > 8 and not pathlib.Path("hung").exists():
+            pathlib.Path("hung").touch()
+            threading.Event().wait()
+        return self.fc(x.flatten(1))"""
+    (place.folder / "my_net.py").write_text(f"import pathlib, threading\n{body('self.n = 0', hangs)}")
+    study = f"{MINE.partition('[[start]]')[0]}[space]\n{MINE.splitlines()[-1]}\n"
+    (place.folder / "mine.toml").write_text(study.replace("finalists = 1", "finalists = 0"))
+    done = place("run", "mine.toml", "--workers", "1", "--grace", "3", "--trials", "2", "--quiet")
+    assert done.returncode == 0, done.stderr
+    first, second = place.study().trials
+    assert [trial.state for trial in (first, second)] == [TrialState.COMPLETE] * 2
+    outcomes = [attempt["outcome"] for attempt in first.user_attrs[ATTEMPTS]]
+    assert "made no progress" in outcomes[0]
+    assert outcomes[1:] == ["complete"]
+    assert "is killed, as its training does not go on" in done.stderr
