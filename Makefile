@@ -1,6 +1,7 @@
 # `make help` lists the targets. PYTHON names the interpreter that the virtual environment is made from.
 PYTHON ?= python3
 BIN := .venv/bin
+GENERATED := README.md CONTRIBUTING.md docs/own-network.md  # documents that cog writes parts of
 
 .DEFAULT_GOAL := help
 .PHONY: help install dev data run test chaos check docker-check docker-test format clean
@@ -48,7 +49,7 @@ check: dev docker-check  ## lint, types, and whether the documents have what is 
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/cog --check README.md CONTRIBUTING.md
+	$(BIN)/cog --check $(GENERATED)
 
 docker-check: dev  ## lint the Dockerfile, and hold the compose files against their schema
 	$(BIN)/hadolint docker/Dockerfile
@@ -60,7 +61,7 @@ docker-test: dev  ## build the image and run the whole service, with Docker or p
 format: dev  ## format the code and write into the documents what is generated for them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/cog -r README.md CONTRIBUTING.md
+	$(BIN)/cog -r $(GENERATED)
 
 clean:  ## remove the virtual environment and caches, but no study
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -17,6 +17,11 @@ def is_own(architecture: str) -> bool:
     return ":" in architecture
 
 
+def in_file(architecture: str) -> bool:
+    """Whether a network of the user's own is in a file, FILE.py:CLASS, and not in an importable module."""
+    return ".py:" in architecture
+
+
 def augmentations(kind: str) -> list[str]:
     """The augmentations that a kind names, in the order in which they are applied.
 

@@ -45,7 +45,7 @@ def _architecture(name: str) -> str:
 
 
 def _named(architecture: object) -> object:
-    if isinstance(architecture, type) or (isinstance(architecture, str) and architecture.startswith("__main__:")):
+    if callable(architecture) or (isinstance(architecture, str) and architecture.startswith("__main__:")):
         raise ValueError(
             "a class is found by its file: write it to one (%%writefile my_net.py in a notebook's cell) and name it, "
             "as my_net.py:CNNModel"
@@ -70,8 +70,8 @@ class Hyperparameters(BaseModel):
 
     architecture: Annotated[str, AfterValidator(_architecture), BeforeValidator(_named)] = Field(
         "cnn",
-        description="the network: simple (the write-up's, of one convolution), cnn, resnet, transformer; train takes "
-        "your own too, as FILE.py:CLASS or MODULE:CLASS",
+        description="the network: simple (the write-up's, of one convolution), cnn, resnet, transformer, or your own, "
+        "as FILE.py:CLASS or MODULE:CLASS",
     )
     epochs: int = Field(6, ge=1, le=1000, description="passes over the training images")
     optimizer: Optimizer = Field(
@@ -159,6 +159,7 @@ TRAINING = frozenset(
         "augmentation_kind",
     }
 )
+RESERVED = TRAINING | {"seed", "network"}  # no parameter of a constructor of the user's has such a name
 
 
 def check_batch_size(size: int) -> None:

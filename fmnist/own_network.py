@@ -22,12 +22,12 @@ import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import nn
 
+from fmnist.choices import in_file
 from fmnist.errors import NetworkError
-from fmnist.hyperparameters import OWN, TRAINING
+from fmnist.hyperparameters import OWN, RESERVED
 from fmnist.user_code import line_of, running
 
 KINDS = (bool, int, float, str)  # of a hyperparameter
-RESERVED = {*TRAINING, "seed", "network"}  # names with a meaning of their own
 LARGEST = 2**18  # bytes of a file: its text goes into checkpoints, whose plain values are bounded
 
 
@@ -183,7 +183,7 @@ def load(architecture: str, recorded: Source | None = None, *, beside: Path | No
         raise NetworkError(f"{architecture}: is no FILE.py:CLASS below this folder, and no MODULE:CLASS; write one")
     file = architecture.partition(":")[0]
     known = _loaded.get(architecture)
-    if not file.endswith(".py"):
+    if not in_file(architecture):
         return known or _keep(Named(architecture), _imported(file))
     if known and known.source == recorded:  # its code has run in this process, whatever the file holds by now
         return known
@@ -221,9 +221,11 @@ def of_record(architecture: str, recorded: Source | None) -> OwnNetwork:
     """The network of a checkpoint.
 
     Raises:
-        NetworkError: as `load`; or nothing but a name is on record, and the user has not given it in this process.
+        NetworkError: as `load`; or it is importable, and the user has not named it in this process.
     """
-    if recorded is None and architecture not in _loaded:
+    if in_file(architecture) and recorded is None:
+        raise NetworkError(f"{architecture}: what its file held is not on record, so it is not run; restore the record")
+    if not in_file(architecture) and architecture not in _loaded:  # whatever else is on record
         raise NetworkError(
             f"{architecture}: is imported only if you name it; add --architecture {architecture}, or load it with "
             "fmnist.own_network.load"

@@ -38,6 +38,7 @@ from fmnist.hyperparameters import Hyperparameters
 from fmnist.optimizer import AveragedOptimizer
 from fmnist.own_network import OwnNetwork, load
 from fmnist.seeds import derive
+from fmnist.user_code import each
 
 WARMUP_STEPS = 100  # gradient steps over which the learning rate rises to its value
 DECAY_HORIZON = 120_000  # images over which the learning rate falls to 1 / sqrt(2) of its value
@@ -137,7 +138,11 @@ class Training:
 
         Raises:
             Diverged: the loss became infinite or NaN.
+            NetworkError: the user's own network fails.
         """
+        return each(self.hyperparameters.architecture, self._epochs(splits, early=early))
+
+    def _epochs(self, splits: Splits, *, early: bool) -> Iterator[EpochMetrics]:
         train, scored = splits.train.to(self.device), splits.scored.to(self.device)
         while not self.finished:
             started = time.perf_counter()

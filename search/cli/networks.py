@@ -94,16 +94,15 @@ def train(
 
     hyperparameters = _hyperparameters({name: value for name, value in given.items() if value is not None}, arguments)
     check_batch_size(hyperparameters.batch_size)
-    architecture = hyperparameters.architecture
     training = Training(hyperparameters, seed, device_of(device))
     loaded = data.load(data_dir)
     save = save or Path(f"{_file_name(loaded)}_cnn_full.pth")
     check_replaceable(save, CHECKPOINT_MARKS, "overwrite it with --force, or name another with --save", force=force)
     splits = data.split(loaded, score_on or "test")
-    for metrics in user_code.each(architecture, training.epochs(splits)):
+    for metrics in training.epochs(splits):
         click.echo(test_line(splits.score_on, metrics))
         checkpoint.save(save, training, splits.score_on, loaded)
-    with user_code.running(architecture):
+    with user_code.running(hyperparameters.architecture):
         result = evaluate(training.scored_network, splits.scored.to(training.device))
     click.echo(f"\n{classification_report(result)}\nSaved {save}")
 

@@ -18,6 +18,8 @@ from search.study.record import ATTEMPTS, parse_attempts
 
 log = logging.getLogger(__package__)
 
+SILENT = "made no progress"  # in the outcome of an attempt
+
 Attempt = dict[str, Any]
 Gone = Callable[[Attempt, timedelta], str | None]  # of an attempt, silent for so long: why it is over, or None
 
@@ -27,9 +29,19 @@ def reap(study: optuna.Study) -> int:
 
     def silent(attempt: Attempt, silence: timedelta) -> str | None:
         seconds = silence.total_seconds()
-        return f"{_holder(attempt)} made no progress for {seconds:.0f} s" if seconds > attempt["grace"] else None
+        return f"{_holder(attempt)} {SILENT} for {seconds:.0f} s" if seconds > attempt["grace"] else None
 
     return _take(study, silent)
+
+
+def hung(study: optuna.Study) -> set[int]:
+    """Processes of this machine from which the trial that they began last was taken for their silence."""
+    with engine_of(study).connect() as connection:
+        found = records(connection, study, ATTEMPTS)
+    attempts = [attempt for record in found for attempt in parse_attempts(record.stored, record.number)]
+    here = sorted((each for each in attempts if each["machine"] == this_machine()), key=lambda each: each["started"])
+    last = {attempt["pid"]: attempt for attempt in here}
+    return {pid for pid, attempt in last.items() if SILENT in (attempt.get("outcome") or "")}
 
 
 def release(study: optuna.Study, *, pid: int | None = None, killed: bool = False) -> int:

@@ -1,6 +1,7 @@
 """Where a report's numbers come from, and the commands that lead to them again."""
 
 import json
+import re
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -115,14 +116,19 @@ def as_toml(definition: StudyDefinition) -> str:
     lines += ["", "[space]", *_lines({name: tables for name, tables in space.items() if isinstance(tables, dict)})]
     for name, tables in space.items():
         for table in tables if isinstance(tables, list) else ():
-            lines += ["", f"[[space.{name}]]", *_lines(table)]
+            lines += ["", f"[[space.{_key(name)}]]", *_lines(table)]
     for part in definition.grid:
         lines += ["", "[[grid]]", *_lines(part)]
     return "\n".join(lines) + "\n"
 
 
 def _lines(table: Mapping[str, Any]) -> list[str]:
-    return [f"{key} = {_toml(value)}" for key, value in table.items()]
+    return [f"{_key(key)} = {_toml(value)}" for key, value in table.items()]
+
+
+def _key(name: str) -> str:
+    """Python's names may have letters that TOML wants in quotes."""
+    return name if re.fullmatch(r"[\w-]+", name, re.ASCII) else json.dumps(name, ensure_ascii=False)
 
 
 def _toml(value: Any) -> str:

@@ -10,6 +10,7 @@ from rich.console import Console
 from fmnist.data import DataSet, load
 from fmnist.evaluation import evaluate
 from fmnist.files import write_whole
+from fmnist.user_code import running
 from search.database.connection import lock, open_storage
 from search.database.retry import persistently, reported
 from search.formatting import count
@@ -151,6 +152,7 @@ def settle(study: optuna.Study, again: optuna.Study, winner: Finalist, folder: P
 
     Raises:
         CheckpointError: a training's file is damaged or not the one on record.
+        NetworkError: the user's own network cannot score the test images.
         OSError, ArtifactError: a file cannot be written or read.
     """
     artifacts, trials = artifacts_of(again), again.get_trials(deepcopy=False)
@@ -160,7 +162,9 @@ def settle(study: optuna.Study, again: optuna.Study, winner: Finalist, folder: P
     write_whole(folder / BEST, trainings[0][0])
     test = []
     if definition_of(again).score_on != "test" and all(trainings):
-        test = [evaluate(read.network(), data.test).accuracy for _, read in filter(None, trainings)]
+        networks = [read.network() for _, read in filter(None, trainings)]
+        with running(definition_of(again).defaults.architecture):
+            test = [evaluate(network, data.test).accuracy for network in networks]
     found = asdict(finalists.find(study, finalists.points_of(definition_of(again), trials)))
     again.set_user_attr(SETTLED, {"trials": winner.again.trials, "test": test, "found": found})
 

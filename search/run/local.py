@@ -29,11 +29,13 @@ from fmnist.errors import ExpectedError
 from search import logs
 from search.database.retry import is_transient, message_of, persistently
 from search.database.url import StorageError
-from search.queue.reaper import alive, began, release
+from search.queue.lease import BEATS
+from search.queue.reaper import alive, began, hung, reap, release
 from search.queue.tickets import TooManyFailures, check_failures
 from search.worker.loop import FAILED, WorkerSettings, is_over, main, studies_of
 
 TICK = 1.0  # seconds between two looks at the queue
+TROUBLE = 10.0  # seconds from one look at the workers to the next, from which on the database was out of reach
 USELESS = 5  # workers in a row that ended before they began a trial, in each place, after which the search ends
 STEADY = 60.0  # seconds after which a worker that only waited for a trial is not one of those
 FIRST_DELAY, LONGEST_DELAY = 0.25, 30.0  # seconds before a worker that ended is replaced
@@ -90,6 +92,7 @@ class Pool:
         self.started = [0.0] * len(settings)  # when the last worker of each place was
         self.useless = [0] * len(settings)  # workers of each place, in a row, that ended before they began a trial
         self.ending = False
+        self.ticked = self.looked = time.monotonic()
 
     def fill(self) -> None:
         """Start a worker in each place whose time has come; where that fails, try again later.
@@ -161,6 +164,26 @@ class Pool:
                 f"{self.useless[place]} worker processes in a row ended before they began a trial, "
                 f"the last with exit code {process.exitcode}",
             )
+
+    def end_hung(self) -> None:
+        """Kill the workers whose trial is taken from them for their silence, as their training may never return.
+
+        `sweep` then starts others in their places.
+        """
+        now = time.monotonic()
+        if now - self.ticked > TROUBLE:  # the database was away, and workers have yet to come back to it
+            self.looked = now
+        self.ticked = now
+        if now - self.looked < self.settings[0].grace / BEATS:
+            return
+        self.looked = now
+        for study in studies_of(self.study, self.settings[0]):
+            reap(study)
+            silent = hung(study)
+            for process in self.processes.values():
+                if process.pid in silent and process.is_alive():
+                    log.warning("worker process %d is killed, as its training does not go on", process.pid)
+                    process.kill()
 
     def _plan(self, place: int, trouble: str) -> None:
         """Plan another worker for a place; the more in a row were of no use there, the later.
@@ -238,6 +261,7 @@ def _drain(pool: Pool, stopping: Callable[[], bool], on_tick: Callable[[], None]
                 pool.fill()
                 pool.wait()
                 persistently(pool.sweep, stopping)
+                persistently(pool.end_hung, stopping)
                 persistently(lambda: check_failures(pool.study), stopping)
             except (WorkersDied, TooManyFailures) as error:
                 failure = failure or error

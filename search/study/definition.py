@@ -155,6 +155,11 @@ class StudyDefinition(Strict):
         return values | arguments
 
     @property
+    def defaults_known(self) -> bool:
+        """Whether each searched hyperparameter has its default: those of a constructor are known once it is loaded."""
+        return not self.is_own or self._own is not None or self.space.keys() <= self.default_values.keys()
+
+    @property
     def ranges(self) -> dict[str, Parameter]:
         """All values of each searched hyperparameter, whatever the conditions."""
         return {name: merged(tables) for name, tables in self.space.items()}
@@ -172,7 +177,7 @@ class StudyDefinition(Strict):
 def _with_arguments(given: dict[str, Any], own: "OwnNetwork | None") -> dict[str, Any]:
     """Of a user's own network, [defaults] has the arguments of the constructor by name, beside the training's."""
     defaults = given.get("defaults")
-    if not isinstance(defaults, dict) or not is_own(str(defaults.get("architecture", ""))):
+    if not isinstance(defaults, dict) or not is_own(_architecture(given)):
         return given
     arguments = defaults.get("network")
     if arguments is None:
@@ -190,6 +195,8 @@ def _space_of_grid(given: dict[str, Any]) -> dict[str, Any]:
         return given
     known_defaults = {name: field.default for name, field in Hyperparameters.model_fields.items()}
     if isinstance(defaults, dict):
+        if is_own(_architecture(given)):  # whose `hidden` is not ours
+            known_defaults = {name: known_defaults[name] for name in TRAINING}
         known_defaults |= defaults | (defaults["network"] if isinstance(defaults.get("network"), dict) else {})
     choices: dict[str, list[Any]] = {}
     for name, values in (item for part in parts for item in part.items()):
@@ -257,10 +264,8 @@ def read(study: Path | str, **overrides: Any) -> StudyDefinition:
     """
     path = locate(study) if isinstance(study, str) else study
     content = _content(path) | {name: value for name, value in overrides.items() if value is not None}
-    defaults = content.get("defaults")
-    architecture = defaults.get("architecture") if isinstance(defaults, dict) else None
-    own = None
-    if isinstance(architecture, str) and re.fullmatch(OWN, architecture):
+    architecture, own = _architecture(content), None
+    if re.fullmatch(OWN, architecture):
         from fmnist import own_network
 
         own = own_network.load(architecture, beside=path.parent)
@@ -274,6 +279,13 @@ def describe(path: Path) -> StudyDefinition:
         DefinitionError: as `read`.
     """
     return _validated(path, _content(path), None)
+
+
+def _architecture(content: dict[str, Any]) -> str:
+    """What [defaults] of a definition names as the network, right or wrong; "" if that is no text."""
+    defaults = content.get("defaults")
+    architecture = defaults.get("architecture") if isinstance(defaults, dict) else None
+    return architecture if isinstance(architecture, str) else ""
 
 
 def _content(path: Path) -> dict[str, Any]:
@@ -300,6 +312,7 @@ def _checked(content: dict[str, Any], own: "OwnNetwork | None") -> tuple[StudyDe
     """
     mistakes: list[Mistake] = []
     removed: set[Place] = set()
+    is_of_ours = re.search(r":|\.py$", _architecture(content)) is None  # it decides which hyperparameters there are
     while True:
         try:
             found = StudyDefinition.model_validate(content, context=own)
@@ -308,10 +321,20 @@ def _checked(content: dict[str, Any], own: "OwnNetwork | None") -> tuple[StudyDe
         else:
             return found, mistakes + [each for each in _of_batches(found) if not each.follows_from(removed)]
         mistakes += [each for each in wrong if not each.follows_from(removed)]
-        removed |= {place for each in wrong for place in (each.place, *each.others)}
+        removed |= {place for each in wrong for place in (_present(content, each.place), *each.others)}
         before, content = content, reduce(_without, {each.place for each in wrong}, content)
-        if content == before:
+        if content == before or not (is_of_ours or _architecture(content)):
             return None, mistakes
+
+
+def _present(content: dict[str, Any], place: Place) -> Place:
+    """The place, or for a key that is missing the table that lacks it, which is what is taken out then."""
+    inner: Any = content
+    for depth, part in enumerate(place):
+        if isinstance(inner, dict) and part not in inner:
+            return place[:depth] or place
+        inner = inner[part] if isinstance(inner, dict) else None
+    return place
 
 
 def _without(content: dict[str, Any], place: Place) -> dict[str, Any]:

@@ -18,10 +18,11 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import StudyDirection
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from fmnist.choices import in_file
 from search.choices import FINALISTS
 from search.database.optuna_schema import storage_of
 from search.database.url import DatabaseGone, StorageError, masked
-from search.study.definition import StudyDefinition, differences
+from search.study.definition import DefinitionError, StudyDefinition, differences
 from search.study.places import KEY, Place, StudyError, check_free, settle
 from search.study.record import saved_of
 
@@ -119,13 +120,20 @@ def own_network_of(study: optuna.Study) -> "OwnNetwork | None":
 
     Raises:
         NetworkError: it cannot be loaded.
+        StudyError: the study's definition does not fit its constructor.
     """
     definition = definition_of(study)
     if not definition.is_own:
         return None
     from fmnist.own_network import of_record
 
-    return of_record(definition.defaults.architecture, source_of(study))
+    own = of_record(definition.defaults.architecture, source_of(study))
+    try:
+        definition.of_network(own)
+    except DefinitionError as error:  # the definition was changed, or a module, of which no content is on record
+        lines = (f"study {study.study_name!r} does not fit its network: {line}" for line in str(error).splitlines())
+        raise StudyError("\n".join(lines)) from error
+    return own
 
 
 def check_alike(study: optuna.Study, data: "DataSet", *, allow_mixed: bool) -> None:
@@ -192,9 +200,11 @@ def load_study(storage: RDBStorage | BaseStorage, name: str) -> optuna.Study:
     if not {DEFINITION, KEY} <= study.user_attrs.keys():
         raise StudyError(f"study {name!r} was not made by this version of fmnist-search; choose another name")
     try:
-        _Attributes.model_validate(study.user_attrs)
+        recorded = _Attributes.model_validate(study.user_attrs)
     except ValidationError as error:
-        raise _altered(study, error) from error
+        raise _altered(study, _place(error)) from error
+    if recorded.has_file != bool(recorded.network):
+        raise _altered(study, NETWORK)
     return study
 
 
@@ -215,9 +225,18 @@ class _Attributes(BaseModel):
     network: dict[Literal["sha256", "text"], str] | None = Field(None, min_length=2)
     runs: list[dict[Literal["at", "command", "machine", "git_commit"], str | None]] = []
 
+    @property
+    def has_file(self) -> bool:
+        """Whether its network is in a file of the user's own."""
+        defaults = self.definition.get("defaults")
+        return isinstance(defaults, dict) and in_file(str(defaults.get("architecture")))
 
-def _altered(study: optuna.Study, error: ValidationError) -> StudyError:
-    where = ".".join(map(str, error.errors()[0]["loc"]))
+
+def _place(error: ValidationError) -> str:
+    return ".".join(map(str, error.errors()[0]["loc"])) or DEFINITION
+
+
+def _altered(study: optuna.Study, where: str) -> StudyError:
     return StudyError(
         f"study {study.study_name!r}: its user attributes ({where}) were changed, or written by another version of "
         "fmnist-search; use that version, restore the database, or choose another name"
@@ -233,7 +252,7 @@ def definition_of(study: optuna.Study) -> StudyDefinition:
     try:
         return StudyDefinition.model_validate(attributes(study)[DEFINITION])
     except ValidationError as error:
-        raise _altered(study, error) from error
+        raise _altered(study, _place(error)) from error
 
 
 def attributes(study: optuna.Study) -> dict[str, Any]:

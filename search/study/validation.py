@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from fmnist.choices import augmentations, is_own
 from fmnist.errors import NetworkError
-from fmnist.hyperparameters import OWN_SIZE, TRAINING, Hyperparameters
+from fmnist.hyperparameters import OWN_SIZE, RESERVED, TRAINING, Hyperparameters
 from search.formatting import did_you_mean, written
 from search.study.parameters import (
     Parameter,
@@ -74,7 +74,7 @@ def check(definition: "StudyDefinition") -> None:
         Mistakes: all that is wrong; how the space fits together is looked at only once each of its tables is right.
     """
     mistakes = [*_of_settings(definition), *_of_tables(definition)]
-    if not mistakes:
+    if not mistakes and definition.defaults_known:
         mistakes = [*_of_defaults(definition)]
         of_points = [*_of_grid(definition), *_of_starts(definition)]
         mistakes += [each for each in of_points if not each.follows_from({mistake.place for mistake in mistakes})]
@@ -107,7 +107,7 @@ def _of_arguments(definition: "StudyDefinition") -> Iterator[Mistake]:
         return
     for name, value in arguments.items():
         if name not in own.arguments:
-            yield Mistake(("defaults", name), f"is no hyperparameter; {did_you_mean(name, _names(definition))}")
+            yield Mistake(("defaults", name), _unknown(definition, name))
         else:
             yield from _of_value(definition, ("defaults", name), name, value)
     for name in own.required:
@@ -120,7 +120,20 @@ def _names(definition: "StudyDefinition") -> list[str]:
     if not definition.is_own:
         return [name for name in Hyperparameters.model_fields if name != "network"]
     of_training = [name for name in Hyperparameters.model_fields if name in TRAINING - {"architecture"}]
-    return [*of_training, *(definition.own.arguments if definition.own else definition.defaults.network)]
+    if definition.own:
+        return [*of_training, *definition.own.arguments]
+    # Where its code has not run, any other name may be one of its own.
+    searched = [name for name in definition.space if name not in RESERVED]
+    return [*dict.fromkeys([*of_training, *definition.defaults.network, *searched])]
+
+
+def _unknown(definition: "StudyDefinition", name: str) -> str:
+    if definition.is_own and name == "architecture":
+        return OWN_ARCHITECTURE
+    others = did_you_mean(name, _names(definition))
+    if definition.is_own and name in Hyperparameters.model_fields:  # of our networks
+        return f"{definition.defaults.architecture} takes none; {others}"
+    return f"is no hyperparameter; {others}"
 
 
 def _of_tables(definition: "StudyDefinition") -> Iterator[Mistake]:
@@ -128,12 +141,7 @@ def _of_tables(definition: "StudyDefinition") -> Iterator[Mistake]:
     fields = _names(definition)
     known = {name: tables for name, tables in definition.space.items() if name in fields}
     for name in definition.space.keys() - known.keys():
-        text = f"is no hyperparameter; {did_you_mean(name, fields)}"
-        if definition.is_own and name == "architecture":
-            text = OWN_ARCHITECTURE
-        elif definition.is_own and name in Hyperparameters.model_fields:
-            text = f"{definition.defaults.architecture} takes none; {did_you_mean(name, fields)}"
-        yield Mistake((section, name), text, (("space", name),))
+        yield Mistake((section, name), _unknown(definition, name), (("space", name),))
     wrong: dict[str, list[Mistake]] = {name: [] for name in known}
     for name, number, table in _each(known):
         place: Place = (name, number) if len(known[name]) > 1 else (name,)

@@ -23,7 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from fmnist import data as fashion
 from fmnist.device import fastest
-from fmnist.errors import ExpectedError
+from fmnist.errors import ExpectedError, NetworkError
 from fmnist.own_network import Named, adopt
 from fmnist.training import Training
 from search import logs
@@ -303,7 +303,9 @@ def _run(
             return  # the worker was asked to stop while it waited
         raise
     except Exception as error:  # whatever else a trial raises ends that attempt, not the search
-        reason = f"{type(error).__name__}: {error}"
+        # What follows the first line of an error in the user's network are frames of its code.
+        named = str(error).partition("\n")[0] if isinstance(error, NetworkError) else error
+        reason = f"{type(error).__name__}: {named}"
         state = persistently(lambda: lease.fail(study, ticket, reason))
         log.warning("%s: %s", "failed for good" if state == TrialState.FAIL else "failed, to be tried again", reason)
         persistently(lambda: tickets.check_failures(study))

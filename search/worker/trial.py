@@ -192,7 +192,7 @@ def _save(trial: Trial, objective: Objective, training: Training, former: str | 
         "confusion": training.history[-1].confusion,
         "history": history,
     }
-    if objective.own:
+    if objective.own and training.finished:
         record["complexity"] = list(astuple(complexity(training.hyperparameters, objective.own)))
     trial.set_user_attr(CHECKPOINT, record)
     if former and former != name:

@@ -172,8 +172,9 @@ def test_names_of_other_places_are_refused(name: str) -> None:
 def test_what_is_not_a_name_is_refused_with_what_to_do() -> None:
     with pytest.raises(ValidationError, match="did you mean 'resnet'"):
         made(architecture="resnett")
-    with pytest.raises(ValidationError, match="%%writefile"):
-        made(architecture=torch.nn.Linear)
+    for unnamed in (torch.nn.Linear, torch.nn.Linear(1, 1), "__main__:CNNModel"):
+        with pytest.raises(ValidationError, match="%%writefile"):
+            made(architecture=unnamed)
     with pytest.raises(ValidationError, match="no network of your own"):
         Hyperparameters(network={"a": 1})
     with pytest.raises(ValidationError, match=r"write network=\{'filters'"):

@@ -26,6 +26,7 @@ from search.study.record import ATTEMPTS, STEPS_PER_EPOCH
 from search.study.store import finalists_of, load_study, request_stop, stop_requests
 from tests.conftest import Command, Make
 from tests.factories import LONG, STUDY, definition
+from tests.fmnist.test_own_network import NET
 from tests.postgresql import Server
 from tests.processes import Process
 
@@ -222,6 +223,24 @@ def test_workers_import_nothing_from_the_working_directory_of_the_driver(
     drain(study, [settings], cluster.address, lambda: False, lambda: None)
     assert states(study) == [TrialState.COMPLETE]
     assert not marker.exists()
+
+
+def test_the_file_of_a_users_network_travels_to_nodes_that_have_none(
+    cluster: Cluster, command: Command, study_file: Path, tmp_path: Path
+) -> None:
+    """The workers of a node start in a folder of Ray's, and are told what the driver has read."""
+    (tmp_path / "net.py").write_text(NET)
+    named = STUDY.replace('"simple"', '"net.py:CNNModel"').replace("filters = 4\n", "")
+    study_file.write_text(named.replace("filters =", "hidden =").replace("high = 4", "high = 8"))
+    ray = ("--engine", "ray", "--address", cluster.address, "--workers", 1)
+    done = command("run", study_file, "--trials", 2, "--finalists", 1, *ray)
+    assert (done.returncode, done.stderr) == (0, "")
+    study = load_study(open_storage(default_url(tmp_path / "studies")), "tiny")
+    finalists = finalists_of(study)
+    assert finalists is not None
+    assert {*states(study), *states(finalists)} == {TrialState.COMPLETE}
+    recorded = load_study(open_storage(default_url(tmp_path / "studies")), "tiny").user_attrs["network"]
+    assert recorded["text"] == NET
 
 
 def test_a_worker_that_begins_late_heeds_what_was_asked_before(make: Make) -> None:

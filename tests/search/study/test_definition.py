@@ -174,6 +174,15 @@ def test_all_mistakes_are_said_at_once_each_in_a_line_with_its_key_and_what_to_d
     ]
 
 
+def test_a_missing_argument_of_a_network_is_the_only_mistake_that_is_said(write, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """Not also that defaults, which are read again without their table, are not in the space."""
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\nclass Net(nn.Module):\n    def __init__(self, width: int, kernel_size=5): ...\n"
+    )
+    file = write('[defaults]\narchitecture = "net.py:Net"\n[space]\nkernel_size = { choices = [3, 5] }\n')
+    assert mistakes(file) == ["defaults.width: is missing, and net.py, line 3 has no default for it; add it"]
+
+
 CONDITIONS = """\
 [space]
 architecture = { choices = ["simple", "cnn"] }
