@@ -222,14 +222,15 @@ def claim(study: optuna.Study, holder: Holder, token: str) -> Ticket | None:
     Returns:
         None where nothing waits, or nothing that is worth training for now.
     """
-    definition = definition_of(study)
+    # Before the transaction: it holds the lock that any other connection of this engine would wait for.
+    definition, wanted = definition_of(study), goal(study)["trials"]
     with engine_of(study).begin() as connection:
         if claimed := _claimed(connection, study, token):
             return claimed
         trial = lock_oldest_waiting(connection, study, without=PAUSED)
         # An interrupted trial has attempts, and comes before any choice.
         if definition.pruner == "freeze" and not (trial and read_attribute(connection, trial.trial_id, ATTEMPTS)):
-            trial = _chosen(connection, study, definition, trial)
+            trial = _chosen(connection, study, definition, wanted, trial)
         if trial is None:
             return None
         set_state(connection, trial.trial_id, TrialState.RUNNING)
@@ -238,14 +239,16 @@ def claim(study: optuna.Study, holder: Holder, token: str) -> Ticket | None:
 
 def is_chosen(study: optuna.Study, trial: Progress) -> bool:
     """Whether a running trial is what a free worker would choose, so that it goes on."""
+    wanted = goal(study)["trials"]
     with engine_of(study).connect() as connection:
-        return _choose(connection, study, _Queue.of(connection, study), [trial]) == trial
+        return _choose(connection, study, _Queue.of(connection, study, wanted), [trial]) == trial
 
 
 def limit_paused(study: optuna.Study) -> None:
     """End the least promising of the paused trials if they are too many: Optuna reads each again and again."""
+    wanted = goal(study)["trials"]
     with engine_of(study).begin() as connection:
-        queue = _Queue.of(connection, study)
+        queue = _Queue.of(connection, study, wanted)
         if len(queue.paused) <= MOST_PAUSED:
             return
         least = max(queue.paused.values(), key=lambda each: scheduler.promise(each.progress, queue.best))
@@ -258,9 +261,10 @@ def end_paused(study: optuna.Study) -> int:
     definition = definition_of(study)
     if definition.pruner != "freeze":
         return 0
+    wanted = goal(study)["trials"]
     with engine_of(study).begin() as connection:
         lock_study(connection, study)
-        queue = _Queue.of(connection, study)
+        queue = _Queue.of(connection, study, wanted)
         left = queue.running or queue.fresh or queue.tickets or _choose(connection, study, queue)
         if left or any(is_audited(definition, number) for number in queue.paused):
             return 0
@@ -301,7 +305,7 @@ class _Queue:
     tickets: int
 
     @classmethod
-    def of(cls, connection: Connection, study: optuna.Study) -> Self:
+    def of(cls, connection: Connection, study: optuna.Study, goal: int) -> Self:
         state = count_by_state(connection, study)
         found = records(connection, study, PAUSED, state=TrialState.WAITING)
         paused = {
@@ -316,7 +320,7 @@ class _Queue:
             running=state[TrialState.RUNNING],
             fresh=fresh > 0,
             begun=begun,
-            tickets=max(fresh, goal(study)["trials"] - begun),
+            tickets=max(fresh, goal - begun),
         )
 
 
@@ -329,10 +333,10 @@ def _choose(
 
 
 def _chosen(
-    connection: Connection, study: optuna.Study, definition: StudyDefinition, ticket: TrialKey | None
+    connection: Connection, study: optuna.Study, definition: StudyDefinition, goal: int, ticket: TrialKey | None
 ) -> TrialKey | None:
     """The trial that the scheduler chooses, locked and no longer paused; ticket: the next one, locked already."""
-    queue = _Queue.of(connection, study)
+    queue = _Queue.of(connection, study, goal)
     while True:
         chosen = _choose(connection, study, queue)
         if chosen == "new":
