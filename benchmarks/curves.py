@@ -26,6 +26,7 @@ from fmnist.seeds import derive
 from fmnist.training import Training
 from search.run.local import cores
 from search.study import definition, space
+from search.study.definition import StudyDefinition
 from search.study.record import STEPS_PER_EPOCH
 
 FILE = Path(__file__).with_name("curves.jsonl")
@@ -53,6 +54,10 @@ def record(index: int) -> dict[str, Any]:
     return curve
 
 
+def _machine(header: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in header.items() if name not in ("on", "study")}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=101, help="configurations (default: 101)")
@@ -62,7 +67,8 @@ def main() -> None:
     if not options.file.exists():
         options.file.write_text(json.dumps(made_with) + "\n")
     header, *recorded = map(json.loads, options.file.read_text().splitlines())
-    if {**header, "on": None} != {**made_with, "on": None}:
+    recorded_study = StudyDefinition.model_validate(header["study"])
+    if recorded_study != StudyDefinition.model_validate(TRAINED) or _machine(header) != _machine(made_with):
         raise SystemExit(f"{options.file} is of another machine, version or study; remove it, or name another --file")
     known = {curve["index"] for curve in recorded}
     missing = [index for index in range(options.count) if index not in known]

@@ -53,7 +53,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
 
 
-COLOURS = {"complete": "#2B87C8", "pruned": "#7F8790", "fail": "#CC79A7"}
+COLOURS = {"complete": "#2B87C8", "pruned": "#7F8790", "paused": "#B3BAC2", "fail": "#CC79A7"}
 BEST_COLOUR = "#D55E00"
 AGAIN = "#009E73"
 THREE = ("#2B87C8", "#009E73", "#CC79A7")

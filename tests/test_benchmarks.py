@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from benchmarks.outcome import Ended, Results, Searched, best_so_far, reached
 from benchmarks.stock_search import begin_with_default, stock_search
 from fmnist.data import DataSet, split, standardize
 from fmnist.hyperparameters import Hyperparameters
+from search.study.definition import StudyDefinition
 from tests.factories import definition
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,11 +34,23 @@ def test_the_storage_benchmark_runs_and_counts_exactly(tmp_path: Path) -> None:
     assert json.loads(result.read_text())
 
 
-def curves(count: int) -> list[replay.Curve]:
+def curves(count: int) -> replay.Recorded:
     """Learning curves whose order is the same at every report: the higher the index, the better."""
+    defined = StudyDefinition.model_validate(
+        {
+            "defaults": {"learning_rate": 0.005, "epochs": 7, "filters": 24},
+            "space": {
+                "epochs": {"low": 3, "high": 7},
+                "learning_rate": {"low": 0.001, "high": 0.02, "log": True},
+                "dropout": {"low": 0.0, "high": 0.5},
+                "filters": {"low": 8, "high": 24, "step": 8},
+                "augmentation": {"low": 0.0, "high": 0.5},
+            },
+        }
+    )
     steps = [25, 50, *range(100, 900, 100)]
     random = np.random.default_rng(0)
-    return [
+    drawn = [
         replay.Curve(
             index=index,
             parameters={
@@ -51,6 +65,7 @@ def curves(count: int) -> list[replay.Curve]:
         )
         for index in range(count)
     ]
+    return replay.Recorded(defined, drawn)
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe"])
@@ -59,6 +74,28 @@ def test_a_replay_without_a_pruner_ends_every_trial_and_misses_none(sampler: str
     assert (found.saved, found.complete, found.regret) == (0, replay.TRIALS, 0)
     assert len(found.mistakes) == replay.TRIALS * replay.BEST_SHARE
     assert not any(pruned for _, pruned in found.mistakes)
+
+
+def test_a_replay_that_pauses_trains_few_to_the_end_and_the_best_of_them() -> None:
+    results = [
+        replay.search(curves(60), replay.FREEZE, sampler, seed) for sampler in ("random", "tpe") for seed in (0, 1)
+    ]
+    assert replay.search(curves(60), replay.FREEZE, "tpe", 1) == results[-1]
+    for found in results:
+        assert 0.4 < found.saved < 1
+        assert 1 <= found.complete < replay.TRIALS / 3
+        assert found.regret < 1.5
+
+
+def test_recorded_curves_carry_their_own_study(tmp_path: Path) -> None:
+    """The default study of today may be another."""
+    file = tmp_path / "curves.jsonl"
+    recorded = curves(60)
+    study = recorded.definition.model_dump(mode="json", include={"defaults", "space", "seed"})
+    file.write_text("\n".join(json.dumps(each) for each in ({"study": study}, *map(asdict, recorded.curves))))
+    found = replay.read(file)
+    assert found == recorded
+    assert replay.read(Path(replay.__file__).with_name("curves.jsonl")).definition.space["filters"][0].high == 24
 
 
 def test_a_replayed_slack_pruner_ends_less_of_the_best_the_wider_it_is() -> None:

@@ -50,12 +50,14 @@ def show(console: Console, result: RunResult, storage: str) -> None:
     else:
         failed = f", {trials.failed} failed and were replaced" if trials.failed else ""
         say(f"Done: {count(trials.finished, 'trial')}, {trials.complete} complete and {trials.pruned} pruned{failed}.")
+    definition, read = definition_of(result.study), result.study.get_trials(deepcopy=False)
+    if not trials.left and (untrained := wording.ended_early(definition, read)):
+        say(untrained)
     best = result.summary.best
     if best is None:
         say("No trial is complete yet, so there is no best one.")
         return
-    definition = definition_of(result.study)
-    ranked = rank(definition, result.study.get_trials(deepcopy=False))
+    ranked = rank(definition, read)
     repeated = wording.ranked(ranked) if definition.seeds > 1 else None
     console.print(ranking(ranked, name) if repeated else best_trials(result.study, result.summary.score_on))
     if repeated:

@@ -69,13 +69,24 @@ def _bound(best: Mapping[int, float], complete: Sequence[Progress], begun: int) 
 
 
 def promise(trial: Progress, best: Mapping[int, float]) -> float:
-    """How far its error may end above the least one of any trial, in logarithms: an optimistic guess, the less the
-    better; of a complete trial how far it is."""
+    """How far a trial's error may end above the least one of any trial, in logarithms: an optimistic guess.
+
+    The less the better; of a complete trial how far it is above.
+    """
+    return _behind(trial, best) - OPTIMISM * math.sqrt(math.log(trial.end / trial.step))
+
+
+def expected(trial: Progress, best: Mapping[int, float]) -> float:
+    """The accuracy that a trial is expected to reach at its end."""
+    return 1 - math.exp(_log_error(best[max(best)]) + _behind(trial, best))
+
+
+def _behind(trial: Progress, best: Mapping[int, float]) -> float:
     left = trial.end / trial.step
     gap = _log_error(trial.accuracy) - _log_error(best[trial.step])
     at_end = best[max(step for step in best if step <= trial.end)]  # as far as any trial has come
     short = _log_error(at_end) - _log_error(best[max(best)])
-    return gap * float(left**-SHRINKAGE) + short - OPTIMISM * math.sqrt(math.log(left))
+    return gap * float(left**-SHRINKAGE) + short
 
 
 def _log_error(accuracy: float) -> float:

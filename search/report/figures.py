@@ -16,6 +16,7 @@ FINE = 300  # attempts from which on lines between them would be all that is see
 KINDS = {  # of what a worker did
     "complete": COLOURS["complete"],
     "pruned": COLOURS["pruned"],
+    "paused": COLOURS["paused"],
     "finalists": AGAIN,
     "running": BEST_COLOUR,
     "given back, or ended otherwise": COLOURS["fail"],
@@ -149,7 +150,7 @@ def timeline(analysis: Analysis) -> go.Figure:
 
 
 def _kind(spell: Spell) -> str:
-    if spell.outcome in ("complete", "pruned", "running"):
+    if spell.outcome in ("complete", "pruned", "paused", "running"):
         return "finalists" if spell.again and spell.outcome == "complete" else spell.outcome
     return "given back, or ended otherwise"
 

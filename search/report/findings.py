@@ -225,7 +225,7 @@ def findings(evidence: Evidence) -> list[Finding]:
         "noise": _noise(again),
         "importance": _importance(evidence.importances) if evidence.importances else None,
         "diverged": _diverged(evidence.trials),
-        "pruning": _pruning(evidence.pruning),
+        "pruning": _pruning(evidence.pruning, wording.ended_early(evidence.definition, evidence.trials)),
         "audit": _audit(evidence.audit),
         "overfitting": overfitting(evidence.definition.score_on, evidence.trials),
         "edge": advice_on_edges(
@@ -302,13 +302,14 @@ def _diverged(trials: list[FrozenTrial]) -> str | None:
     return f"{share}, at learning rates from {short(min(rates))} to {short(max(rates))}."
 
 
-def _pruning(found: Pruning | None) -> str | None:
+def _pruning(found: Pruning | None, untrained: str | None) -> str | None:
     if found is None:
         return None
-    return (
+    saved = (
         f"Pruning saved {percent(found.saved, 0)} of the work: {found.trained:g} epochs were trained, "
         f"in the place of {found.whole} to every trial's end."
     )
+    return f"{saved} {untrained}" if untrained else saved
 
 
 def _audit(found: Audit | None) -> str | None:

@@ -157,6 +157,18 @@ def diverged(trial: FrozenTrial) -> bool:
     return (reason_of(trial) or "").startswith("diverged")
 
 
+def left_behind(trials: Iterable[FrozenTrial]) -> list[float]:
+    """By how much each pruned trial was behind the best one at its last report, in accuracy."""
+    best: dict[int, float] = {}
+    last = []
+    for trial in trials:
+        for step, accuracy in trial.intermediate_values.items():
+            best[step] = max(best.get(step, 0.0), accuracy)
+        if trial.state == TrialState.PRUNED and trial.last_step is not None and not diverged(trial):
+            last.append((trial.last_step, trial.intermediate_values[trial.last_step]))
+    return [best[step] - accuracy for step, accuracy in last]
+
+
 def by_configuration(trials: Iterable[FrozenTrial]) -> dict[space.Key, list[FrozenTrial]]:
     """The complete trials of each configuration, in order."""
     found: dict[space.Key, list[FrozenTrial]] = {}

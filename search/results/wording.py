@@ -1,9 +1,14 @@
 """What the numbers of finalists say, in words that terminal, report and dashboard share."""
 
+from collections.abc import Iterable
+
+from optuna.trial import FrozenTrial
+
 from search.formatting import assignments, count, marked, percent, points
 from search.results.finalists import Finalist, Standings, Unscored
-from search.results.ranking import Configuration, Difference, Estimate
+from search.results.ranking import Configuration, Difference, Estimate, left_behind
 from search.results.summary import Summary
+from search.study.definition import StudyDefinition
 
 
 def name(finalist: Finalist | Unscored) -> str:
@@ -51,6 +56,15 @@ def standing(configuration: Configuration, best: str) -> str:
     if configuration.behind is None:
         return best if configuration.accuracy.n > 1 else ""
     return "tie" if configuration.behind.is_noise else f"{100 * configuration.behind.mean:.2f} behind"
+
+
+def ended_early(definition: StudyDefinition, trials: Iterable[FrozenTrial]) -> str | None:
+    """What a search with paused trials left untrained."""
+    behind = left_behind(trials) if definition.pruner == "freeze" else []
+    if not behind:
+        return None
+    which = f"The nearest of the {len(behind)} trials" if len(behind) > 1 else "The one trial"
+    return f"{which} not trained to the end was {points(min(behind))} points behind the best at its epoch."
 
 
 def ranked(ranking: list[Configuration]) -> str | None:

@@ -52,8 +52,9 @@ class StudyDefinition(Strict):
     )
     pruner: PrunerName = Field(
         "slack",
-        description="which trials end early: with slack those too far behind the best one at the same epoch, "
-        "with none no trial; the others are Optuna's",
+        description="which trials end early: with freeze those that others outdo when the search is over, as they are "
+        "paused until then; with slack those too far behind the best one at the same epoch; with none no trial; the "
+        "others are Optuna's",
     )
     audit: float = Field(0.0, ge=0, le=1, description="share of pruned trials that are trained to the end all the same")
     score_on: ScoreOn = Field("test", description="images that score a trial; validation: a sixth of the training set")

@@ -22,6 +22,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from fmnist.seeds import derive
 from search.database.optuna_schema import suggest
+from search.queue import scheduler
+from search.queue.scheduler import Progress
 from search.study.definition import StudyDefinition
 from search.study.parameters import Parameter, Point, applying, has_conditions, is_complete, walk
 from search.study.record import FINISHED, STEPS_PER_EPOCH, paused_of
@@ -91,7 +93,7 @@ def propose(definition: StudyDefinition, trials: list[FrozenTrial], number: int,
             return fixed[name]
         if not asked:
             study = optuna.create_study(direction="maximize", sampler=sampler(definition, number))
-            others = [_as_pruned(trial) for trial in trials if trial.number != number]
+            others = _with_paused(definition, [trial for trial in trials if trial.number != number])
             for trial in _visible(definition, limit_history(others)):
                 study.add_trial(trial)
             asked.append(study.ask())
@@ -102,13 +104,33 @@ def propose(definition: StudyDefinition, trials: list[FrozenTrial], number: int,
     return walk(definition.space, choose)
 
 
-def _as_pruned(trial: FrozenTrial) -> FrozenTrial:
-    """A paused trial as a pruned one: those that run count as bad ones."""
-    if trial.state != TrialState.WAITING or (paused := paused_of(trial)) is None:
-        return trial
-    seen = copy.copy(trial)
-    seen.state, seen.value = TrialState.PRUNED, paused.accuracy
-    seen.datetime_complete = trial.datetime_start
+def _with_paused(definition: StudyDefinition, trials: list[FrozenTrial]) -> list[FrozenTrial]:
+    """The trials, the paused ones as if they had ended: TPE takes those that run for bad ones.
+
+    GP looks at complete trials only, and would learn of hardly any: what stopped early is shown to it with the accuracy
+    that it is expected to come to.
+    """
+    if definition.pruner != "freeze":
+        return trials
+    best: dict[int, float] = {}
+    for trial in trials:
+        for at, accuracy in trial.intermediate_values.items():
+            best[at] = max(best.get(at, 0.0), accuracy)
+    seen = []
+    for trial in trials:
+        paused = trial.state == TrialState.WAITING and paused_of(trial) is not None
+        step, shown = trial.last_step, copy.copy(trial)
+        if step is None or not (paused or trial.state == TrialState.PRUNED):
+            seen.append(trial)
+            continue
+        value = trial.intermediate_values[step]
+        shown.state, shown.datetime_complete = TrialState.PRUNED, trial.datetime_complete or trial.datetime_start
+        if definition.sampler == "gp":
+            end = trial.params.get("epochs", definition.defaults.epochs) * STEPS_PER_EPOCH
+            shown.state = TrialState.COMPLETE
+            value = scheduler.expected(Progress(trial.number, step, value, end), best)
+        shown.value = value
+        seen.append(shown)
     return seen
 
 
