@@ -62,7 +62,7 @@ FREEZE = "freeze"  # pauses trials instead
 PRUNERS: dict[str, Callable[[], BasePruner]] = {
     FREEZE: NopPruner,
     "none": NopPruner,
-    **{f"slack {slack}": partial(SlackPruner, slack, STEPS_PER_EPOCH) for slack in (0.03, SLACK, 0.1, 0.15)},
+    **{f"slack {slack}": partial(SlackPruner, slack, STEPS_PER_EPOCH) for slack in (0.03, SLACK, 0.1, 0.15, 0.2)},
     "median": partial(MedianPruner, n_startup_trials=5),
     "percentile 25": partial(PercentilePruner, 25.0, n_startup_trials=5),
     "percentile 50, from epoch 1": partial(MedianPruner, n_startup_trials=5, n_warmup_steps=STEPS_PER_EPOCH),
