@@ -36,6 +36,7 @@ HEARTBEATS = TrialHeartbeatModel.__table__
 def queued(url: str, trials: int, parameters: Mapping[str, Any] | None = None) -> optuna.Study:
     """The study "s" in a new database, with waiting trials that Optuna made."""
     study = optuna.create_study(storage=open_storage(url, "create"), study_name="s", direction="maximize")
+    study.set_user_attr(DEFINITION, definition().model_dump(mode="json"))
     for _ in range(trials):
         study.enqueue_trial(dict(parameters or {}))
     return study

@@ -132,7 +132,8 @@ def refill(study: optuna.Study, url: str) -> int:
         _insert(study, points, reach=wanted["trials"])
         # Where a failed ticket was one beyond the points of a grid, nothing can replace it: the goal would stay
         # out of reach, and workers would be started again and again to get there.
-        if not points and counts(study)[TrialState.WAITING] == 0 and size(study) < wanted["trials"]:
+        nothing_waits = counts(study)[TrialState.WAITING] == paused(study)  # to which paused trials would go on
+        if not points and nothing_waits and size(study) < wanted["trials"]:
             study.set_user_attr(GOAL, wanted | {"trials": size(study)})
     return len(points)
 
@@ -227,12 +228,13 @@ def claim(study: optuna.Study, holder: Holder, token: str) -> Ticket | None:
     with engine_of(study).begin() as connection:
         if claimed := _claimed(connection, study, token):
             return claimed
-        trial = lock_oldest_waiting(connection, study, without=PAUSED)
+        trial = lock_oldest_waiting(connection, study, without=PAUSED, first=ATTEMPTS)
         # An interrupted trial has attempts, and comes before any choice.
         if definition.pruner == "freeze" and not (trial and read_attribute(connection, trial.trial_id, ATTEMPTS)):
             trial = _chosen(connection, study, definition, wanted, trial)
         if trial is None:
             return None
+        remove_attribute(connection, trial.trial_id, PAUSED)
         set_state(connection, trial.trial_id, TrialState.RUNNING)
         return begin(connection, trial, holder, token)
 
@@ -245,15 +247,21 @@ def is_chosen(study: optuna.Study, trial: Progress) -> bool:
 
 
 def limit_paused(study: optuna.Study) -> None:
-    """End the least promising of the paused trials if they are too many: Optuna reads each again and again."""
-    wanted = goal(study)["trials"]
+    """End the least promising of the paused trials if they are too many: Optuna reads each again and again.
+
+    One that is audited is trained to its end, before all else.
+    """
+    definition, wanted = definition_of(study), goal(study)["trials"]
     with engine_of(study).begin() as connection:
         queue = _Queue.of(connection, study, wanted)
-        if len(queue.paused) <= MOST_PAUSED:
-            return
-        least = max(queue.paused.values(), key=lambda each: scheduler.promise(each.progress, queue.best))
-        if lock_trial(connection, least.trial.trial_id, skip_locked=True) == TrialState.WAITING:
-            lease.end_paused(connection, least.trial, least.record, _why(least, queue.best))
+        ranked = sorted(queue.paused.values(), key=lambda each: scheduler.promise(each.progress, queue.best))
+        for each in ranked[MOST_PAUSED:]:
+            if not _lock(connection, each):
+                continue
+            if is_audited(definition, each.trial.number):
+                _begin_audit(connection, each.trial)
+            else:
+                lease.end_paused(connection, each.trial, _why(each, queue.best))
 
 
 def end_paused(study: optuna.Study) -> int:
@@ -268,11 +276,10 @@ def end_paused(study: optuna.Study) -> int:
         left = queue.running or queue.fresh or queue.tickets or _choose(connection, study, queue)
         if left or any(is_audited(definition, number) for number in queue.paused):
             return 0
-        states = [lock_trial(connection, each.trial.trial_id, skip_locked=True) for each in queue.paused.values()]
-        if any(state != TrialState.WAITING for state in states):
+        if not all(_lock(connection, each) for each in queue.paused.values()):
             return 0  # another has just taken one
         for each in queue.paused.values():
-            lease.end_paused(connection, each.trial, each.record, _why(each, queue.best))
+            lease.end_paused(connection, each.trial, _why(each, queue.best))
         return len(queue.paused)
 
 
@@ -283,10 +290,11 @@ def is_audited(definition: StudyDefinition, number: int) -> bool:
 
 @dataclass(frozen=True)
 class _Waiting:
-    """A paused trial."""
+    """A paused trial. stored: its record as it was read."""
 
     trial: TrialKey
     record: Paused
+    stored: str
 
     @property
     def progress(self) -> Progress:
@@ -295,29 +303,37 @@ class _Waiting:
 
 @dataclass(frozen=True)
 class _Queue:
-    """What a choice depends on. fresh: whether a ticket waits. tickets: those that have not begun, made or not."""
+    """What a choice depends on.
+
+    audits: running trials that others cannot depend on. fresh: whether a ticket waits. tickets: those that have not
+    begun, made or not.
+    """
 
     best: dict[int, float]
     paused: dict[int, _Waiting]
     running: int
+    audits: int
     fresh: bool
     begun: int
     tickets: int
 
     @classmethod
     def of(cls, connection: Connection, study: optuna.Study, goal: int) -> Self:
-        state = count_by_state(connection, study)
+        state, best = count_by_state(connection, study), best_by_step(connection, study)
         found = records(connection, study, PAUSED, state=TrialState.WAITING)
         paused = {
-            each.number: _Waiting(TrialKey(each.trial_id, each.number), parse_paused(each.stored, each.number))
+            each.number: _Waiting(
+                TrialKey(each.trial_id, each.number), parse_paused(each.stored, each.number, best), each.stored
+            )
             for each in found
         }
         fresh = state[TrialState.WAITING] - len(paused)
         begun = state.total() - state[TrialState.FAIL] - fresh
         return cls(
-            best=best_by_step(connection, study),
+            best=best,
             paused=paused,
             running=state[TrialState.RUNNING],
+            audits=len(records(connection, study, AUDIT, state=TrialState.RUNNING)),
             fresh=fresh > 0,
             begun=begun,
             tickets=max(fresh, goal - begun),
@@ -335,26 +351,38 @@ def _choose(
 def _chosen(
     connection: Connection, study: optuna.Study, definition: StudyDefinition, goal: int, ticket: TrialKey | None
 ) -> TrialKey | None:
-    """The trial that the scheduler chooses, locked and no longer paused; ticket: the next one, locked already."""
+    """The trial that the scheduler chooses, locked; ticket: the next one, locked already."""
     queue = _Queue.of(connection, study, goal)
     while True:
         chosen = _choose(connection, study, queue)
         if chosen == "new":
             return ticket
         audited = None
-        if chosen is None and not queue.running:
+        if chosen is None and queue.running == queue.audits:
             audited = next((number for number in queue.paused if is_audited(definition, number)), None)
         number = chosen.number if isinstance(chosen, Progress) else audited
         if number is None:
             return None
-        trial = queue.paused.pop(number).trial
-        if lock_trial(connection, trial.trial_id, skip_locked=True) != TrialState.WAITING:
+        waiting = queue.paused.pop(number)
+        if not _lock(connection, waiting):
             continue  # another worker has just taken it
         if audited is not None:
-            step = last_report(connection, trial.trial_id).step
-            write_attribute(connection, trial.trial_id, AUDIT, {"since": step / STEPS_PER_EPOCH})
-        remove_attribute(connection, trial.trial_id, PAUSED)
-        return trial
+            _begin_audit(connection, waiting.trial)
+        return waiting.trial
+
+
+def _lock(connection: Connection, waiting: _Waiting) -> bool:
+    """Lock a paused trial; False if another transaction has it, or it went on since its record was read."""
+    state = lock_trial(connection, waiting.trial.trial_id, skip_locked=True)
+    # The record after the lock: on PostgreSQL another may have trained the trial and paused it again in between.
+    return state == TrialState.WAITING and read_attribute(connection, waiting.trial.trial_id, PAUSED) == waiting.stored
+
+
+def _begin_audit(connection: Connection, trial: TrialKey) -> None:
+    """Let a paused trial, which the caller has locked, go on to its end though it would be ended here."""
+    since = last_report(connection, trial.trial_id).step / STEPS_PER_EPOCH
+    write_attribute(connection, trial.trial_id, AUDIT, {"since": since})
+    remove_attribute(connection, trial.trial_id, PAUSED)
 
 
 def _why(paused: _Waiting, best: Mapping[int, float]) -> str:
