@@ -76,6 +76,14 @@ def definition(**changes: object) -> StudyDefinition:
 # A training that goes on for as long as a test needs it to.
 LONG = definition(defaults={"architecture": "simple", "epochs": 600, "filters": 4, "learning_rate": 0.002})
 
+# Of trainings at rates from hopeless to good, most are paused.
+FREEZING = definition(
+    pruner="freeze",
+    sampler="random",
+    defaults={"architecture": "simple", "epochs": 3, "filters": 4, "learning_rate": 0.002},
+    space={"learning_rate": {"low": 1e-4, "high": 0.02, "log": True}, "epochs": {"low": 1, "high": 3}},
+)
+
 
 STUDY = """\
 description = "two quick parameters on tiny data"

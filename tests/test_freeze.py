@@ -20,14 +20,14 @@ from search.database.connection import lock, open_storage
 from search.queue import tickets
 from search.queue.lease import PAUSE
 from search.results.summary import summarize
-from search.study.record import AUDIT, PAUSED, checkpoint_of, history_of
+from search.study.record import AUDIT, PAUSED, RecordError, checkpoint_of, history_of
 from search.study.store import definition_of, finalists_of, load_study
 from search.worker.loop import work
 from search.worker.reproduce import reproduce
 from search.worker.retention import drop_beaten, drop_orphans
 from tests.children import never
 from tests.conftest import Command, Make, worker_pids
-from tests.factories import definition
+from tests.factories import FREEZING, definition
 from tests.processes import Process
 from tests.test_faults import FINISHED, ON_SQLITE, attempts_of, reports, search, states, the_study, trials_of, wait_for
 
@@ -50,14 +50,6 @@ epochs = { low = 3, high = 6 }
 learning_rate = { low = 0.0003, high = 0.01, log = true }
 """
 
-# Trainings of three epochs at rates from hopeless to good.
-DEFINED = definition(
-    pruner="freeze",
-    sampler="random",
-    defaults={"architecture": "simple", "epochs": 3, "filters": 4, "learning_rate": 0.002},
-    space={"learning_rate": {"low": 1e-4, "high": 0.02, "log": True}, "epochs": {"low": 1, "high": 3}},
-)
-
 
 def assert_ended(study: optuna.Study, trials: int) -> None:
     """So many trials finished, nothing is left over, and no two attempts at a trial were made at once."""
@@ -69,9 +61,8 @@ def assert_ended(study: optuna.Study, trials: int) -> None:
         outcomes = [str(attempt["outcome"]) for attempt in attempts_of(trial)]
         assert not {"complete", "pruned"} & set(outcomes[:-1])
         if trial.state in FINISHED:  # as none is that was killed three times at one report
-            assert outcomes[-1] == (
-                "complete" if trial.state == COMPLETE else "pruned" if AUDIT in trial.user_attrs else PAUSE
-            )
+            pruned = "pruned" if AUDIT in trial.user_attrs else PAUSE
+            assert outcomes[-1] == ("complete" if trial.state == COMPLETE else pruned)
             assert trial.value == trial.intermediate_values[max(trial.intermediate_values)]
         for one, next_one in pairwise(attempts_of(trial)):
             assert at(one["ended"]) <= at(next_one["started"])
@@ -98,11 +89,11 @@ def outcomes(study: optuna.Study) -> list[tuple[Any, ...]]:
 def test_a_search_stopped_again_and_again_comes_to_the_same_end(
     make: Make, url: str, tmp_path: Path, tiny: DataSet
 ) -> None:
-    whole, settings = make(DEFINED, 12, f"sqlite:///{tmp_path / 'whole.db'}", folder=tmp_path / "whole")
+    whole, settings = make(FREEZING, 12, f"sqlite:///{tmp_path / 'whole.db'}", folder=tmp_path / "whole")
     work(settings, never)
     assert_ended(whole, 12)
     assert states(whole)[PRUNED] > 3
-    study, settings = make(DEFINED, 12, url)
+    study, settings = make(FREEZING, 12, url)
     stops = 0
     while not tickets.is_done(study):
         before = reports(study) + 1 + stops % 3
@@ -123,7 +114,7 @@ def until_paused(study: optuna.Study, count: int) -> Callable[[], bool]:
 
 
 def test_checkpoints_of_paused_trials_are_kept_until_they_end(make: Make, url: str, tmp_path: Path) -> None:
-    study, settings = make(DEFINED, 10, url)
+    study, settings = make(FREEZING, 10, url)
     work(settings, until_paused(study, 4))
     waiting = [trial for trial in trials_of(study) if PAUSED in trial.user_attrs]
     folder = Folder(tmp_path / "s" / "checkpoints")
@@ -141,7 +132,7 @@ def test_checkpoints_of_paused_trials_are_kept_until_they_end(make: Make, url: s
 def test_each_sampler_comes_to_its_end(make: Make, sampler: str) -> None:
     grid = {"space": {"learning_rate": {"choices": [1e-4, 5e-4, 0.002, 0.005]}, "epochs": {"low": 2, "high": 3}}}
     study, settings = make(
-        definition(**(DEFINED.model_dump() | {"sampler": sampler} | (grid if sampler == "grid" else {}))), 8
+        definition(**(FREEZING.model_dump() | {"sampler": sampler} | (grid if sampler == "grid" else {}))), 8
     )
     work(settings, never)
     assert_ended(study, 8)
@@ -150,7 +141,7 @@ def test_each_sampler_comes_to_its_end(make: Make, sampler: str) -> None:
 
 
 def test_audited_trials_are_trained_to_the_end(make: Make, url: str) -> None:
-    study, settings = make(definition(**(DEFINED.model_dump() | {"audit": 0.5})), 10, url)
+    study, settings = make(definition(**(FREEZING.model_dump() | {"audit": 0.5})), 10, url)
     work(settings, never)
     chosen = [trial for trial in trials_of(study) if tickets.is_audited(definition_of(study), trial.number)]
     assert 0 < len(chosen) < 10
@@ -166,14 +157,31 @@ def test_audited_trials_are_trained_to_the_end(make: Make, url: str) -> None:
 
 
 def test_more_trials_are_added_to_a_search_that_has_ended(make: Make) -> None:
-    study, settings = make(DEFINED, 6)
+    study, settings = make(FREEZING, 6)
     work(settings, never)
     before = outcomes(study)
     with lock(settings.storage):
-        tickets.top_up(study, DEFINED, 9)
+        tickets.top_up(study, FREEZING, 9)
     work(settings, never)
     assert outcomes(study)[:6] == before
+    assert len({str(trial.params) for trial in trials_of(study)}) == 9
     assert_ended(study, 9)
+
+
+def test_an_altered_record_ends_the_worker_with_one_line_and_fails_no_trial(make: Make) -> None:
+    study, settings = make(FREEZING, 8)
+
+    def alter() -> bool:
+        trial = next((trial for trial in trials_of(study) if PAUSED in trial.user_attrs), None)
+        if trial and isinstance(trial.user_attrs[PAUSED], dict):
+            study._storage.set_trial_user_attr(trial._trial_id, PAUSED, "by hand")
+        return False
+
+    for _ in range(4):
+        with pytest.raises(RecordError, match=r"trial \d: its user attribute 'paused' was changed .*; restore"):
+            work(settings, alter)
+    assert TrialState.FAIL not in states(study)
+    assert states(study)[RUNNING] == 0
 
 
 @ON_SQLITE

@@ -203,11 +203,13 @@ def check_failures(study: optuna.Study) -> None:
 
     Raises:
         TooManyFailures: since the goal was set, more than half as many trials failed as
-            the study has finished, and a few.
+            the study has finished or paused, and a few.
     """
     state = counts(study)
     failed = state[TrialState.FAIL] - goal(study)["failed"]
-    if failed > FAILURES + (state[TrialState.COMPLETE] + state[TrialState.PRUNED]) // 2:
+    if failed <= FAILURES:
+        return
+    if failed > FAILURES + (state[TrialState.COMPLETE] + state[TrialState.PRUNED] + paused(study)) // 2:
         last = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))[-1]
         reason = reason_of(last) or "no reason is recorded"
         raise TooManyFailures(f"{failed} trials failed, the last of them: {reason}. Run it again once that is mended.")
@@ -229,9 +231,11 @@ def claim(study: optuna.Study, holder: Holder, token: str) -> Ticket | None:
         if claimed := _claimed(connection, study, token):
             return claimed
         trial = lock_oldest_waiting(connection, study, without=PAUSED, first=ATTEMPTS)
-        # An interrupted trial has attempts, and comes before any choice.
-        if definition.pruner == "freeze" and not (trial and read_attribute(connection, trial.trial_id, ATTEMPTS)):
-            trial = _chosen(connection, study, definition, wanted, trial)
+        if definition.pruner == "freeze":
+            queue = _Queue.of(connection, study, wanted)  # in any case: each trial would fail of an altered record
+            # An interrupted trial has attempts, and comes before any choice.
+            if trial is None or read_attribute(connection, trial.trial_id, ATTEMPTS) is None:
+                trial = _chosen(connection, study, definition, queue, trial)
         if trial is None:
             return None
         remove_attribute(connection, trial.trial_id, PAUSED)
@@ -349,10 +353,9 @@ def _choose(
 
 
 def _chosen(
-    connection: Connection, study: optuna.Study, definition: StudyDefinition, goal: int, ticket: TrialKey | None
+    connection: Connection, study: optuna.Study, definition: StudyDefinition, queue: _Queue, ticket: TrialKey | None
 ) -> TrialKey | None:
     """The trial that the scheduler chooses, locked; ticket: the next one, locked already."""
-    queue = _Queue.of(connection, study, goal)
     while True:
         chosen = _choose(connection, study, queue)
         if chosen == "new":

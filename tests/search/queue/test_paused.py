@@ -200,6 +200,18 @@ def test_pauses_are_no_failures(url: str) -> None:
     assert states(study) == [TrialState.FAIL]
 
 
+def test_paused_trials_show_that_failing_is_not_the_rule(url: str) -> None:
+    study = freezing(url, 4 + tickets.FAILURES)
+    for _ in range(tickets.FAILURES + 1):
+        for _ in range(lease.MOST_ATTEMPTS):
+            lease.fail(study, take(study), "out of memory")
+    with pytest.raises(tickets.TooManyFailures):
+        tickets.check_failures(study)
+    for ticket in [take(study), take(study)]:
+        pause(study, 0.5, ticket=ticket)
+    tickets.check_failures(study)
+
+
 def test_the_least_promising_end_where_too_many_are_paused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tickets, "MOST_PAUSED", 3)
     study = freezing(url, 6)
@@ -444,6 +456,11 @@ def test_an_altered_record_is_told_by_its_trial(url: str, altered: object) -> No
     ):
         with pytest.raises(RecordError, match="trial 1: its user attribute 'paused' was changed by something other"):
             act()
+    study._storage.set_trial_user_attr(study.trials[1]._trial_id, PAUSED, GOOD)
+    lease.give_back(study, take(study))
+    study._storage.set_trial_user_attr(study.trials[1]._trial_id, PAUSED, altered)
+    with pytest.raises(RecordError):  # the interrupted trial, too, would ask whether it is to go on
+        tickets.claim(study, lease.Holder(), "token")
 
 
 def test_a_value_that_was_altered_within_bounds_is_not_what_a_trial_ends_with(url: str) -> None:
