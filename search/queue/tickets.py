@@ -277,7 +277,7 @@ def end_paused(study: optuna.Study) -> int:
     with engine_of(study).begin() as connection:
         lock_study(connection, study)
         queue = _Queue.of(connection, study, wanted)
-        left = queue.running or queue.fresh or queue.tickets or _choose(connection, study, queue)
+        left = queue.running or _choose(connection, study, queue)  # which chooses tickets, too
         if left or any(is_audited(definition, number) for number in queue.paused):
             return 0
         if not all(_lock(connection, each) for each in queue.paused.values()):

@@ -17,7 +17,7 @@ STEPS = (25, 50, 100, 200, 300, 400, 500, 600, 700)
 class Choice:
     """The arguments of a choice: a search of some trials, each with its curve up to where it is."""
 
-    def __init__(self, curves: list[tuple[int, list[float]]], states: list[str], tickets: int) -> None:
+    def __init__(self, curves: list[tuple[int, list[float]]], states: list[str], begun: int, tickets: int) -> None:
         self.best: dict[int, float] = {}
         found: dict[str, list[Progress]] = {"complete": [], "paused": [], "ended": []}
         for number, ((epochs, accuracies), state) in enumerate(zip(curves, states, strict=True)):
@@ -31,7 +31,7 @@ class Choice:
             if state == "complete" and last < 100 * epochs:  # its curve was too short
                 found["complete"].pop()
         self.complete, self.paused = found["complete"], found["paused"]
-        self.begun, self.tickets = len(curves), tickets
+        self.begun, self.tickets = begun, tickets
 
     def make(self, **changes: Any) -> Progress | Literal["new"] | None:
         arguments = {name: getattr(self, name) for name in ("best", "complete", "paused", "begun", "tickets")}
@@ -52,7 +52,8 @@ def choices(draw: st.DrawFn, tickets: st.SearchStrategy[int] = ANY) -> Choice:
         (epochs, accuracies if state == "complete" else accuracies[:length])
         for (epochs, accuracies, length), state in zip(curves, states, strict=True)
     ]
-    return Choice(cut, states, draw(tickets))
+    begun = draw(st.integers(len(curves), 60))  # others are at work, or reported nothing
+    return Choice(cut, states, begun, draw(tickets))
 
 
 def leads(trial: Progress, best: dict[int, float]) -> bool:
@@ -150,3 +151,5 @@ def test_more_contenders_are_trained_to_the_end_in_a_larger_search() -> None:
     complete, hopeless = [Progress(0, 200, 0.9, 200)], Progress(1, 100, 0.1, 200)
     assert choose(best, complete, [hopeless], begun=round(1 / CONTENDERS), tickets=0) is None
     assert choose(best, complete, [hopeless], begun=round(2 / CONTENDERS), tickets=0) == hopeless
+    poor = Progress(2, 200, 0.05, 200)
+    assert choose(best, [*complete, poor], [hopeless], begun=round(2 / CONTENDERS), tickets=0) == hopeless
