@@ -29,7 +29,18 @@ from tests.children import never
 from tests.conftest import Command, Make, worker_pids
 from tests.factories import FREEZING, definition
 from tests.processes import Process
-from tests.test_faults import FINISHED, ON_SQLITE, attempts_of, reports, search, states, the_study, trials_of, wait_for
+from tests.test_faults import (
+    FINISHED,
+    ON_POSTGRESQL,
+    ON_SQLITE,
+    attempts_of,
+    reports,
+    search,
+    states,
+    the_study,
+    trials_of,
+    wait_for,
+)
 
 __all__ = ["search"]  # a fixture
 
@@ -89,23 +100,23 @@ def outcomes(study: optuna.Study) -> list[tuple[Any, ...]]:
 def test_a_search_stopped_again_and_again_comes_to_the_same_end(
     make: Make, url: str, tmp_path: Path, tiny: DataSet
 ) -> None:
-    whole, settings = make(FREEZING, 12, f"sqlite:///{tmp_path / 'whole.db'}", folder=tmp_path / "whole")
+    whole, settings = make(FREEZING, 9, f"sqlite:///{tmp_path / 'whole.db'}", folder=tmp_path / "whole")
     work(settings, never)
-    assert_ended(whole, 12)
+    assert_ended(whole, 9)
     assert states(whole)[PRUNED] > 3
-    study, settings = make(FREEZING, 12, url)
+    study, settings = make(FREEZING, 9, url)
     stops = 0
     while not tickets.is_done(study):
         before = reports(study) + 1 + stops % 3
         work(settings, lambda before=before: reports(study) >= before)  # type: ignore[misc]
         assert states(study)[RUNNING] == 0
         counted = summarize(study).trials
-        assert counted.finished + counted.paused + counted.waiting == 12
+        assert counted.finished + counted.paused + counted.waiting == 9
         assert counted.paused == sum(PAUSED in trial.user_attrs for trial in trials_of(study))
         stops += 1
     assert stops > 8
     assert outcomes(study) == outcomes(whole)
-    assert_ended(study, 12)
+    assert_ended(study, 9)
     assert_bit_exact(study, tiny)
 
 
@@ -204,6 +215,7 @@ def test_ctrl_c_leaves_trials_paused_and_the_next_run_ends_them(
     assert_ended(load_study(open_storage(url), "chaos"), 12)
 
 
+@ON_POSTGRESQL
 def test_finalists_of_a_search_that_pauses_trials_are_all_trained_to_the_end(
     url: str, search: Callable[..., Process]
 ) -> None:

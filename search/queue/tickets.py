@@ -9,7 +9,7 @@ import itertools
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import optuna
 from optuna.trial import TrialState
@@ -54,9 +54,10 @@ from search.study.record import (
     parse_paused,
     reason_of,
 )
-from search.study.store import attributes, definition_of
+from search.study.store import DEFINITION, attributes, definition_of
 
 GOAL = "goal"  # the study's user attribute: trials to reach, and how many had failed when that was asked
+NO_GOAL = {"trials": 0, "failed": 0}
 AHEAD = 100  # tickets that are made ahead of need: Optuna reads each waiting trial again for each that is sampled
 MOST_PAUSED = 100  # trials, for the same reason
 FAILURES = 3  # that a study may have beyond half of its finished trials
@@ -80,7 +81,7 @@ def size(study: optuna.Study) -> int:
 
 def goal(study: optuna.Study) -> dict[str, int]:
     """The study's goal: `trials` to finish, and how many had `failed` when that was asked for."""
-    return attributes(study).get(GOAL, {"trials": 0, "failed": 0})  # type: ignore[no-any-return]
+    return attributes(study).get(GOAL, NO_GOAL)  # type: ignore[no-any-return]
 
 
 def paused(study: optuna.Study) -> int:
@@ -226,16 +227,17 @@ def claim(study: optuna.Study, holder: Holder, token: str) -> Ticket | None:
         None where nothing waits, or nothing that is worth training for now.
     """
     # Before the transaction: it holds the lock that any other connection of this engine would wait for.
-    definition, wanted = definition_of(study), goal(study)["trials"]
+    known = attributes(study)
+    wanted = known.get(GOAL, NO_GOAL)["trials"]
     with engine_of(study).begin() as connection:
         if claimed := _claimed(connection, study, token):
             return claimed
         trial = lock_oldest_waiting(connection, study, without=PAUSED, first=ATTEMPTS)
-        if definition.pruner == "freeze":
+        if known[DEFINITION].get("pruner") == "freeze":
             queue = _Queue.of(connection, study, wanted)  # in any case: each trial would fail of an altered record
             # An interrupted trial has attempts, and comes before any choice.
             if trial is None or read_attribute(connection, trial.trial_id, ATTEMPTS) is None:
-                trial = _chosen(connection, study, definition, queue, trial)
+                trial = _chosen(connection, study, known, queue, trial)
         if trial is None:
             return None
         remove_attribute(connection, trial.trial_id, PAUSED)
@@ -307,17 +309,11 @@ class _Waiting:
 
 @dataclass(frozen=True)
 class _Queue:
-    """What a choice depends on.
-
-    audits: running trials that others cannot depend on. fresh: whether a ticket waits. tickets: those that have not
-    begun, made or not.
-    """
+    """What a choice depends on. tickets: those that have not begun, made or not."""
 
     best: dict[int, float]
     paused: dict[int, _Waiting]
     running: int
-    audits: int
-    fresh: bool
     begun: int
     tickets: int
 
@@ -337,8 +333,6 @@ class _Queue:
             best=best,
             paused=paused,
             running=state[TrialState.RUNNING],
-            audits=len(records(connection, study, AUDIT, state=TrialState.RUNNING)),
-            fresh=fresh > 0,
             begun=begun,
             tickets=max(fresh, goal - begun),
         )
@@ -353,15 +347,21 @@ def _choose(
 
 
 def _chosen(
-    connection: Connection, study: optuna.Study, definition: StudyDefinition, queue: _Queue, ticket: TrialKey | None
+    connection: Connection, study: optuna.Study, known: Mapping[str, Any], queue: _Queue, ticket: TrialKey | None
 ) -> TrialKey | None:
-    """The trial that the scheduler chooses, locked; ticket: the next one, locked already."""
+    """The trial that the scheduler chooses, locked.
+
+    Args:
+        known: the study's user attributes.
+        ticket: the next one, locked already.
+    """
     while True:
         chosen = _choose(connection, study, queue)
         if chosen == "new":
             return ticket
         audited = None
-        if chosen is None and queue.running == queue.audits:
+        if chosen is None and _only_audits_run(connection, study, queue):
+            definition = definition_of(study, known)
             audited = next((number for number in queue.paused if is_audited(definition, number)), None)
         number = chosen.number if isinstance(chosen, Progress) else audited
         if number is None:
@@ -372,6 +372,11 @@ def _chosen(
         if audited is not None:
             _begin_audit(connection, waiting.trial)
         return waiting.trial
+
+
+def _only_audits_run(connection: Connection, study: optuna.Study, queue: _Queue) -> bool:
+    """Whether no trial runs that may change what is worth training."""
+    return queue.running == len(records(connection, study, AUDIT, state=TrialState.RUNNING))
 
 
 def _lock(connection: Connection, waiting: _Waiting) -> bool:
