@@ -67,6 +67,10 @@ def take_all(url: str, results: "Queue[list[int]]") -> None:
     results.put(taken)
 
 
+def end_paused(url: str, results: "Queue[int]") -> None:
+    results.put(tickets.end_paused(_study(url)))
+
+
 def reap_all(url: str) -> None:
     reaper.reap(_study(url))
 

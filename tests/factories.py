@@ -36,6 +36,7 @@ HEARTBEATS = TrialHeartbeatModel.__table__
 def queued(url: str, trials: int, parameters: Mapping[str, Any] | None = None) -> optuna.Study:
     """The study "s" in a new database, with waiting trials that Optuna made."""
     study = optuna.create_study(storage=open_storage(url, "create"), study_name="s", direction="maximize")
+    study.set_user_attr(DEFINITION, definition().model_dump(mode="json"))
     for _ in range(trials):
         study.enqueue_trial(dict(parameters or {}))
     return study
@@ -74,6 +75,14 @@ def definition(**changes: object) -> StudyDefinition:
 
 # A training that goes on for as long as a test needs it to.
 LONG = definition(defaults={"architecture": "simple", "epochs": 600, "filters": 4, "learning_rate": 0.002})
+
+# Of trainings at rates from hopeless to good, most are paused.
+FREEZING = definition(
+    pruner="freeze",
+    sampler="random",
+    defaults={"architecture": "simple", "epochs": 3, "filters": 4, "learning_rate": 0.002},
+    space={"learning_rate": {"low": 1e-4, "high": 0.02, "log": True}, "epochs": {"low": 1, "high": 3}},
+)
 
 
 STUDY = """\

@@ -117,7 +117,7 @@ def test_status_counts_the_trials(here: Run) -> None:
     assert json.loads(said(here("status", "tiny", "--json"))) == {
         "study": "tiny",
         "direction": "maximize",
-        "trials": {"complete": 3, "pruned": 5, "failed": 0, "running": 0, "waiting": 0},
+        "trials": {"complete": 3, "pruned": 5, "failed": 0, "running": 0, "waiting": 0, "paused": 0},
         "best": {
             "number": 6,
             "mark": None,

@@ -160,16 +160,19 @@ def best_trial(connection: Connection, study: optuna.Study) -> int | None:
     return found
 
 
-def lock_oldest_waiting(connection: Connection, study: optuna.Study, *, without: str | None = None) -> TrialKey | None:
+def lock_oldest_waiting(connection: Connection, study: optuna.Study, *, without: str, first: str) -> TrialKey | None:
     """The first waiting trial of a study that no other transaction has locked, locked by this one.
 
     Args:
         without: only of trials that have no user attribute of this name.
+        first: those that have a user attribute of this name come before the others.
     """
-    waiting = select(_TRIALS.c.trial_id, _TRIALS.c.number).where(_in(study), _TRIALS.c.state == TrialState.WAITING)
-    if without is not None:
-        waiting = waiting.where(_lacks(without))
-    row = connection.execute(waiting.order_by(_TRIALS.c.number).limit(1).with_for_update(skip_locked=True)).first()
+    waiting = (
+        select(_TRIALS.c.trial_id, _TRIALS.c.number)
+        .where(_in(study), _TRIALS.c.state == TrialState.WAITING, _lacks(without))
+        .order_by(_lacks(first), _TRIALS.c.number)
+    )
+    row = connection.execute(waiting.limit(1).with_for_update(of=_TRIALS, skip_locked=True)).first()
     return TrialKey(*row) if row else None
 
 

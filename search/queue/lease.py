@@ -192,9 +192,11 @@ def pause(study: optuna.Study, ticket: Ticket, paused: Paused, params: Mapping[s
         _end(connection, ticket.trial, attempts, TrialState.WAITING, PAUSE)
 
 
-def end_paused(connection: Connection, trial: TrialKey, paused: Paused, reason: str) -> None:
-    """End a paused trial, which the caller has locked, as PRUNED."""
-    set_value(connection, trial.trial_id, paused.accuracy)
+def end_paused(connection: Connection, trial: TrialKey, reason: str) -> None:
+    """End a paused trial, which the caller has locked, as PRUNED with the value of its last report."""
+    value = last_report(connection, trial.trial_id).value
+    if value is not None:
+        set_value(connection, trial.trial_id, value)
     remove_attribute(connection, trial.trial_id, PAUSED)
     write_attribute(connection, trial.trial_id, REASON, reason)
     artifact_index.register(connection, trial, TrialState.PRUNED)

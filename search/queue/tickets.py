@@ -9,7 +9,7 @@ import itertools
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import optuna
 from optuna.trial import TrialState
@@ -54,9 +54,10 @@ from search.study.record import (
     parse_paused,
     reason_of,
 )
-from search.study.store import attributes, definition_of
+from search.study.store import DEFINITION, attributes, definition_of
 
 GOAL = "goal"  # the study's user attribute: trials to reach, and how many had failed when that was asked
+NO_GOAL = {"trials": 0, "failed": 0}
 AHEAD = 100  # tickets that are made ahead of need: Optuna reads each waiting trial again for each that is sampled
 MOST_PAUSED = 100  # trials, for the same reason
 FAILURES = 3  # that a study may have beyond half of its finished trials
@@ -80,7 +81,7 @@ def size(study: optuna.Study) -> int:
 
 def goal(study: optuna.Study) -> dict[str, int]:
     """The study's goal: `trials` to finish, and how many had `failed` when that was asked for."""
-    return attributes(study).get(GOAL, {"trials": 0, "failed": 0})  # type: ignore[no-any-return]
+    return attributes(study).get(GOAL, NO_GOAL)  # type: ignore[no-any-return]
 
 
 def paused(study: optuna.Study) -> int:
@@ -132,7 +133,8 @@ def refill(study: optuna.Study, url: str) -> int:
         _insert(study, points, reach=wanted["trials"])
         # Where a failed ticket was one beyond the points of a grid, nothing can replace it: the goal would stay
         # out of reach, and workers would be started again and again to get there.
-        if not points and counts(study)[TrialState.WAITING] == 0 and size(study) < wanted["trials"]:
+        nothing_waits = counts(study)[TrialState.WAITING] == paused(study)  # to which paused trials would go on
+        if not points and nothing_waits and size(study) < wanted["trials"]:
             study.set_user_attr(GOAL, wanted | {"trials": size(study)})
     return len(points)
 
@@ -202,11 +204,13 @@ def check_failures(study: optuna.Study) -> None:
 
     Raises:
         TooManyFailures: since the goal was set, more than half as many trials failed as
-            the study has finished, and a few.
+            the study has finished or paused, and a few.
     """
     state = counts(study)
     failed = state[TrialState.FAIL] - goal(study)["failed"]
-    if failed > FAILURES + (state[TrialState.COMPLETE] + state[TrialState.PRUNED]) // 2:
+    if failed <= FAILURES:
+        return
+    if failed > FAILURES + (state[TrialState.COMPLETE] + state[TrialState.PRUNED] + paused(study)) // 2:
         last = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))[-1]
         reason = reason_of(last) or "no reason is recorded"
         raise TooManyFailures(f"{failed} trials failed, the last of them: {reason}. Run it again once that is mended.")
@@ -223,16 +227,20 @@ def claim(study: optuna.Study, holder: Holder, token: str) -> Ticket | None:
         None where nothing waits, or nothing that is worth training for now.
     """
     # Before the transaction: it holds the lock that any other connection of this engine would wait for.
-    definition, wanted = definition_of(study), goal(study)["trials"]
+    known = attributes(study)
+    wanted = known.get(GOAL, NO_GOAL)["trials"]
     with engine_of(study).begin() as connection:
         if claimed := _claimed(connection, study, token):
             return claimed
-        trial = lock_oldest_waiting(connection, study, without=PAUSED)
-        # An interrupted trial has attempts, and comes before any choice.
-        if definition.pruner == "freeze" and not (trial and read_attribute(connection, trial.trial_id, ATTEMPTS)):
-            trial = _chosen(connection, study, definition, wanted, trial)
+        trial = lock_oldest_waiting(connection, study, without=PAUSED, first=ATTEMPTS)
+        if known[DEFINITION].get("pruner") == "freeze":
+            queue = _Queue.of(connection, study, wanted)  # in any case: each trial would fail of an altered record
+            # An interrupted trial has attempts, and comes before any choice.
+            if trial is None or read_attribute(connection, trial.trial_id, ATTEMPTS) is None:
+                trial = _chosen(connection, study, known, queue, trial)
         if trial is None:
             return None
+        remove_attribute(connection, trial.trial_id, PAUSED)
         set_state(connection, trial.trial_id, TrialState.RUNNING)
         return begin(connection, trial, holder, token)
 
@@ -245,15 +253,21 @@ def is_chosen(study: optuna.Study, trial: Progress) -> bool:
 
 
 def limit_paused(study: optuna.Study) -> None:
-    """End the least promising of the paused trials if they are too many: Optuna reads each again and again."""
-    wanted = goal(study)["trials"]
+    """End the least promising of the paused trials if they are too many: Optuna reads each again and again.
+
+    One that is audited is trained to its end, before all else.
+    """
+    definition, wanted = definition_of(study), goal(study)["trials"]
     with engine_of(study).begin() as connection:
         queue = _Queue.of(connection, study, wanted)
-        if len(queue.paused) <= MOST_PAUSED:
-            return
-        least = max(queue.paused.values(), key=lambda each: scheduler.promise(each.progress, queue.best))
-        if lock_trial(connection, least.trial.trial_id, skip_locked=True) == TrialState.WAITING:
-            lease.end_paused(connection, least.trial, least.record, _why(least, queue.best))
+        ranked = sorted(queue.paused.values(), key=lambda each: scheduler.promise(each.progress, queue.best))
+        for each in ranked[MOST_PAUSED:]:
+            if not _lock(connection, each):
+                continue
+            if is_audited(definition, each.trial.number):
+                _begin_audit(connection, each.trial)
+            else:
+                lease.end_paused(connection, each.trial, _why(each, queue.best))
 
 
 def end_paused(study: optuna.Study) -> int:
@@ -265,14 +279,13 @@ def end_paused(study: optuna.Study) -> int:
     with engine_of(study).begin() as connection:
         lock_study(connection, study)
         queue = _Queue.of(connection, study, wanted)
-        left = queue.running or queue.fresh or queue.tickets or _choose(connection, study, queue)
+        left = queue.running or _choose(connection, study, queue)  # which chooses tickets, too
         if left or any(is_audited(definition, number) for number in queue.paused):
             return 0
-        states = [lock_trial(connection, each.trial.trial_id, skip_locked=True) for each in queue.paused.values()]
-        if any(state != TrialState.WAITING for state in states):
+        if not all(_lock(connection, each) for each in queue.paused.values()):
             return 0  # another has just taken one
         for each in queue.paused.values():
-            lease.end_paused(connection, each.trial, each.record, _why(each, queue.best))
+            lease.end_paused(connection, each.trial, _why(each, queue.best))
         return len(queue.paused)
 
 
@@ -283,10 +296,11 @@ def is_audited(definition: StudyDefinition, number: int) -> bool:
 
 @dataclass(frozen=True)
 class _Waiting:
-    """A paused trial."""
+    """A paused trial. stored: its record as it was read."""
 
     trial: TrialKey
     record: Paused
+    stored: str
 
     @property
     def progress(self) -> Progress:
@@ -295,30 +309,30 @@ class _Waiting:
 
 @dataclass(frozen=True)
 class _Queue:
-    """What a choice depends on. fresh: whether a ticket waits. tickets: those that have not begun, made or not."""
+    """What a choice depends on. tickets: those that have not begun, made or not."""
 
     best: dict[int, float]
     paused: dict[int, _Waiting]
     running: int
-    fresh: bool
     begun: int
     tickets: int
 
     @classmethod
     def of(cls, connection: Connection, study: optuna.Study, goal: int) -> Self:
-        state = count_by_state(connection, study)
+        state, best = count_by_state(connection, study), best_by_step(connection, study)
         found = records(connection, study, PAUSED, state=TrialState.WAITING)
         paused = {
-            each.number: _Waiting(TrialKey(each.trial_id, each.number), parse_paused(each.stored, each.number))
+            each.number: _Waiting(
+                TrialKey(each.trial_id, each.number), parse_paused(each.stored, each.number, best), each.stored
+            )
             for each in found
         }
         fresh = state[TrialState.WAITING] - len(paused)
         begun = state.total() - state[TrialState.FAIL] - fresh
         return cls(
-            best=best_by_step(connection, study),
+            best=best,
             paused=paused,
             running=state[TrialState.RUNNING],
-            fresh=fresh > 0,
             begun=begun,
             tickets=max(fresh, goal - begun),
         )
@@ -333,28 +347,50 @@ def _choose(
 
 
 def _chosen(
-    connection: Connection, study: optuna.Study, definition: StudyDefinition, goal: int, ticket: TrialKey | None
+    connection: Connection, study: optuna.Study, known: Mapping[str, Any], queue: _Queue, ticket: TrialKey | None
 ) -> TrialKey | None:
-    """The trial that the scheduler chooses, locked and no longer paused; ticket: the next one, locked already."""
-    queue = _Queue.of(connection, study, goal)
+    """The trial that the scheduler chooses, locked.
+
+    Args:
+        known: the study's user attributes.
+        ticket: the next one, locked already.
+    """
     while True:
         chosen = _choose(connection, study, queue)
         if chosen == "new":
             return ticket
         audited = None
-        if chosen is None and not queue.running:
+        if chosen is None and _only_audits_run(connection, study, queue):
+            definition = definition_of(study, known)
             audited = next((number for number in queue.paused if is_audited(definition, number)), None)
         number = chosen.number if isinstance(chosen, Progress) else audited
         if number is None:
             return None
-        trial = queue.paused.pop(number).trial
-        if lock_trial(connection, trial.trial_id, skip_locked=True) != TrialState.WAITING:
+        waiting = queue.paused.pop(number)
+        if not _lock(connection, waiting):
             continue  # another worker has just taken it
         if audited is not None:
-            step = last_report(connection, trial.trial_id).step
-            write_attribute(connection, trial.trial_id, AUDIT, {"since": step / STEPS_PER_EPOCH})
-        remove_attribute(connection, trial.trial_id, PAUSED)
-        return trial
+            _begin_audit(connection, waiting.trial)
+        return waiting.trial
+
+
+def _only_audits_run(connection: Connection, study: optuna.Study, queue: _Queue) -> bool:
+    """Whether no trial runs that may change what is worth training."""
+    return queue.running == len(records(connection, study, AUDIT, state=TrialState.RUNNING))
+
+
+def _lock(connection: Connection, waiting: _Waiting) -> bool:
+    """Lock a paused trial; False if another transaction has it, or it went on since its record was read."""
+    state = lock_trial(connection, waiting.trial.trial_id, skip_locked=True)
+    # The record after the lock: on PostgreSQL another may have trained the trial and paused it again in between.
+    return state == TrialState.WAITING and read_attribute(connection, waiting.trial.trial_id, PAUSED) == waiting.stored
+
+
+def _begin_audit(connection: Connection, trial: TrialKey) -> None:
+    """Let a paused trial, which the caller has locked, go on to its end though it would be ended here."""
+    since = last_report(connection, trial.trial_id).step / STEPS_PER_EPOCH
+    write_attribute(connection, trial.trial_id, AUDIT, {"since": since})
+    remove_attribute(connection, trial.trial_id, PAUSED)
 
 
 def _why(paused: _Waiting, best: Mapping[int, float]) -> str:

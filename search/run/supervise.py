@@ -273,7 +273,8 @@ def enqueue(
         defined = definition_of(target)
         fixed = space.parse_assignments(defined, assignments)
         added = tickets.enqueue(target, defined, trials, fixed)
-        return Enqueued(name, added, tickets.counts(target)[TrialState.WAITING], tickets.goal(target)["trials"])
+        waiting = tickets.counts(target)[TrialState.WAITING] - tickets.paused(target)
+        return Enqueued(name, added, waiting, tickets.goal(target)["trials"])
 
 
 def _opened(storage: RDBStorage, named: str, study: str, place: Place, data_dir: Path | None) -> optuna.Study:

@@ -4,10 +4,11 @@ Anybody who may write to the database can change them, in optuna-dashboard too: 
 """
 
 import json
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
+from collections.abc import Container
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
 from optuna.trial import FrozenTrial, Trial, TrialState
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from fmnist.errors import CheckpointError, ExpectedError
 from search.artifacts import Artifacts
@@ -98,7 +99,13 @@ class Paused(_Record):
 
     step: int = Field(gt=0)
     accuracy: float = Field(ge=0, le=1)
-    end: int = Field(gt=0)
+    end: int
+
+    @model_validator(mode="after")
+    def _before_its_end(self) -> Self:
+        if self.step >= self.end:
+            raise ValueError("it is at its end")
+        return self
 
 
 _ATTEMPTS: TypeAdapter[list[Attempt]] = TypeAdapter(Annotated[list[Attempt], Field(min_length=1)])
@@ -147,9 +154,12 @@ def parse_attempts(stored: str, number: int) -> list[dict[str, Any]]:
     return found
 
 
-def parse_paused(stored: str, number: int) -> Paused:
-    """The record of a paused trial, likewise."""
-    return Paused(**_parse(_PAUSED, stored, number, PAUSED))
+def parse_paused(stored: str, number: int, reported: Container[int]) -> Paused:
+    """The record of a paused trial, likewise; `reported`: steps that trials have reported, its own among them."""
+    paused = Paused(**_parse(_PAUSED, stored, number, PAUSED))
+    if paused.step not in reported:
+        raise _altered(number, PAUSED)
+    return paused
 
 
 def parse_saved(stored: str, number: int) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import os
 import platform
 import shlex
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -243,14 +243,17 @@ def _altered(study: optuna.Study, where: str) -> StudyError:
     )
 
 
-def definition_of(study: optuna.Study) -> StudyDefinition:
+def definition_of(study: optuna.Study, known: Mapping[str, Any] | None = None) -> StudyDefinition:
     """The definition that the study was made with.
+
+    Args:
+        known: the study's user attributes, if they were read already.
 
     Raises:
         StudyError: the study has been deleted since it was opened, or its definition is not one of this version.
     """
     try:
-        return StudyDefinition.model_validate(attributes(study)[DEFINITION])
+        return StudyDefinition.model_validate((known or attributes(study))[DEFINITION])
     except ValidationError as error:
         raise _altered(study, _place(error)) from error
 

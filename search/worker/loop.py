@@ -245,7 +245,7 @@ def _drain(joined: Joined, settings: WorkerSettings, stopping: Callable[[], bool
             token = uuid4().hex
             ticket = persistently(lambda: tickets.claim(study, holder, token), stopping)  # noqa: B023
             if ticket is None:
-                if persistently(lambda: _nothing_left(study, settings), stopping):
+                if persistently(lambda: _nothing_left(study, objective, settings), stopping):
                     return True
                 continue
             with logs.about(study=study.study_name, trial=ticket.number):
@@ -257,12 +257,14 @@ def _drain(joined: Joined, settings: WorkerSettings, stopping: Callable[[], bool
     return False
 
 
-def _nothing_left(study: optuna.Study, settings: WorkerSettings) -> bool:
+def _nothing_left(study: optuna.Study, objective: Objective, settings: WorkerSettings) -> bool:
     """What a worker does that finds no ticket: see to it that none is lost; returns whether the queue is empty."""
     empty = tickets.is_empty(study)  # first: whoever lets a trial fail after it is still there to refill
     if release(study) + reap(study) + tickets.refill(study, settings.storage) + tickets.end_paused(study):
         return False
-    if not empty:
+    if empty:
+        drop_beaten(study, objective.artifacts, attributes(study)[KEEP])  # of those that were paused to the end
+    else:
         time.sleep(POLL)
     return empty
 
@@ -311,8 +313,8 @@ def _run(
         persistently(lambda: tickets.check_failures(study))
         return
     if outcome.paused:
-        record, params = outcome.paused, read_trial(study, ticket.trial_id).params
-        persistently(lambda: lease.pause(study, ticket, record, params))
+        record = outcome.paused
+        persistently(lambda: lease.pause(study, ticket, record, read_trial(study, ticket.trial_id).params))
         log.info("paused")
         persistently(lambda: tickets.limit_paused(study))
         return

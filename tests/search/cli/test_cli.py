@@ -54,7 +54,7 @@ def test_run_reaches_its_number_then_has_nothing_to_do_then_adds_the_difference(
 ) -> None:
     first = command("run", "tiny.toml", "--workers", "2")
     assert first.returncode == 0, first.stderr
-    assert counts(tmp_path) == {"complete": 6, "pruned": 0, "failed": 0, "running": 0, "waiting": 0}
+    assert counts(tmp_path) == {"complete": 6, "pruned": 0, "failed": 0, "running": 0, "waiting": 0, "paused": 0}
     assert "Done: 6 trials, 6 complete and 0 pruned." in first.stdout
     assert len(re.findall(r"^\[\d/6\] trial \d complete at", first.stdout, re.MULTILINE)) == 6
     assert "Best trials of study tiny" in first.stdout
@@ -191,7 +191,7 @@ def test_best_is_null_before_a_trial_is_complete(invoke: Command, study_file: Pa
     assert stopped.returncode == 0
     assert json.loads(invoke("best", "tiny", "--json").stdout) is None
     assert json.loads(invoke("status", "tiny", "--json").stdout)["best"] is None
-    assert counts(tmp_path) == {"complete": 0, "pruned": 0, "failed": 0, "running": 0, "waiting": 2}
+    assert counts(tmp_path) == {"complete": 0, "pruned": 0, "failed": 0, "running": 0, "waiting": 2, "paused": 0}
 
 
 def test_a_smaller_number_still_ends_with_what_an_earlier_run_asked_for(
@@ -206,7 +206,7 @@ def test_a_smaller_number_still_ends_with_what_an_earlier_run_asked_for(
         r"Study tiny: 2 trials( \(\d (is|are) finished already\))?, as an earlier run asked for more than 1, of simple"
     )
     assert re.match(said, result.stdout)
-    assert counts(tmp_path) == {"complete": 2, "pruned": 0, "failed": 0, "running": 0, "waiting": 0}
+    assert counts(tmp_path) == {"complete": 2, "pruned": 0, "failed": 0, "running": 0, "waiting": 0, "paused": 0}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -220,7 +220,7 @@ def test_a_stopped_search_gives_its_tickets_back(
     assert process.returncode == 130
     assert "Stopping after the running epochs" in output
     assert "Traceback" not in output
-    assert counts(tmp_path) == {"complete": 0, "pruned": 0, "failed": 0, "running": 0, "waiting": 2}
+    assert counts(tmp_path) == {"complete": 0, "pruned": 0, "failed": 0, "running": 0, "waiting": 2, "paused": 0}
 
 
 def test_a_search_goes_on_where_it_was(invoke: Command, study_file: Path, start: Launch, tmp_path: Path) -> None:
@@ -270,7 +270,7 @@ def test_a_search_killed_hard_is_finished_by_the_same_command(
     process.communicate()  # ends when the workers, which hold the pipe, have ended too
     result = invoke("run", "tiny.toml", "--trials", "2", "--workers", "2")
     assert result.returncode == 0, result.stderr
-    assert counts(tmp_path) == {"complete": 2, "pruned": 0, "failed": 0, "running": 0, "waiting": 0}
+    assert counts(tmp_path) == {"complete": 2, "pruned": 0, "failed": 0, "running": 0, "waiting": 0, "paused": 0}
 
 
 @pytest.mark.parametrize(("number", "started"), [(signal.SIGINT, worker_servers), (signal.SIGTERM, worker_pids)])
@@ -315,6 +315,7 @@ def test_a_study_that_is_out_of_memory_in_each_trial_ends_with_the_reason(
         "failed": 4,
         "running": 0,
         "waiting": 20,
+        "paused": 0,
     }  # with those to come
 
 
@@ -336,7 +337,7 @@ def test_a_study_is_shared_out_by_its_commands(invoke: Command, study_file: Path
     assert re.search(r" INFO tiny trial 0 worker \S+: completed at ", worked.stderr)
     study = load_study(open_storage(default_url(tmp_path / "studies")), "tiny")
     assert study.trials[0].params == {"learning_rate": 0.003, "filters": 2}
-    assert counts(tmp_path) == {"complete": 7, "pruned": 0, "failed": 0, "running": 0, "waiting": 0}
+    assert counts(tmp_path) == {"complete": 7, "pruned": 0, "failed": 0, "running": 0, "waiting": 0, "paused": 0}
 
     checkpoints = tmp_path / "studies" / "tiny" / "checkpoints"
     assert len(list(checkpoints.glob("trial-*"))) == 5
@@ -425,7 +426,7 @@ def test_stop_ends_a_search_that_runs_elsewhere(invoke: Command, study_file: Pat
     output, _ = process.communicate()
     assert process.returncode == 0
     assert "Stopped by `fmnist-search stop`: 0 of 2 trials are finished; the same command goes on from here." in output
-    assert counts(tmp_path) == {"complete": 0, "pruned": 0, "failed": 0, "running": 0, "waiting": 2}
+    assert counts(tmp_path) == {"complete": 0, "pruned": 0, "failed": 0, "running": 0, "waiting": 2, "paused": 0}
 
 
 def test_a_worker_that_follows_waits_for_database_study_and_tickets(

@@ -18,14 +18,14 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.database.connection import open_storage
 from search.database.url import default_url
-from search.queue.lease import GIVEN_BACK
+from search.queue.lease import GIVEN_BACK, PAUSE
 from search.queue.reaper import alive, release
 from search.run.local import WorkersDied
 from search.run.ray import ClusterError, _work, drain
 from search.study.record import ATTEMPTS, STEPS_PER_EPOCH
 from search.study.store import finalists_of, load_study, request_stop, stop_requests
 from tests.conftest import Command, Make
-from tests.factories import LONG, STUDY, definition
+from tests.factories import FREEZING, LONG, STUDY, definition
 from tests.fmnist.test_own_network import NET
 from tests.postgresql import Server
 from tests.processes import Process
@@ -145,6 +145,16 @@ def test_the_budget_is_exact_though_a_node_dies_with_a_trial(
     assert 0 < first["step"] < epochs * STEPS_PER_EPOCH
     assert lost[0].intermediate_values.items() <= study.trials[lost[0].number].intermediate_values.items()
     assert capsys.readouterr() == ("", "")  # nothing of Ray's on it
+
+
+def test_trials_are_paused_and_go_on_there_too(cluster: Cluster, make: Make, postgresql: Server) -> None:
+    study, settings = make(FREEZING, 8, postgresql.create_database())
+    drain(study, [settings] * 2, cluster.address, lambda: False, lambda: None)
+    assert set(states(study)) == {TrialState.COMPLETE, TrialState.PRUNED}
+    assert len(states(study)) == 8
+    outcomes = [attempt["outcome"] for trial in study.trials for attempt in attempts(trial)]
+    assert set(outcomes) == {PAUSE, "complete"}
+    assert len(pids(study)) == 2
 
 
 @pytest.mark.parametrize("how", ["SIGTERM", "request"])

@@ -13,11 +13,12 @@ from fmnist.checkpoint import weights_digest
 from fmnist.data import DataSet, split
 from fmnist.training import Training
 from search.artifacts import Folder
+from search.queue.tickets import is_audited
 from search.study.definition import StudyDefinition
 from search.study.record import AUDIT, CHECKPOINT, FINISHED
 from search.study.space import distributions
 from search.worker.sampling import pruner
-from search.worker.trial import Objective, Outcome, _is_audited, run_trial, training_seed
+from search.worker.trial import Objective, Outcome, run_trial, training_seed
 
 Run = Callable[..., Outcome]
 
@@ -182,9 +183,9 @@ def test_an_audited_trial_goes_on_unseen_to_its_end(study: optuna.Study, objecti
 
 
 def test_the_audit_takes_its_share(objective: Objective) -> None:
-    drawn = [_is_audited(objective.definition.model_copy(update={"audit": 0.2}), number) for number in range(2000)]
+    drawn = [is_audited(objective.definition.model_copy(update={"audit": 0.2}), number) for number in range(2000)]
     assert abs(sum(drawn) / 2000 - 0.2) < 0.03
-    assert not any(_is_audited(objective.definition, number) for number in range(100))
+    assert not any(is_audited(objective.definition, number) for number in range(100))
 
 
 def test_a_checkpoint_that_was_scored_otherwise_is_not_taken_up(
