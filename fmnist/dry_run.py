@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from fmnist.classes import CLASSES
+from fmnist.device import Precision
 from fmnist.errors import NetworkError
 from fmnist.own_network import OwnNetwork
 from fmnist.user_code import line_of, running
@@ -17,11 +18,12 @@ SIDE = 28  # pixels of an image
 SEED = 20_170_825_001  # of the weights and the noise; nobody sets this one by accident
 
 
-def try_out(network: OwnNetwork, given: Mapping[str, Any]) -> None:
+def try_out(network: OwnNetwork, given: Mapping[str, Any], precision: Precision = "float32") -> None:
     """Do once, on noise, what a training does with a network, so that it fails before the training and not in it.
 
     Args:
         given: arguments of the constructor.
+        precision: of the training.
 
     Raises:
         NetworkError: it cannot be trained, scored or saved as it is.
@@ -44,12 +46,18 @@ def try_out(network: OwnNetwork, given: Mapping[str, Any]) -> None:
             raise NetworkError(f"{in_forward}: its logits have no gradient; compute them with its parameters")
         with running(where):
             F.cross_entropy(logits.float(), labels).backward()
+            if precision == "bfloat16":
+                with torch.autocast("cpu", torch.bfloat16):
+                    reduced = first(images)
+                F.cross_entropy(reduced.float(), labels).backward()
         gradients = [each.grad for each in parameters.values() if each.grad is not None]
         if not all(torch.isfinite(gradient).all() for gradient in gradients):
             raise NetworkError(f"{in_forward}: its gradients are not finite; look for a division or logarithm of 0")
+        with running(where):
+            loaded = _seeded(network, given, SEED + 1)  # which draws whatever is not in the state anew
         with torch.no_grad(), running(where):
-            again.load_state_dict(first.state_dict())
-            alone, repeated, other = (each.eval()(images[:1]) for each in (first, first, again))
+            loaded.load_state_dict(first.state_dict())
+            alone, repeated, other = (each.eval()(images[:1]) for each in (first, first, loaded))
         _check_logits(in_forward, alone, 1)
         if not torch.equal(alone, repeated):
             raise NetworkError(
@@ -57,15 +65,15 @@ def try_out(network: OwnNetwork, given: Mapping[str, Any]) -> None:
             )
         if not torch.equal(alone, other):
             raise NetworkError(
-                f"{where}: scores another way once its state is saved and loaded; keep all of it in "
-                "parameters and buffers"
+                f"{where}: predictions change after saving and loading; keep all that is drawn or learned "
+                "in parameters and buffers"
             )
 
 
-def _seeded(network: OwnNetwork, given: Mapping[str, Any]) -> nn.Module:
-    torch.manual_seed(SEED)
+def _seeded(network: OwnNetwork, given: Mapping[str, Any], seed: int = SEED) -> nn.Module:
+    torch.manual_seed(seed)
     made = network.build(given)
-    if torch.initial_seed() != SEED:
+    if torch.initial_seed() != seed:
         place = line_of(type(made).__init__, network.architecture)
         raise NetworkError(f"{place}: sets torch's seed, so that every seed has the same weights; remove that")
     return made
@@ -90,7 +98,9 @@ def _check_state(where: str, first: nn.Module, again: nn.Module) -> None:
     if states[0].keys() != states[1].keys() or not all(
         torch.equal(states[0][name], states[1][name]) for name in states[0]
     ):
-        raise NetworkError(f"{where}: makes other weights with the same seed; draw them from torch's generator")
+        raise NetworkError(
+            f"{where}: initial weights differ between two runs of one seed; draw them from torch's generator"
+        )
 
 
 def _check_logits(where: str, logits: object, images: int) -> None:
@@ -100,5 +110,8 @@ def _check_logits(where: str, logits: object, images: int) -> None:
     if logits.shape != (images, len(CLASSES)) or not logits.is_floating_point():
         kind = str(logits.dtype).removeprefix("torch.")
         raise NetworkError(f"{where}: returns {kind} of shape {tuple(logits.shape)}; return {expected}")
+    shares = logits.detach().float()
+    if (shares >= 0).all() and torch.allclose(shares.sum(dim=1), torch.ones(images), atol=1e-3):
+        raise NetworkError(f"{where}: returns probabilities; return logits, without the softmax, which the loss has")
     if not torch.isfinite(logits).all():
         raise NetworkError(f"{where}: returns infinity or NaN; look for a division or logarithm of 0")

@@ -1,5 +1,6 @@
 """What a network's predictions are worth: loss, accuracy, report, confusion matrix."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,10 +40,18 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(network: nn.Module, scored: LabelledImages) -> Evaluation:
-    """Score a network in evaluation mode on images that lie on its device; loss is a mean."""
+def evaluate(network: nn.Module, scored: LabelledImages, on_batch: Callable[[], None] = lambda: None) -> Evaluation:
+    """Score a network in evaluation mode on images that lie on its device; loss is a mean.
+
+    Args:
+        on_batch: called after each batch, as a sign of life.
+    """
     network.eval()
-    logits = torch.cat([network(standardize(images)) for images in scored.images.split(BATCH)])
+    parts = []
+    for images in scored.images.split(BATCH):
+        parts.append(network(standardize(images)))
+        on_batch()
+    logits = torch.cat(parts)
     return Evaluation(
         loss=F.cross_entropy(logits, scored.labels).item(),
         correct=int((logits.argmax(dim=1) == scored.labels).sum()),

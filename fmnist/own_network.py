@@ -10,11 +10,13 @@ import hashlib
 import importlib
 import inspect
 import linecache
+import logging
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Timer
 from types import ModuleType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -24,11 +26,14 @@ from torch import nn
 
 from fmnist.choices import in_file
 from fmnist.errors import NetworkError
-from fmnist.hyperparameters import OWN, RESERVED
+from fmnist.hyperparameters import OWN, RESERVED, TRAINING
 from fmnist.user_code import line_of, running
 
+PATIENCE = 10  # seconds
 KINDS = (bool, int, float, str)  # of a hyperparameter
 LARGEST = 2**18  # bytes of a file: its text goes into checkpoints, whose plain values are bounded
+
+log = logging.getLogger("search.own_network")  # the name under which commands show what is logged
 
 
 @dataclass(frozen=True)
@@ -55,11 +60,12 @@ class Named:
 class OwnNetwork:
     """A network that was loaded.
 
-    make: the class or function. arguments: types of the constructor's parameters. defaults: of those that have one.
-    named: what it was loaded by.
+    make: the class or function. module: in which it was found. arguments: types of the constructor's parameters.
+    defaults: of those that have one. named: the user's name for it, with the content of its file.
     """
 
     make: Callable[..., Any]
+    module: str
     arguments: Mapping[str, Any]
     defaults: Mapping[str, Any]
     named: Named
@@ -124,10 +130,14 @@ class OwnNetwork:
         try:
             return _adapter(self._kind(name)).validate_python(value)
         except ValidationError as error:
+            default = self.defaults.get(name)
+            if self._kind(name) is int and isinstance(value, float) and default in (0, 1):
+                fix = f"write its default {default} as {float(default)}, or annotate it as {name}: float"
+                raise NetworkError(f"{self.constructor}: {name} is a whole number, not {value!r}; {fix}") from None
             raise NetworkError(f"{self.constructor}: {name} {_rule(error)}, not {value!r}; change either") from None
 
     def as_taken(self, name: str, value: object) -> Any:
-        """The same, and what is wrong as it is."""
+        """A value as the constructor takes it, or unchanged if it takes no such value."""
         try:
             return self.checked(name, value)
         except NetworkError:
@@ -142,6 +152,8 @@ class OwnNetwork:
         if name not in self.arguments:
             close = difflib.get_close_matches(name, self.arguments, n=1)
             known = f"did you mean {close[0]}?" if close else f"it takes {', '.join(self.arguments) or 'none'}"
+            if name in TRAINING:
+                known = f"that is the training's: --{name.replace('_', '-')}"
             raise NetworkError(f"{self.constructor}: takes no {name}; {known}")
         return self.arguments[name]
 
@@ -155,7 +167,15 @@ def _rule(error: ValidationError) -> str:
 
 
 _loaded: dict[str, OwnNetwork] = {}
+_named: set[str] = set()  # by the user, in this process or in the one that started it
 _folders: list[Path] = []
+
+
+def trust(architecture: str) -> None:
+    """Let a name on record be imported, or called though it is no class of its file, as the user has named it too."""
+    if not re.fullmatch(OWN, architecture):
+        raise NetworkError(f"{architecture}: is no FILE.py:CLASS below this folder, and no MODULE:CLASS; write one")
+    _named.add(architecture)
 
 
 @contextlib.contextmanager
@@ -169,7 +189,7 @@ def found_in(folder: Path) -> Iterator[None]:
 
 
 def load(architecture: str, recorded: Source | None = None, *, beside: Path | None = None) -> OwnNetwork:
-    """Load a network; its code is run once a process, and once more when its file has other content.
+    """Load a network that the user names; its code runs once a process, and again when its file has other content.
 
     Args:
         architecture: FILE.py:NAME, or MODULE:NAME.
@@ -179,8 +199,11 @@ def load(architecture: str, recorded: Source | None = None, *, beside: Path | No
     Raises:
         NetworkError: there is none, it has other content, or it cannot be one.
     """
-    if not re.fullmatch(OWN, architecture):
-        raise NetworkError(f"{architecture}: is no FILE.py:CLASS below this folder, and no MODULE:CLASS; write one")
+    trust(architecture)
+    return _load(architecture, recorded, beside)
+
+
+def _load(architecture: str, recorded: Source | None, beside: Path | None = None) -> OwnNetwork:
     file = architecture.partition(":")[0]
     known = _loaded.get(architecture)
     if not in_file(architecture):
@@ -209,35 +232,44 @@ def adopt(named: Named) -> OwnNetwork:
     Raises:
         NetworkError: as `load`.
     """
+    trust(named.architecture)
     known = _loaded.get(named.architecture)
     if known and known.source == named.source:
         return known
     if named.source is None:
-        return load(named.architecture)
+        return _load(named.architecture, None)
     return _keep(named, _executed(Path(named.path), named.source.text.encode()))
 
 
 def of_record(architecture: str, recorded: Source | None) -> OwnNetwork:
-    """The network of a checkpoint.
+    """The network that a checkpoint or a study names.
 
     Raises:
-        NetworkError: as `load`; or it is importable, and the user has not named it in this process.
+        NetworkError: as `load`; or it is importable, or anything but a class that its file defines, and the user has
+            not named it in this process.
     """
     if in_file(architecture) and recorded is None:
         raise NetworkError(f"{architecture}: what its file held is not on record, so it is not run; restore the record")
-    if not in_file(architecture) and architecture not in _loaded:  # whatever else is on record
+    if not in_file(architecture) and architecture not in _named:  # whatever else is on record
         raise NetworkError(
-            f"{architecture}: is imported only if you name it; add --architecture {architecture}, or load it with "
-            "fmnist.own_network.load"
+            f"{architecture}: is imported only if you name it; add --architecture {architecture}, or call "
+            "fmnist.own_network.trust with that"
         )
-    return load(architecture, recorded)
+    own = _load(architecture, recorded)
+    # Whoever writes the record chooses the name in the file, and the arguments: not any function, or what it imports.
+    if architecture not in _named and not (inspect.isclass(own.make) and own.make.__module__ == own.module):
+        raise NetworkError(
+            f"{architecture}: is no class of that file, and called only if you name it; add --architecture "
+            f"{architecture}, or call fmnist.own_network.trust with that"
+        )
+    return own
 
 
 def _content(path: Path) -> bytes:
     fix = "put it there, or name its folder with --network-dir"
     try:
         if path.exists() and not path.is_file():  # a pipe or a device may never end
-            raise NetworkError(f"{path}: is no file; {fix}")
+            raise NetworkError(f"{path}: is not a file; {fix}")
         with path.open("rb") as file:
             content = file.read(LARGEST + 1)
     except OSError as error:
@@ -260,9 +292,9 @@ def _keep(named: Named, module: ModuleType) -> OwnNetwork:
         raise NetworkError(f"{where}: {name} is a class, but no torch.nn.Module; derive it from that")
     if isinstance(make, nn.Module) or not callable(make):
         raise NetworkError(
-            f"{where}: {name} is a {type(make).__name__} and no class; name a class, or a function that makes a network"
+            f"{where}: {name} is an instance of {type(make).__name__}; name a class, or a function that makes a network"
         )
-    _loaded[architecture] = OwnNetwork(make, *_schema(architecture, make), named)
+    _loaded[architecture] = OwnNetwork(make, module.__name__, *_schema(architecture, make), named)
     return _loaded[architecture]
 
 
@@ -279,13 +311,26 @@ def _executed(path: Path, content: bytes) -> ModuleType:
     lines = content.decode().splitlines(keepends=True)
     linecache.cache[str(path)] = (len(content), None, lines, str(path))
     # A seed that it sets, or numbers that it draws, are not to change the weights that are drawn next.
-    with running(path.name, path.parent), torch.random.fork_rng([]):
+    with running(path.name, path.parent), torch.random.fork_rng([]), _patience(path.name):
         exec(compile(content, path, "exec"), vars(module))  # noqa: S102  # the file is the user's
     return module
 
 
+@contextlib.contextmanager
+def _patience(name: str) -> Iterator[None]:
+    """Say so if a module runs for long, as one with a training of its own at its end does."""
+    advice = '%s has run for %d s; keep what trains below `if __name__ == "__main__":`'
+    slow = Timer(PATIENCE, log.warning, (advice, name, PATIENCE))
+    slow.daemon = True
+    slow.start()
+    try:
+        yield
+    finally:
+        slow.cancel()
+
+
 def _imported(name: str) -> ModuleType:
-    with running(name, Path.cwd()), torch.random.fork_rng([]):
+    with running(name, Path.cwd()), torch.random.fork_rng([]), _patience(name):
         return importlib.import_module(name)
 
 
@@ -301,7 +346,9 @@ def _schema(architecture: str, make: Callable[..., Any]) -> tuple[dict[str, Any]
     for name, parameter in parameters.items():
         where = f"{line_of(constructor, architecture)}: parameter {name}"
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
-            raise NetworkError(f"{where} takes nothing by its name; name each parameter instead")
+            raise NetworkError(
+                f"{where}: *args, **kwargs and positional-only parameters are not supported; list each parameter"
+            )
         if name in RESERVED:
             raise NetworkError(f"{where} has the name of a setting of the training; rename it")
         required = parameter.default is parameter.empty

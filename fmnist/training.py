@@ -107,9 +107,10 @@ class Training:
         self.history: list[EpochMetrics] = []
         self.quarters = 0
         self.steps = 0
+        self.scored = 0  # batches, at all evaluations
         self.own = own or (load(hyperparameters.architecture) if is_own(hyperparameters.architecture) else None)
         if self.own:
-            try_out(self.own, hyperparameters.network)
+            try_out(self.own, hyperparameters.network, self.precision)
         self.network, self.averaged = self._first_network(), self._first_network()
         self.optimizer = AveragedOptimizer(self.network, self.averaged, hyperparameters)
 
@@ -153,7 +154,7 @@ class Training:
                 # With few batches a quarter may have none: an untrained network tells nothing.
                 if self.quarters % QUARTERS == 0 or (early and self.quarters in EARLY and seen):
                     break
-            result = evaluate(self.scored_network, scored)
+            result = evaluate(self.scored_network, scored, self._count)
             self.history.append(
                 EpochMetrics(
                     epoch=self.quarters / QUARTERS,
@@ -167,6 +168,9 @@ class Training:
                 )
             )
             yield self.history[-1]
+
+    def _count(self) -> None:
+        self.scored += 1
 
     def _train_quarter(self, train: LabelledImages) -> tuple[float, int, int]:
         """Train on the next quarter of the batches; returns sum of losses, hits and images."""

@@ -38,12 +38,14 @@ def running(where: str, folder: Path | None = None) -> Iterator[None]:
         line = f", line {error.lineno}" if error.lineno else ""
         raise NetworkError(f"{file}{line}: {error.msg}; correct it") from error
     except SystemExit as error:
-        raise NetworkError(f"{_place(error, where)}: asks to end the process; remove that") from error
+        raise NetworkError(f"{_place(error, where)}: calls exit(); remove the call") from error
     except ImportError as error:
         raise NetworkError(f"{_place(error, where)}: {_said(error)}; {_of_import(error, where, folder)}") from error
     except Exception as error:  # whatever the user's code raises
         frames = "".join(traceback.StackSummary.from_list(_frames(error)).format())
-        raise NetworkError(f"{_place(error, where)}: {_said(error)}; correct it\n{frames}".rstrip()) from error
+        memory = isinstance(error, MemoryError) or "memory" in str(error)
+        fix = "make the network smaller, or search smaller values" if memory else "correct it"
+        raise NetworkError(f"{_place(error, where)}: {_said(error)}; {fix}\n{frames}".rstrip()) from error
 
 
 def each(architecture: str, values: Iterator[Value]) -> Iterator[Value]:
@@ -70,10 +72,15 @@ def _of_import(error: ImportError, where: str, folder: Path | None) -> str:
 
 def _frames(error: BaseException) -> list[traceback.FrameSummary]:
     """Those of the user's code: neither of this project, nor of Python's or an installed one's."""
-    ours = [str(Path(__file__).parent.parent / name) for name in ("fmnist", "search")]
-    libraries = [sys.prefix, str(Path(traceback.__file__).parent), *(path for path in sys.path if "-packages" in path)]
-    others = (*ours, *libraries, "<frozen")
-    return [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(others)]
+    ours = [Path(__file__).parent.parent / name for name in ("fmnist", "search")]
+    libraries = [Path(sys.prefix), Path(traceback.__file__).parent]
+    libraries += [Path(path) for path in sys.path if "-packages" in path]
+    return [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith("<frozen")
+        and not any(Path(frame.filename).is_relative_to(folder) for folder in (*ours, *libraries))
+    ]
 
 
 def _place(error: BaseException, where: str) -> str:

@@ -12,6 +12,7 @@ import torch
 from optuna.storages._rdb.models import TrialHeartbeatModel
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from fmnist import own_network
 from fmnist.data import LabelledImages
 from search.database.connection import open_storage
 from search.queue import tickets
@@ -47,6 +48,12 @@ def claimed(study: optuna.Study, token: str = "token", **holder: Any) -> Ticket:
     ticket = tickets.claim(study, Holder(**holder), token)
     assert ticket is not None
     return ticket
+
+
+def forget_networks() -> None:
+    """Be like a process in which the user has named no network of their own."""
+    own_network._loaded.clear()
+    own_network._named.clear()
 
 
 def digits(train: int = 600, test: int = 300) -> tuple[LabelledImages, LabelledImages]:

@@ -10,12 +10,12 @@ import pytest
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell
 
-from fmnist import own_network
 from search.database.connection import open_storage
 from search.database.url import default_url
 from search.study import definition
 from search.study.store import load_study
 from tests.conftest import Command
+from tests.factories import forget_networks
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 FILES = DOCS / "own_network"
@@ -36,7 +36,7 @@ def here(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """A working directory with the page's files; the data set is tiny."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FMNIST_DATA", str(tiny_folder))
-    monkeypatch.setattr(own_network, "_loaded", {})
+    forget_networks()
     (tmp_path / "my_net.py").write_text(NET)
     (tmp_path / "mine.toml").write_text(shortened(STUDY))
     return tmp_path

@@ -184,12 +184,13 @@ def _look_in(context: click.Context, parameter: click.Parameter, folder: Path | 
         context.with_resource(own_network.found_in(folder))
 
 
-def _trust(context: click.Context, _parameter: click.Parameter, architecture: str | None) -> None:
-    """Import the module that the user names, so that a checkpoint may."""
-    if architecture is not None and not context.resilient_parsing:
+def _trust(context: click.Context, parameter: click.Parameter, architecture: str | None) -> None:
+    """Let a record name what the user names here; a setting of that name is meant for `train`."""
+    given = context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
+    if architecture is not None and given and not context.resilient_parsing:
         from fmnist import own_network
 
-        own_network.load(architecture)
+        own_network.trust(architecture)
 
 
 def network_dir_option(default: str) -> Callable[[Command], Command]:
@@ -211,7 +212,7 @@ def own_network_options(command: Command) -> Command:
         callback=_trust,
         expose_value=False,
         metavar="MODULE:CLASS",
-        help="Your own network, if it is importable: a name on record is imported only if you give it.",
+        help="Your own network, if it is importable or made by a function: run only if you name it, too.",
     )(command)
     return network_dir_option("working directory")(command)
 

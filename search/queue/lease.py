@@ -203,14 +203,21 @@ def end_paused(connection: Connection, trial: TrialKey, reason: str) -> None:
     set_state(connection, trial.trial_id, TrialState.PRUNED)
 
 
-def fail(study: optuna.Study, ticket: Ticket, reason: str) -> TrialState:
+def fail(study: optuna.Study, ticket: Ticket, reason: str, *, final: bool = False) -> TrialState:
     """End an attempt that went wrong, as `fail_attempt` does; returns the trial's state.
+
+    Args:
+        final: end the trial too, as another attempt would fail alike.
 
     Raises:
         Lost: the ticket is held no more.
     """
     with engine_of(study).begin() as connection:
-        return fail_attempt(connection, ticket.trial, _hold(connection, ticket), reason)
+        attempts = _hold(connection, ticket)
+        if final:
+            _end(connection, ticket.trial, attempts, TrialState.FAIL, reason, reason)
+            return TrialState.FAIL
+        return fail_attempt(connection, ticket.trial, attempts, reason)
 
 
 def fail_attempt(connection: Connection, trial: TrialKey, attempts: Attempts, reason: str) -> TrialState:

@@ -18,7 +18,7 @@ from search.study.record import ATTEMPTS, parse_attempts
 
 log = logging.getLogger(__package__)
 
-SILENT = "made no progress"  # in the outcome of an attempt
+SILENT = "silent"  # true of an attempt that was ended for its silence
 
 Attempt = dict[str, Any]
 Gone = Callable[[Attempt, timedelta], str | None]  # of an attempt, silent for so long: why it is over, or None
@@ -29,9 +29,10 @@ def reap(study: optuna.Study) -> int:
 
     def silent(attempt: Attempt, silence: timedelta) -> str | None:
         seconds = silence.total_seconds()
-        return f"{_holder(attempt)} {SILENT} for {seconds:.0f} s" if seconds > attempt["grace"] else None
+        said = f"{_holder(attempt)} made no progress for {seconds:.0f} s; if it was slow, allow more with --grace"
+        return said if seconds > attempt["grace"] else None
 
-    return _take(study, silent)
+    return _take(study, silent, silent=True)
 
 
 def hung(study: optuna.Study) -> set[int]:
@@ -41,7 +42,7 @@ def hung(study: optuna.Study) -> set[int]:
     attempts = [attempt for record in found for attempt in parse_attempts(record.stored, record.number)]
     here = sorted((each for each in attempts if each["machine"] == this_machine()), key=lambda each: each["started"])
     last = {attempt["pid"]: attempt for attempt in here}
-    return {pid for pid, attempt in last.items() if SILENT in (attempt.get("outcome") or "")}
+    return {pid for pid, attempt in last.items() if attempt.get(SILENT)}
 
 
 def release(study: optuna.Study, *, pid: int | None = None, killed: bool = False) -> int:
@@ -94,7 +95,7 @@ def alive(pid: int) -> bool:
         return not Path("/proc/self").exists()  # it ended just now, or this system has no /proc
 
 
-def _take(study: optuna.Study, gone: Gone, level: int = logging.WARNING) -> int:
+def _take(study: optuna.Study, gone: Gone, level: int = logging.WARNING, *, silent: bool = False) -> int:
     """End the attempts that are `gone`, each in a transaction of its own."""
     with engine_of(study).connect() as connection:
         running = trials_in(connection, study, TrialState.RUNNING)
@@ -109,7 +110,9 @@ def _take(study: optuna.Study, gone: Gone, level: int = logging.WARNING) -> int:
                 continue
             stored = read_attribute(connection, trial.trial_id, ATTEMPTS)
             assert stored  # there is a reason
-            state = fail_attempt(connection, trial, parse_attempts(stored, trial.number), reason)
+            attempts = parse_attempts(stored, trial.number)
+            attempts[-1] |= {SILENT: True} if silent else {}
+            state = fail_attempt(connection, trial, attempts, reason)
         taken += 1
         with logs.about(study=study.study_name, trial=trial.number):
             fate = "failed for good" if state == TrialState.FAIL else "taken over, back in the queue"

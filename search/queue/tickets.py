@@ -213,7 +213,7 @@ def check_failures(study: optuna.Study) -> None:
     if failed > FAILURES + (state[TrialState.COMPLETE] + state[TrialState.PRUNED] + paused(study)) // 2:
         last = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))[-1]
         reason = reason_of(last) or "no reason is recorded"
-        raise TooManyFailures(f"{failed} trials failed, the last of them: {reason}. Run it again once that is mended.")
+        raise TooManyFailures(f"{failed} trials failed, the last of them: {reason}. Run it again once that is fixed.")
 
 
 def claim(study: optuna.Study, holder: Holder, token: str) -> Ticket | None:

@@ -1,6 +1,7 @@
 """What the best checkpoint does: its scores, its mistakes and its filters, with small pictures as data URIs."""
 
 import base64
+import logging
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -24,6 +25,8 @@ from search.results.summary import Summary
 from search.study.places import artifacts_of
 from search.study.record import check_recorded, read_checkpoint
 from search.study.store import finalists_of
+
+log = logging.getLogger(__package__)
 
 NEGATIVE, POSITIVE = np.array([0, 114, 178]), np.array([213, 94, 0])  # Okabe and Ito's blue and vermilion
 
@@ -136,6 +139,7 @@ def describe(checkpoint: Checkpoint, path: str, scored: LabelledImages, scored_o
             result = evaluate(network, scored)
     except NetworkError as error:
         unrun, scored_on, result = str(error).splitlines()[0], checkpoint.score_on, _recorded(checkpoint)
+        log.warning("the report shows no mistakes of the network, as its code did not run: %s", unrun)
     return BestNetwork(
         path=path,
         scored_on=scored_on,

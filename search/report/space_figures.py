@@ -192,7 +192,7 @@ def _axis(name: str, parameter: Parameter) -> dict[str, Any]:
     if parameter.choices is not None:
         places = [literal(written(choice)) for choice in ordered(parameter)]
         lines = [place.replace("+", "+<br>") for place in places]  # of combined augmentations, which are long
-        labels = {"tickvals": places, "ticktext": lines, "title": {"text": name, "standoff": 8}}
+        labels = {"tickvals": places, "ticktext": lines, "title": {"text": literal(name), "standoff": 8}}
         return {"type": "category", "categoryarray": places, **labels}
     whole = parameter.whole
     if parameter.log:

@@ -150,10 +150,12 @@ class Pool:
             # a worker's last look and this one another command may have added tickets.
             over = self.ending or is_over(self.study, self.settings[place])
             del self.processes[place]
-            expected = self.ending or process.exitcode in (0, FAILED)  # of the latter the error itself tells
+            # The user's code may end a worker with any exit code: only one with a message met an error of ours.
+            reported = process.exitcode == FAILED and self.errors[place].poll()
+            expected = self.ending or process.exitcode == 0 or reported
             level = logging.INFO if expected else logging.WARNING
             log.log(level, "worker process %d ended with exit code %d", process.pid, process.exitcode)
-            if process.exitcode == FAILED:
+            if reported:
                 raise WorkersDied(self.errors[place].recv())
             if over:
                 continue

@@ -51,7 +51,8 @@ class Mistake:
     def line(self) -> str:
         """space.filters #2.low: should be a number."""
         key = "".join(f" #{part + 1}" if isinstance(part, int) else f".{part}" for part in self.place)
-        return " ".join(": ".join(filter(None, (key.removeprefix("."), self.text))).split())
+        line = ": ".join(filter(None, (key.removeprefix("."), self.text)))
+        return " ".join("".join(each if each.isprintable() else " " for each in line).split())
 
     def follows_from(self, removed: Iterable[Place]) -> bool:
         """Whether it is about what was removed, and so may be due to that."""
@@ -103,6 +104,9 @@ def _of_settings(definition: "StudyDefinition") -> Iterator[Mistake]:
 def _of_arguments(definition: "StudyDefinition") -> Iterator[Mistake]:
     """Arguments of a user's own network in [defaults], held against its constructor."""
     own, arguments = definition.own, definition.defaults.network
+    if definition.is_own:  # else a database might bring what a terminal takes for commands
+        for name in [name for name in {**arguments, **definition.space} if not name.isidentifier()]:
+            yield Mistake(("space" if name in definition.space else "defaults", name), "is no name; use letters and _")
     if not own:
         return
     for name, value in arguments.items():
@@ -165,6 +169,8 @@ def _each(space: Space) -> Iterator[tuple[str, int, Parameter]]:
 
 def _of_values(definition: "StudyDefinition", place: Place, name: str, table: Parameter) -> Iterator[Mistake]:
     invalid = [mistake for value in table.ends() for mistake in _of_value(definition, place, name, value)]
+    if definition.is_own and name not in TRAINING:
+        invalid = invalid[:1]  # one says what kind it takes
     yield from invalid
     if invalid:
         return

@@ -289,7 +289,9 @@ def _run(
         return run_trial(_open(study, objective.definition, ticket), objective, asked, watched.append)
 
     try:
-        beats = beating(study, ticket, lambda: store.failures + sum(training.steps for training in watched))
+        beats = beating(
+            study, ticket, lambda: store.failures + sum(training.steps + training.scored for training in watched)
+        )
         with lease.fenced(study, ticket), beats:  # in this order: a fence may not be set up while another thread begins
             outcome = persistently(
                 attempt, progress=lambda: max((training.quarters for training in watched), default=0)
@@ -308,8 +310,10 @@ def _run(
         # What follows the first line of an error in the user's network are frames of its code.
         named = str(error).partition("\n")[0] if isinstance(error, NetworkError) else error
         reason = f"{type(error).__name__}: {named}"
-        state = persistently(lambda: lease.fail(study, ticket, reason))
-        log.warning("%s: %s", "failed for good" if state == TrialState.FAIL else "failed, to be tried again", reason)
+        final = isinstance(error, NetworkError)  # the same code on the same values fails again
+        state = persistently(lambda: lease.fail(study, ticket, reason, final=final))
+        fate = "failed for good" if state == TrialState.FAIL else "failed, to be tried again"
+        log.warning("%s: %s: %s", fate, type(error).__name__, error)
         persistently(lambda: tickets.check_failures(study))
         return
     if outcome.paused:

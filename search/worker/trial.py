@@ -13,6 +13,7 @@ from fmnist import archive, checkpoint
 from fmnist.checkpoint import Checkpoint, CheckpointError, weights_digest
 from fmnist.complexity import complexity
 from fmnist.data import DataSet, Splits
+from fmnist.device import fastest
 from fmnist.dry_run import try_out
 from fmnist.errors import NetworkError
 from fmnist.hyperparameters import TRAINING, Hyperparameters
@@ -84,10 +85,11 @@ def try_network(definition: StudyDefinition) -> None:
     slow.daemon = True
     slow.start()
     try:
-        try_out(own, definition.defaults.network)
+        precision = fastest(torch.device("cpu"))
+        try_out(own, definition.defaults.network, precision)
         for changes in space.extremes(definition, without=TRAINING):
             try:
-                try_out(own, definition.defaults.network | changes)
+                try_out(own, definition.defaults.network | changes, precision)
             except NetworkError as error:
                 raise NetworkError(f"with {assignments(changes)}: {error}") from error
         complexity(definition.defaults, own)

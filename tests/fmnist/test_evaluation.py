@@ -1,8 +1,10 @@
+import math
+
 import numpy as np
 import torch
 
 from fmnist.data import CLASSES, DataSet, split
-from fmnist.evaluation import as_json, classification_report, confusion_table, evaluate
+from fmnist.evaluation import BATCH, as_json, classification_report, confusion_table, evaluate
 from fmnist.hyperparameters import Hyperparameters
 from fmnist.training import Training
 
@@ -37,3 +39,9 @@ def test_texts_name_every_class(tiny: DataSet) -> None:
     for text in (classification_report(result), confusion_table(result)):
         assert all(name in text for name in CLASSES)
     assert len({len(row) for row in confusion_table(result).splitlines()}) == 1
+
+
+def test_each_scored_batch_is_a_sign_of_life(tiny: DataSet) -> None:
+    training = Training(Hyperparameters(architecture="simple", filters=4, epochs=2), 0)
+    for epoch, _ in enumerate(training.epochs(split(tiny, "test")), start=1):
+        assert training.scored == epoch * math.ceil(len(tiny.test) / BATCH)

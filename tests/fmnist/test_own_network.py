@@ -10,15 +10,17 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from fmnist import archive, checkpoint, own_network
+from fmnist import archive, checkpoint, own_network, user_code
 from fmnist.checkpoint import CheckpointError
 from fmnist.complexity import complexity
 from fmnist.data import DataSet, split
+from fmnist.dry_run import try_out
 from fmnist.errors import NetworkError
 from fmnist.evaluation import evaluate
 from fmnist.hyperparameters import Hyperparameters
 from fmnist.own_network import load
 from fmnist.training import Training
+from tests.factories import forget_networks
 
 HEAD = """
 from typing import Literal
@@ -49,7 +51,7 @@ class CNNModel(nn.Module):
 @pytest.fixture(autouse=True)
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(own_network, "_loaded", {})
+    forget_networks()
     Path("net.py").write_text(NET)
 
 
@@ -87,20 +89,20 @@ REFUSED = {
     "an import of a sibling": ("import sibling\n", r"sibling\.py lies beside it"),
     "a relative import": ("from .sibling import a\n", r"line 1: .*package"),
     "an exception at import": ("x = 1\n1 / 0\n", r"^net\.py, line 2: ZeroDivisionError"),
-    "an exit at import": (EXITS, r"^net\.py, line 1: asks to end"),
+    "an exit at import": (EXITS, r"^net\.py, line 1: calls exit"),
     "no such class": (NET.replace("CNNModel", "CNNModle"), r"^net\.py: has no CNNModel; did you mean CNNModle\?"),
     "no such class, but another": (HEAD + "class A(nn.Module): pass", r"has no CNNModel; did you mean A\?"),
     "not a module": ("class CNNModel: pass", "derive it"),
     "a number": ("CNNModel = 3", "name a class"),
-    "a network already made": (HEAD + "CNNModel = nn.Linear(1, 1)", "is a Linear and no class"),
+    "a network already made": (HEAD + "CNNModel = nn.Linear(1, 1)", "is an instance of Linear"),
     "a function of something else": ("def CNNModel(): return 3", r"^net\.py, line 1: makes a int"),
     "a required parameter": (body(signature=", width: int"), r"^net\.py, line 8: needs width"),
     "a required parameter of no type": (body(signature=", width"), "parameter width needs a type"),
     "a default of another type": (body(signature=", width: int = 'a'"), "parameter width: its default .*integer"),
     "a default that is no choice": (body(signature=", width: Literal[1, 2] = 3"), "its default should be 1 or 2"),
     "an annotation of nothing": (body(signature=", width: 'Nothing' = 3"), "NameError"),
-    "positional": (body(signature=", *args"), "parameter args takes nothing by its name"),
-    "keywords": (body(signature=", **kwargs"), "parameter kwargs takes nothing by its name"),
+    "positional": (body(signature=", *args"), "parameter args: \\*args"),
+    "keywords": (body(signature=", **kwargs"), "parameter kwargs: \\*args"),
     "epochs": (body(signature=", epochs: int = 3"), "parameter epochs has the name"),
     "seed": (body(signature=", seed: int = 3"), "parameter seed has the name"),
     "a shape": (body(forward="return self.fc(x.flatten(1))[:, :9]"), r"^net\.py, line 11: returns .*\(2, 9\)"),
@@ -110,13 +112,25 @@ REFUSED = {
     "gradients": (body(forward="y = self.fc(x.flatten(1)); return y + (y - y).abs().sqrt()"), "gradients are not"),
     "no parameters": (body("self.fc.requires_grad_(False)"), "no parameter to train"),
     "no gradients": (body(forward="return self.fc(x.flatten(1)).detach()"), "no gradient"),
-    "an exit in the constructor": (body(EXITS), r"^net\.py, line 10: asks to end"),
-    "an exit in forward": (body(forward=EXITS), r"^net\.py, line 12: asks to end"),
+    "an exit in the constructor": (body(EXITS), r"^net\.py, line 10: calls exit"),
+    "an exit in forward": (body(forward=EXITS), r"^net\.py, line 12: calls exit"),
     "an exception in forward": (body(forward="return self.absent(x)"), r"^net\.py, line 12: AttributeError"),
     "no forward": (HEAD + "class CNNModel(nn.Module):\n def __init__(self): super().__init__()\n", "no parameter"),
     "a seed in the constructor": (body("torch.manual_seed(1)"), r"^net\.py, line 8: sets torch's seed"),
     "a seed in forward": (body(forward="torch.manual_seed(1); return self.fc(x.flatten(1))"), "line 11: sets torch's"),
-    "another generator": (body("import random; nn.init.constant_(self.fc.bias, random.random())"), "the same seed"),
+    "what is drawn and not kept": (
+        body("self.mean = torch.randn(1)", "return self.fc(x.flatten(1)) - 9 * self.mean"),
+        "predictions change after saving and loading",
+    ),
+    "probabilities": (body(forward="return self.fc(x.flatten(1)).softmax(1)"), "line 11: returns probabilities"),
+    "more memory than there is": (
+        body("torch.empty(2**60)"),
+        r"^net\.py, line 10: RuntimeError: .* make the network smaller",
+    ),
+    "another generator": (
+        body("import random; nn.init.constant_(self.fc.bias, random.random())"),
+        "two runs of one seed",
+    ),
     "lazy layers": (body("self.fc = nn.LazyLinear(10)"), "lazy layers"),
     "a layer made in forward": (
         body("self.made = None", "self.made = self.made or nn.Linear(784, 10); return self.made(x.flatten(1))"),
@@ -182,7 +196,7 @@ def test_what_is_not_a_name_is_refused_with_what_to_do() -> None:
     with pytest.raises(NetworkError, match="No such file"):
         load("absent.py:A")
     Path("folder.py").mkdir()
-    with pytest.raises(NetworkError, match="is no file"):
+    with pytest.raises(NetworkError, match="is not a file"):
         load("folder.py:A")
     Path("net.py").write_text("#" * 300_000)
     with pytest.raises(NetworkError, match="larger than 256 KiB"):
@@ -288,7 +302,7 @@ def saved_with(tiny: DataSet, **changes: Any) -> checkpoint.Checkpoint:
 
 def test_other_content_than_on_record_is_shown_and_not_run(tiny: DataSet) -> None:
     saved = saved_with(tiny)
-    own_network._loaded.clear()  # as in another process
+    forget_networks()  # as in another process
     Path("net.py").write_text(NET + "import pathlib; pathlib.Path('ran').touch()  # \x1b[2J\n")
     for use in (saved.network, lambda: checkpoint.resume(saved, torch.device("cpu"))):
         with pytest.raises(NetworkError, match=r"not what is on record.*--network-dir\n") as error:
@@ -300,7 +314,7 @@ def test_other_content_than_on_record_is_shown_and_not_run(tiny: DataSet) -> Non
     Path("copies/net.py").write_text(NET)
     with own_network.found_in(Path("copies")):
         assert saved.network()
-    own_network._loaded.clear()
+    forget_networks()
     Path("net.py").unlink()
     with pytest.raises(NetworkError, match="--network-dir"):
         saved.network()
@@ -362,3 +376,49 @@ def test_complexity_is_what_a_hand_counts() -> None:
     Path("net.py").write_text(STATES["attention"])
     products = 4 * 28 * 28 * 28 + 2 * 28 * 28 * 28 + 2 * 28 * 28 * 8 + 7840  # projections, attention, feed-forward
     assert complexity(made()).multiply_adds == products
+
+
+@pytest.mark.parametrize("name", ["helper", "imported", "Imported", "make"])
+def test_a_record_names_no_function_of_a_file_and_nothing_that_it_imports(tiny: DataSet, name: str) -> None:
+    """Whoever writes the record chooses the name, and the arguments."""
+    text = f"""{NET}
+import torch, pathlib
+from shutil import rmtree as imported
+from torch.nn import Identity as Imported
+def helper(hidden: int = 3): pathlib.Path("ran").touch()
+def make(hidden: int = 8): return CNNModel(hidden=hidden)
+"""
+    Path("net.py").write_text(text)
+    saved = saved_with(tiny)
+    forged = replace(saved, hyperparameters=made(architecture=f"net.py:{name}"))
+    forget_networks()
+    with pytest.raises(NetworkError):
+        forged.network()
+    assert not Path("ran").exists()
+    assert saved.network()
+    if name == "make":
+        own_network.trust("net.py:make")
+        assert forged.network()
+
+
+def test_it_is_tried_in_the_precision_of_the_training() -> None:
+    forward = "y = self.fc(x.flatten(1)); return torch.zeros(len(x), 10).index_add(0, torch.arange(len(x)), y)"
+    Path("net.py").write_text(body(forward=forward))
+    network = load("net.py:CNNModel")
+    try_out(network, {})
+    with pytest.raises(NetworkError, match=r"net\.py, line 12: RuntimeError"):
+        try_out(network, {}, "bfloat16")
+
+
+def test_a_default_of_zero_that_means_a_fraction_is_told() -> None:
+    Path("net.py").write_text(body(signature=", rate=0"))
+    with pytest.raises(NetworkError, match=r"write its default 0 as 0\.0, or annotate it as rate: float"):
+        load("net.py:CNNModel").build({"rate": 0.5})
+
+
+def test_frames_of_files_whose_names_begin_like_ours_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Path(own_network.__file__).parent.parent
+    error = ValueError()
+    code = compile("raise error", str(root / "fmnist_net.py"), "exec")
+    with pytest.raises(NetworkError, match=r"^fmnist_net\.py, line 1: "), user_code.running("fmnist_net.py", root):
+        exec(code, {"error": error})  # noqa: S102

@@ -10,6 +10,7 @@ from PIL import Image
 
 from fmnist import checkpoint, own_network
 from tests.conftest import Command
+from tests.factories import forget_networks
 from tests.fmnist.test_own_network import NET, body
 
 NAMED = ("train", "--architecture", "net.py:CNNModel", "--epochs", "1", "--save", "net.pth")
@@ -17,7 +18,7 @@ NAMED = ("train", "--architecture", "net.py:CNNModel", "--epochs", "1", "--save"
 
 @pytest.fixture(autouse=True)
 def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(own_network, "_loaded", {})
+    forget_networks()
     file = tmp_path / "net.py"
     file.write_text(NET)
     return file
@@ -25,7 +26,7 @@ def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def refused(invoke: Command, *arguments: str, exit_code: int = 2) -> str:
     """All of the error message of a new process, in whose first line there is what to do."""
-    own_network._loaded.clear()
+    forget_networks()
     result = invoke(*arguments)
     assert result.returncode == exit_code
     _, _, message = f"\n{result.stderr}".partition("\nError: ")
@@ -104,7 +105,7 @@ def test_what_cannot_be_trained_is_one_line(invoke: Command, arguments: tuple[st
     ("failing", "expected"),
     [
         ("raise KeyError('late')", "net.py, line 13: KeyError: 'late'; correct it"),
-        ("raise SystemExit", "net.py, line 13: asks to end the process; remove that"),
+        ("raise SystemExit", "net.py, line 13: calls exit(); remove the call"),
     ],
 )
 def test_code_that_fails_during_a_training_is_shown_without_ours(
@@ -114,9 +115,8 @@ def test_code_that_fails_during_a_training_is_shown_without_ours(
     net.write_text(body("self.n = 0", forward))
     first, *frames = refused(invoke, *NAMED).splitlines()
     assert first == expected
-    assert [line.strip() for line in frames if "File" in line] == [
-        f'File "{net}", line 13, in forward' for _ in frames[:1]
-    ]
+    shown = [line.strip() for line in frames if "File" in line]
+    assert shown == [f'File "{net}", line 13, in forward'] * (failing != "raise SystemExit")
 
 
 def test_a_network_that_no_graph_can_hold_is_one_line(invoke: Command, net: Path, tmp_path: Path) -> None:
@@ -125,3 +125,21 @@ def test_a_network_that_no_graph_can_hold_is_one_line(invoke: Command, net: Path
     assert invoke(*NAMED).returncode == 0
     assert "torch cannot write the network as a graph" in refused(invoke, "export", "net.pth", exit_code=1)
     assert not (tmp_path / "net.onnx").exists()
+
+
+def test_an_architecture_in_the_settings_is_for_train_alone(
+    invoke: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert invoke(*NAMED).returncode == 0
+    forget_networks()
+    (tmp_path / "fmnist-search.toml").write_text('architecture = "simple"\n')
+    monkeypatch.setenv("FMNIST_SEARCH_ARCHITECTURE", "named:CNNModel")
+    assert invoke("evaluate", "net.pth").returncode == 0
+    assert not own_network._named
+
+
+def test_other_content_does_not_run_where_its_name_is_given(invoke: Command, net: Path, tmp_path: Path) -> None:
+    assert invoke(*NAMED).returncode == 0
+    net.write_text(NET + "import pathlib; pathlib.Path('ran').touch()\n")
+    assert "so it is not run" in refused(invoke, "evaluate", "net.pth", "--architecture", "net.py:CNNModel")
+    assert not (tmp_path / "ran").exists()

@@ -300,14 +300,15 @@ def test_what_fails_in_a_trial_fails_that_trial_with_file_and_line(place: Place,
     assert [trial.state for trial in trials].count(TrialState.COMPLETE) == 3
     for number, expected in enumerate(
         (
-            "my_net.py, line 13: asks to end the process; remove that",
+            "my_net.py, line 13: calls exit(); remove the call",
             "my_net.py, line 14: OSError: of mine; correct it",
             "my_net.py, line 9: AssertionError:; correct it",
         ),
         start=1,
     ):
         assert trials[number].state == TrialState.FAIL
-        assert trials[number].user_attrs["reason"].startswith(f"NetworkError: {expected} (attempt 3")
+        assert trials[number].user_attrs["reason"] == f"NetworkError: {expected}"
+        assert len(trials[number].user_attrs[ATTEMPTS]) == 1
     assert "Traceback" not in done.stderr
     assert all(map(json.loads, done.stdout.splitlines()))
 

@@ -16,9 +16,10 @@ from search.study import definition, space
 from search.study.catalogue import trials_of
 from search.study.definition import DefinitionError, StudyDefinition
 from search.study.places import StudyError
-from search.study.store import load_study, own_network_of
+from search.study.store import DEFINITION, definition_of, load_study, own_network_of
 from search.worker.trial import try_network
 from tests.conftest import Make
+from tests.factories import forget_networks
 from tests.fmnist.test_own_network import NET, body
 
 RUNS = NET + "import pathlib; pathlib.Path('ran').touch()\n"
@@ -28,7 +29,7 @@ HIDDEN = "hidden = { low = 2, high = 9 }"
 @pytest.fixture(autouse=True)
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(own_network, "_loaded", {})
+    forget_networks()
     Path("net.py").write_text(NET)
 
 
@@ -114,7 +115,7 @@ def test_a_required_parameter_without_a_value_is_one_line_even_where_a_network_o
     strings = {"top": of_parts["top"], "rest": "[[grid]]\nkernel_size = ['a', 'b']"}
     assert ["is missing" in line for line in mistakes("", **strings)] == [True]
     Path("net.py").write_text(body(signature=", width: int, hidden: int"))
-    own_network._loaded.clear()
+    forget_networks()
     read = definition.read(study("", "width = 3\nhidden = 2", **of_parts))
     assert read.ranges["hidden"].values() == [2, 3]  # and not our network's 128
 
@@ -177,7 +178,7 @@ def test_what_is_recorded_is_complete_and_loads_without_code(make: Make, tmp_pat
     assert recorded.user_attrs["network"]["text"] == NET
     kept = recorded.user_attrs["definition"]["defaults"]["network"]
     assert kept == {"kernel_size": 3, "hidden": 8, "kind": "max", "bias": True, "dropout": 0.25}
-    own_network._loaded.clear()
+    forget_networks()
     assert load_study(recorded._storage, "s")
     with pytest.raises(NetworkError, match=r"net\.py: No such file or directory; put it there, or name its folder"):
         own_network_of(recorded)
@@ -218,7 +219,7 @@ def test_a_database_that_was_altered_runs_nothing_and_is_one_line(
         else:
             content["space"] |= value
         recorded.set_user_attr("definition", content)
-    own_network._loaded.clear()
+    forget_networks()
     Path("evil.py").write_text(RUNS)
     monkeypatch.syspath_prepend(Path.cwd())
     with pytest.raises(ExpectedError, match=expected) as error:
@@ -236,7 +237,7 @@ def test_a_module_on_record_is_imported_only_where_it_was_named(make: Make, monk
     monkeypatch.setattr("sys.dont_write_bytecode", True)
     recorded, _ = make(definition.read(study(defaults="architecture = 'named:CNNModel'")), 1)
     assert "network" not in recorded.user_attrs
-    own_network._loaded.clear()
+    forget_networks()
     monkeypatch.delitem(sys.modules, "named")
     Path("ran").unlink()
     for _ in range(2):
@@ -249,3 +250,13 @@ def test_a_module_on_record_is_imported_only_where_it_was_named(make: Make, monk
     recorded.set_user_attr("network", None)
     own_network.load("named:CNNModel")
     assert own_network_of(load_study(recorded._storage, "s"))
+
+
+def test_a_name_that_is_no_identifier_is_refused_without_what_a_terminal_takes_for_commands(make: Make) -> None:
+    recorded, _ = make(definition.read(study()), 1)
+    altered = recorded.user_attrs[DEFINITION]
+    altered["space"]["x\x1b[31m"] = altered["space"].pop("hidden")
+    recorded.set_user_attr(DEFINITION, altered)
+    with pytest.raises(StudyError, match=r"user attributes \(definition\) were changed") as error:
+        definition_of(recorded)
+    assert "\x1b" not in str(error.value)
