@@ -65,7 +65,7 @@ def test_log_lines_of_workers_stand_whole_above_the_view(start: Start, study_fil
 
 @pytest.mark.parametrize("columns", [80, 20])
 def test_a_search_that_comes_to_its_end_leaves_its_result(start: Start, study_file: Path, columns: int) -> None:
-    study_file.write_text(STUDY.replace("epochs = 2", "epochs = 10"))
+    study_file.write_text(STUDY.replace("epochs = 2", "epochs = 60"))
     terminal = start("run", "tiny.toml", "--trials", "2", "--workers", "1", columns=columns)
     terminal.read_until(DRAWN)
     text = left(terminal, 0)
