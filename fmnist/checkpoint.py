@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from fmnist import archive
 from fmnist.architectures import build
-from fmnist.choices import is_own
+from fmnist.choices import in_file, is_own
 from fmnist.classes import CLASSES
 from fmnist.data import DataSet
 from fmnist.device import Precision
@@ -311,7 +311,7 @@ class _Content(_Strict):
             tensors += [*self.resume.network.values(), *optimizer.moments, optimizer.updates]
         architecture = self.hyperparameters.architecture
         if is_own(architecture):  # its shapes are known to its code alone, which is not run to read a file
-            if architecture.partition(":")[0].endswith(".py") != (self.source is not None):
+            if in_file(architecture) != (self.source is not None):
                 raise ValueError("it has the text of a network that is in no file, or lacks it")
             if self.source and hashlib.sha256(self.source.text.encode()).hexdigest() != self.source.sha256:
                 raise ValueError("the text of its network is not what its digest says")

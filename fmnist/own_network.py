@@ -256,10 +256,10 @@ def of_record(architecture: str, recorded: Source | None) -> OwnNetwork:
             "fmnist.own_network.trust with that"
         )
     own = _load(architecture, recorded)
-    # Whoever writes the record chooses the name in the file, and the arguments: not any function, or what it imports.
+    # The name and the arguments come from the record too, so an attacker must not reach other callables in the file.
     if architecture not in _named and not (inspect.isclass(own.make) and own.make.__module__ == own.module):
         raise NetworkError(
-            f"{architecture}: is no class of that file, and called only if you name it; add --architecture "
+            f"{architecture}: is not a class that the file defines, so it runs only if you name it; add --architecture "
             f"{architecture}, or call fmnist.own_network.trust with that"
         )
     return own

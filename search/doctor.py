@@ -31,12 +31,12 @@ Status = Literal["ok", "warning", "failed"]
 
 @dataclass(frozen=True)
 class Check:
-    """The result of one check. mend: how to fix what failed. A warning stops no search."""
+    """The result of one check. fix: what to do about it. A warning stops no search."""
 
     name: str
     status: Status
     found: str
-    mend: str | None = None
+    fix: str | None = None
 
     @classmethod
     def ok(cls, name: str, found: str) -> Self:
@@ -45,14 +45,14 @@ class Check:
     @classmethod
     def warning(cls, name: str, text: str) -> Self:
         """From one line: what was found; what to do."""
-        found, _, mend = _in_one_line(text).partition("; ")
-        return cls(name, "warning", found, mend or None)
+        found, _, fix = _in_one_line(text).partition("; ")
+        return cls(name, "warning", found, fix or None)
 
     @classmethod
     def failed(cls, name: str, trouble: str | Exception) -> Self:
-        """From one line, as the errors that a user can mend have it: what was found; what to do."""
-        found, _, mend = _in_one_line(str(trouble)).partition("; ")
-        return cls(name, "failed", found, mend or None)
+        """From one line, as the errors that a user can fix have it: what was found; what to do."""
+        found, _, fix = _in_one_line(str(trouble)).partition("; ")
+        return cls(name, "failed", found, fix or None)
 
 
 def _in_one_line(text: str) -> str:
@@ -135,11 +135,11 @@ def check_disk(folders: Iterable[Path]) -> Iterator[Check]:
     for folder in disks.values():
         free = shutil.disk_usage(folder).free
         found = f"{free / 1e9:.1f} GB in {folder.resolve()}"
-        mend = "make room, or name another --output"
+        fix = "make room, or name another --output"
         if free < NEEDED:
-            yield Check.failed("free disk", f"{found}; {mend}")
+            yield Check.failed("free disk", f"{found}; {fix}")
         elif free < COMFORTABLE:
-            yield Check.warning("free disk", f"{found}; {mend}")
+            yield Check.warning("free disk", f"{found}; {fix}")
         else:
             yield Check.ok("free disk", found)
 
@@ -246,8 +246,8 @@ def _check_tables(url: str, connection: Connection) -> Iterator[Check]:
         if journal == "wal":
             yield Check.ok("WAL", "on: readers do not wait for writers")
         else:
-            mend = "the next `run` turns it on, unless the disk is another machine's"
-            yield Check.warning("WAL", f"off, journal mode is {journal}; {mend}")
+            fix = "the next `run` turns it on, unless the disk is another machine's"
+            yield Check.warning("WAL", f"off, journal mode is {journal}; {fix}")
 
 
 def _user(connection: Connection) -> str:

@@ -19,7 +19,7 @@ from optuna.trial import TrialState
 
 from fmnist import data
 from search.database.connection import lock, open_storage
-from search.queue import reaper, tickets
+from search.queue import freezing, reaper, tickets
 from search.queue.lease import Holder
 from search.run.local import process_context
 from search.study.definition import StudyDefinition
@@ -68,7 +68,7 @@ def take_all(url: str, results: "Queue[list[int]]") -> None:
 
 
 def end_paused(url: str, results: "Queue[int]") -> None:
-    results.put(tickets.end_paused(_study(url)))
+    results.put(freezing.end_paused(_study(url)))
 
 
 def reap_all(url: str) -> None:

@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from fmnist.data import DataSet
 from search.artifacts import Folder
 from search.database.connection import lock, open_storage
-from search.queue import tickets
+from search.queue import freezing, tickets
 from search.queue.lease import PAUSE
 from search.results.summary import summarize
 from search.study.record import AUDIT, PAUSED, RecordError, checkpoint_of, history_of
@@ -30,6 +30,7 @@ from tests.conftest import Command, Make, worker_pids
 from tests.factories import FREEZING, definition
 from tests.processes import Process
 from tests.test_faults import (
+    CHAOS,
     FINISHED,
     ON_POSTGRESQL,
     ON_SQLITE,
@@ -46,20 +47,7 @@ __all__ = ["search"]  # a fixture
 
 WAITING, RUNNING, COMPLETE, PRUNED = TrialState.WAITING, TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED
 
-FREEZE = """\
-sampler = "random"
-pruner = "freeze"
-finalists = 0
-
-[defaults]
-architecture = "simple"
-epochs = 5
-filters = 16
-
-[space]
-epochs = { low = 3, high = 6 }
-learning_rate = { low = 0.0003, high = 0.01, log = true }
-"""
+FREEZE = CHAOS.replace('pruner = "none"', 'pruner = "freeze"').replace("0.0005", "0.0003")
 
 
 def assert_ended(study: optuna.Study, trials: int) -> None:
@@ -121,7 +109,7 @@ def test_a_search_stopped_again_and_again_comes_to_the_same_end(
 
 
 def until_paused(study: optuna.Study, count: int) -> Callable[[], bool]:
-    return lambda: tickets.paused(study) >= count
+    return lambda: freezing.paused(study) >= count
 
 
 def test_checkpoints_of_paused_trials_are_kept_until_they_end(make: Make, url: str, tmp_path: Path) -> None:
@@ -154,7 +142,7 @@ def test_each_sampler_comes_to_its_end(make: Make, sampler: str) -> None:
 def test_audited_trials_are_trained_to_the_end(make: Make, url: str) -> None:
     study, settings = make(definition(**(FREEZING.model_dump() | {"audit": 0.5})), 10, url)
     work(settings, never)
-    chosen = [trial for trial in trials_of(study) if tickets.is_audited(definition_of(study), trial.number)]
+    chosen = [trial for trial in trials_of(study) if freezing.is_audited(definition_of(study), trial.number)]
     assert 0 < len(chosen) < 10
     for trial in trials_of(study):
         audited = AUDIT in trial.user_attrs
@@ -207,9 +195,9 @@ def test_ctrl_c_leaves_trials_paused_and_the_next_run_ends_them(
     assert "Stopping after the running epochs" in output
     found = states(study)
     assert found[RUNNING] == 0
-    assert tickets.paused(study) >= 3
+    assert freezing.paused(study) >= 3
     said = command("status", "chaos", "--storage", url)
-    assert f"{tickets.paused(study)} paused" in said.stdout
+    assert f"{freezing.paused(study)} paused" in said.stdout
     output, errors = search(url, FREEZE, "--trials", "12", "--workers", "2").communicate()
     assert (errors, "Done: 12 trials" in output) == ("", True)
     assert_ended(load_study(open_storage(url), "chaos"), 12)
@@ -252,7 +240,7 @@ def test_chaos(
         wait_for(lambda goal=goal: reports(study) >= goal and workers(), process)  # type: ignore[misc]
         kind = ("kill one", "kill all", "kill run")[number % 3]
         made[kind] += 1
-        with_paused += tickets.paused(study) > 0
+        with_paused += freezing.paused(study) > 0
         if kind == "kill run":
             process.kill()
             process.wait()

@@ -47,9 +47,9 @@ def doctor(
     for check in examine(Plan(storage, output or OUTPUT, artifacts, data_dir, workers, only)):
         checks.append(check)
         if not as_json:
-            mend = f"; {check.mend}" if check.mend else ""
+            fix = f"; {check.fix}" if check.fix else ""
             mark = check.status.upper() if check.status == "failed" else check.status
-            click.echo(f"{mark:<8} {check.name:<10} {check.found}{mend}")
+            click.echo(f"{mark:<8} {check.name:<10} {check.found}{fix}")
     failed = any(check.status == "failed" for check in checks)
     if as_json:
         click.echo(json.dumps({"ok": not failed, "checks": list(map(asdict, checks))}))

@@ -7,59 +7,42 @@ ticket that is held is in `lease`. A paused trial waits too, until `scheduler` c
 
 import itertools
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, Self
+from collections.abc import Iterator
 
 import optuna
 from optuna.trial import TrialState
 from sqlalchemy import Connection
 
 from fmnist.errors import ExpectedError
-from fmnist.seeds import derive
 from search.database.connection import lock
 from search.database.optuna_schema import (
     FIXED_PARAMETERS,
-    TrialKey,
     add_waiting,
-    best_by_step,
     count_by_state,
-    ends,
     engine_of,
-    last_report,
     lock_oldest_waiting,
     lock_study,
-    lock_trial,
     read_attribute,
     records,
     remove_attribute,
     set_state,
-    write_attribute,
     write_study_attribute,
 )
-from search.formatting import points
-from search.queue import lease, scheduler
+from search.queue import freezing
 from search.queue.lease import Holder, Ticket, begin
-from search.queue.scheduler import Progress
 from search.study import space
 from search.study.definition import TRIALS_OF_A_SEARCH, StudyDefinition
 from search.study.record import (
     ATTEMPTS,
-    AUDIT,
     FINISHED,
     PAUSED,
-    STEPS_PER_EPOCH,
-    Paused,
     parse_attempts,
-    parse_paused,
     reason_of,
 )
-from search.study.store import DEFINITION, attributes, definition_of
+from search.study.store import DEFINITION, GOAL, NO_GOAL, attributes, definition_of
+from search.study.store import goal as goal
 
-GOAL = "goal"  # the study's user attribute: trials to reach, and how many had failed when that was asked
-NO_GOAL = {"trials": 0, "failed": 0}
 AHEAD = 100  # tickets that are made ahead of need: Optuna reads each waiting trial again for each that is sampled
-MOST_PAUSED = 100  # trials, for the same reason
 FAILURES = 3  # that a study may have beyond half of its finished trials
 
 
@@ -77,17 +60,6 @@ def size(study: optuna.Study) -> int:
     """How many trials count towards the goal: all but the failed."""
     state = counts(study)
     return sum(state.values()) - state[TrialState.FAIL]
-
-
-def goal(study: optuna.Study) -> dict[str, int]:
-    """The study's goal: `trials` to finish, and how many had `failed` when that was asked for."""
-    return attributes(study).get(GOAL, NO_GOAL)  # type: ignore[no-any-return]
-
-
-def paused(study: optuna.Study) -> int:
-    """How many trials are paused."""
-    with engine_of(study).connect() as connection:
-        return len(records(connection, study, PAUSED, state=TrialState.WAITING))
 
 
 def top_up(study: optuna.Study, definition: StudyDefinition, trials: int | None) -> int:
@@ -133,7 +105,7 @@ def refill(study: optuna.Study, url: str) -> int:
         _insert(study, points, reach=wanted["trials"])
         # Where a failed ticket was one beyond the points of a grid, nothing can replace it: the goal would stay
         # out of reach, and workers would be started again and again to get there.
-        nothing_waits = counts(study)[TrialState.WAITING] == paused(study)  # to which paused trials would go on
+        nothing_waits = counts(study)[TrialState.WAITING] == freezing.paused(study)
         if not points and nothing_waits and size(study) < wanted["trials"]:
             study.set_user_attr(GOAL, wanted | {"trials": size(study)})
     return len(points)
@@ -142,7 +114,7 @@ def refill(study: optuna.Study, url: str) -> int:
 def _next_points(study: optuna.Study, definition: StudyDefinition, trials: int) -> list[space.Point]:
     """The tickets to create now on the way to that many trials."""
     state = counts(study)
-    missing = min(trials - size(study), AHEAD + paused(study) - state[TrialState.WAITING])
+    missing = min(trials - size(study), AHEAD + freezing.paused(study) - state[TrialState.WAITING])
     return list(itertools.islice(_points(study, definition, {}), max(0, missing)))
 
 
@@ -210,7 +182,7 @@ def check_failures(study: optuna.Study) -> None:
     failed = state[TrialState.FAIL] - goal(study)["failed"]
     if failed <= FAILURES:
         return
-    if failed > FAILURES + (state[TrialState.COMPLETE] + state[TrialState.PRUNED] + paused(study)) // 2:
+    if failed > FAILURES + (state[TrialState.COMPLETE] + state[TrialState.PRUNED] + freezing.paused(study)) // 2:
         last = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))[-1]
         reason = reason_of(last) or "no reason is recorded"
         raise TooManyFailures(f"{failed} trials failed, the last of them: {reason}. Run it again once that is fixed.")
@@ -234,170 +206,16 @@ def claim(study: optuna.Study, holder: Holder, token: str) -> Ticket | None:
             return claimed
         trial = lock_oldest_waiting(connection, study, without=PAUSED, first=ATTEMPTS)
         if known[DEFINITION].get("pruner") == "freeze":
-            queue = _Queue.of(connection, study, wanted)  # in any case: each trial would fail of an altered record
+            # Read in any case: an altered record is to end the worker, and not each trial that it claims.
+            queue = freezing.Queue.of(connection, study, wanted)
             # An interrupted trial has attempts, and comes before any choice.
             if trial is None or read_attribute(connection, trial.trial_id, ATTEMPTS) is None:
-                trial = _chosen(connection, study, known, queue, trial)
+                trial = freezing.choose(connection, study, known, queue, trial)
         if trial is None:
             return None
         remove_attribute(connection, trial.trial_id, PAUSED)
         set_state(connection, trial.trial_id, TrialState.RUNNING)
         return begin(connection, trial, holder, token)
-
-
-def is_chosen(study: optuna.Study, trial: Progress) -> bool:
-    """Whether a running trial is what a free worker would choose, so that it goes on."""
-    wanted = goal(study)["trials"]
-    with engine_of(study).connect() as connection:
-        return _choose(connection, study, _Queue.of(connection, study, wanted), [trial]) == trial
-
-
-def limit_paused(study: optuna.Study) -> None:
-    """End the least promising of the paused trials if they are too many: Optuna reads each again and again.
-
-    One that is audited is trained to its end, before all else.
-    """
-    definition, wanted = definition_of(study), goal(study)["trials"]
-    with engine_of(study).begin() as connection:
-        queue = _Queue.of(connection, study, wanted)
-        ranked = sorted(queue.paused.values(), key=lambda each: scheduler.promise(each.progress, queue.best))
-        for each in ranked[MOST_PAUSED:]:
-            if not _lock(connection, each):
-                continue
-            if is_audited(definition, each.trial.number):
-                _begin_audit(connection, each.trial)
-            else:
-                lease.end_paused(connection, each.trial, _why(each, queue.best))
-
-
-def end_paused(study: optuna.Study) -> int:
-    """End all paused trials if the search has nothing left that is worth training; returns how many."""
-    definition = definition_of(study)
-    if definition.pruner != "freeze":
-        return 0
-    wanted = goal(study)["trials"]
-    with engine_of(study).begin() as connection:
-        lock_study(connection, study)
-        queue = _Queue.of(connection, study, wanted)
-        left = queue.running or _choose(connection, study, queue)  # which chooses tickets, too
-        if left or any(is_audited(definition, number) for number in queue.paused):
-            return 0
-        if not all(_lock(connection, each) for each in queue.paused.values()):
-            return 0  # another has just taken one
-        for each in queue.paused.values():
-            lease.end_paused(connection, each.trial, _why(each, queue.best))
-        return len(queue.paused)
-
-
-def is_audited(definition: StudyDefinition, number: int) -> bool:
-    """Whether a trial that is to be ended early is trained to its end, to see what it would have become."""
-    return derive(definition.seed, "audit", number) < definition.audit * 2**63
-
-
-@dataclass(frozen=True)
-class _Waiting:
-    """A paused trial. stored: its record as it was read."""
-
-    trial: TrialKey
-    record: Paused
-    stored: str
-
-    @property
-    def progress(self) -> Progress:
-        return Progress(self.trial.number, self.record.step, self.record.accuracy, self.record.end)
-
-
-@dataclass(frozen=True)
-class _Queue:
-    """What a choice depends on. tickets: those that have not begun, made or not."""
-
-    best: dict[int, float]
-    paused: dict[int, _Waiting]
-    running: int
-    begun: int
-    tickets: int
-
-    @classmethod
-    def of(cls, connection: Connection, study: optuna.Study, goal: int) -> Self:
-        state, best = count_by_state(connection, study), best_by_step(connection, study)
-        found = records(connection, study, PAUSED, state=TrialState.WAITING)
-        paused = {
-            each.number: _Waiting(
-                TrialKey(each.trial_id, each.number), parse_paused(each.stored, each.number, best), each.stored
-            )
-            for each in found
-        }
-        fresh = state[TrialState.WAITING] - len(paused)
-        begun = state.total() - state[TrialState.FAIL] - fresh
-        return cls(
-            best=best,
-            paused=paused,
-            running=state[TrialState.RUNNING],
-            begun=begun,
-            tickets=max(fresh, goal - begun),
-        )
-
-
-def _choose(
-    connection: Connection, study: optuna.Study, queue: _Queue, others: Collection[Progress] = ()
-) -> Progress | Literal["new"] | None:
-    complete = [Progress(number, step, value, step) for number, step, value in ends(connection, study)]
-    candidates = [*(each.progress for each in queue.paused.values()), *others]
-    return scheduler.choose(queue.best, complete, candidates, queue.begun, queue.tickets)
-
-
-def _chosen(
-    connection: Connection, study: optuna.Study, known: Mapping[str, Any], queue: _Queue, ticket: TrialKey | None
-) -> TrialKey | None:
-    """The trial that the scheduler chooses, locked.
-
-    Args:
-        known: the study's user attributes.
-        ticket: the next one, locked already.
-    """
-    while True:
-        chosen = _choose(connection, study, queue)
-        if chosen == "new":
-            return ticket
-        audited = None
-        if chosen is None and _only_audits_run(connection, study, queue):
-            definition = definition_of(study, known)
-            audited = next((number for number in queue.paused if is_audited(definition, number)), None)
-        number = chosen.number if isinstance(chosen, Progress) else audited
-        if number is None:
-            return None
-        waiting = queue.paused.pop(number)
-        if not _lock(connection, waiting):
-            continue  # another worker has just taken it
-        if audited is not None:
-            _begin_audit(connection, waiting.trial)
-        return waiting.trial
-
-
-def _only_audits_run(connection: Connection, study: optuna.Study, queue: _Queue) -> bool:
-    """Whether no trial runs that may change what is worth training."""
-    return queue.running == len(records(connection, study, AUDIT, state=TrialState.RUNNING))
-
-
-def _lock(connection: Connection, waiting: _Waiting) -> bool:
-    """Lock a paused trial; False if another transaction has it, or it went on since its record was read."""
-    state = lock_trial(connection, waiting.trial.trial_id, skip_locked=True)
-    # The record after the lock: on PostgreSQL another may have trained the trial and paused it again in between.
-    return state == TrialState.WAITING and read_attribute(connection, waiting.trial.trial_id, PAUSED) == waiting.stored
-
-
-def _begin_audit(connection: Connection, trial: TrialKey) -> None:
-    """Let a paused trial, which the caller has locked, go on to its end though it would be ended here."""
-    since = last_report(connection, trial.trial_id).step / STEPS_PER_EPOCH
-    write_attribute(connection, trial.trial_id, AUDIT, {"since": since})
-    remove_attribute(connection, trial.trial_id, PAUSED)
-
-
-def _why(paused: _Waiting, best: Mapping[int, float]) -> str:
-    """Why a paused trial ends."""
-    epoch, last = (step / STEPS_PER_EPOCH for step in (paused.record.step, paused.record.end))
-    behind = points(best[paused.record.step] - paused.record.accuracy)
-    return f"pruned after epoch {epoch:g} of {last:g}, {behind} points behind the best there"
 
 
 def _claimed(connection: Connection, study: optuna.Study, token: str) -> Ticket | None:

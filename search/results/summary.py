@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 from fmnist.errors import ExpectedError
 from search.database.optuna_schema import best_trial, engine_of, read_trial, trials_in
 from search.formatting import marked
-from search.queue import tickets
+from search.queue import freezing, tickets
 from search.results.finalists import Standings
 from search.study import space
 from search.study.definition import StudyDefinition
@@ -136,7 +136,7 @@ def summarize(study: optuna.Study, folder: Path | None = None) -> Summary:
         running = trials_in(connection, study, TrialState.RUNNING)
         best_id = best_trial(connection, study)
     definition, state = definition_of(study), tickets.counts(study)
-    paused = tickets.paused(study) if definition.pruner == "freeze" else 0
+    paused = freezing.paused(study) if definition.pruner == "freeze" else 0
     begun = state[TrialState.COMPLETE] + state[TrialState.PRUNED] + state[TrialState.RUNNING] + paused
     return Summary(
         study=study.study_name,

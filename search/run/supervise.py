@@ -29,7 +29,7 @@ from search.database.url import StorageError, default_url, warnings_for
 from search.formatting import count
 from search.logs import Level
 from search.outputs import check_name
-from search.queue import tickets
+from search.queue import freezing, tickets
 from search.results.summary import Stopped, summarize
 from search.run import local, ray
 from search.study import definition, space
@@ -273,7 +273,7 @@ def enqueue(
         defined = definition_of(target)
         fixed = space.parse_assignments(defined, assignments)
         added = tickets.enqueue(target, defined, trials, fixed)
-        waiting = tickets.counts(target)[TrialState.WAITING] - tickets.paused(target)
+        waiting = tickets.counts(target)[TrialState.WAITING] - freezing.paused(target)
         return Enqueued(name, added, waiting, tickets.goal(target)["trials"])
 
 

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 # User attributes of a study, beside those of `places`.
 DEFINITION, DATA, VERSIONS, PRECISION, STOP = "definition", "data", "versions", "precision", "stop"
+GOAL = "goal"  # trials to reach, and how many had failed when that was asked for
+NO_GOAL = {"trials": 0, "failed": 0}
 NETWORK = "network"  # of a user's own network: its file's SHA-256 and text, to be compared and read, never run
 
 
@@ -268,6 +270,11 @@ def attributes(study: optuna.Study) -> dict[str, Any]:
         return study.user_attrs
     except KeyError:
         raise StudyError(f"study {study.study_name!r} was deleted") from None
+
+
+def goal(study: optuna.Study) -> dict[str, int]:
+    """The study's goal: `trials` to finish, and how many had `failed` when that was asked for."""
+    return attributes(study).get(GOAL, NO_GOAL)  # type: ignore[no-any-return]
 
 
 @contextmanager

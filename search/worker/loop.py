@@ -34,7 +34,7 @@ from search.database.optuna_schema import FIXED_PARAMETERS, open_trial, read_tri
 from search.database.retry import is_transient, persistently, reported
 from search.database.url import StorageError
 from search.formatting import percent
-from search.queue import lease, tickets
+from search.queue import freezing, lease, tickets
 from search.queue.lease import Holder, Lost, Ticket, beating, this_worker
 from search.queue.reaper import reap, release
 from search.study import space
@@ -260,7 +260,7 @@ def _drain(joined: Joined, settings: WorkerSettings, stopping: Callable[[], bool
 def _nothing_left(study: optuna.Study, objective: Objective, settings: WorkerSettings) -> bool:
     """What a worker does that finds no ticket: see to it that none is lost; returns whether the queue is empty."""
     empty = tickets.is_empty(study)  # first: whoever lets a trial fail after it is still there to refill
-    if release(study) + reap(study) + tickets.refill(study, settings.storage) + tickets.end_paused(study):
+    if release(study) + reap(study) + tickets.refill(study, settings.storage) + freezing.end_paused(study):
         return False
     if empty:
         drop_beaten(study, objective.artifacts, attributes(study)[KEEP])  # of those that were paused to the end
@@ -320,7 +320,7 @@ def _run(
         record = outcome.paused
         persistently(lambda: lease.pause(study, ticket, record, read_trial(study, ticket.trial_id).params))
         log.info("paused")
-        persistently(lambda: tickets.limit_paused(study))
+        persistently(lambda: freezing.limit_paused(study))
         return
     if outcome.state == TrialState.WAITING:
         persistently(lambda: lease.give_back(study, ticket))

@@ -23,7 +23,7 @@ from fmnist.training import Diverged, EpochMetrics, Training
 from search.artifacts import Artifacts, checkpoint_name
 from search.database.optuna_schema import stored
 from search.formatting import assignments, percent
-from search.queue import tickets
+from search.queue import freezing
 from search.queue.scheduler import Progress
 from search.study import space
 from search.study.definition import StudyDefinition
@@ -226,11 +226,11 @@ def _verdict(
     reason = reason_of(trial)
     if definition.pruner == "freeze" and not at_end:
         step, end = round(metrics.epoch * STEPS_PER_EPOCH), hyperparameters.epochs * STEPS_PER_EPOCH
-        if tickets.is_chosen(trial.study, Progress(trial.number, step, metrics.accuracy, end)):
+        if freezing.is_chosen(trial.study, Progress(trial.number, step, metrics.accuracy, end)):
             return None
         return Outcome(TrialState.WAITING, paused=Paused(step=step, accuracy=metrics.accuracy, end=end))
     if reason is None and trial.should_prune() and not at_end:
-        if tickets.is_audited(definition, trial.number):
+        if freezing.is_audited(definition, trial.number):
             trial.set_user_attr(AUDIT, {"since": metrics.epoch})
             return None
         reason = _pruned(metrics.epoch, hyperparameters)

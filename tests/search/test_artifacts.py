@@ -272,4 +272,4 @@ def test_the_doctor_tries_a_bucket(bucket: str) -> None:
     assert open_artifacts(place).names() == []
     absent = doctor.check_artifacts("s3://nosuch/prefix")
     assert absent.status == "failed"
-    assert "check bucket, endpoint and credentials" in (absent.mend or "")
+    assert "check bucket, endpoint and credentials" in (absent.fix or "")

@@ -60,11 +60,11 @@ def doctor(
 
 
 def stored(url: str) -> dict[str, Check]:
-    """What is found of a database, and that a failure is its last word and says how to mend it."""
+    """What is found of a database, and that a failure is its last word and says how to fix it."""
     checks = list(check_database(url, workers=2))
     for check in checks:
         assert "\n" not in check.found
-        assert check.status != "failed" or (check is checks[-1] and check.mend)
+        assert check.status != "failed" or (check is checks[-1] and check.fix)
     return {check.name: check for check in checks}
 
 
@@ -119,7 +119,7 @@ def test_a_broken_torch_and_plotly_are_named_and_the_other_checks_go_on(tmp_path
     assert {name for name, check in checks.items() if check.status == "failed"} == {"torch", "data set", "report"}
     for name in ("torch", "report"):
         assert "cannot open" in checks[name].found
-        assert "pip" in (checks[name].mend or "")
+        assert "pip" in (checks[name].fix or "")
     assert checks["storage"].status == "ok"
 
 
@@ -130,7 +130,7 @@ def test_more_threads_than_cores_are_warned_of(monkeypatch: pytest.MonkeyPatch) 
     assert "give --workers" in str(list(check_torch(workers=256))[1])
     torch.set_num_threads(256)
     (_, threads) = check_torch(workers=None)
-    assert (threads.status, threads.mend) == ("warning", "unset OMP_NUM_THREADS")
+    assert (threads.status, threads.fix) == ("warning", "unset OMP_NUM_THREADS")
 
 
 def test_a_data_set_is_looked_at_and_not_fetched(
@@ -142,7 +142,7 @@ def test_a_data_set_is_looked_at_and_not_fetched(
     file = cut / "t10k-images-idx3-ubyte.gz"
     file.write_bytes(file.read_bytes()[:-100])
     truncated = check_data_set(cut)
-    assert (truncated.status, truncated.mend) == ("failed", "delete it and fetch it again")
+    assert (truncated.status, truncated.fix) == ("failed", "delete it and fetch it again")
     assert "t10k-images-idx3-ubyte.gz: truncated" in truncated.found
     monkeypatch.delenv("FMNIST_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -196,7 +196,7 @@ def test_the_schema_of_another_optuna_is_named(url: str) -> None:
         connection.execute(text("UPDATE alembic_version SET version_num = 'v0.9.0.a'"))
     checks = list(check_database(url, workers=2))
     assert checks[-1].status == "failed"
-    assert "optuna" in f"{checks[-1].found} {checks[-1].mend}"
+    assert "optuna" in f"{checks[-1].found} {checks[-1].fix}"
 
 
 def test_what_a_server_refuses_is_named(postgresql: Server) -> None:
@@ -207,7 +207,7 @@ def test_what_a_server_refuses_is_named(postgresql: Server) -> None:
         connection.execute("CREATE ROLE guest LOGIN")
         connection.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
         guest = url.replace("tester@", "guest@")
-        assert stored(guest)["storage"].mend == "say GRANT CREATE ON SCHEMA public TO guest"
+        assert stored(guest)["storage"].fix == "say GRANT CREATE ON SCHEMA public TO guest"
         connection.execute("ALTER ROLE guest SET default_transaction_read_only = on")
     assert "read-only" in stored(guest)["storage"].found
     assert "does not exist" in list(check_database(postgresql.url("nosuch"), workers=2))[-1].found
@@ -229,7 +229,7 @@ def test_a_read_only_disk_is_named(tmp_path: Path, tiny_folder: Path, journal: s
     mount = f"mount --bind {tmp_path} {tmp_path}; mount -o remount,ro,bind {tmp_path}; cd {tmp_path}"
     checks = doctor(tmp_path, "--data-dir", str(tiny_folder), before=mount)
     assert {name for name, check in checks.items() if check.status == "failed"} == {"storage", "artifacts"}
-    assert "writ" in (checks["storage"].mend or "")
+    assert "writ" in (checks["storage"].fix or "")
 
 
 def test_a_full_disk_is_named(tmp_path: Path, tiny_folder: Path) -> None:
@@ -245,4 +245,4 @@ def test_little_room_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     free = shutil.disk_usage(tmp_path).free
     monkeypatch.setattr("search.doctor.COMFORTABLE", 2 * free)
     (check,) = check_disk([tmp_path, tmp_path / "new" / "folder"])
-    assert (check.status, check.mend) == ("warning", "make room, or name another --output")
+    assert (check.status, check.fix) == ("warning", "make room, or name another --output")

@@ -16,9 +16,8 @@ from rich.console import Console
 from search.console import status
 from search.database.connection import open_storage
 from search.database.url import DatabaseGone, default_url
-from search.queue.tickets import GOAL
 from search.results.summary import BestTrial, RunningTrial, Summary, TrialCounts
-from search.study.store import load_study
+from search.study.store import GOAL, load_study
 from search.worker.loop import WorkerSettings, work
 from tests.conftest import Command, Make
 from tests.factories import STUDY, definition

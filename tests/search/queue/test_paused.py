@@ -10,14 +10,14 @@ from optuna.trial import TrialState
 
 from search.database.connection import lock, opened
 from search.database.optuna_schema import engine_of, lock_trial, remove_attribute, set_state
-from search.queue import lease, tickets
+from search.queue import freezing, lease, tickets
 from search.queue.lease import Lost, Ticket
 from search.queue.reaper import release
 from search.queue.scheduler import Progress
 from search.run.local import process_context
 from search.study.definition import StudyDefinition
 from search.study.record import ATTEMPTS, AUDIT, PAUSED, REASON, Paused, RecordError
-from search.study.store import DEFINITION
+from search.study.store import DEFINITION, GOAL
 from tests.children import end_paused, take_all, together
 from tests.factories import claimed, definition, queued
 
@@ -28,7 +28,7 @@ WHOLE = {25: 0.5, 100: 0.8, 400: 0.9}  # curve of a complete trial
 tokens = map(str, itertools.count())
 
 
-def freezing(url: str, trials: int, **changes: Any) -> optuna.Study:
+def study_that_freezes(url: str, trials: int, **changes: Any) -> optuna.Study:
     """The study "s" with its tickets in a new database."""
     study, defined = queued(url, 0), definition(pruner="freeze", sampler="random", **changes)
     study.set_user_attr(DEFINITION, defined.model_dump(mode="json"))
@@ -78,7 +78,7 @@ def attempts(study: optuna.Study, number: int) -> list[dict[str, Any]]:
 
 
 def test_interrupted_trials_come_first_then_leaders_then_tickets_then_what_promises_most(url: str) -> None:
-    study = freezing(url, 7)
+    study = study_that_freezes(url, 7)
     complete(study)
     begun = [take(study) for _ in range(4)]
     for ticket, accuracy in zip(begun, (0.3, 0.55, 0.54, 0.1), strict=True):
@@ -93,7 +93,7 @@ def test_interrupted_trials_come_first_then_leaders_then_tickets_then_what_promi
 
 def test_an_interrupted_trial_comes_before_a_ticket_of_a_lower_number(url: str) -> None:
     """As where the other worker that had this ticket locked took a paused trial in its place."""
-    study = freezing(url, 2)
+    study = study_that_freezes(url, 2)
     first, second = take(study), take(study)
     report(study, second, {25: 0.1})
     lease.give_back(study, second)
@@ -104,7 +104,7 @@ def test_an_interrupted_trial_comes_before_a_ticket_of_a_lower_number(url: str) 
 
 
 def test_a_paused_trial_of_a_killed_worker_comes_first_and_is_paused_no_more(url: str) -> None:
-    study = freezing(url, 3)
+    study = study_that_freezes(url, 3)
     assert pause(study, 0.5) == 0
     assert take(study).number == 0  # it leads
     assert paused(study) == []
@@ -115,22 +115,22 @@ def test_a_paused_trial_of_a_killed_worker_comes_first_and_is_paused_no_more(url
 
 
 def test_a_trial_that_leads_is_gone_on_with_and_another_is_not(url: str) -> None:
-    study = freezing(url, 3)
+    study = study_that_freezes(url, 3)
     pause(study, 0.5)
     first, second = take(study), take(study)
     assert first.number == 0
     report(study, second, {25: 0.4})
-    assert not tickets.is_chosen(study, Progress(1, 25, 0.4, END))  # a ticket is
-    assert tickets.is_chosen(study, Progress(0, 25, 0.5, END))
+    assert not freezing.is_chosen(study, Progress(1, 25, 0.4, END))  # a ticket is
+    assert freezing.is_chosen(study, Progress(0, 25, 0.5, END))
     pause(study, ticket=second)
     take(study)
     assert paused(study) == [1]
-    assert tickets.is_chosen(study, Progress(2, 25, 0.45, END))
-    assert not tickets.is_chosen(study, Progress(2, 25, 0.35, END))  # that one is
+    assert freezing.is_chosen(study, Progress(2, 25, 0.45, END))
+    assert not freezing.is_chosen(study, Progress(2, 25, 0.35, END))  # that one is
 
 
 def test_processes_that_claim_together_go_on_with_each_paused_trial_once(url: str) -> None:
-    study = freezing(url, 24)
+    study = study_that_freezes(url, 24)
     begun = [take(study) for _ in range(24)]
     for ticket in begun:
         pause(study, 0.4 + 0.01 * (ticket.number % 7), ticket=ticket)
@@ -145,7 +145,7 @@ def test_processes_that_claim_together_go_on_with_each_paused_trial_once(url: st
 
 
 def test_a_claim_of_a_paused_trial_whose_answer_was_lost_is_found_again(url: str) -> None:
-    study = freezing(url, 2)
+    study = study_that_freezes(url, 2)
     first, second = take(study), take(study)
     pause(study, 0.5, ticket=first)
     pause(study, 0.5, ticket=second)
@@ -156,7 +156,7 @@ def test_a_claim_of_a_paused_trial_whose_answer_was_lost_is_found_again(url: str
 
 
 def test_a_pause_is_whole_or_not_at_all(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    study = freezing(url, 2)
+    study = study_that_freezes(url, 2)
     ticket = take(study)
     report(study, ticket, {25: 0.5})
     before = study.trials
@@ -176,7 +176,7 @@ def test_a_pause_is_whole_or_not_at_all(url: str, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("taken_by", ["the next holder", "nobody yet"])
 def test_whoever_lost_a_trial_does_not_pause_it(url: str, taken_by: str) -> None:
-    study = freezing(url, 1)
+    study = study_that_freezes(url, 1)
     ticket = take(study)
     report(study, ticket, {25: 0.5})
     lease.give_back(study, ticket)
@@ -189,7 +189,7 @@ def test_whoever_lost_a_trial_does_not_pause_it(url: str, taken_by: str) -> None
 
 
 def test_pauses_are_no_failures(url: str) -> None:
-    study = freezing(url, 1)
+    study = study_that_freezes(url, 1)
     for _ in range(2 * lease.MOST_ATTEMPTS):
         pause(study, 0.5)
     for _ in range(lease.MOST_ATTEMPTS - 1):
@@ -201,7 +201,7 @@ def test_pauses_are_no_failures(url: str) -> None:
 
 
 def test_paused_trials_show_that_failing_is_not_the_rule(url: str) -> None:
-    study = freezing(url, 4 + tickets.FAILURES)
+    study = study_that_freezes(url, 4 + tickets.FAILURES)
     for _ in range(tickets.FAILURES + 1):
         for _ in range(lease.MOST_ATTEMPTS):
             lease.fail(study, take(study), "out of memory")
@@ -213,15 +213,15 @@ def test_paused_trials_show_that_failing_is_not_the_rule(url: str) -> None:
 
 
 def test_the_least_promising_end_where_too_many_are_paused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tickets, "MOST_PAUSED", 3)
-    study = freezing(url, 6)
+    monkeypatch.setattr(freezing, "MOST_PAUSED", 3)
+    study = study_that_freezes(url, 6)
     begun = [take(study) for _ in range(6)]
     for ticket, accuracy in zip(begun, (0.3, 0.5, 0.1, 0.4, 0.2, 0.6), strict=True):
         pause(study, accuracy, ticket=ticket)
         if ticket.number < 5:  # of several beyond it, each ends
-            tickets.limit_paused(study)
+            freezing.limit_paused(study)
     assert paused(study) == [0, 1, 3, 5]
-    tickets.limit_paused(study)
+    freezing.limit_paused(study)
     assert paused(study) == [1, 3, 5]
     ended = [study.trials[number] for number in (0, 2, 4)]
     assert [(trial.state, trial.value) for trial in ended] == [(PRUNED, 0.3), (PRUNED, 0.1), (PRUNED, 0.2)]
@@ -232,11 +232,11 @@ def test_the_least_promising_end_where_too_many_are_paused(url: str, monkeypatch
 def test_an_audited_trial_that_would_end_as_one_too_many_is_trained_first(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tickets, "MOST_PAUSED", 1)
-    study = freezing(url, 4, audit=1.0)
+    monkeypatch.setattr(freezing, "MOST_PAUSED", 1)
+    study = study_that_freezes(url, 4, audit=1.0)
     for ticket, accuracy in zip([take(study), take(study)], (0.3, 0.5), strict=True):
         pause(study, accuracy, ticket=ticket)
-    tickets.limit_paused(study)
+    freezing.limit_paused(study)
     assert states(study) == [WAITING] * 4
     assert study.trials[0].user_attrs[AUDIT] == {"since": 0.25}
     assert paused(study) == [1]
@@ -259,22 +259,22 @@ Act = Callable[[optuna.Study], object]
         (4, str),  # a ticket waits
         (4, take),  # a trial runs
         (4, lambda study: lease.give_back(study, take(study))),  # one was interrupted
-        (3, lambda study: study.set_user_attr(tickets.GOAL, {"trials": 5, "failed": 0})),  # tickets are to be made
+        (3, lambda study: study.set_user_attr(GOAL, {"trials": 5, "failed": 0})),  # tickets are to be made
         (4, lambda study: pause(study, 0.6)),  # one of the paused is worth training
     ],
     ids=["ticket", "running", "interrupted", "goal", "promising"],
 )
 def test_no_paused_trial_ends_before_the_search_has_nothing_left(url: str, trials: int, act: Act) -> None:
-    study = freezing(url, trials)
+    study = study_that_freezes(url, trials)
     hopeless(study)
     act(study)
     before = study.trials
-    assert tickets.end_paused(study) == 0
+    assert freezing.end_paused(study) == 0
     assert study.trials == before
 
 
 def test_in_the_end_all_paused_trials_are_pruned_once(url: str) -> None:
-    study = freezing(url, 4)
+    study = study_that_freezes(url, 4)
     hopeless(study, 3)
     assert not tickets.is_done(study)
     results = process_context().Queue()
@@ -288,48 +288,48 @@ def test_in_the_end_all_paused_trials_are_pruned_once(url: str) -> None:
         assert trial.user_attrs[ATTEMPTS][-1]["outcome"] == "paused"
     assert paused(study) == []
     assert tickets.is_done(study)
-    assert tickets.end_paused(study) == 0
+    assert freezing.end_paused(study) == 0
 
 
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)
 def test_none_ends_while_another_transaction_has_one(url: str) -> None:
     """SQLite has one writer at a time."""
-    study = freezing(url, 3)
+    study = study_that_freezes(url, 3)
     hopeless(study)
     before = study.trials
     with opened(url, "write") as storage, storage.engine.begin() as connection:
         assert lock_trial(connection, study.trials[2]._trial_id) == WAITING
-        assert tickets.end_paused(study) == 0
+        assert freezing.end_paused(study) == 0
         assert tickets.claim(study, lease.Holder(), "token") is None
     assert study.trials == before
-    assert tickets.end_paused(study) == 2
+    assert freezing.end_paused(study) == 2
 
 
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)
-@pytest.mark.parametrize("end", [tickets.end_paused, tickets.limit_paused])
+@pytest.mark.parametrize("end", [freezing.end_paused, freezing.limit_paused])
 def test_a_trial_that_went_on_after_it_was_looked_at_does_not_end(
     url: str, end: Callable[[optuna.Study], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another worker took it, trained it, and was interrupted or paused it again."""
-    monkeypatch.setattr(tickets, "MOST_PAUSED", 0)
-    study = freezing(url, 2)
+    monkeypatch.setattr(freezing, "MOST_PAUSED", 0)
+    study = study_that_freezes(url, 2)
     hopeless(study, 1)
-    lock_paused = tickets._lock
+    lock_paused = freezing._lock
 
     def locked(*arguments: Any) -> bool:
-        monkeypatch.setattr(tickets, "_lock", lock_paused)
+        monkeypatch.setattr(freezing, "_lock", lock_paused)
         with opened(url, "write") as storage:
             other = optuna.load_study(study_name="s", storage=storage)
             with engine_of(other).begin() as connection:
-                trial = tickets._Queue.of(connection, other, 2).paused[1].trial
+                trial = freezing.Queue.of(connection, other, 2).paused[1].trial
                 set_state(connection, trial.trial_id, RUNNING)
                 ticket = lease.begin(connection, trial, lease.Holder(), "other")
             pause(other, 0.6, 100, ticket)
         return lock_paused(*arguments)
 
-    monkeypatch.setattr(tickets, "_lock", locked)
+    monkeypatch.setattr(freezing, "_lock", locked)
     end(study)
-    assert tickets._lock is lock_paused
+    assert freezing._lock is lock_paused
     assert states(study) == [COMPLETE, WAITING]
     assert study.trials[1].user_attrs[PAUSED]["step"] == 100
 
@@ -338,23 +338,23 @@ def test_paused_trials_are_begun_ones_of_the_goal_and_tickets_ahead_are_not(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tickets, "AHEAD", 2)
-    study = freezing(url, 7)
+    study = study_that_freezes(url, 7)
     complete(study)
     waiting = []
-    while tickets.refill(study, url) + tickets.counts(study)[WAITING] > tickets.paused(study):
-        waiting.append(tickets.counts(study)[WAITING] - tickets.paused(study))
+    while tickets.refill(study, url) + tickets.counts(study)[WAITING] > freezing.paused(study):
+        waiting.append(tickets.counts(study)[WAITING] - freezing.paused(study))
         pause(study, 0.1)
     assert waiting == [2, 2, 2, 2, 2, 1]
     assert len(states(study)) == tickets.size(study) == 7
-    assert tickets.paused(study) == 6
-    assert tickets.end_paused(study) == 6
+    assert freezing.paused(study) == 6
+    assert freezing.end_paused(study) == 6
     assert tickets.is_done(study)
 
 
 def test_a_larger_goal_adds_trials_and_what_has_ended_stays_so(url: str) -> None:
-    study = freezing(url, 3)
+    study = study_that_freezes(url, 3)
     hopeless(study)
-    tickets.end_paused(study)
+    freezing.end_paused(study)
     before = study.trials
     with lock(url):
         tickets.top_up(study, definition(pruner="freeze", sampler="random"), 5)
@@ -364,34 +364,34 @@ def test_a_larger_goal_adds_trials_and_what_has_ended_stays_so(url: str) -> None
 
 
 def test_a_ticket_that_is_added_comes_before_paused_trials(url: str) -> None:
-    study = freezing(url, 3)
+    study = study_that_freezes(url, 3)
     complete(study)
     for ticket in [take(study), take(study)]:
         pause(study, 0.49, ticket=ticket)
     with lock(url):
         tickets.enqueue(study, definition(pruner="freeze", sampler="random"), 1, {"filters": 2})
-    assert tickets.end_paused(study) == 0
+    assert freezing.end_paused(study) == 0
     assert take(study).number == 3
 
 
 def test_what_is_to_be_audited_is_trained_to_its_end_before_the_search_is_over(url: str) -> None:
-    study = freezing(url, 4, audit=1.0)
+    study = study_that_freezes(url, 4, audit=1.0)
     hopeless(study, 3)
-    assert tickets.end_paused(study) == 0
+    assert freezing.end_paused(study) == 0
     begun = [take(study), take(study)]  # side by side
     assert {study.trials[ticket.number].user_attrs[AUDIT]["since"] for ticket in begun} == {0.25}
-    assert tickets.end_paused(study) == 0
+    assert freezing.end_paused(study) == 0
     for ticket in begun:
         lease.finish(study, ticket, PRUNED, reason="audited")
     last = take(study)
-    assert tickets.end_paused(study) == 0
+    assert freezing.end_paused(study) == 0
     lease.finish(study, last, PRUNED, reason="audited")
     assert states(study) == [COMPLETE, PRUNED, PRUNED, PRUNED]
     assert tickets.is_done(study)
 
 
 def test_no_audit_begins_while_others_may_still_become_the_choice(url: str) -> None:
-    study = freezing(url, 4, audit=1.0)
+    study = study_that_freezes(url, 4, audit=1.0)
     hopeless(study)
     running = take(study)
     assert tickets.claim(study, lease.Holder(), "another") is None
@@ -421,7 +421,7 @@ def test_a_grid_of_which_no_point_is_left_ends_with_its_paused_trials(url: str) 
         pause(study, 0.1, ticket=ticket)
     assert tickets.claim(study, lease.Holder(), "token") is None
     assert tickets.refill(study, url) == 0
-    assert tickets.end_paused(study) == 2
+    assert freezing.end_paused(study) == 2
     assert tickets.is_done(study)
 
 
@@ -444,15 +444,15 @@ GOOD = {"step": 25, "accuracy": 0.5, "end": END}
     ids=str,
 )
 def test_an_altered_record_is_told_by_its_trial(url: str, altered: object) -> None:
-    study = freezing(url, 3)
+    study = study_that_freezes(url, 3)
     for ticket in [take(study), take(study)]:
         pause(study, 0.5, ticket=ticket)
     study._storage.set_trial_user_attr(study.trials[1]._trial_id, PAUSED, altered)
     for act in (
         lambda: tickets.claim(study, lease.Holder(), "token"),
-        lambda: tickets.is_chosen(study, Progress(2, 25, 0.5, END)),
-        lambda: tickets.end_paused(study),
-        lambda: tickets.limit_paused(study),
+        lambda: freezing.is_chosen(study, Progress(2, 25, 0.5, END)),
+        lambda: freezing.end_paused(study),
+        lambda: freezing.limit_paused(study),
     ):
         with pytest.raises(RecordError, match="trial 1: its user attribute 'paused' was changed by something other"):
             act()
@@ -464,8 +464,8 @@ def test_an_altered_record_is_told_by_its_trial(url: str, altered: object) -> No
 
 
 def test_a_value_that_was_altered_within_bounds_is_not_what_a_trial_ends_with(url: str) -> None:
-    study = freezing(url, 2)
+    study = study_that_freezes(url, 2)
     hopeless(study, 1)
     study._storage.set_trial_user_attr(study.trials[1]._trial_id, PAUSED, GOOD | {"accuracy": 0.05})
-    assert tickets.end_paused(study) == 1
+    assert freezing.end_paused(study) == 1
     assert study.trials[1].value == 0.1

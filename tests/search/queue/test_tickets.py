@@ -13,7 +13,7 @@ from search.run.local import process_context
 from search.study import space
 from search.study.definition import StudyDefinition
 from search.study.record import ATTEMPTS
-from search.study.store import DEFINITION
+from search.study.store import DEFINITION, GOAL
 from tests.children import fill, take_all, together
 from tests.conftest import Make
 from tests.factories import claimed, queued
@@ -282,7 +282,7 @@ def test_tickets_that_another_adds_after_they_were_counted_are_not_added_twice(
     """As when the storage's lock was lost with its connection: another process gets it meanwhile."""
     defined = definition("random")
     study.set_user_attr(DEFINITION, defined.model_dump(mode="json"))
-    study.set_user_attr(tickets.GOAL, {"trials": 8, "failed": 0})
+    study.set_user_attr(GOAL, {"trials": 8, "failed": 0})
     count = tickets._next_points
 
     def counted(*arguments: object) -> object:

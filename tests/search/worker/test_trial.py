@@ -13,7 +13,7 @@ from fmnist.checkpoint import weights_digest
 from fmnist.data import DataSet, split
 from fmnist.training import Training
 from search.artifacts import Folder
-from search.queue.tickets import is_audited
+from search.queue.freezing import is_audited
 from search.study.definition import StudyDefinition
 from search.study.record import AUDIT, CHECKPOINT, FINISHED
 from search.study.space import distributions

@@ -1,0 +1,198 @@
+"""Trials that are paused: what makes a free worker continue one, and what ends them.
+
+A paused trial waits with a user attribute that says how far it has come. Each choice is made in the transaction that
+claims; the rule itself is `scheduler.choose`.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import optuna
+from optuna.trial import TrialState
+from sqlalchemy import Connection
+
+from fmnist.seeds import derive
+from search.database.optuna_schema import (
+    TrialKey,
+    best_by_step,
+    count_by_state,
+    ends,
+    engine_of,
+    last_report,
+    lock_study,
+    lock_trial,
+    read_attribute,
+    records,
+    remove_attribute,
+    write_attribute,
+)
+from search.formatting import points
+from search.queue import lease, scheduler
+from search.queue.scheduler import Progress
+from search.study.definition import StudyDefinition
+from search.study.record import AUDIT, PAUSED, STEPS_PER_EPOCH, Paused, parse_paused
+from search.study.store import definition_of, goal
+
+MOST_PAUSED = 100  # trials: Optuna reads each waiting one again for each that is sampled
+
+
+def paused(study: optuna.Study) -> int:
+    """How many trials are paused."""
+    with engine_of(study).connect() as connection:
+        return len(records(connection, study, PAUSED, state=TrialState.WAITING))
+
+
+def is_chosen(study: optuna.Study, trial: Progress) -> bool:
+    """Whether a running trial is what a free worker would choose, so that it goes on."""
+    wanted = goal(study)["trials"]
+    with engine_of(study).connect() as connection:
+        return _choose(connection, study, Queue.of(connection, study, wanted), [trial]) == trial
+
+
+def limit_paused(study: optuna.Study) -> None:
+    """End the least promising of the paused trials if they are too many: Optuna reads each again and again.
+
+    One that is audited is trained to its end, before all else.
+    """
+    definition, wanted = definition_of(study), goal(study)["trials"]
+    with engine_of(study).begin() as connection:
+        queue = Queue.of(connection, study, wanted)
+        ranked = sorted(queue.paused.values(), key=lambda each: scheduler.promise(each.progress, queue.best))
+        for each in ranked[MOST_PAUSED:]:
+            if not _lock(connection, each):
+                continue
+            if is_audited(definition, each.trial.number):
+                _begin_audit(connection, each.trial)
+            else:
+                lease.end_paused(connection, each.trial, _why(each, queue.best))
+
+
+def end_paused(study: optuna.Study) -> int:
+    """End all paused trials if the search has nothing left that is worth training; returns how many."""
+    definition = definition_of(study)
+    if definition.pruner != "freeze":
+        return 0
+    wanted = goal(study)["trials"]
+    with engine_of(study).begin() as connection:
+        lock_study(connection, study)
+        queue = Queue.of(connection, study, wanted)
+        left = queue.running or _choose(connection, study, queue)  # which chooses tickets, too
+        if left or any(is_audited(definition, number) for number in queue.paused):
+            return 0
+        if not all(_lock(connection, each) for each in queue.paused.values()):
+            return 0  # another has just taken one
+        for each in queue.paused.values():
+            lease.end_paused(connection, each.trial, _why(each, queue.best))
+        return len(queue.paused)
+
+
+def is_audited(definition: StudyDefinition, number: int) -> bool:
+    """Whether a trial is in the audit: trained to its end although the pruner would end it."""
+    return derive(definition.seed, "audit", number) < definition.audit * 2**63
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """A paused trial. stored: its record as it was read."""
+
+    trial: TrialKey
+    record: Paused
+    stored: str
+
+    @property
+    def progress(self) -> Progress:
+        return Progress(self.trial.number, self.record.step, self.record.accuracy, self.record.end)
+
+
+@dataclass(frozen=True)
+class Queue:
+    """What a choice depends on. tickets: those that have not begun, made or not."""
+
+    best: dict[int, float]
+    paused: dict[int, _Waiting]
+    running: int
+    begun: int
+    tickets: int
+
+    @classmethod
+    def of(cls, connection: Connection, study: optuna.Study, goal: int) -> Self:
+        state, best = count_by_state(connection, study), best_by_step(connection, study)
+        found = records(connection, study, PAUSED, state=TrialState.WAITING)
+        paused = {
+            each.number: _Waiting(
+                TrialKey(each.trial_id, each.number), parse_paused(each.stored, each.number, best), each.stored
+            )
+            for each in found
+        }
+        fresh = state[TrialState.WAITING] - len(paused)
+        begun = state.total() - state[TrialState.FAIL] - fresh
+        return cls(
+            best=best,
+            paused=paused,
+            running=state[TrialState.RUNNING],
+            begun=begun,
+            tickets=max(fresh, goal - begun),
+        )
+
+
+def _choose(
+    connection: Connection, study: optuna.Study, queue: Queue, others: Collection[Progress] = ()
+) -> Progress | Literal["new"] | None:
+    complete = [Progress(number, step, value, step) for number, step, value in ends(connection, study)]
+    candidates = [*(each.progress for each in queue.paused.values()), *others]
+    return scheduler.choose(queue.best, complete, candidates, queue.begun, queue.tickets)
+
+
+def choose(
+    connection: Connection, study: optuna.Study, known: Mapping[str, Any], queue: Queue, ticket: TrialKey | None
+) -> TrialKey | None:
+    """The trial that the scheduler chooses, locked.
+
+    Args:
+        known: the study's user attributes.
+        ticket: the next one, locked already.
+    """
+    while True:
+        chosen = _choose(connection, study, queue)
+        if chosen == "new":
+            return ticket
+        audited = None
+        if chosen is None and _only_audits_run(connection, study, queue):
+            definition = definition_of(study, known)
+            audited = next((number for number in queue.paused if is_audited(definition, number)), None)
+        number = chosen.number if isinstance(chosen, Progress) else audited
+        if number is None:
+            return None
+        waiting = queue.paused.pop(number)
+        if not _lock(connection, waiting):
+            continue  # another worker has just taken it
+        if audited is not None:
+            _begin_audit(connection, waiting.trial)
+        return waiting.trial
+
+
+def _only_audits_run(connection: Connection, study: optuna.Study, queue: Queue) -> bool:
+    """Whether no trial runs that may change what is worth training."""
+    return queue.running == len(records(connection, study, AUDIT, state=TrialState.RUNNING))
+
+
+def _lock(connection: Connection, waiting: _Waiting) -> bool:
+    """Lock a paused trial; False if another transaction has it, or it went on since its record was read."""
+    state = lock_trial(connection, waiting.trial.trial_id, skip_locked=True)
+    # The record after the lock: on PostgreSQL another may have trained the trial and paused it again in between.
+    return state == TrialState.WAITING and read_attribute(connection, waiting.trial.trial_id, PAUSED) == waiting.stored
+
+
+def _begin_audit(connection: Connection, trial: TrialKey) -> None:
+    """Let a paused trial, which the caller has locked, go on to its end though it would be ended here."""
+    since = last_report(connection, trial.trial_id).step / STEPS_PER_EPOCH
+    write_attribute(connection, trial.trial_id, AUDIT, {"since": since})
+    remove_attribute(connection, trial.trial_id, PAUSED)
+
+
+def _why(paused: _Waiting, best: Mapping[int, float]) -> str:
+    """Why a paused trial ends."""
+    epoch, last = (step / STEPS_PER_EPOCH for step in (paused.record.step, paused.record.end))
+    behind = points(best[paused.record.step] - paused.record.accuracy)
+    return f"pruned after epoch {epoch:g} of {last:g}, {behind} points behind the best there"
