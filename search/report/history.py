@@ -26,7 +26,7 @@ class TrialRecord:
 
     mark: default, or start 2 of the study's starting points; None of what was sampled. accuracy: its last, None if it
     had none. curve: (epoch, accuracy) pairs. history: the same with the training's own, and beyond a pruning where it
-    was audited. ended: seconds since the search began.
+    was audited. ended: its last training, in seconds since the search began.
     """
 
     number: int
@@ -114,6 +114,9 @@ def without_pauses(trials: list[TrialRecord], done: list[Spell]) -> tuple[list[T
 
 def _record(trial: FrozenTrial, mark: str | None, began: datetime) -> TrialRecord:
     assert trial.datetime_complete is not None  # it has ended
+    # A paused trial ends with the search, perhaps hours after it was last trained.
+    attempts = [attempt.ended for attempt in attempts_of(trial) if attempt.ended]
+    ended = max(attempts, default=trial.datetime_complete.replace(tzinfo=UTC))
     curve = [(step / STEPS_PER_EPOCH, value) for step, value in sorted(trial.intermediate_values.items())]
     return TrialRecord(
         number=trial.number,
@@ -124,7 +127,7 @@ def _record(trial: FrozenTrial, mark: str | None, began: datetime) -> TrialRecor
         curve=curve,
         history=history_of(trial),
         reason=reason_of(trial),
-        ended=(trial.datetime_complete.replace(tzinfo=UTC) - began).total_seconds(),
+        ended=(ended - began).total_seconds(),
     )
 
 

@@ -152,7 +152,7 @@ def _announce(
     lines = [
         f"Study {worker.study}: {goal} trials{before} of {_networks(definition)} on {data.name} "
         f"({len(data.train):,} + {len(data.test):,} images), scored on {definition.score_on}.",
-        f"{_sampler(definition)}, {definition.pruner} pruner, seed {definition.seed}; "
+        f"{_sampler(definition)}, {store.definition_of(study).pruner} pruner, seed {definition.seed}; "
         f"{count(settings.workers, 'worker')}{where}, torch threads each: {settings.each()[0].threads}, "
         f"device: {worker.device}; {masked(worker.storage)}",
         *(f"Held already: {holder}." for holder in persistently(lambda: held(study))),

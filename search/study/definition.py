@@ -51,7 +51,7 @@ class StudyDefinition(Strict):
         "grid takes all combinations",
     )
     pruner: PrunerName = Field(
-        "slack",
+        "freeze",
         description="which trials end early: with freeze those that others outdo when the search is over, as they are "
         "paused until then; with slack those too far behind the best one at the same epoch; with none no trial; the "
         "others are Optuna's",

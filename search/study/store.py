@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 DEFINITION, DATA, VERSIONS, PRECISION, STOP = "definition", "data", "versions", "precision", "stop"
 GOAL = "goal"  # trials to reach, and how many had failed when that was asked for
 NO_GOAL = {"trials": 0, "failed": 0}
+FORMER_PRUNER = "slack"  # of studies that named none, until trials could be paused
 NETWORK = "network"  # of a user's own network: its file's SHA-256 and text, to be compared and read, never run
 
 
@@ -73,7 +74,10 @@ def open_study(
         study.set_user_attr(DEFINITION, definition.model_dump(mode="json"))
     study = load_study(storage, name)
     _check_network(study, definition)
-    if changed := differences(definition_of(study).identity(), definition.identity()):
+    stored = definition_of(study)
+    if stored.pruner == FORMER_PRUNER and "pruner" not in definition.model_fields_set:
+        definition = definition.model_copy(update={"pruner": FORMER_PRUNER})
+    if changed := differences(stored.identity(), definition.identity()):
         raise StudyError(
             f"study {name!r} exists with another definition ({'; '.join(changed)}). "
             "Give the new one a name with --name, or repeat what it was started with."

@@ -38,8 +38,21 @@ def test_a_resumed_study_may_change_its_number_of_trials_only(
     open_study(storage, "s", definition(), tiny, Place(tmp_path))
     open_study(storage, "s", definition(trials=99, description="new words"), tiny, Place(tmp_path))
     changed = definition(pruner="median", space={"epochs": {"low": 2, "high": 5}})
-    with pytest.raises(StudyError, match=r"pruner: slack -> median; space.epochs.high: 9 -> 5.*--name"):
+    with pytest.raises(StudyError, match=r"pruner: freeze -> median; space.epochs.high: 9 -> 5.*--name"):
         open_study(storage, "s", changed, tiny, Place(tmp_path))
+
+
+def test_a_study_of_a_file_without_a_pruner_resumes_with_the_one_that_was_the_default(
+    storage: optuna.storages.RDBStorage, tiny: DataSet, tmp_path: Path
+) -> None:
+    open_study(storage, "s", definition(pruner="slack"), tiny, Place(tmp_path / "s"))
+    for _ in range(2):
+        assert definition_of(open_study(storage, "s", definition(), tiny, Place(tmp_path / "s"))).pruner == "slack"
+    with pytest.raises(StudyError, match=r"pruner: slack -> freeze"):
+        open_study(storage, "s", definition(pruner="freeze"), tiny, Place(tmp_path / "s"))
+    open_study(storage, "other", definition(pruner="median"), tiny, Place(tmp_path / "other"))
+    with pytest.raises(StudyError, match=r"pruner: median -> freeze"):
+        open_study(storage, "other", definition(), tiny, Place(tmp_path / "other"))
 
 
 def test_a_study_stays_with_its_data(storage: optuna.storages.RDBStorage, tiny: DataSet, tmp_path: Path) -> None:
