@@ -12,7 +12,8 @@
    report (report, ask the pruner), end (state, value, attempt), drop (find the
    checkpoints that are beaten).
 2. The same with 50, 100 and 1,000 trials waiting: Optuna reads them again each time,
-   and `run` keeps 100 at the most.
+   and `run` keeps 100 at the most. And with 100 paused trials of 1,000, among which the
+   scheduler chooses at each claim and each report.
 3. Trials a second of worker processes whose trainings take no time, with the random
    sampler and one report a trial. All must end COMPLETE at their only attempt.
 4. The share of the workers' time in a real search, from a worker's first claim to its
@@ -71,7 +72,7 @@ from search.run import local
 from search.study import definition, space
 from search.study.definition import StudyDefinition
 from search.study.places import KEEP, Place, artifacts_of
-from search.study.record import ATTEMPTS, CHECKPOINT, Epoch
+from search.study.record import ATTEMPTS, CHECKPOINT, PAUSED, Epoch
 from search.study.store import load_study, open_study, stop_requests
 from search.worker import loop
 from search.worker import trial as training
@@ -82,7 +83,8 @@ from tests.postgresql import Server, server
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = ("look", "claim", "suggest", "checkpoint", "report", "end", "drop")
-SIZES = ((100, 10), (1_000, 10), (10_000, 10), (100, 50), (100, 100), (100, 1_000))  # finished, waiting
+# Trials that are finished or paused, that wait, that are paused.
+SIZES = ((100, 10, 0), (1_000, 10, 0), (10_000, 10, 0), (100, 50, 0), (100, 100, 0), (100, 1_000, 0), (1_000, 10, 100))
 WORKERS = {"SQLite": (1, 4, 8), "PostgreSQL": (1, 4, 16)}
 EPOCHS = (0.25, 0.5, 1.0)  # of a trial's reports: the pruner compares trials at the first and at the last
 GOAL = 0.03  # of the workers' time, at most, that is neither training nor evaluation
@@ -138,29 +140,31 @@ def name_checkpoint(trial: Trial, epoch: float) -> None:
     trial.set_user_attr(CHECKPOINT, record | {"confusion": [[100] * 10] * 10, "history": history})
 
 
-def make(url: str, folder: Path, defined: StudyDefinition, finished: int, waiting: int) -> Objective:
+def make(url: str, folder: Path, defined: StudyDefinition, begun: int, waiting: int, paused: int) -> Objective:
     """Make the study "s" as `run` does, with that many trials; returns what its workers have in common."""
     fashion.write(folder / "digits", *digits())
     data = fashion.load(folder / "digits")
     storage = open_storage(url, "create")
     with lock(url):
         study = open_study(storage, "s", defined, data, Place(folder / "s"))
-        fill(study, defined, finished)
-        tickets.top_up(study, defined, finished)
+        fill(study, defined, begun, paused)
+        tickets.top_up(study, defined, begun)
         tickets.enqueue(study, defined, waiting, {})
     return Objective(defined, data, fashion.split(data, defined.score_on), torch.device("cpu"), artifacts_of(study))
 
 
-def fill(study: optuna.Study, defined: StudyDefinition, count: int) -> None:
-    """Add finished trials straight to the tables; two of three were pruned at their first report."""
+def fill(study: optuna.Study, defined: StudyDefinition, count: int, paused: int) -> None:
+    """Add trials straight to the tables; two of three were paused or pruned at their first report."""
     now, rows = datetime.now(UTC).replace(tzinfo=None), defaultdict(list)
     with engine_of(study).begin() as connection:
         for number in range(count):
             state = TrialState.PRUNED if number % 3 else TrialState.COMPLETE
+            if number % 3 and paused:
+                state, paused = TrialState.WAITING, paused - 1
             of_trial = {"study_id": study._study_id, "number": number, "state": state}
             added = insert(TrialModel).values(**of_trial, datetime_start=now, datetime_complete=now)
             trial_id = connection.scalars(added.returning(TrialModel.trial_id)).one()
-            for table, row in trial_rows(defined, number, EPOCHS[:1] if number % 3 else EPOCHS):
+            for table, row in trial_rows(defined, number, EPOCHS[:1] if number % 3 else EPOCHS, state):
                 rows[table].append({"trial_id": trial_id, **row})
         for table, of_table in rows.items():
             connection.execute(insert(table), of_table)
@@ -169,9 +173,9 @@ def fill(study: optuna.Study, defined: StudyDefinition, count: int) -> None:
 
 
 def trial_rows(
-    defined: StudyDefinition, number: int, epochs: tuple[float, ...]
+    defined: StudyDefinition, number: int, epochs: tuple[float, ...], state: TrialState
 ) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """The table and the content of each row that belongs to a finished trial."""
+    """The table and the content of each row that belongs to a finished or paused trial."""
     point = space.random_point(defined.space, 1, number, {})
     accuracy = 0.93 - abs(point["learning_rate"] - 0.002) - 0.01 * point["dropout"]
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -185,18 +189,23 @@ def trial_rows(
             TrialIntermediateValueModel.__table__,
             {"step": step, "intermediate_value": accuracy, "intermediate_value_type": "FINITE"},
         )
-    yield TrialValueModel.__table__, {"objective": 0, "value": accuracy, "value_type": "FINITE"}
-    checkpoint = {"name": None, "weights": "0" * 64, "seconds": 9.9}
-    for key, value in ((ATTEMPTS, [attempt]), (CHECKPOINT, checkpoint)):
+    attributes: dict[str, Any] = {ATTEMPTS: [attempt]}
+    if state == TrialState.WAITING:
+        attempt["outcome"] = lease.PAUSE
+        attributes[PAUSED] = {"step": step, "accuracy": accuracy, "end": 100 * int(point["epochs"])}
+    else:
+        yield TrialValueModel.__table__, {"objective": 0, "value": accuracy, "value_type": "FINITE"}
+    attributes[CHECKPOINT] = {"name": None, "weights": "0" * 64, "seconds": 9.9}
+    for key, value in attributes.items():
         yield TrialUserAttributeModel.__table__, {"key": key, "value_json": json.dumps(value)}
     for key, stored in (("tpe:relative_params:0", json.dumps(point)), ("completed_rung_0", accuracy)):
         yield TrialSystemAttributeModel.__table__, {"key": key, "value_json": json.dumps(stored)}
 
 
-def costs(url: str, folder: Path, finished: int, waiting: int, repeats: int) -> dict[str, Any]:
+def costs(url: str, folder: Path, begun: int, waiting: int, paused: int, repeats: int) -> dict[str, Any]:
     """Parts 1 and 2: of each step number, median and 90th percentile, in one size of study."""
     defined = definition.read(ROOT / "studies" / "cnn.toml", sampler="tpe")
-    common = make(url, folder, defined, finished, waiting)
+    common = make(url, folder, defined, begun, waiting, paused)
     spent: Milliseconds = defaultdict(list)
     with timed(spent["join"]):
         study = load_study(open_storage(url, "write"), "s")
@@ -209,13 +218,13 @@ def costs(url: str, folder: Path, finished: int, waiting: int, repeats: int) -> 
             spent[step] += milliseconds
         spent["a trial"].append(sum(map(sum, of_trial.values())))
     steps = {step: (len(each), *np.percentile(each, [50, 90]).tolist()) for step, each in spent.items()}
-    return {"finished": finished, "waiting": waiting, "trials": repeats, "steps": steps}
+    return {"finished": begun - paused, "waiting": waiting, "paused": paused, "trials": repeats, "steps": steps}
 
 
 def throughput(url: str, folder: Path, workers: int, waiting: int) -> dict[str, Any]:
     """Part 3: trials a second, from the first claim to the last end as the database has them."""
     defined = definition.read(ROOT / "studies" / "cnn.toml", sampler="random")
-    common = make(url, folder, defined, 0, waiting)
+    common = make(url, folder, defined, 0, waiting, 0)
     context = local.process_context()  # as workers are started
     together = context.Barrier(workers)
     processes = [context.Process(target=drain, args=(url, common, together)) for _ in range(workers)]
@@ -299,7 +308,8 @@ def measure(postgresql: Server, folder: Path, quick: bool) -> dict[str, list[dic
 def cost_table(database: str, records: list[dict[str, Any]]) -> Table:
     table = Table("step", "a trial", title=f"{database}: milliseconds, median / p90", title_justify="left")
     for each in records:
-        table.add_column(f"{each['finished']:,} finished\n{each['waiting']:,} waiting", justify="right", no_wrap=True)
+        head = f"{each['finished']:,} finished\n{each['waiting']:,} waiting\n{each['paused']} paused"
+        table.add_column(head, justify="right", no_wrap=True)
     for step in ("join", *STEPS, "a trial"):
         times = f"{records[0]['steps'][step][0] // records[0]['trials']} x" if step in STEPS else ""
         table.add_row(step, times, *("{1:.1f} / {2:.1f}".format(*each["steps"][step]) for each in records))

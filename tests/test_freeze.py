@@ -184,15 +184,22 @@ def test_an_altered_record_ends_the_worker_with_one_line_and_fails_no_trial(make
 
 
 @ON_SQLITE
-def test_ctrl_c_leaves_trials_paused_and_the_next_run_ends_them(
-    url: str, search: Callable[..., Process], command: Command
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [("Ctrl-C", "Stopping after the running epochs"), ("stop", "Stopped by `fmnist-search stop`: ")],
+)
+def test_a_search_that_is_stopped_leaves_trials_paused_and_the_next_run_ends_them(
+    url: str, search: Callable[..., Process], command: Command, how: str, expected: str
 ) -> None:
     process = search(url, FREEZE, "--trials", "12", "--workers", "2")
     study = the_study(url, process)
     wait_for(until_paused(study, 3), process)
-    process.send_signal(signal.SIGINT)
+    if how == "stop":
+        assert command("stop", "chaos", "--storage", url).returncode == 0
+    else:
+        process.send_signal(signal.SIGINT)
     output, _ = process.communicate()
-    assert "Stopping after the running epochs" in output
+    assert expected in output
     found = states(study)
     assert found[RUNNING] == 0
     assert freezing.paused(study) >= 3
@@ -201,6 +208,21 @@ def test_ctrl_c_leaves_trials_paused_and_the_next_run_ends_them(
     output, errors = search(url, FREEZE, "--trials", "12", "--workers", "2").communicate()
     assert (errors, "Done: 12 trials" in output) == ("", True)
     assert_ended(load_study(open_storage(url), "chaos"), 12)
+
+
+@ON_POSTGRESQL
+def test_time_that_is_up_leaves_trials_paused(url: str, search: Callable[..., Process]) -> None:
+    endless = FREEZE.replace("high = 6", "high = 600").replace("low = 3", "low = 500").replace("epochs = 5", "epochs = 500")
+    process = search(url, endless, "--trials", "5", "--workers", "2", "--timeout", "6")
+    study = the_study(url, process)
+    wait_for(until_paused(study, 1), process)
+    output, errors = process.communicate()
+    assert errors == ""
+    assert "Time is up: 0 of 5 trials are finished" in output
+    counted = summarize(study).trials
+    assert (counted.running, counted.paused + counted.waiting) == (0, 5)
+    assert counted.paused >= 1
+    assert {kind_of(attempt) for trial in trials_of(study) for attempt in attempts_of(trial)} <= {PAUSE, "given back"}
 
 
 @ON_POSTGRESQL

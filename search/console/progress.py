@@ -18,10 +18,11 @@ from rich.text import Text
 from search import logs
 from search.console.terminal import held_back
 from search.formatting import assignments, duration, percent
-from search.results.summary import Summary
+from search.results.summary import Summary, TrialCounts
 from search.study.record import reason_of
 
 NARROW = 40  # columns
+QUIET = 30.0  # seconds without a line, after which one says how far the search is
 STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
 
@@ -29,7 +30,7 @@ class Progress:
     """Shows a study's summaries as they come.
 
     Args:
-        console: where to; not a terminal means one plain line a finished trial.
+        console: where to; not a terminal means one plain line a finished trial, and one after each QUIET seconds.
         goal: finished trials that the run ends with.
         finished: trials that were finished before it began.
         quiet: say nothing.
@@ -42,7 +43,7 @@ class Progress:
         self.finished_before = self.counted = finished
         self.quiet = quiet
         self.as_json = as_json
-        self.started = time.monotonic()
+        self.started = self.printed = time.monotonic()
         self.note = self.said = ""
         self.summary: Summary | None = None
         self.live = console.is_interactive and not quiet
@@ -62,12 +63,15 @@ class Progress:
         if self.note != self.said:
             self.said = self.note
             self._print(self.note)
+        if time.monotonic() - self.printed > QUIET:  # paused trials may finish together, at the end of the search
+            self._print(f"[{self.counted}/{self.goal}] {standing(summary)}")
 
     def say(self, note: str) -> None:
         """Show a remark on what happens next, when something is shown next: it may come from a signal's handler."""
         self.note = note
 
     def _print(self, text: str) -> None:
+        self.printed = time.monotonic()
         if not (self.live or self.quiet):
             self.console.print(text, soft_wrap=True)
 
@@ -100,7 +104,8 @@ class Progress:
             f"  {trials.complete} complete, {trials.pruned} pruned, {trials.failed} failed"
             f"{f', {trials.paused} paused' if trials.paused else ''}",
         )
-        bar = ProgressBar(total=self.goal, completed=trials.finished, width=min(60, self.console.width))
+        completed = trials.finished + trials.paused
+        bar = ProgressBar(total=self.goal, completed=completed, width=min(60, self.console.width))
         best = Text("best so far: none yet")
         if summary.best:
             best = Text.assemble(
@@ -116,17 +121,30 @@ class Progress:
             accuracy = "-" if running.accuracy is None else percent(running.accuracy).removesuffix(" %")
             rows.add_row(running.label, f"{running.epoch:g}/{running.epochs}", accuracy)
         view = Table.grid()
-        for part in (head, bar, best, rows, Text(self._time(trials.finished)), Text(self.note, style="yellow")):
+        for part in (head, bar, best, rows, Text(self._time(trials)), Text(self.note, style="yellow")):
             view.add_row(part)
         return view
 
-    def _time(self, finished: int) -> str:
+    def _time(self, trials: TrialCounts) -> str:
         elapsed = time.monotonic() - self.started
-        done = finished - self.finished_before
-        if done < 3:
+        done = trials.finished - self.finished_before
+        if done < 3 or trials.paused:  # nobody knows how many of the paused will be continued
             return f"{duration(elapsed)} elapsed"
-        left = elapsed / done * (self.goal - finished)
+        left = elapsed / done * (self.goal - trials.finished)
         return f"{duration(elapsed)} elapsed, about {duration(left)} left"
+
+
+def standing(summary: Summary) -> str:
+    """A search at this moment in one line."""
+    trials = summary.trials
+    counts = f"{f'{trials.paused} paused, ' if trials.paused else ''}{trials.waiting} waiting"
+    at_work = [
+        f"trial {each.label} at epoch {each.epoch:g} of {each.epochs}"
+        + ("" if each.accuracy is None else f" ({percent(each.accuracy)})")
+        for each in summary.running
+    ]
+    best = f"; best {percent(summary.best.value)}" if summary.best else ""
+    return "; ".join([counts, *at_work]) + best
 
 
 def line(trial: FrozenTrial, summary: Summary) -> str:

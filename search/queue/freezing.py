@@ -139,7 +139,9 @@ class Queue:
 def _choose(
     connection: Connection, study: optuna.Study, queue: Queue, others: Collection[Progress] = ()
 ) -> Progress | Literal["new"] | None:
-    complete = [Progress(number, step, value, step) for number, step, value in ends(connection, study)]
+    # With tickets left the complete trials decide nothing, and to read 1,000 of them takes milliseconds.
+    finished = [] if queue.tickets else ends(connection, study)
+    complete = [Progress(number, step, value, step) for number, step, value in finished]
     candidates = [*(each.progress for each in queue.paused.values()), *others]
     return scheduler.choose(queue.best, complete, candidates, queue.begun, queue.tickets)
 

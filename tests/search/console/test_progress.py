@@ -8,7 +8,7 @@ import pytest
 from optuna.trial import TrialState
 from rich.console import Console
 
-from search.console.progress import Progress, line
+from search.console.progress import QUIET, Progress, line
 from search.formatting import duration, percent
 from search.results.summary import BestTrial, RunningTrial, Summary, TrialCounts
 from tests.terminal import Screen
@@ -74,6 +74,31 @@ def test_a_program_gets_one_object_a_trial_and_nothing_else() -> None:
         ("pruned", 0.8, 7),
     ]
     assert records[1]["reason"] == "OSError: [/red] :bug: full really"
+
+
+def test_a_pipe_is_told_how_far_a_search_is_that_finishes_nothing_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    console = Console(file=io.StringIO(), markup=False, emoji=False)
+    progress = Progress(console, goal=11, finished=5, quiet=False)
+    paused = replace(SUMMARY, trials=replace(SUMMARY.trials, paused=3))
+    for now in (100.0, 100 + QUIET, 101 + QUIET, 102 + QUIET, 102 + 2 * QUIET):  # noqa: B007
+        progress.show(paused, [])
+    said = (
+        "[5/11] 3 paused, 4 waiting; trial 6 at epoch 2 of 5 (90.51 %); trial 7 at epoch 0.25 of 14; best 91.23 %"
+    )
+    assert console.file.getvalue().splitlines() == [said, said]  # type: ignore[attr-defined]
+
+
+def test_the_live_view_does_not_say_how_long_paused_trials_take() -> None:
+    console = Console(file=io.StringIO(), width=80)
+    progress = Progress(console, goal=11, finished=0, quiet=False)
+    progress.show(replace(SUMMARY, trials=replace(SUMMARY.trials, paused=3)), [])
+    console.print(progress.view())
+    view = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "3 paused" in view
+    assert "elapsed" in view
+    assert "left" not in view
 
 
 @pytest.mark.parametrize("columns", [80, 20])
