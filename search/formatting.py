@@ -54,7 +54,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 COLOURS = {"complete": "#2B87C8", "pruned": "#7F8790", "paused": "#B3BAC2", "fail": "#CC79A7"}
-BEST_COLOUR = "#D55E00"
+BEST_COLOUR = "#D55E00"  # of the answer, and of nothing else
+FRONT = "#009E73"  # of what leads: the best so far, the Pareto front
 AGAIN = "#009E73"
 THREE = ("#2B87C8", "#009E73", "#CC79A7")
 SCALE = "Cividis"

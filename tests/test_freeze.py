@@ -212,7 +212,9 @@ def test_a_search_that_is_stopped_leaves_trials_paused_and_the_next_run_ends_the
 
 @ON_POSTGRESQL
 def test_time_that_is_up_leaves_trials_paused(url: str, search: Callable[..., Process]) -> None:
-    endless = FREEZE.replace("high = 6", "high = 600").replace("low = 3", "low = 500").replace("epochs = 5", "epochs = 500")
+    endless = (
+        FREEZE.replace("high = 6", "high = 600").replace("low = 3", "low = 500").replace("epochs = 5", "epochs = 500")
+    )
     process = search(url, endless, "--trials", "5", "--workers", "2", "--timeout", "6")
     study = the_study(url, process)
     wait_for(until_paused(study, 1), process)

@@ -20,9 +20,24 @@ from search.report.writeup import Comparison, compare
 from search.results.finalists import Standings, standings_of
 from search.results.ranking import Configuration, rank
 from search.results.summary import Summary, summarize
+from search.study import space
+from search.study.definition import StudyDefinition
 from search.study.parameters import SPACE, Parameter, has_conditions, point_of
 from search.study.record import history_of
 from search.study.store import DATA, definition_of, finalists_name, finalists_of
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The trial of the search whose configuration is the answer, and in words what it is."""
+
+    trial: TrialRecord
+    title: str
+
+    @property
+    def name(self) -> str:
+        """Trial 27, the winner."""
+        return f"trial {self.trial.label}, {self.title}"
 
 
 @dataclass(frozen=True)
@@ -90,6 +105,26 @@ class Analysis:
         return self.ranking[0] if self.repeated and self.ranking and self.ranking[0].whole else None
 
     @property
+    def chosen(self) -> Chosen | None:
+        """What figures and tables highlight: the answer, by its trial in the search."""
+        standings, best = self.standings, self.summary.best
+        if standings and standings.winner:
+            return self._trial(standings.winner.trial, "the winner" if standings.final else "ahead so far")
+        if self.answer:
+            return self._trial(self.answer.trials[0], "of the best configuration")
+        return self._trial(best.number, "the best single training") if best else None
+
+    def _trial(self, number: int | None, title: str) -> Chosen | None:
+        trial = next((trial for trial in self.trials if trial.number == number), None)
+        return Chosen(trial, title) if trial else None
+
+    @property
+    def answer_cost(self) -> Cost | None:
+        """What the answer costs, and its accuracy in the search; None before there is one."""
+        places = [place for place, one in enumerate(self.ranking) if self.best and one.params == self.best]
+        return self.costs[places[0]] if places and self.costs else None
+
+    @property
     def best(self) -> dict[str, Any]:
         """The searched hyperparameters of the answer; none before there is one."""
         if self.answer:
@@ -105,6 +140,16 @@ class Analysis:
             return self.provenance.command("reproduce", name, self.answer.trials[0])
         return self.provenance.command("reproduce", name, self.summary.best.number) if self.summary.best else None
 
+    @property
+    def training(self) -> str | None:
+        """The command that trains the answer without the study's database; None before there is one."""
+        if not self.best:
+            return None
+        definition = StudyDefinition.model_validate(self.definition)
+        seed = self.network.seed if self.network else 0
+        hyperparameters = space.hyperparameters_of(definition, self.best)
+        return self.provenance.training(hyperparameters, seed, definition.score_on)
+
     def as_json(self) -> dict[str, Any]:
         """All of it as plain values."""
         plain = asdict(self) | {
@@ -115,7 +160,13 @@ class Analysis:
         if self.comparison:  # pairs of epochs are no keys of JSON
             differences = {f"{a}, {b}": asdict(found) for (a, b), found in self.comparison.differences.items()}
             plain["comparison"] |= {"differences": differences}
-        return plain | {"answer": {"params": self.best, "reproduce": self.reproduction}}
+        answer = {
+            "trial": self.chosen.trial.number if self.chosen else None,
+            "params": self.best,
+            "reproduce": self.reproduction,
+            "train": self.training,
+        }
+        return plain | {"answer": answer}
 
 
 def analyse(study: optuna.Study, folder: Path, data: Callable[[], DataSet]) -> Analysis:

@@ -108,8 +108,8 @@ def with_note(ours: str, former: str) -> str:
 
 def _answer(analysis: Analysis) -> list[str]:
     summary, best = analysis.summary, analysis.summary.best
-    if analysis.standings:
-        return [wording.winner(analysis.standings), wording.checkpoint(analysis.standings)]
+    if found := analysis.standings:
+        return [wording.verdict(found), wording.winner(found), wording.checkpoint(found)]
     if analysis.repeated and (ranked := wording.ranked(analysis.ranking)):
         return [ranked]
     if best is None:

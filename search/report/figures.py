@@ -1,24 +1,27 @@
 """The pictures of a report: plotly figures from an `Analysis`. Nothing here computes."""
 
+from collections.abc import Callable, Sequence
+
 import plotly.graph_objects as go
 
-from search.formatting import AGAIN, BEST_COLOUR, COLOURS, THREE, assignments, percent
+from search.formatting import AGAIN, BEST_COLOUR, COLOURS, FRONT, THREE, assignments, percent
 from search.report.analysis import Analysis
 from search.report.comparison import Comparison
 from search.report.history import BEST_TRIALS, Spell, TrialRecord, drawn_curves, drawn_trials
-from search.report.style import ACCURACY, SHARE, clock, figure_of, lines_of, literal, wrapped
+from search.report.style import ACCURACY, ANSWER, SHARE, clock, figure_of, lines_of, literal, wrapped
 from search.report.writeup import WRITEUP_ACCURACY
 from search.results import wording
 from search.results.ranking import Estimate
 
 BAR = 22  # pixels of a worker
+RUNNING = "#E69F00"
 FINE = 300  # attempts from which on lines between them would be all that is seen
 KINDS = {  # of what a worker did
     "complete": COLOURS["complete"],
     "pruned": COLOURS["pruned"],
     "paused": COLOURS["paused"],
     "finalists": AGAIN,
-    "running": BEST_COLOUR,
+    "running": RUNNING,
     "given back, or ended otherwise": COLOURS["fail"],
 }
 
@@ -27,7 +30,8 @@ def history(analysis: Analysis) -> go.Figure:
     """The accuracy of each trial, and the best complete one so far."""
     figure = figure_of("trial", f"{analysis.summary.score_on} accuracy", yaxis_tickformat=SHARE)
     trials = drawn_trials(analysis.trials)
-    return _progress(figure, trials, [trial.number for trial in trials], _best_so_far(analysis, "number"))
+    _progress(figure, trials, [trial.number for trial in trials], _best_so_far(analysis, "number"))
+    return _with_answer(figure, analysis, lambda trial: trial.number)
 
 
 def history_by_time(analysis: Analysis) -> go.Figure:
@@ -38,12 +42,13 @@ def history_by_time(analysis: Analysis) -> go.Figure:
     trials = drawn_trials(analysis.trials)
     numbers, best = _best_so_far(analysis, "ended")
     ends = [trial.ended / unit for trial in trials]
-    return _progress(figure, trials, ends, ([number / unit for number in numbers], best))
+    _progress(figure, trials, ends, ([number / unit for number in numbers], best))
+    return _with_answer(figure, analysis, lambda trial: trial.ended / unit)
 
 
 def _progress(
     figure: go.Figure, trials: list[TrialRecord], x: list[float], best: tuple[list[float], list[float]]
-) -> go.Figure:
+) -> None:
     for state in ("pruned", "complete"):
         shown = [(at, trial) for at, trial in zip(x, trials, strict=True) if trial.state == state and _scored(trial)]
         figure.add_scatter(
@@ -60,10 +65,23 @@ def _progress(
         x=best[0],
         y=best[1],
         mode="lines",
-        line={"shape": "hv", "color": BEST_COLOUR, "width": 2.5},
+        line={"shape": "hv", "color": FRONT, "width": 2.5},
         name="best single training so far",
         hovertemplate=f"best single training so far: {ACCURACY}",
     )
+
+
+def _with_answer(figure: go.Figure, analysis: Analysis, x: Callable[[TrialRecord], float]) -> go.Figure:
+    """The figure with the trial of the answer highlighted, whose place on the axis `x` tells."""
+    if chosen := analysis.chosen:
+        figure.add_scatter(
+            x=[x(chosen.trial)],
+            y=[chosen.trial.accuracy],
+            hovertemplate=f"{literal(chosen.name)}<br>{ACCURACY}",
+            mode="markers",
+            name=literal(chosen.name),
+            marker=ANSWER,
+        )
     return figure
 
 
@@ -86,10 +104,10 @@ def intermediate_values(analysis: Analysis) -> go.Figure:
     figure = figure_of(
         "epoch", f"{analysis.summary.score_on} accuracy", yaxis_tickformat=SHARE, xaxis_rangemode="tozero"
     )
-    best = analysis.summary.best.number if analysis.summary.best else None
-    trials = drawn_curves(analysis.trials)
+    chosen = analysis.chosen
+    trials = [trial for trial in drawn_curves(analysis.trials) if not chosen or trial.number != chosen.trial.number]
     for state in ("pruned", "fail", "complete"):
-        shown = [trial for trial in trials if trial.state == state and trial.number != best]
+        shown = [trial for trial in trials if trial.state == state]
         if shown:
             _curves(figure, shown, state if state != "fail" else "failed", COLOURS[state], 1.2)
             figure.data[-1].opacity = 0.75
@@ -102,9 +120,8 @@ def intermediate_values(analysis: Analysis) -> go.Figure:
                 name="where it was pruned",
                 hoverinfo="skip",
             )
-    if best is not None:
-        shown = [trial for trial in trials if trial.number == best]
-        _curves(figure, shown, f"trial {best}, the best single training", BEST_COLOUR, 3)
+    if chosen:
+        _curves(figure, [chosen.trial], literal(chosen.name), BEST_COLOUR, 3)
     return figure
 
 
@@ -187,20 +204,26 @@ def training_curves(analysis: Analysis) -> go.Figure:
     figure = figure_of("epoch", "accuracy", yaxis_tickformat=SHARE, xaxis_rangemode="tozero")
     complete = [trial for trial in analysis.trials if trial.state == "complete" and trial.history]
     best = sorted(complete, key=lambda trial: trial.accuracy or 0.0, reverse=True)[:BEST_TRIALS]
-    for first, trial in enumerate(best):
-        x = [epoch.epoch for epoch in trial.history]
-        for name, values, colour, dash in (
-            (analysis.summary.score_on, [epoch.accuracy for epoch in trial.history], BEST_COLOUR, "solid"),
-            ("training", [epoch.train_accuracy for epoch in trial.history], COLOURS["complete"], "dot"),
+    chosen = analysis.chosen
+    others = [trial for trial in best if not chosen or trial.number != chosen.trial.number]
+    answer = [chosen.trial] if chosen and chosen.trial.history else []
+    for trial in [*answer, *others]:
+        group, colour = "the best trials", COLOURS["complete"]
+        if chosen and trial is chosen.trial:
+            group, colour = literal(chosen.name), BEST_COLOUR
+        for images, column, dash in (
+            (analysis.summary.score_on, "accuracy", "solid"),
+            ("training", "train_accuracy", "dot"),
         ):
+            name = f"{group}, {images}"
             figure.add_scatter(
-                x=x,
-                y=values,
-                hovertemplate=f"trial {trial.number}, {name}: {ACCURACY}",
+                x=[epoch.epoch for epoch in trial.history],
+                y=[getattr(epoch, column) for epoch in trial.history],
+                hovertemplate=f"trial {trial.number}, {images}: {ACCURACY}",
                 mode="lines",
                 name=name,
                 legendgroup=name,
-                showlegend=first == 0,
+                showlegend=name not in {trace.name for trace in figure.data},
                 line={"color": colour, "dash": dash, "width": 2},
             )
     return figure
@@ -215,7 +238,7 @@ def best_so_far(comparison: Comparison, by: str) -> go.Figure:
         x = progress.epochs if by == "epochs" else [seconds / 60 for seconds in progress.seconds]
         name = literal(answer.study)
         figure.add_scatter(x=x, y=progress.best, mode="lines+markers", line={"shape": "hv"}, name=name)
-    return figure.update_layout(colorway=[*THREE, BEST_COLOUR, COLOURS["pruned"]])
+    return figure.update_layout(colorway=[*THREE, RUNNING, COLOURS["pruned"]])
 
 
 def _scored(trial: TrialRecord) -> bool:
@@ -242,10 +265,12 @@ def finalists(analysis: Analysis) -> go.Figure:
         y=[name for _, name in searched],
         mode="markers",
         name="in the search",
-        marker={"color": BEST_COLOUR, "symbol": "circle-open", "size": 11, "line": {"width": 2}},
+        marker={"color": COLOURS["pruned"], "symbol": "circle-open", "size": 11, "line": {"width": 2}},
         hovertemplate="%{y} in the search: %{x:.2%}<extra></extra>",
     )
-    _dots(figure, [finalist.again.accuracy for finalist in rows], names, "re-trained, 95 % interval")
+    best = analysis.standings.winner
+    chosen = [finalist is best for finalist in rows]
+    _dots(figure, [finalist.again.accuracy for finalist in rows], names, "re-trained, 95 % interval", chosen)
     return figure.update_layout(height=180 + 2 * ROW * len(rows))
 
 
@@ -254,11 +279,16 @@ def ranking(analysis: Analysis) -> go.Figure:
     rows = analysis.ranking[::-1]
     figure = figure_of(f"{analysis.summary.score_on} accuracy", "", xaxis=SHARES)
     labels = [wrapped(row.label) for row in rows]
-    _dots(figure, [row.accuracy for row in rows], labels, "mean, 95 % interval")
+    chosen = [row is analysis.answer for row in rows]
+    _dots(figure, [row.accuracy for row in rows], labels, "mean, 95 % interval", chosen)
     return figure.update_layout(height=120 + (ROW + LINE * (lines_of(labels) - 1)) * len(rows))
 
 
-def _dots(figure: go.Figure, estimates: list[Estimate], names: list[str], legend: str) -> None:
+def _dots(
+    figure: go.Figure, estimates: list[Estimate], names: list[str], legend: str, chosen: Sequence[bool] = ()
+) -> None:
+    """Means and intervals; `chosen`: which of them is the answer."""
+    colours = [BEST_COLOUR if answer else COLOURS["complete"] for answer in chosen]
     figure.add_scatter(
         x=[each.mean for each in estimates],
         y=names,
@@ -270,7 +300,7 @@ def _dots(figure: go.Figure, estimates: list[Estimate], names: list[str], legend
         hovertemplate="%{text}<extra></extra>",
         mode="markers",
         name=legend,
-        marker={"color": COLOURS["complete"], "size": 9},
+        marker={"color": colours or COLOURS["complete"], "size": 9},
     )
 
 

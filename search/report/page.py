@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
-from search.formatting import BEST_COLOUR, COLOURS, assignments, count, duration, percent, points, short
+from search.formatting import BEST_COLOUR, COLOURS, FRONT, assignments, count, duration, percent, points, short
 from search.report import figures, space_figures
 from search.report.analysis import Analysis
 from search.report.comparison import Comparison
@@ -57,6 +57,7 @@ def render(analysis: Analysis) -> str:
         outliers=_outliers(analysis),
         colours=COLOURS,
         best_colour=BEST_COLOUR,
+        front_colour=FRONT,
         most_confused=max((pair[2] for pair in network.confused), default=1) if network else 1,
         filter_scale=_largest(network.filters.weights) if network and network.filters else 1,
     )

@@ -16,9 +16,11 @@ from optuna.trial import FrozenTrial
 
 from fmnist import source
 from fmnist.data import DataSet
+from fmnist.hyperparameters import Hyperparameters, ScoreOn
 from fmnist.own_network import Source
 from search.database.optuna_schema import engine_of
 from search.database.url import default_url, masked, parse
+from search.formatting import written
 from search.study.definition import StudyDefinition
 from search.study.record import attempts_of
 from search.study.store import DATA, VERSIONS, Run, runs, source_of
@@ -55,6 +57,17 @@ class Provenance:
         """A command on the study, as it is typed in any folder; data: whether it reads the data set."""
         options = self.options + (self.data_options if data else "")
         return shlex.join(["fmnist-search", *words.split(), *map(str, names)]) + options
+
+    def training(self, hyperparameters: Hyperparameters, seed: int, score_on: ScoreOn) -> str:
+        """The command that trains a configuration by itself, as it is typed where the network's file is, if any."""
+        words = ["fmnist-search", "train", "--seed", str(seed)]
+        usual = Hyperparameters()
+        for name, value in hyperparameters.model_dump(exclude={"network"}).items():
+            if value != getattr(usual, name):
+                words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+        for name, value in hyperparameters.network.items():
+            words += ["--set", f"{name}={written(value)}"]
+        return shlex.join(words + ["--score-on", score_on] * (score_on != "test")) + self.data_options
 
 
 def provenance(

@@ -6,12 +6,12 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from search.formatting import BEST_COLOUR, COLOURS, SCALE, short, written
+from search.formatting import BEST_COLOUR, COLOURS, FRONT, SCALE, short, written
 from search.report.analysis import Analysis
 from search.report.cost import COSTS
 from search.report.history import TrialRecord, drawn_trials
 from search.report.importance import ordered, position
-from search.report.style import ACCURACY, SHARE, figure_of, in_sight, literal, logarithmic, small, stepped
+from search.report.style import ACCURACY, ANSWER, SHARE, figure_of, in_sight, literal, logarithmic, small, stepped
 from search.study.parameters import Parameter, merged
 
 MOST_COSTS = 1000  # configurations that are drawn, besides the fronts
@@ -38,14 +38,14 @@ def slice_over(analysis: Analysis, name: str) -> go.Figure:
         mode="markers",
         marker={"color": COLOURS["complete"], "size": 7, "opacity": 0.7},
     )
-    best = analysis.summary.best
-    if best and name in best.params:
+    chosen = analysis.chosen
+    if chosen and name in chosen.trial.params:
         figure.add_scatter(
-            x=_values(parameter, [best.params[name]]),
-            y=[best.value],
-            hovertemplate=f"trial {best.label}, the best single training, {name} %{{x}}<br>{ACCURACY}",
+            x=_values(parameter, [chosen.trial.params[name]]),
+            y=[chosen.trial.accuracy],
+            hovertemplate=f"{literal(chosen.name)}, {name} %{{x}}<br>{ACCURACY}",
             mode="markers",
-            marker={"color": BEST_COLOUR, "size": 12, "symbol": "diamond"},
+            marker=ANSWER,
         )
     return figure.update_xaxes(_axis(name, parameter), range=_range(parameter))
 
@@ -54,15 +54,19 @@ def parallel_coordinates(analysis: Analysis) -> go.Figure:
     """Each trial as a line through its values; plotly's own draws with WebGL, which paper and many machines lack."""
     space = _space(analysis)
     score_on = analysis.summary.score_on
-    trials = [trial for trial in drawn_trials(analysis.trials) if trial.accuracy is not None]
+    chosen = analysis.chosen
+    drawn = [trial for trial in drawn_trials(analysis.trials) if trial.accuracy is not None]
+    trials = [trial for trial in drawn if not chosen or trial.number != chosen.trial.number]
     complete = sorted((trial for trial in trials if trial.state == "complete"), key=_accuracy)
     top = complete[-max(1, round(TOP * len(complete))) :] if complete else []
     groups = {
         "pruned": ([trial for trial in trials if trial.state == "pruned"], COLOURS["pruned"], 0.35, 1.0),
         "complete": (complete[: len(complete) - len(top)], COLOURS["complete"], 0.5, 1.0),
-        "the best" if len(top) == 1 else f"the best {len(top)}": (top, BEST_COLOUR, 0.9, 2.0),
+        "the best" if len(top) == 1 else f"the best {len(top)}": (top, FRONT, 0.9, 2.0),
     }
-    accuracies = [_accuracy(trial) for trial in trials]
+    if chosen:
+        groups[literal(chosen.name)] = ([chosen.trial], BEST_COLOUR, 1.0, 3.0)
+    accuracies = [_accuracy(trial) for trial in drawn]
     low, high = min(accuracies, default=0.0), max(accuracies, default=1.0)
     names = [*space, "accuracy"]
     bottom = 2 * BELOW if analysis.conditional else BELOW
@@ -84,7 +88,7 @@ def parallel_coordinates(analysis: Analysis) -> go.Figure:
         for value in _ticks(parameter):
             _tick(figure, place, position(parameter, value), short(value))
     for place, name in enumerate(space if analysis.conditional else ()):
-        if any(name not in trial.params for trial in trials):
+        if any(name not in trial.params for trial in drawn):
             _tick(figure, place, 1.5 * BELOW, "–")
     for at, accuracy in ((0.0, low), (1.0, high)):
         _tick(figure, len(space), at, f"{accuracy:.1%}")
@@ -148,6 +152,14 @@ def contour(analysis: Analysis) -> go.Figure:
         marker={"color": "white", "size": 6, "line": {"color": "#1b1f24", "width": 1.2}},
         hoverinfo="skip",
     )
+    if (chosen := analysis.chosen) and {found.x, found.y} <= chosen.trial.params.keys():
+        figure.add_scatter(
+            x=_values(x, [chosen.trial.params[found.x]]),
+            y=_values(y, [chosen.trial.params[found.y]]),
+            hovertemplate=f"{literal(chosen.name)}<extra></extra>",
+            mode="markers",
+            marker=ANSWER | {"line": {"color": "white", "width": 1.5}},
+        )
     return figure.update_xaxes(_axis(found.x, x)).update_yaxes(_axis(found.y, y))
 
 
@@ -174,9 +186,19 @@ def cost(analysis: Analysis, name: str) -> go.Figure:
         hovertemplate=f"%{{text}}<br>{title} %{{x}}<br>{ACCURACY}",
         mode="lines+markers",
         name="Pareto front",
-        marker={"color": BEST_COLOUR, "size": 8},
+        marker={"color": FRONT, "size": 8},
         line={"shape": "hv", "width": 2},
     )
+    if answer := analysis.answer_cost:
+        figure.add_scatter(
+            x=[getattr(answer, name)],
+            y=[answer.accuracy],
+            text=[literal(answer.label if answer.trial is None else f"trial {answer.trial}: {answer.label}")],
+            hovertemplate=f"the answer, %{{text}}<br>{title} %{{x}}<br>{ACCURACY}",
+            mode="markers",
+            name="the answer",
+            marker=ANSWER,
+        )
     values = [getattr(each, name) for each in analysis.costs]
     if name == "epochs":
         return figure.update_xaxes(stepped(min(values), max(values)))

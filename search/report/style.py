@@ -10,7 +10,10 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from search.formatting import BEST_COLOUR
+
 SHARE = ".2~%"  # of ticks
+ANSWER = {"color": BEST_COLOUR, "size": 12, "symbol": "diamond"}  # a marker of the answer
 ACCURACY = "%{y:.2%}<extra></extra>"  # the end of what is shown under the mouse
 ROUND = (1, 2, 5)  # of ticks, and what is ten, a hundred ... times as much
 MANTISSAS = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8), tuple(n / 10 for n in range(10, 100)))

@@ -97,6 +97,27 @@ def _told_apart(ties: list[bool]) -> str:
     return f"Each of the other {len(ties)} is worse by more than noise."
 
 
+def verdict(standings: Standings) -> str:
+    """The answer of a search in one plain sentence: what it gained on the default."""
+    best = standings.winner
+    if best is None:
+        return _nobody(standings, len(standings.finalists) + len(standings.unscored))
+    so_far = "" if standings.final else "So far: "
+    if best.is_default:
+        others = len(standings.finalists) + len(standings.unscored) > 1
+        nothing = "The search found nothing better than the default configuration."
+        return so_far + (nothing if others else "The default configuration is the only finalist.")
+    gain, name = best.again.gain, called(best)
+    if gain is None:
+        return f"{so_far}{name[0].upper()}{name[1:]} won; too few trainings to tell its gain on the default from noise."
+    if gain.is_noise:
+        return (
+            f"{so_far}The search found nothing that is certainly better than the default configuration: {name} scored "
+            f"{points(gain.mean)} points higher, which may be noise ({span(gain)})."
+        )
+    return f"{so_far}{name[0].upper()}{name[1:]} is {points(gain.mean)} points better than the default ({span(gain)})."
+
+
 def winner(standings: Standings) -> str:
     """The answer of a search in a few sentences."""
     best, those = standings.winner, len(standings.finalists) + len(standings.unscored)

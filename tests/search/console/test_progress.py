@@ -84,9 +84,7 @@ def test_a_pipe_is_told_how_far_a_search_is_that_finishes_nothing_for_long(monke
     paused = replace(SUMMARY, trials=replace(SUMMARY.trials, paused=3))
     for now in (100.0, 100 + QUIET, 101 + QUIET, 102 + QUIET, 102 + 2 * QUIET):  # noqa: B007
         progress.show(paused, [])
-    said = (
-        "[5/11] 3 paused, 4 waiting; trial 6 at epoch 2 of 5 (90.51 %); trial 7 at epoch 0.25 of 14; best 91.23 %"
-    )
+    said = "[5/11] 3 paused, 4 waiting; trial 6 at epoch 2 of 5 (90.51 %); trial 7 at epoch 0.25 of 14; best 91.23 %"
     assert console.file.getvalue().splitlines() == [said, said]  # type: ignore[attr-defined]
 
 
