@@ -9,7 +9,7 @@ from search.report.history import BEST_TRIALS, Spell, TrialRecord, drawn_curves,
 from search.report.style import ACCURACY, SHARE, clock, figure_of, lines_of, literal, wrapped
 from search.report.writeup import WRITEUP_ACCURACY
 from search.results import wording
-from search.results.ranking import Estimate
+from search.results.intervals import Estimate
 
 BAR = 22  # pixels of a worker
 FINE = 300  # attempts from which on lines between them would be all that is seen
@@ -264,7 +264,7 @@ def _dots(figure: go.Figure, estimates: list[Estimate], names: list[str], legend
         y=names,
         error_x={
             "type": "data",
-            "array": [0 if each.high is None else each.high - each.mean for each in estimates],
+            "array": [_margin(each) for each in estimates],
         },
         text=[f"{percent(each.mean)} ({wording.interval(each)}), n = {each.n}" for each in estimates],
         hovertemplate="%{text}<extra></extra>",
@@ -272,6 +272,10 @@ def _dots(figure: go.Figure, estimates: list[Estimate], names: list[str], legend
         name=legend,
         marker={"color": COLOURS["complete"], "size": 9},
     )
+
+
+def _margin(estimate: Estimate) -> float:
+    return 0 if estimate.high is None else estimate.high - estimate.mean
 
 
 def writeup(analysis: Analysis) -> go.Figure:
@@ -288,7 +292,7 @@ def writeup(analysis: Analysis) -> go.Figure:
         figure.add_scatter(
             x=x,
             y=[row.ours.mean for row in rows],
-            error_y={"type": "data", "array": [(row.ours.high or 0) - row.ours.mean for row in rows]},
+            error_y={"type": "data", "array": [_margin(row.ours) for row in rows]},
             mode="lines+markers",
             name=f"ours, {epochs} epochs",
             line={"color": colour},
