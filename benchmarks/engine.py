@@ -31,6 +31,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from scipy.stats import ttest_ind
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -40,7 +41,7 @@ from fmnist import data as fashion
 from fmnist.data import SIDE, LabelledImages, Splits
 from fmnist.hyperparameters import Hyperparameters
 from fmnist.training import Training
-from search.results.ranking import difference, estimate
+from search.results.intervals import estimate
 from search.run.local import cores
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -245,9 +246,11 @@ def speed_table(record: dict[str, Any]) -> Table:
 
 def accuracy_line(name: str, found: dict[str, list[float]], count: int) -> str:
     """Both means and their difference, in percent and points."""
-    gain = difference(found["ours"], found["stock"])
     means = ", ".join(f"{loop} {estimate(values).mean:.2%}" for loop, values in found.items())
-    interval = f"{100 * gain.low:+.2f} to {100 * gain.high:+.2f}" if gain else "one seed tells no interval"
+    interval = "one seed tells no interval"
+    if len(found["ours"]) > 1:
+        gain = ttest_ind(found["ours"], found["stock"], equal_var=False).confidence_interval()
+        interval = f"{100 * gain.low:+.2f} to {100 * gain.high:+.2f}"
     gap = 100 * (estimate(found["ours"]).mean - estimate(found["stock"]).mean)
     return (
         f"{name}, {count} epochs, {len(found['ours'])} seeds: {means}; ours less stock {gap:+.2f} points ({interval}); "

@@ -34,6 +34,7 @@ import optuna
 import torch
 from rich.console import Console
 from rich.table import Table
+from scipy.stats import ttest_ind
 
 from benchmarks import stock
 from benchmarks.machine import machine
@@ -45,7 +46,7 @@ from fmnist.hyperparameters import Hyperparameters
 from fmnist.training import Training
 from search.database.connection import open_storage
 from search.database.url import default_url
-from search.results.ranking import difference, estimate
+from search.results.intervals import estimate
 from search.run.local import cores
 from search.study import definition
 from search.study.record import FINISHED, history_of
@@ -164,12 +165,12 @@ def verdict(searches: dict[str, Searched]) -> list[str]:
     whole = ours.seconds + ours.finalists_seconds
     for name, other in searches.items():
         if name != "ours":
-            gain = difference(ours.retrained, other.retrained)
-            assert gain is not None
+            gain = estimate(ours.retrained).mean - estimate(other.retrained).mean
+            low, high = ttest_ind(ours.retrained, other.retrained, equal_var=False).confidence_interval()
             lines.append(
                 f"ours is {other.seconds / ours.seconds:.1f} times as fast as {name}, with its finalists "
                 f"{other.seconds / whole:.1f} times; its re-trained accuracy less that of {name}: "
-                f"{100 * gain.mean:+.2f} points ({100 * gain.low:+.2f} to {100 * gain.high:+.2f})"
+                f"{100 * gain:+.2f} points ({100 * low:+.2f} to {100 * high:+.2f})"
             )
     lines.append(f"ours with its finalists took {clock(whole)}; it may take {MINUTES} min")
     if "stock" in searches:

@@ -23,7 +23,8 @@ from search.report.history import audit, pruning
 from search.report.importance import Importances
 from search.report.writeup import compare
 from search.results.finalists import Finalist, Standings
-from search.results.ranking import Configuration, estimate, rank
+from search.results.intervals import estimate
+from search.results.ranking import Configuration, rank
 from search.study import definition as definitions
 from search.study.definition import StudyDefinition
 from search.study.places import ARTIFACTS
@@ -235,9 +236,8 @@ def report_standings(again: list[Configuration], trained: int = 6, *, tested: bo
     """The first was trial 7 of the search and the default was pruned there."""
     finalists = [Finalist(None if one.is_default else 7, None if one.is_default else 0.95, one) for one in again]
     test = estimate([0.88, 0.89]) if tested else None
-    return Standings(
-        "s", "validation" if tested else "test", trained, 6, 0, False, finalists, Path("best.pt"), 0.91, test
-    )
+    score_on, best = "validation" if tested else "test", Path("best.pt")
+    return Standings("s", score_on, trained, 6, 0, False, finalists, best, 0.91, test, searched=12)
 
 
 def ranking_of(*values: tuple[int, list[float]]) -> list[Configuration]:

@@ -19,7 +19,7 @@ from search.console.progress import live_view
 from search.console.terminal import handled
 from search.database.retry import persistently
 from search.database.url import options_for
-from search.formatting import count, marked, percent, points, short
+from search.formatting import count, marked, percent, short
 from search.queue import tickets
 from search.results import wording
 from search.results.finalists import Standings, standings_of
@@ -109,9 +109,8 @@ def show_finalists(console: Console, study: str, standings: Standings | None) ->
     if standings is None:
         say(f"Study {study} has no finalists yet: no trial is complete, or none is trained again.")
         return
-    table = _table(
-        f"Finalists of study {study}", "trial", "search", "re-trained", "95 % interval", "shrinkage", "seeds"
-    )
+    columns = ("trial", "search", "re-trained", "95 % interval", "change", "seeds")
+    table = _table(f"Finalists of study {study}", *columns)
     table.add_column("")
     for place, finalist in enumerate(standings.finalists):
         table.add_row(
@@ -119,7 +118,7 @@ def show_finalists(console: Console, study: str, standings: Standings | None) ->
             "-" if finalist.search is None else percent(finalist.search),
             percent(finalist.again.accuracy.mean),
             wording.interval(finalist.again.accuracy),
-            "-" if finalist.shrinkage is None else points(finalist.shrinkage),
+            wording.change(finalist),
             str(finalist.again.accuracy.n),
             wording.standing(finalist.again, "" if place else standings.title),
         )

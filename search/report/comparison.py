@@ -12,7 +12,8 @@ from optuna.trial import FrozenTrial, TrialState
 from search.formatting import points
 from search.report.history import beginning, last
 from search.results.finalists import standings_of
-from search.results.ranking import Difference, Estimate, difference, estimate, rank
+from search.results.intervals import Difference, Estimate, Pooled
+from search.results.ranking import rank
 from search.study.record import FINISHED, history_of
 from search.study.store import DATA, definition_of
 
@@ -57,8 +58,8 @@ class Answer:
 class Comparison:
     """Studies side by side.
 
-    differences: of each but the first from the first, corrected; None without two seeds each or the same
-    images. left_out: studies without a complete trial.
+    differences: of each but the first from the first, with intervals that hold together; None without two seeds each
+    or the same images. left_out: studies without a complete trial.
     """
 
     answers: list[Answer]
@@ -80,11 +81,13 @@ def compare(studies: list[tuple[optuna.Study, Path]]) -> Comparison:
     """Gather the numbers of studies and their folders; those without a complete trial are left out."""
     found = {study.study_name: _answer(study, folder) for study, folder in studies}
     answers = [answer for answer in found.values() if answer]
-    differences = [
-        difference(each.accuracies, answers[0].accuracies, len(answers) - 1) if each.comparable(answers[0]) else None
-        for each in answers[1:]
-    ]
-    return Comparison(answers, differences, [name for name, answer in found.items() if answer is None])
+    return Comparison(answers, _differences(answers), [name for name, answer in found.items() if answer is None])
+
+
+def _differences(answers: list[Answer]) -> list[Difference | None]:
+    comparable = [answer for answer in answers if answer.comparable(answers[0])]
+    pooled = Pooled([answer.accuracies for answer in comparable])
+    return [pooled.difference(comparable.index(answer), 0) if answer in comparable else None for answer in answers[1:]]
 
 
 def _answer(study: optuna.Study, folder: Path) -> Answer | None:
@@ -105,7 +108,7 @@ def _answer(study: optuna.Study, folder: Path) -> Answer | None:
         progress=_progress(ended),
         answer=best.label,
         accuracies=best.accuracies,
-        accuracy=estimate(best.accuracies),
+        accuracy=best.accuracy,
         again=again is not None,
     )
 
@@ -135,7 +138,10 @@ def _sentence(first: Answer, other: Answer, found: Difference | None) -> str:
     if not first.comparable(other):
         return f"{other.study} was scored on other images than {first.study}: their accuracies are not comparable."
     if found is None:
-        return f"{other.study} and {first.study} cannot be told apart without two trainings of each answer."
+        return (
+            f"{other.study} and {first.study} cannot be told apart: that takes several trainings of each answer, and "
+            "scores that vary."
+        )
     better, worse = (other, first) if found.mean > 0 else (first, other)
     ends = (found.low, found.high) if found.mean > 0 else (-found.high, -found.low)
     by = f"{points(abs(found.mean))} points ({points(ends[0])} to {points(ends[1])})"

@@ -11,7 +11,7 @@ from search.report.history import BEST_TRIALS, Spell, TrialRecord, drawn_curves,
 from search.report.style import ACCURACY, ANSWER, SHARE, clock, figure_of, lines_of, literal, wrapped
 from search.report.writeup import WRITEUP_ACCURACY
 from search.results import wording
-from search.results.ranking import Estimate
+from search.results.intervals import Estimate
 
 BAR = 22  # pixels of a worker
 RUNNING = "#E69F00"
@@ -294,7 +294,7 @@ def _dots(
         y=names,
         error_x={
             "type": "data",
-            "array": [0 if each.high is None else each.high - each.mean for each in estimates],
+            "array": [_margin(each) for each in estimates],
         },
         text=[f"{percent(each.mean)} ({wording.interval(each)}), n = {each.n}" for each in estimates],
         hovertemplate="%{text}<extra></extra>",
@@ -302,6 +302,10 @@ def _dots(
         name=legend,
         marker={"color": colours or COLOURS["complete"], "size": 9},
     )
+
+
+def _margin(estimate: Estimate) -> float:
+    return 0 if estimate.high is None else estimate.high - estimate.mean
 
 
 def writeup(analysis: Analysis) -> go.Figure:
@@ -318,7 +322,7 @@ def writeup(analysis: Analysis) -> go.Figure:
         figure.add_scatter(
             x=x,
             y=[row.ours.mean for row in rows],
-            error_y={"type": "data", "array": [(row.ours.high or 0) - row.ours.mean for row in rows]},
+            error_y={"type": "data", "array": [_margin(row.ours) for row in rows]},
             mode="lines+markers",
             name=f"ours, {epochs} epochs",
             line={"color": colour},

@@ -12,7 +12,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from fmnist.hyperparameters import ScoreOn
 from search.formatting import marked, percent, points
-from search.results.ranking import Share, diverged, estimate, share
+from search.results.intervals import Share, estimate, share
+from search.results.ranking import diverged
 from search.study.definition import StudyDefinition
 from search.study.record import FINISHED, STEPS_PER_EPOCH, Epoch, attempts_of, audit_of, history_of, reason_of
 from search.study.space import key, marks

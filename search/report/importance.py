@@ -13,7 +13,7 @@ from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvalu
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.database.optuna_schema import StudyOfTrials
-from search.results.ranking import CONFIDENCE
+from search.results.intervals import CONFIDENCE
 from search.study import space
 from search.study.definition import StudyDefinition
 from search.study.parameters import Parameter

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from fmnist.data import CLASSES
 from search.formatting import percent, points
-from search.results.ranking import Difference, Estimate, difference, estimate
+from search.results.intervals import Difference, Estimate, Pooled, estimate
 from search.study.definition import StudyDefinition
 from search.study.record import STEPS_PER_EPOCH, saved_of
 
@@ -70,9 +70,9 @@ def compare(definition: StudyDefinition, trials: Iterable[FrozenTrial]) -> Compa
             groups[epochs].append(trial)
     if any(len(group) < 2 for group in groups.values()):
         return None
-    finals = {epochs: [trial.value or 0.0 for trial in group] for epochs, group in groups.items()}
-    pairs = [(3, 7), (7, 5), (3, 5)]
-    differences = {(a, b): difference(finals[a], finals[b], len(pairs)) for a, b in pairs}
+    finals = Pooled([[trial.value or 0.0 for trial in group] for group in groups.values()])
+    place = {epochs: index for index, epochs in enumerate(groups)}
+    differences = {(a, b): finals.difference(place[a], place[b]) for a, b in ((3, 7), (7, 5), (3, 5))}
     return Comparison(
         by_epoch=[
             Row(epochs, str(epoch), theirs, estimate([_accuracy(trial, epoch) for trial in group]))

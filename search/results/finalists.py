@@ -19,7 +19,8 @@ from fmnist.seeds import derive
 from search.database.optuna_schema import FIXED_PARAMETERS
 from search.outputs import BEST
 from search.queue.tickets import counts, is_done
-from search.results.ranking import Configuration, Estimate, accuracies_of, by_configuration, estimate, rank
+from search.results.intervals import Estimate, estimate
+from search.results.ranking import Configuration, accuracies_of, by_configuration, rank
 from search.study import space
 from search.study.definition import StudyDefinition
 from search.study.parameters import is_complete
@@ -51,9 +52,9 @@ class Finalist:
         return self.again.mark
 
     @property
-    def shrinkage(self) -> float | None:
-        """By how much the search's accuracy was too good."""
-        return None if self.search is None else self.search - self.again.accuracy.mean
+    def change(self) -> float | None:
+        """What the mean of its fresh trainings is above the search's accuracy: mostly negative, as that was chosen."""
+        return None if self.search is None else self.again.accuracy.mean - self.search
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class Standings:
     to nothing. outdated: whether the search has found a better configuration since. checkpoint: the winner's
     first training, with the accuracy of that one. test: of the winner, if another split chose it. unfinished:
     whether the search is short of its goal, so that it may find others. unscored: those without an accuracy.
+    searched: finished trials of the search, all scored on the images that score the finalists.
     """
 
     study: str
@@ -93,6 +95,7 @@ class Standings:
     test: Estimate | None
     unfinished: bool = False
     unscored: list[Unscored] = field(default_factory=list)
+    searched: int = 0
 
     @property
     def winner(self) -> Finalist | None:
@@ -124,7 +127,7 @@ class Standings:
 
     def as_json(self) -> dict[str, Any]:
         """The record that `finalists --json` prints."""
-        finalists = [asdict(each) | {"shrinkage": each.shrinkage} for each in self.finalists]
+        finalists = [asdict(each) | {"change": each.change} for each in self.finalists]
         checkpoint = str(self.checkpoint) if self.checkpoint else None
         return asdict(self) | {"finalists": finalists, "checkpoint": checkpoint, "final": self.final}
 
@@ -210,7 +213,8 @@ def standings_of(study: optuna.Study, folder: Path | None = None) -> Standings |
     points = points_of(definition, trials)
     settlement = again.user_attrs.get(SETTLED, {})
     found = Found(**settlement["found"]) if "found" in settlement else None
-    if found is None or (found.complete, found.points) != (counts(study)[TrialState.COMPLETE], points):
+    state = counts(study)
+    if found is None or (found.complete, found.points) != (state[TrialState.COMPLETE], points):
         found = find(study, points)
     finished = Counter(space.key(trial.params) for trial in trials if trial.state in FINISHED)
     if not finished:
@@ -232,6 +236,7 @@ def standings_of(study: optuna.Study, folder: Path | None = None) -> Standings |
         test=estimate(settlement["test"]) if settled and settlement["test"] else None,
         unfinished=not is_done(study),
         unscored=_unscored(found, searched, trials),
+        searched=sum(state[each] for each in FINISHED),
     )
 
 

@@ -1,108 +1,18 @@
-"""Configurations ranked by the mean of their trainings, and intervals of means, differences and shares."""
+"""Configurations ranked by the mean of their trainings."""
 
-import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import fmean
 
 from optuna.trial import FrozenTrial, TrialState
 
 from search.formatting import assignments, marked
+from search.results.intervals import Difference, Estimate, Pooled
 from search.study import space
 from search.study.definition import StudyDefinition
 from search.study.record import reason_of, saved_of
 from search.study.space import Point
-
-CONFIDENCE = 0.95
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean of `n` values. deviation, low, high: None where one value tells nothing of them."""
-
-    n: int
-    mean: float
-    deviation: float | None
-    low: float | None
-    high: float | None
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A difference of two means and its interval."""
-
-    mean: float
-    low: float
-    high: float
-
-    @property
-    def is_noise(self) -> bool:
-        """Whether the interval holds zero."""
-        return self.low <= 0 <= self.high
-
-
-@dataclass(frozen=True)
-class Share:
-    """A share of hits in `n`, and its interval."""
-
-    hits: int
-    n: int
-    low: float
-    high: float
-
-
-def estimate(values: Sequence[float]) -> Estimate:
-    """The mean of independent values, with its interval by the t distribution.
-
-    Raises:
-        ValueError: there are none.
-    """
-    n, mean = len(values), fmean(values)
-    if n == 1:
-        return Estimate(n, mean, None, None, None)
-    deviation = stdev(values)
-    margin = _t(CONFIDENCE, n - 1) * deviation / math.sqrt(n)
-    return Estimate(n, mean, deviation, mean - margin, mean + margin)
-
-
-def difference(first: Sequence[float], second: Sequence[float], comparisons: int = 1) -> Difference | None:
-    """The mean of the first values less that of the second, with its interval by Welch (1947).
-
-    Args:
-        comparisons: made together; each interval is so much wider that all of them hold
-            together with the stated confidence (Bonferroni).
-
-    Returns:
-        None where one of the two has fewer than two values.
-    """
-    if min(len(first), len(second)) < 2:
-        return None
-    mean = fmean(first) - fmean(second)
-    parts = [stdev(values) ** 2 / len(values) for values in (first, second)]
-    if sum(parts) == 0:
-        return Difference(mean, mean, mean)
-    freedom = sum(parts) ** 2 / sum(
-        part**2 / (len(values) - 1) for part, values in zip(parts, (first, second), strict=True)
-    )
-    margin = _t(1 - (1 - CONFIDENCE) / comparisons, freedom) * math.sqrt(sum(parts))
-    return Difference(mean, mean - margin, mean + margin)
-
-
-def share(hits: int, n: int) -> Share:
-    """A share of n trials, n > 0, with its interval by Wilson (1927)."""
-    from scipy.stats import binomtest
-
-    interval = binomtest(hits, n).proportion_ci(CONFIDENCE, method="wilson")
-    return Share(hits, n, float(interval.low), float(interval.high))
-
-
-def _t(confidence: float, freedom: float) -> float:
-    """The quantile of Student's t distribution that bounds a two-sided interval."""
-    from scipy.special import stdtrit  # scipy.stats has it too, and takes half a second to import
-
-    return float(stdtrit(freedom, (1 + confidence) / 2))
-
 
 FEW = 2  # parameters that are all named
 
@@ -112,11 +22,13 @@ class Configuration:
     """One configuration and its complete trials.
 
     changes: what of `params` differs from the default. trials, accuracies: their numbers and what they came
-    to. seconds: that a training took, on average. behind: how far it is behind the best, None for that
-    itself. gain: what it gains on the default, None for that itself. Both have intervals that are corrected
-    for comparing all of them, and are None where one of the two has a single training. diverged, pruned: its
-    trainings that came to no accuracy; of a study without repetitions pruned ones are not counted. mark: whether it
-    is the default, or which of the study's starting points.
+    to. accuracy: their mean, with an interval by the deviation pooled over all configurations. seconds: that a
+    training took, on average. behind: how far it is behind the best, None for that itself. gain: what it gains
+    on the default, None for that itself. Both have intervals that hold together for all pairs of configurations, and
+    are None where one of the two has a single training, or no training scored otherwise than another of its
+    configuration. images: that scored it, None where that is not recorded. diverged, pruned: its trainings that came
+    to no accuracy; of a study without repetitions pruned ones are not counted. mark: whether it is the default, or
+    which of the study's starting points.
     """
 
     params: Point
@@ -127,6 +39,7 @@ class Configuration:
     seconds: float
     behind: Difference | None
     gain: Difference | None
+    images: int | None = None
     diverged: int = 0
     pruned: int = 0
     mark: str | None = None
@@ -199,20 +112,27 @@ def rank(definition: StudyDefinition, trials: Iterable[FrozenTrial]) -> list[Con
     ranked = sorted(found, key=lambda key: (lost[key] + pruned[key] > 0, -fmean(values[key])))
     default, marks = space.key(space.default_point(definition)), space.marks(definition)
     defaults = definition.default_values
-    others = max(1, len(ranked) - 1)
+    pooled = Pooled([values[key] for key in ranked])  # all of them, as the best is chosen among all
+    reference = ranked.index(default) if default in found else None
     return [
         Configuration(
             params=found[key][0].params,
             changes={name: value for name, value in key if value != defaults.get(name)},
             trials=[trial.number for trial in found[key]],
             accuracies=values[key],
-            accuracy=estimate(values[key]),
+            accuracy=pooled.estimate(place),
             seconds=fmean(saved.seconds if (saved := saved_of(trial)) else 0.0 for trial in found[key]),
-            behind=None if key == ranked[0] else difference(values[ranked[0]], values[key], others),
-            gain=None if key == default else difference(values[key], values.get(default, []), others),
+            behind=pooled.difference(0, place) if place else None,
+            gain=None if reference in (None, place) else pooled.difference(place, reference),
+            images=_images(found[key][0]),
             diverged=lost[key],
             pruned=pruned[key],
             mark=marks.get(key),
         )
-        for key in ranked
+        for place, key in enumerate(ranked)
     ]
+
+
+def _images(trial: FrozenTrial) -> int | None:
+    saved = saved_of(trial)
+    return sum(map(sum, saved.confusion)) or None if saved else None

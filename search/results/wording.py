@@ -6,7 +6,8 @@ from optuna.trial import FrozenTrial
 
 from search.formatting import assignments, count, marked, percent, points
 from search.results.finalists import Finalist, Standings, Unscored
-from search.results.ranking import Configuration, Difference, Estimate, left_behind
+from search.results.intervals import Difference, Estimate, sampling_margin
+from search.results.ranking import Configuration, left_behind
 from search.results.summary import Summary
 from search.study.definition import StudyDefinition
 
@@ -35,6 +36,35 @@ def span(difference: Difference) -> str:
     return f"95 % interval {points(difference.low)} to {points(difference.high)}"
 
 
+def _with_interval(estimate: Estimate) -> str:
+    """The same in parentheses after a mean; nothing where there is none."""
+    return "" if estimate.low is None else f" (95 % interval {interval(estimate)})"
+
+
+def precision(configurations: list[Configuration], noun: str) -> str:
+    """How the intervals of configurations are made, and what they leave out; empty where none has one."""
+    repeated = [one for one in configurations if one.accuracy.low is not None]
+    if not repeated:
+        return ""
+    sentences = ["The interval is over seeds."]
+    if len(repeated) > 1:
+        sentences = [
+            f"Intervals are over seeds, from one standard deviation pooled over all {noun} (only in part where "
+            "theirs differ); those of differences are corrected for all pairs (Tukey)."
+        ]
+    if images := repeated[0].images:
+        margin = sampling_margin(repeated[0].accuracy.mean, images)
+        sentences.append(
+            f"Another {images:,} images would move all scores together by about ± {100 * margin:.2g} points."
+        )
+    return " ".join(sentences)
+
+
+def change(finalist: Finalist) -> str:
+    """How far from its score in the search the mean of its fresh trainings is: -0.21, +0.05."""
+    return "-" if finalist.change is None else f"{100 * finalist.change:+.2f}"
+
+
 def gain(configuration: Configuration) -> str:
     """What it gains on the default: +0.21, noise."""
     if configuration.gain is None:
@@ -49,12 +79,12 @@ def lost(configuration: Configuration) -> str:
 
 
 def standing(configuration: Configuration, best: str) -> str:
-    """Whether a configuration is the best (in a word for that), ties with it, by how much it is worse, or why it cannot
-    be the best."""
+    """Whether a configuration is the best (in a word for that, empty for the others), ties with it, by how much it is
+    worse, or why it cannot be the best."""
     if not configuration.whole:
         return lost(configuration)
     if configuration.behind is None:
-        return best if configuration.accuracy.n > 1 else ""
+        return (best or "tie") if configuration.accuracy.n > 1 else ""
     return "tie" if configuration.behind.is_noise else f"{100 * configuration.behind.mean:.2f} behind"
 
 
@@ -78,12 +108,13 @@ def ranked(ranking: list[Configuration]) -> str | None:
     if len(repeated) < 2 or repeated[0] is not ranking[0] or ranking[0].finished < max(one.finished for one in ranking):
         return None
     best, *others = [one for one in repeated if one.whole]
-    sentences = [f"Best: {best.label}, {percent(best.accuracy.mean)} (95 % interval {interval(best.accuracy)})."]
+    sentences = [f"Best: {best.label}, {percent(best.accuracy.mean)}{_with_interval(best.accuracy)}."]
     if others:
         sentences.append(_told_apart([other.behind is None or other.behind.is_noise for other in others]))
     if broken := [one for one in ranking if not one.whole]:
         sentences.append(f"{count(len(broken), 'configuration')} with trainings that came to no accuracy cannot be it.")
-    return " ".join(sentences)
+    sentences.append(precision(ranking, "configurations"))
+    return " ".join(filter(None, sentences))
 
 
 def _told_apart(ties: list[bool]) -> str:
@@ -132,19 +163,24 @@ def winner(standings: Standings) -> str:
     if standings.unfinished:
         sentences.append("The search is unfinished, so it may still find others.")
     if standings.test:
-        span = f" (95 % interval {interval(standings.test)})" if standings.test.n > 1 else ""
-        sentences.append(f"On the test images, which nothing was chosen by: {percent(standings.test.mean)}{span}.")
+        test = f"{percent(standings.test.mean)}{_with_interval(standings.test)}"
+        sentences.append(f"On the test images, which nothing was chosen by: {test}.")
     elif best and those > 1:
-        sentences.append(f"It was chosen among {those} on the same {standings.score_on} images.")
-    return " ".join(sentences)
+        sentences.append(
+            f"It was chosen among {those} finalists after {count(standings.searched, 'trial')} of the search, all "
+            f"scored on the same {standings.score_on} images."
+        )
+    if best:
+        sentences.append(precision([finalist.again for finalist in standings.finalists], "finalists"))
+    return " ".join(filter(None, sentences))
 
 
 def _ahead(standings: Standings, best: Finalist) -> str:
     accuracy = best.again.accuracy
-    span = f" (95 % interval {interval(accuracy)})" if accuracy.n > 1 else ""
     answer = (
         f"{standings.title.capitalize()}: {called(best)}, "
-        f"{percent(accuracy.mean)} {standings.score_on} accuracy, mean of {count(accuracy.n, 'fresh seed')}{span}: "
+        f"{percent(accuracy.mean)} {standings.score_on} accuracy, mean of "
+        f"{count(accuracy.n, 'fresh seed')}{_with_interval(accuracy)}: "
         f"{assignments(best.again.params)}."
     )
     others = [other for other in standings.finalists[1:] if other.again.whole]

@@ -10,7 +10,8 @@ from search.report.findings import NEXT, findings
 from search.report.history import Audit
 from search.report.importance import Importance, Importances
 from search.results.finalists import Finalist, Standings
-from search.results.ranking import Configuration, difference, rank, share
+from search.results.intervals import Pooled, share
+from search.results.ranking import Configuration, rank
 from tests.factories import (
     GRID,
     NO_IMPORTANCES,
@@ -43,7 +44,7 @@ def test_a_winner_that_is_not_told_from_the_default_needs_so_many_seeds() -> Non
     standings = standing([0.81, 0.82, 0.84])
     text = said("tie", GRID, standings=standings)
     assert text is not None
-    gain = difference([0.81, 0.82, 0.84], [0.80, 0.81, 0.82])
+    gain = Pooled([[0.81, 0.82, 0.84], [0.80, 0.81, 0.82]]).difference(0, 1)
     assert gain is not None
     seeds = int(text.split("--seeds ")[1].split("`")[0])
     assert text.startswith("The winner cannot be told from the default: it gains 1.33 points (95 % interval -1.")

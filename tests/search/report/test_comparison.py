@@ -13,7 +13,7 @@ from search.database.url import default_url
 from search.report.comparison import Comparison, compare
 from search.report.figures import answers, best_so_far
 from search.report.page import render_comparison
-from search.results.ranking import difference, estimate
+from search.results.intervals import Pooled
 from search.study.definition import StudyDefinition
 from search.study.record import ATTEMPTS
 from search.study.store import finalists_name
@@ -83,7 +83,7 @@ def test_an_answer_is_the_best_configuration_with_all_its_trainings(storage: opt
     assert (answer.answer, answer.accuracies, answer.accuracy, answer.again) == (
         "filters=2",
         HIGH,
-        estimate(HIGH),
+        Pooled([HIGH, LOW]).estimate(0),
         False,
     )
 
@@ -97,7 +97,8 @@ def test_finalists_trained_again_are_the_answer_where_there_are_some(storage: op
 
 
 def test_differences_are_from_the_first_and_corrected_for_all_of_them(three: Comparison) -> None:
-    assert three.differences == [difference(HIGH, LOW, 2), difference(WIDE, LOW, 2)]
+    pooled = Pooled([LOW, HIGH, WIDE])
+    assert three.differences == [pooled.difference(1, 0), pooled.difference(2, 0)]
     assert three.differences[0] is not None
     assert three.differences[0].mean == pytest.approx(0.1)
 
@@ -106,7 +107,7 @@ def test_words_name_the_better_one_or_say_that_it_is_too_close_to_call(storage: 
     low, high, wide = (
         study_of(storage, name, trained(*values)) for name, values in (("low", LOW), ("high", HIGH), ("wide", WIDE))
     )
-    found = difference(HIGH, LOW)
+    found = Pooled([HIGH, LOW]).difference(0, 1)
     assert found is not None
     by = f"10.00 points ({100 * found.low:.2f} to {100 * found.high:.2f})"
     assert compare([low, high]).words == f"high is better than low by {by}."
@@ -120,7 +121,10 @@ def test_words_name_the_better_one_or_say_that_it_is_too_close_to_call(storage: 
 def test_a_single_training_tells_nothing_apart(storage: optuna.storages.BaseStorage) -> None:
     found = compare([study_of(storage, "a", trained(*LOW)), study_of(storage, "b", trained(0.99))])
     assert found.differences == [None]
-    assert found.words == "b and a cannot be told apart without two trainings of each answer."
+    assert (
+        found.words
+        == "b and a cannot be told apart: that takes several trainings of each answer, and scores that vary."
+    )
 
 
 @pytest.mark.parametrize(
@@ -148,7 +152,7 @@ def test_a_study_without_a_complete_trial_is_left_out_and_named(storage: optuna.
     )
     assert [answer.study for answer in found.answers] == ["a", "b"]
     assert found.left_out == ["empty", "stopped"]
-    assert found.differences == [difference(HIGH, LOW)]  # one comparison
+    assert found.differences == [Pooled([HIGH, LOW]).difference(0, 1)]  # one pair
     page = render_comparison(found, ["empty", "a", "stopped", "b"])
     assert "no trial of theirs is complete yet: empty, stopped." in page
 

@@ -11,7 +11,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from search.report.findings import findings
 from search.report.history import Audit, Pruning
 from search.report.importance import Importance
-from search.results.ranking import rank, share
+from search.results.intervals import share
+from search.results.ranking import rank
 from search.study.definition import StudyDefinition
 from search.study.record import REASON, Epoch
 from tests.factories import (
@@ -300,12 +301,17 @@ def test_fresh_seeds_are_the_floor_where_there_are_finalists() -> None:
 def test_a_ranking_says_how_many_cannot_be_told_from_the_best() -> None:
     best, tie = trained(0.90, 0.91, 0.92), trained(0.89, 0.91, 0.90, filters=2)
     worse = trained(0.50, 0.51, 0.52, filters=3)
-    first = "Best: filters=4 (default), 91.00 % (95 % interval 88.52–93.48 %)."
-    assert said("ranking", GRID, best + tie + worse) == f"{first} 1 of the other 2 cannot be told from it."
     tie_too = trained(0.88, 0.91, 0.90, filters=3)
-    assert said("ranking", GRID, best + tie + tie_too) == f"{first} None of the other 2 can be told from it."
-    assert said("ranking", GRID, best + tie) == f"{first} The other cannot be told from it."
-    assert said("ranking", GRID, best + worse) == f"{first} The other is worse by more than noise."
+    for others, told in (
+        (tie + worse, "1 of the other 2 cannot be told from it."),
+        (tie + tie_too, "None of the other 2 can be told from it."),
+        (tie, "The other cannot be told from it."),
+        (worse, "The other is worse by more than noise."),
+    ):
+        text = str(said("ranking", GRID, best + others))
+        assert text.startswith("Best: filters=4 (default), 91.00 % (95 % interval ")
+        assert f" %). {told} " in text
+        assert "pooled over all configurations" in text
     assert said("ranking", GRID, best) is None
     once = definition(sampler="grid", space={"filters": {"choices": [2, 3, 4]}})
     assert said("ranking", once, best + tie + worse) is None

@@ -588,20 +588,20 @@ def test_the_json_of_finalists_and_of_the_write_up_has_their_numbers(analysis: A
     assert len(compared["differences"]) == len(beside.comparison.differences) > 0
 
 
-def test_a_search_with_finalists_says_who_won_and_what_shrank(analysis: Analysis) -> None:
+def test_a_search_with_finalists_says_who_won_and_how_far_it_fell(analysis: Analysis) -> None:
     page = render(replace(analysis, standings=report_standings(BETTER)))
     text = text_of(page)
     assert 'id="finalists"' in page
     assert (
-        "Winner: trial 7, 91.00 % test accuracy, mean of 3 fresh seeds (95 % interval 88.52–93.48 %): filters=2. "
-        "It was chosen among 2 on the same test images."
+        "Winner: trial 7, 91.00 % test accuracy, mean of 3 fresh seeds (95 % interval 89.40–92.60 %): filters=2. "
+        "It was chosen among 2 finalists after 12 trials of the search, all scored on the same test images."
     ) in text
-    assert "corrected for 1 comparison)" in text
-    assert "7 95.00 % 91.00 % 88.52–93.48 % 4.00 3 winner +10.00 filters=2" in text
-    assert "default - 81.00 % 78.52–83.48 % - 3 10.00 behind filters=4" in text
+    assert text.count("pooled over all finalists") == 1
+    assert "7 95.00 % 91.00 % 89.40–92.60 % -4.00 3 winner +10.00 filters=2" in text
+    assert "default - 81.00 % 79.40–82.60 % - 3 10.00 behind filters=4" in text
     console = Console(file=io.StringIO(), width=120)
     show_finalists(console, "s", report_standings(BETTER))
-    assert "7 95.00 % 91.00 % 88.52–93.48 % 4.00 3 winner" in " ".join(console.file.getvalue().split())
+    assert "7 95.00 % 91.00 % 89.40–92.60 % -4.00 3 winner" in " ".join(console.file.getvalue().split())
     assert "trainings are finished" not in text
     assert "12 complete, 0 pruned, 6 of finalists" in text
     assert "of finalists" not in text_of(render(analysis))
@@ -627,11 +627,11 @@ def test_a_grid_with_seeds_is_ranked(analysis: Analysis) -> None:
     assert 'id="importances"' not in page
     assert "Importance is not measured where each configuration is trained with several seeds" in text
     assert "is the mean test accuracy of filters=2 on data set" in text
-    assert "over 3 seeds (95 % interval 88.52–93.48 %)." in text
-    assert re.search(r"filters=2 91.00 % 88.52–93.48 % 3 1.0 best \+10.00 filters=4 \(default\) 81.00 %", text)
+    assert "over 3 seeds (95 % interval 89.40–92.60 %)." in text
+    assert re.search(r"filters=2 91.00 % 89.40–92.60 % 3 1.0 best \+10.00 filters=4 \(default\) 81.00 %", text)
     assert "10.00 behind" in text
     tie = text_of(render(with_ranking(analysis, TIE)))
-    assert re.search(r"3 1.0 best \+1.00, noise filters=4 \(default\) 90.00 % 87.52–92.48 % 3 1.0 tie", tie)
+    assert re.search(r"3 1.0 best \+1.00, noise filters=4 \(default\) 90.00 % 88.40–91.60 % 3 1.0 tie", tie)
     once = text_of(render(with_ranking(analysis, ranking_of((2, [0.95]), (4, [0.8, 0.81])))))
     assert "over 1 seed." in once
     assert not re.search(r"\d best\b", once)

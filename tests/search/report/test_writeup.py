@@ -8,7 +8,7 @@ from sklearn.metrics import f1_score
 
 from fmnist.data import CLASSES
 from search.report.writeup import F1, WRITEUP_ACCURACY, Comparison, compare, verdict
-from search.results.ranking import difference, estimate
+from search.results.intervals import Pooled, estimate
 from search.study import definition as definitions
 from search.study.record import CHECKPOINT
 from tests.factories import EPOCHS, REVERSED, around, confusion, ended, writeup_trial, writeup_trials
@@ -82,7 +82,9 @@ def test_f1_is_scikit_learns() -> None:
 
 def test_differences_are_corrected_for_the_three_of_them() -> None:
     found = comparison(SOME)
-    assert found.differences == {(a, b): difference(SOME[a], SOME[b], 3) for a, b in ((3, 7), (7, 5), (3, 5))}
+    pooled, place = Pooled([SOME[3], SOME[5], SOME[7]]), {3: 0, 5: 1, 7: 2}
+    pairs = ((3, 7), (7, 5), (3, 5))
+    assert found.differences == {(a, b): pooled.difference(place[a], place[b]) for a, b in pairs}
 
 
 def test_nothing_is_compared_until_each_number_of_epochs_was_trained_twice() -> None:
@@ -124,10 +126,11 @@ def test_the_verdict_says_what_is_the_other_way_round() -> None:
     text = verdict(comparison(REVERSED))
     assert "does not hold: with several seeds 7 epochs are 4.00 points better than 3 (" in text
     assert "; 5 epochs are 2.00 points better than 3 (" in text
-    assert "; 7 epochs are 2.00 points better than 5 (1.68 to 2.32)." in text  # as in the write-up
-    found = difference(REVERSED[7], REVERSED[3], 3)
-    assert found is not None
-    assert f"({100 * found.low:.2f} to {100 * found.high:.2f})" in text
+    pooled = Pooled([REVERSED[3], REVERSED[5], REVERSED[7]])
+    for found in (pooled.difference(2, 0), pooled.difference(2, 1)):  # the second as in the write-up
+        assert found is not None
+        assert f"({100 * found.low:.2f} to {100 * found.high:.2f})" in text
+    assert "; 7 epochs are 2.00 points better than 5 (" in text
 
 
 def test_the_verdict_says_that_an_order_is_no_more_than_noise() -> None:

@@ -27,8 +27,9 @@ from search.report.analysis import analyse
 from search.report.comparison import compare
 from search.report.page import render
 from search.results import finalists, wording
-from search.results.finalists import Standings, Unscored, define, find, standings_of
-from search.results.ranking import Configuration, Difference, estimate
+from search.results.finalists import Finalist, Standings, Unscored, define, find, standings_of
+from search.results.intervals import Difference, estimate
+from search.results.ranking import Configuration
 from search.run.finalists import retrain as retrain_finalists
 from search.run.finalists import run_finalists, settle
 from search.run.search import run_search
@@ -161,7 +162,7 @@ def test_they_are_trained_again_and_the_winner_is_the_best_mean(
         assert finalist.again.accuracies == [again.trials[number].value for number in finalist.again.trials]
         assert finalist.trial is not None
         assert finalist.search == study.trials[finalist.trial].value
-        assert finalist.shrinkage == pytest.approx(finalist.search - finalist.again.accuracy.mean)
+        assert finalist.change == pytest.approx(finalist.again.accuracy.mean - finalist.search)
     best = checkpoint.load(tmp_path / "s" / "best.pt")
     assert best.hyperparameters.filters == first.again.params["filters"]
     assert evaluate(best.network(), tiny.test).accuracy == standings.checkpoint_accuracy == first.again.accuracies[0]
@@ -521,6 +522,22 @@ def test_words_tell_ties_from_differences() -> None:
     assert wording.standing(configuration([0.9, 0.91], tie), "winner") == "tie"
     assert wording.standing(configuration([0.9, 0.91], worse), "winner") == "2.00 behind"
     assert wording.standing(configuration([0.9], None), "winner") == ""
+    assert wording.standing(configuration([0.9, 0.9], None), "") == "tie"  # of which nothing is known
+
+
+def test_a_change_on_retraining_has_a_sign() -> None:
+    lower, higher, new = (Finalist(1, search, configuration([0.9, 0.9], None)) for search in (0.9021, 0.8995, None))
+    assert [wording.change(each) for each in (lower, higher, new)] == ["-0.21", "+0.05", "-"]
+
+
+def test_words_say_how_intervals_are_made_and_how_many_images_scored() -> None:
+    one = replace(configuration([0.93, 0.931], None), images=10_000)
+    assert wording.precision([one], "finalists") == (
+        "The interval is over seeds. Another 10,000 images would move all scores together by about ± 0.5 points."
+    )
+    assert "pooled over all finalists" in wording.precision([one, one], "finalists")
+    assert "images" not in wording.precision([configuration([0.93, 0.931], None)], "finalists")
+    assert wording.precision([configuration([0.93], None), configuration([0.93, 0.93], None)], "finalists") == ""
 
 
 def test_run_ends_with_the_finalists_and_goes_on_with_them(invoke: Command, study_file: Path, tmp_path: Path) -> None:

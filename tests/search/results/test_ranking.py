@@ -7,7 +7,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from search.report.cost import costs
 from search.results import wording
 from search.results.finalists import Finalist
-from search.results.ranking import difference, estimate, rank
+from search.results.intervals import Pooled
+from search.results.ranking import rank
 from search.results.wording import name
 from search.study.definition import StudyDefinition
 from search.study.record import CHECKPOINT, REASON
@@ -42,15 +43,15 @@ def test_configurations_are_ranked_by_the_mean_of_their_complete_trials() -> Non
     best, default, simple = rank(definition(), TRIALS)
     assert (best.params, best.changes) == ({"epochs": 9, "architecture": "cnn"}, {"epochs": 9})
     assert best.accuracies == [0.92, 0.93]
-    assert best.accuracy == estimate([0.92, 0.93])
+    assert best.accuracy == Pooled([[0.92, 0.93], [0.90, 0.91], [0.80]]).estimate(0)
     assert best.seconds == 4.5
     assert (default.is_default, default.accuracies, default.seconds) == (True, [0.90, 0.91], 2.5)
     assert simple.accuracies == [0.80]
 
 
-def test_differences_from_the_best_and_the_default_are_corrected_for_all_comparisons() -> None:
+def test_differences_from_the_best_and_the_default_are_corrected_for_all_pairs() -> None:
     best, default, simple = rank(definition(), TRIALS)
-    expected = difference([0.92, 0.93], [0.90, 0.91], 2)
+    expected = Pooled([[0.92, 0.93], [0.90, 0.91], [0.80]]).difference(0, 1)
     assert (best.behind, best.gain) == (None, expected)
     assert (default.behind, default.gain) == (expected, None)
     assert (simple.behind, simple.gain) == (None, None)  # a single training
