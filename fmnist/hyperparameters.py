@@ -7,6 +7,7 @@ weights on a given machine and thread count. What merely runs a training
 
 import difflib
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
@@ -138,6 +139,14 @@ class Hyperparameters(BaseModel):
             if getattr(self, name) != fields[name].default:
                 raise ValueError(f"{name}: is not for a network of your own; write network={{{name!r}: ...}}")
         return self
+
+    def with_values(self, values: Mapping[str, Any]) -> Self:
+        """The same with other values, unchecked, those of your own network's constructor among them."""
+        if not is_own(self.architecture):
+            return self.model_copy(update=dict(values))
+        arguments = {name: value for name, value in values.items() if name not in TRAINING}
+        of_training = {name: value for name, value in values.items() if name in TRAINING}
+        return self.model_copy(update={**of_training, "network": {**self.network, **arguments}})
 
     def __hash__(self) -> int:
         return hash((*(value for name, value in self if name != "network"), frozenset(self.network.items())))

@@ -127,8 +127,8 @@ def show_finalists(console: Console, study: str, standings: Standings | None) ->
         all_of_them = f"{unscored.diverged} of {unscored.diverged} diverged"
         table.add_row(wording.name(unscored), searched, "-", "-", "-", "0", all_of_them)
     console.print(table)
-    say(wording.verdict(standings))
-    say(wording.winner(standings))
+    for paragraph in wording.answer(standings):
+        say(paragraph)
     if standings.trained < standings.wanted:
         say(f"{standings.trained} of {standings.wanted} trainings are finished; the same command goes on from here.")
     say(wording.checkpoint(standings))
@@ -167,7 +167,7 @@ def status(summary: Summary, standings: Standings | None, *, running: bool = Tru
         lines.append(f"Best so far: trial {summary.best.label}, {percent(summary.best.value)} on {summary.score_on}.")
     if standings:
         trained = f"{standings.trained} of {standings.wanted} trainings finished"
-        lines.append(f"Finalists: {trained}. {wording.verdict(standings)} {wording.winner(standings)}")
+        lines.append(f"Finalists: {trained}. {' '.join(wording.answer(standings))}")
     return lines
 
 
@@ -175,8 +175,8 @@ def show_best(console: Console, summary: Summary, standings: Standings | None) -
     """The winner of the finalists, or else the best trial, its parameters and checkpoint."""
     say = _speaker(console)
     if standings:
-        say(wording.verdict(standings))
-        say(wording.winner(standings))
+        for paragraph in wording.answer(standings):
+            say(paragraph)
         say(wording.checkpoint(standings))
         return
     if summary.best is None:

@@ -10,6 +10,7 @@ import optuna
 
 from fmnist.data import DataSet
 from fmnist.errors import DataError
+from fmnist.hyperparameters import Hyperparameters
 from search.report.cost import Cost, costs
 from search.report.findings import Evidence, Finding, findings
 from search.report.history import Spell, TrialRecord, audit, beginning, pruning, records, spells, without_pauses
@@ -20,8 +21,6 @@ from search.report.writeup import Comparison, compare
 from search.results.finalists import Standings, standings_of
 from search.results.ranking import Configuration, rank
 from search.results.summary import Summary, summarize
-from search.study import space
-from search.study.definition import StudyDefinition
 from search.study.parameters import SPACE, Parameter, has_conditions, point_of
 from search.study.record import history_of
 from search.study.store import DATA, definition_of, finalists_name, finalists_of
@@ -145,10 +144,9 @@ class Analysis:
         """The command that trains the answer without the study's database; None before there is one."""
         if not self.best:
             return None
-        definition = StudyDefinition.model_validate(self.definition)
+        defaults = Hyperparameters.model_validate(self.definition["defaults"])
         seed = self.network.seed if self.network else 0
-        hyperparameters = space.hyperparameters_of(definition, self.best)
-        return self.provenance.training(hyperparameters, seed, definition.score_on)
+        return self.provenance.training(defaults.with_values(self.best), seed, self.definition["score_on"])
 
     def as_json(self) -> dict[str, Any]:
         """All of it as plain values."""

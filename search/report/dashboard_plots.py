@@ -109,7 +109,7 @@ def with_note(ours: str, former: str) -> str:
 def _answer(analysis: Analysis) -> list[str]:
     summary, best = analysis.summary, analysis.summary.best
     if found := analysis.standings:
-        return [wording.verdict(found), wording.winner(found), wording.checkpoint(found)]
+        return [*wording.answer(found), wording.checkpoint(found)]
     if analysis.repeated and (ranked := wording.ranked(analysis.ranking)):
         return [ranked]
     if best is None:

@@ -55,8 +55,7 @@ def parallel_coordinates(analysis: Analysis) -> go.Figure:
     space = _space(analysis)
     score_on = analysis.summary.score_on
     chosen = analysis.chosen
-    drawn = [trial for trial in drawn_trials(analysis.trials) if trial.accuracy is not None]
-    trials = [trial for trial in drawn if not chosen or trial.number != chosen.trial.number]
+    trials = [trial for trial in drawn_trials(analysis.trials) if trial.accuracy is not None]
     complete = sorted((trial for trial in trials if trial.state == "complete"), key=_accuracy)
     top = complete[-max(1, round(TOP * len(complete))) :] if complete else []
     groups = {
@@ -66,7 +65,7 @@ def parallel_coordinates(analysis: Analysis) -> go.Figure:
     }
     if chosen:
         groups[literal(chosen.name)] = ([chosen.trial], BEST_COLOUR, 1.0, 3.0)
-    accuracies = [_accuracy(trial) for trial in drawn]
+    accuracies = [_accuracy(trial) for trial in trials]
     low, high = min(accuracies, default=0.0), max(accuracies, default=1.0)
     names = [*space, "accuracy"]
     bottom = 2 * BELOW if analysis.conditional else BELOW
@@ -88,7 +87,7 @@ def parallel_coordinates(analysis: Analysis) -> go.Figure:
         for value in _ticks(parameter):
             _tick(figure, place, position(parameter, value), short(value))
     for place, name in enumerate(space if analysis.conditional else ()):
-        if any(name not in trial.params for trial in drawn):
+        if any(name not in trial.params for trial in trials):
             _tick(figure, place, 1.5 * BELOW, "–")
     for at, accuracy in ((0.0, low), (1.0, high)):
         _tick(figure, len(space), at, f"{accuracy:.1%}")

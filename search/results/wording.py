@@ -128,6 +128,11 @@ def _told_apart(ties: list[bool]) -> str:
     return f"Each of the other {len(ties)} is worse by more than noise."
 
 
+def answer(standings: Standings) -> list[str]:
+    """The answer of a search in paragraphs, the first of one sentence."""
+    return [paragraph for paragraph in (verdict(standings), winner(standings)) if paragraph]
+
+
 def verdict(standings: Standings) -> str:
     """The answer of a search in one plain sentence: what it gained on the default."""
     best = standings.winner
@@ -150,9 +155,9 @@ def verdict(standings: Standings) -> str:
 
 
 def winner(standings: Standings) -> str:
-    """The answer of a search in a few sentences."""
+    """What is known of the winner in a few sentences, after the `verdict`."""
     best, those = standings.winner, len(standings.finalists) + len(standings.unscored)
-    sentences = [_ahead(standings, best)] if best else [_nobody(standings, those)]
+    sentences = [_ahead(standings, best)] if best else []
     if standings.diverged:
         sentences.append(_diverged(standings))
     if standings.outdated:
@@ -185,7 +190,10 @@ def _ahead(standings: Standings, best: Finalist) -> str:
     )
     others = [other for other in standings.finalists[1:] if other.again.whole]
     ties = [called(other) for other in others if other.again.behind is None or other.again.behind.is_noise]
-    return f"{answer} Too close to call between it and {listed(ties)}." if ties else answer
+    if not ties:
+        return answer
+    tied = listed(ties)
+    return f"{answer} {tied[0].upper()}{tied[1:]} {'is' if len(ties) == 1 else 'are'} statistically tied with it."
 
 
 def _nobody(standings: Standings, those: int) -> str:

@@ -18,7 +18,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from fmnist.hyperparameters import TRAINING, Hyperparameters
+from fmnist.hyperparameters import Hyperparameters
 from search.formatting import written
 from search.study.definition import DefinitionError, StudyDefinition
 from search.study.parameters import Parameter, Space, applying, cases, point_of, points, walk
@@ -44,13 +44,7 @@ def distribution(parameter: Parameter) -> BaseDistribution:
 
 def hyperparameters_of(definition: StudyDefinition, point: Point) -> Hyperparameters:
     """What is trained at a point; what it does not name is the default."""
-    if not definition.is_own:
-        return definition.defaults.model_copy(update=point)
-    of_training = {name: value for name, value in point.items() if name in TRAINING}
-    arguments = {name: value for name, value in point.items() if name not in TRAINING}
-    return definition.defaults.model_copy(
-        update={**of_training, "network": {**definition.defaults.network, **arguments}}
-    )
+    return definition.defaults.with_values(point)
 
 
 def default_point(definition: StudyDefinition) -> Point:

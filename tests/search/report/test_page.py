@@ -18,6 +18,7 @@ from rich.console import Console
 from fmnist import data
 from fmnist.data import CLASSES, DataSet, split
 from fmnist.evaluation import evaluate
+from search import formatting
 from search.console.status import show_finalists
 from search.database.connection import open_storage
 from search.database.url import default_url
@@ -140,7 +141,7 @@ def test_figures_draw_the_numbers(study: optuna.Study, analysis: Analysis) -> No
         (figures.history(analysis), [trial.number for trial in analysis.trials]),
         (figures.history_by_time(analysis), [trial.ended for trial in analysis.trials]),
     ):
-        pruned, complete, best = figure.data
+        pruned, complete, best, _ = figure.data
         assert list(pruned.x) == []
         assert list(complete.x) == at
         assert list(complete.y) == [trial.accuracy for trial in analysis.trials]
@@ -190,7 +191,7 @@ def test_pruned_trials_have_another_mark_in_the_history_and_are_never_the_best(a
     trials = [
         replace(trial, state="pruned", accuracy=0.999) if trial.number < 4 else trial for trial in analysis.trials
     ]
-    pruned, complete, best = figures.history(replace(analysis, trials=trials)).data
+    pruned, complete, best, *_ = figures.history(replace(analysis, trials=trials)).data
     assert list(pruned.x) == [0, 1, 2, 3]
     assert pruned.marker.symbol != complete.marker.symbol
     assert max(best.y) == max(complete.y) < 0.999
@@ -262,7 +263,7 @@ def test_a_slice_shows_all_that_is_searched(analysis: Analysis, name: str) -> No
 
 
 def test_parallel_coordinates_lead_each_trial_through_its_values_to_its_accuracy(analysis: Analysis) -> None:
-    complete, top = space_figures.parallel_coordinates(analysis).data
+    complete, top, _ = space_figures.parallel_coordinates(analysis).data
     lines = curves_of(complete) | curves_of(top)
     accuracies = [trial.accuracy or 0.0 for trial in analysis.trials]
     low, high = min(accuracies), max(accuracies)
@@ -275,12 +276,12 @@ def test_parallel_coordinates_lead_each_trial_through_its_values_to_its_accuracy
     assert list(curves_of(top)) == [analysis.summary.best.label]
     assert top.name == "the best"
     more = [replace(trial, mark=f"{trial.mark} {copy}") for copy in range(2) for trial in analysis.trials]
-    *_, top = space_figures.parallel_coordinates(replace(analysis, trials=more)).data
+    *_, top, _ = space_figures.parallel_coordinates(replace(analysis, trials=more)).data
     assert (top.name, len(curves_of(top))) == ("the best 2", 2)
 
 
 def test_the_map_of_the_two_most_important_is_drawn_with_its_trials(analysis: Analysis) -> None:
-    surface, points = space_figures.contour(analysis).data
+    surface, points, _ = space_figures.contour(analysis).data
     found = analysis.landscape
     assert found is not None
     assert surface.type == "heatmap"  # filters have five values
@@ -376,11 +377,64 @@ def test_importances_are_drawn_with_their_intervals(analysis: Analysis) -> None:
         assert set(bars.y) == {"a", "b"}
 
 
+def is_highlighted(trace: Any) -> bool:
+    return formatting.BEST_COLOUR in str(trace.to_plotly_json())
+
+
+@pytest.mark.parametrize("finalists", [False, True])
+def test_every_figure_highlights_the_answer_and_nothing_else(analysis: Analysis, finalists: bool) -> None:
+    if finalists:  # of which trial 7 won, which is not the best single training
+        analysis = replace(analysis, standings=report_standings(BETTER))
+    chosen = analysis.chosen
+    assert chosen
+    assert analysis.summary.best
+    assert (chosen.trial.number == 7, chosen.trial.number != analysis.summary.best.number) == (finalists, finalists)
+    highlighted = {}
+    for name, draw in drawers(analysis).items():
+        for trace in filter(is_highlighted, draw(analysis).data):
+            highlighted[name] = trace
+    courses = {
+        "history",
+        "history_by_time",
+        "intermediate_values",
+        "training_curves",
+        "parallel_coordinates",
+        "contour",
+    }
+    slices = {f"slice_{name}" for name in analysis.space}
+    of_trials = courses | slices
+    assert of_trials <= highlighted.keys() <= of_trials | {"finalists"} | {f"cost_{name}" for name in COSTS}
+    for name in of_trials:
+        assert f"trial {chosen.trial.number}" in f"{highlighted[name].name} {highlighted[name].hovertemplate}"
+    assert (highlighted["history"].x, highlighted["history"].y) == ((chosen.trial.number,), (chosen.trial.accuracy,))
+    assert highlighted["history_by_time"].x[0] == pytest.approx(chosen.trial.ended)
+    assert highlighted["slice_filters"].x == (chosen.trial.params["filters"],)
+    curve = curves_of(highlighted["intermediate_values"])[chosen.trial.label]
+    assert curve == chosen.trial.curve
+    if finalists:
+        dots = highlighted["finalists"]
+        assert [
+            name for name, colour in zip(dots.y, dots.marker.color, strict=True) if colour == formatting.BEST_COLOUR
+        ] == ["trial 7"]
+
+
+def test_the_table_of_costs_has_the_answer_though_others_are_better_for_less(analysis: Analysis) -> None:
+    worst = min(analysis.ranking, key=lambda one: one.accuracy.mean)
+    standings = report_standings([replace(BETTER[0], params=worst.params), BETTER[1]])
+    shown = replace(analysis, standings=standings)
+    cost = shown.answer_cost
+    assert cost
+    assert cost.accuracy == worst.accuracy.mean
+    row = re.search(r'<tr class="chosen"><th scope="row">trial (\d+)</th>', render(shown).partition('id="cost"')[2])
+    assert row
+    assert int(row[1]) == worst.trials[0] == cost.trial
+
+
 def test_costs_are_drawn_with_their_fronts(analysis: Analysis) -> None:
     sizes = definition(space={"filters": {"low": 1, "high": 30}})
     trials = [ended(sizes, 0.9 - n % 4 / 10, seconds=20.0 - n, filters=n + 1) for n in range(8)]
     found = costs(sizes, rank(sizes, trials), trials)
-    dear = replace(analysis, costs=found)
+    dear = replace(analysis, costs=found, ranking=[])
     names = [name for name in COSTS if f"cost_{name}" in drawers(dear)]
     assert names == [name for name in COSTS if name != "epochs"]  # in which they do not differ
     for name in names:
@@ -606,7 +660,7 @@ def test_a_search_with_finalists_says_who_won_and_how_far_it_fell(analysis: Anal
     assert "12 complete, 0 pruned, 6 of finalists" in text
     assert "of finalists" not in text_of(render(analysis))
     tie = text_of(render(replace(analysis, standings=report_standings(TIE))))
-    assert "Too close to call between it and the default." in tie
+    assert "The default is statistically tied with it." in tie
     tested = text_of(render(replace(analysis, standings=report_standings(BETTER, tested=True))))
     assert "On the test images, which nothing was chosen by: 88.50 % (" in tested
 

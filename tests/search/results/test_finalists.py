@@ -2,6 +2,8 @@
 
 import io
 import json
+import re
+import shlex
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -327,7 +329,7 @@ def test_a_finalist_of_which_a_training_diverged_does_not_win_by_the_mean_of_the
     assert [finalist.again.params["filters"] for finalist in standings.finalists] == [4, 2]
     assert "Winner: trial 0 (default), 81.00 %" in wording.winner(standings)
     assert "1 training diverged: 1 of 3 of trial 1" in wording.winner(standings)
-    assert "Too close" not in wording.winner(standings)
+    assert "statistically tied" not in wording.winner(standings)
     assert "1 of 3 diverged" in table_of(standings)
     assert standings.as_json()["final"] is True
 
@@ -356,7 +358,7 @@ def test_where_a_training_of_each_diverged_there_is_no_winner(
     standings, stopped = run_finalists(run, 2, 2, Console(quiet=True))
     assert standings is not None
     assert (stopped, standings.winner, standings.decided, standings.final) == (None, None, True, False)
-    assert wording.winner(standings).startswith("No winner: ")
+    assert wording.verdict(standings).startswith("No winner: ")
     assert "nobody won" in wording.checkpoint(standings)
     assert "winner" not in table_of(standings).replace("No winner", "")
     assert not (tmp_path / "s" / "best.pt").exists()
@@ -554,7 +556,15 @@ def test_run_ends_with_the_finalists_and_goes_on_with_them(invoke: Command, stud
     assert "Nothing left to do" in again.stdout
     assert again.stdout[again.stdout.index("Winner") :] == first.stdout[first.stdout.index("Winner") :]
     assert "Winner: trial" in invoke("best", "tiny").stdout
-    assert "trainings finished. Winner: trial" in invoke("status", "tiny").stdout
+    assert re.search(r"trainings finished\. .*default.* Winner: trial", invoke("status", "tiny").stdout)
+
+    numbers = json.loads(Path(invoke("report", "tiny", "--format", "json").stdout.strip()).read_text())
+    _, *words = shlex.split(numbers["answer"]["train"])
+    alone = invoke(*words, "--save", str(tmp_path / "alone.pt"))
+    assert alone.returncode == 0, alone.stderr
+    made, best = checkpoint.load(tmp_path / "alone.pt"), checkpoint.load(tmp_path / "studies" / "tiny" / "best.pt")
+    assert (made.hyperparameters, made.seed, made.score_on) == (best.hyperparameters, best.seed, best.score_on)
+    assert made.history[-1].accuracy == pytest.approx(best.history[-1].accuracy, abs=0.02)  # sums of other threads
 
     more = invoke("finalists", "tiny", "--top", "4", "--seeds", "4", "--json")
     assert more.returncode == 0, more.stderr
