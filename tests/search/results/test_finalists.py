@@ -558,7 +558,7 @@ def test_run_ends_with_the_finalists_and_goes_on_with_them(invoke: Command, stud
     assert "Winner: trial" in invoke("best", "tiny").stdout
     assert re.search(r"trainings finished\. .*default.* Winner: trial", invoke("status", "tiny").stdout)
 
-    numbers = json.loads(Path(invoke("report", "tiny", "--format", "json").stdout.strip()).read_text())
+    numbers = json.loads((tmp_path / invoke("report", "tiny", "--format", "json").stdout.strip()).read_text())
     _, *words = shlex.split(numbers["answer"]["train"])
     alone = invoke(*words, "--save", str(tmp_path / "alone.pt"))
     assert alone.returncode == 0, alone.stderr
