@@ -75,7 +75,7 @@ class MeanOfNetworks(nn.Module):
 
 
 def dump(members: list[Checkpoint], trials: list[int]) -> bytes:
-    """Finished trainings as the content of an ensemble's file; they are of one data set, and MOST_MEMBERS at the most."""
+    """Finished trainings of one data set, MOST_MEMBERS at the most, as the content of an ensemble's file."""
     # The text of a user's network is the same in all, and a history takes more room than is left for many.
     parts = [checkpoint.plain(replace(each, history=each.history[-1:], source=None)) for each in members]
     source = next((each.source for each in members if each.source), None)

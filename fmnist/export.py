@@ -49,7 +49,7 @@ class _OfRawPixels(nn.Module):
 
 
 def write_onnx(saved: Checkpoint | Ensemble, path: Path) -> float:
-    """Write the network of a checkpoint or an ensemble as one graph to an ONNX file, once onnxruntime has reproduced it.
+    """Write a checkpoint's network, or an ensemble, as one ONNX graph, once onnxruntime has reproduced it.
 
     Returns:
         The largest difference between onnxruntime's logits and torch's on random images.

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 def predict(context: click.Context, checkpoint: Path, images: tuple[Path, ...], invert: bool, as_json: bool) -> None:
     """Say what clothes each IMAGE shows: its most likely class, and the probability.
 
-    The CHECKPOINT may be an ensemble. An IMAGE is a PNG or JPEG file of any size, in grey or colour. Where one cannot be read,
-    the others are answered all the same, and the exit code is 1.
+    CHECKPOINT may be an ensemble too. An IMAGE is a PNG or JPEG file of any size, in grey or
+    colour. Where one cannot be read, the others are answered all the same, and the exit code is 1.
 
     \b
     Example:
