@@ -168,8 +168,10 @@ def ensemble(standings: Standings) -> str | None:
     if made is None:
         return None
     costs = f"{made.megabytes:.1f} MB, {made.milliseconds:.2g} ms per image"
-    networks = count(len(made.trials), "network")
-    return f"Ensemble         {standings.ensemble_file}  ({percent(made.score.accuracy)}, {networks}, {costs})"
+    accuracy = percent(made.score.accuracy)
+    if standings.single and standings.score_on != "test":  # of which the line on the best checkpoint says another
+        accuracy += f" of the test images, where that has {percent(standings.single.score.accuracy)}"
+    return f"Ensemble         {standings.ensemble_file}  ({accuracy}, {count(len(made.trials), 'network')}, {costs})"
 
 
 def caution(summary: Summary) -> str:

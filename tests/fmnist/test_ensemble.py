@@ -15,13 +15,14 @@ from fmnist.architectures import build
 from fmnist.checkpoint import Checkpoint, CheckpointError
 from fmnist.choices import Architecture
 from fmnist.data import DataSet, split
-from fmnist.ensemble import MOST_MEMBERS, Ensemble
+from fmnist.ensemble import MOST_MEMBERS, Ensemble, MeanOfNetworks
 from fmnist.evaluation import evaluate
 from fmnist.export import write_onnx
 from fmnist.hyperparameters import Hyperparameters
 from fmnist.training import Training
 from tests.factories import forget_networks
 from tests.fmnist.test_own_network import NET
+from tests.fmnist.test_tta import InPlace
 
 
 def finished(data: DataSet, seed: int, **values: Any) -> Checkpoint:
@@ -75,6 +76,13 @@ def test_it_says_the_mean_of_what_its_members_say(members: list[Checkpoint], con
     assert result.correct == int((expected.argmax(1) == tiny.test.labels).sum())
     assert torch.allclose(result.logits.exp().sum(1), torch.ones(len(tiny.test)), atol=1e-5)
     assert [member.tta for member in made.members] == ["mirror", "none", "mirror"]
+
+
+def test_members_that_change_their_input_do_not_change_each_others() -> None:
+    images = torch.rand(5, 1, 28, 28)
+    expected = images.mul(3).flatten(1)[:, 100:110].softmax(1)
+    made = MeanOfNetworks([InPlace(), InPlace(), InPlace()])
+    assert torch.allclose(made(images).exp(), expected, atol=1e-6)
 
 
 def test_it_says_what_made_it(members: list[Checkpoint], content: bytes, tiny: DataSet) -> None:
