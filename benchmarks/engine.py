@@ -92,7 +92,7 @@ WAYS = (
 def epochs(way: Way, hyperparameters: Hyperparameters, first: Splits, then: Splits) -> Iterator[None]:
     """An epoch on the first images, to warm up, and one on the others; each with its scores."""
     if way.loop == "ours":
-        training = Training(hyperparameters, seed=0)
+        training = Training(hyperparameters, seed=0, tta="none")  # as the stock loop scores
         for splits in (first, then):
             next(training.epochs(splits))
             yield
@@ -182,7 +182,7 @@ def learn(task: tuple[str, str, int, int]) -> tuple[str, str, float]:
     splits = fashion.split(fashion.load(), "test")
     hyperparameters = NETWORKS[name].model_copy(update={"epochs": count})
     if loop == "ours":
-        *_, last = (metrics.accuracy for metrics in Training(hyperparameters, seed).epochs(splits))
+        *_, last = (metrics.accuracy for metrics in Training(hyperparameters, seed, tta="none").epochs(splits))
     else:
         *_, last = stock.epochs(hyperparameters, splits, seed)
     return loop, name, last

@@ -78,7 +78,7 @@ def loading(repeats: int) -> float:
 
 def on_study(folder: Path, trials: int, repeats: int, name: str) -> float:
     """The median wall time of a command on a study of so many trials."""
-    make(default_url(folder), folder, definition.read(ROOT / "studies" / "cnn.toml"), trials, 0)
+    make(default_url(folder), folder, definition.read(ROOT / "studies" / "cnn.toml"), trials, 0, 0)
     return seconds(repeats, name, "s", "--output", str(folder))
 
 

@@ -11,6 +11,7 @@ from fmnist.lazy import exports
 if TYPE_CHECKING:
     from fmnist import checkpoint as checkpoint
     from fmnist import data as data
+    from fmnist import ensemble as ensemble
     from fmnist import own_network as own_network
     from fmnist.errors import ExpectedError as ExpectedError
     from fmnist.evaluation import classification_report as classification_report

@@ -43,6 +43,11 @@ def augment(images: Tensor, kind: str, strength: float) -> Tensor:
     return images
 
 
+def flips(kind: str, strength: float) -> bool:
+    """Whether `augment` mirrors some of the images."""
+    return strength > 0 and not {"flip", "both"}.isdisjoint(augmentations(kind))
+
+
 def _augment(images: Tensor, name: str, strength: float) -> Tensor:
     """Draw and apply one augmentation."""
     if name == "flip":

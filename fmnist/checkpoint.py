@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from fmnist import archive
 from fmnist.architectures import build
-from fmnist.choices import in_file, is_own
+from fmnist.choices import AppliedTta, in_file, is_own
 from fmnist.classes import CLASSES
 from fmnist.data import DataSet
 from fmnist.device import Precision
@@ -31,6 +31,7 @@ from fmnist.hyperparameters import Hyperparameters, ScoreOn
 from fmnist.optimizer import MOMENTS, vector_length
 from fmnist.own_network import OwnNetwork, Source, of_record
 from fmnist.training import QUARTERS, EpochMetrics, Training
+from fmnist.tta import with_tta
 
 FORMAT = "fmnist-search checkpoint 3"
 WITHOUT_DIGEST = "fmnist-search checkpoint 2"  # the format before; its files are read, and no longer written
@@ -46,7 +47,7 @@ class Checkpoint:
     weights: the state of the scored network. resume: the rest of the training's state,
     None once the training is at its end. made_with: versions, device, precision and git commit.
     digest: SHA-256 of the file up to it; None of a file of the format without one.
-    source: of a user's own network that is in a file.
+    source: of a user's own network that is in a file. tta: with which the scores were made.
     """
 
     hyperparameters: Hyperparameters
@@ -60,9 +61,14 @@ class Checkpoint:
     resume: dict[str, Any] | None
     digest: str | None
     source: Source | None = None
+    tta: AppliedTta = "none"
+
+    @property
+    def architecture(self) -> str:
+        return self.hyperparameters.architecture
 
     def network(self) -> nn.Module:
-        """The scored network on the CPU, in evaluation mode.
+        """The scored network on the CPU, in evaluation mode, with its test-time augmentation.
 
         Raises:
             NetworkError: it is the user's own, and its code is not here, or not what is on record.
@@ -73,13 +79,12 @@ class Checkpoint:
         try:
             network.load_state_dict(self.weights)
         except RuntimeError as error:  # of a user's own, whose shapes were not known before
-            raise CheckpointError(_other_weights(self.hyperparameters.architecture)) from error
-        return network.eval()
+            raise CheckpointError(_other_weights(self.architecture)) from error
+        return with_tta(network, self.tta).eval()
 
     def own_network(self) -> OwnNetwork | None:
         """The user's own network, if it is what is on record; None of one of ours."""
-        own = is_own(self.hyperparameters.architecture)
-        return of_record(self.hyperparameters.architecture, self.source) if own else None
+        return of_record(self.architecture, self.source) if is_own(self.architecture) else None
 
 
 def _other_weights(architecture: str) -> str:
@@ -98,22 +103,38 @@ def save(path: Path | str, training: Training, score_on: ScoreOn, data: DataSet)
 def dump(training: Training, score_on: ScoreOn, data: DataSet) -> bytes:
     """The training as it stands, as the content of a checkpoint file."""
     state = training.state_dict()
-    weights = state.pop("averaged")
-    payload = {
-        "format": FORMAT,
-        "hyperparameters": training.hyperparameters.model_dump(),
-        "seed": training.seed,
-        "score_on": score_on,
-        "history": [asdict(metrics) for metrics in training.history],
-        "data_set": data.name,
-        "data_fingerprint": data.fingerprint,
-        "made_with": made_with(training),
-        "weights": weights,
-        "resume": None if training.finished else state,
+    saved = Checkpoint(
+        hyperparameters=training.hyperparameters,
+        seed=training.seed,
+        score_on=score_on,
+        history=training.history,
+        data_set=data.name,
+        data_fingerprint=data.fingerprint,
+        made_with=made_with(training),
+        weights=state.pop("averaged"),
+        resume=None if training.finished else state,
+        digest=None,
+        source=training.own.source if training.own else None,
+        tta=training.tta,
+    )
+    return archive.write({"format": FORMAT, **plain(saved)})
+
+
+def plain(saved: Checkpoint) -> dict[str, Any]:
+    """A checkpoint as plain values and tensors; `checked` is the way back."""
+    values = {
+        "hyperparameters": saved.hyperparameters.model_dump(),
+        "seed": saved.seed,
+        "score_on": saved.score_on,
+        "tta": saved.tta,
+        "history": [asdict(metrics) for metrics in saved.history],
+        "data_set": saved.data_set,
+        "data_fingerprint": saved.data_fingerprint,
+        "made_with": saved.made_with,
+        "weights": saved.weights,
+        "resume": saved.resume,
     }
-    if training.own and training.own.source:
-        payload["source"] = asdict(training.own.source)
-    return archive.write(payload)
+    return values | ({"source": asdict(saved.source)} if saved.source else {})
 
 
 def load(path: Path | str) -> Checkpoint:
@@ -121,6 +142,15 @@ def load(path: Path | str) -> Checkpoint:
 
     Raises:
         CheckpointError: the file cannot be read or was not written by `save`.
+    """
+    return parse(read(path), str(path))
+
+
+def read(path: Path | str) -> bytes:
+    """The content of a file that may be a checkpoint; of another kind only its beginning.
+
+    Raises:
+        CheckpointError: it cannot be read.
     """
     try:
         with Path(path).open("rb") as file:
@@ -133,7 +163,7 @@ def load(path: Path | str) -> Checkpoint:
         ) from error
     except MemoryError as error:
         raise CheckpointError(f"{path}: too large for the memory of this machine") from error
-    return parse(content, str(path))
+    return content
 
 
 def parse(content: bytes, name: str) -> Checkpoint:
@@ -142,20 +172,47 @@ def parse(content: bytes, name: str) -> Checkpoint:
     Raises:
         CheckpointError: it was not written by `save`, or is damaged.
     """
+    return of_archive(unpack(content, name), content, name)
+
+
+def unpack(content: bytes, name: str) -> dict[str, Any]:
+    """The plain values and tensors in the content of a file; "format" names what they are, and nothing is checked yet.
+
+    Raises:
+        CheckpointError: it is no archive of ours, or is damaged.
+    """
     try:
         payload = archive.read(content)
     except Exception as error:  # of a dozen kinds
         raise CheckpointError(f"{name}: damaged, or not a checkpoint of fmnist-search") from error
+    found = payload.get("format") if isinstance(payload, dict) else None
+    return payload if isinstance(found, str) else {"format": ""}
+
+
+def of_archive(payload: dict[str, Any], content: bytes, name: str) -> Checkpoint:
+    """The checkpoint that was unpacked from the content of a file.
+
+    Raises:
+        CheckpointError: it is none.
+    """
     digest = archive.digest_of(content)
     expected = WITHOUT_DIGEST if digest is None else FORMAT
-    found = payload.get("format") if isinstance(payload, dict) else None
-    if not isinstance(found, str) or found != expected:
+    if payload.pop("format") != expected:
         raise CheckpointError(f"{name}: not a checkpoint of fmnist-search ('{expected}' is not in it)")
     try:
-        stored = _Content.model_validate(payload)
-        stored.check(len(content))
+        return checked(payload, len(content), digest)
     except (ValueError, RecursionError) as error:  # pydantic's error is a ValueError
         raise CheckpointError(f"{name}: its content does not fit this version of fmnist-search") from error
+
+
+def checked(values: Any, size: int, digest: str | None) -> Checkpoint:
+    """The checkpoint of what `plain` returned, in a file of `size` bytes.
+
+    Raises:
+        ValueError, RecursionError: it is none.
+    """
+    stored = _Content.model_validate(values)
+    stored.check(size)
     return Checkpoint(
         hyperparameters=stored.hyperparameters,
         seed=stored.seed,
@@ -168,6 +225,7 @@ def parse(content: bytes, name: str) -> Checkpoint:
         resume=stored.resume.model_dump() if stored.resume else None,
         digest=digest,
         source=Source(**dict(stored.source)) if stored.source else None,
+        tta=stored.tta,
     )
 
 
@@ -190,7 +248,7 @@ def resume(checkpoint: Checkpoint, device: torch.device) -> Training:
     if checkpoint.resume is None:
         raise CheckpointError(f"the training is at its end, epoch {checkpoint.hyperparameters.epochs}")
     own, precision = checkpoint.own_network(), checkpoint.made_with["precision"]
-    training = Training(checkpoint.hyperparameters, checkpoint.seed, device, precision, own)
+    training = Training(checkpoint.hyperparameters, checkpoint.seed, device, precision, own, checkpoint.tta)
     try:
         training.load_state_dict({"averaged": checkpoint.weights, **checkpoint.resume}, checkpoint.history)
     except (RuntimeError, ValueError) as error:  # of a user's own, whose shapes were not known before
@@ -281,9 +339,8 @@ class _Resume(_Strict):
 
 
 class _Content(_Strict):
-    """What `dump` puts into a file."""
+    """What `plain` returns."""
 
-    format: str
     hyperparameters: Hyperparameters
     seed: Count
     score_on: ScoreOn
@@ -294,6 +351,7 @@ class _Content(_Strict):
     weights: State
     resume: _Resume | None
     source: _Source | None = None
+    tta: AppliedTta = "none"  # files of before test-time augmentation were scored without
 
     def check(self, size: int) -> None:
         """Raise ValueError if its parts contradict each other, or would be larger than the file of `size` bytes."""
@@ -315,8 +373,7 @@ class _Content(_Strict):
                 raise ValueError("it has the text of a network that is in no file, or lacks it")
             if self.source and hashlib.sha256(self.source.text.encode()).hexdigest() != self.source.sha256:
                 raise ValueError("the text of its network is not what its digest says")
-            # Shared weights are one tensor of several names; any others that overlap are larger than the file.
-            tensors = [*{(each.data_ptr(), each.shape, each.stride(), each.dtype): each for each in tensors}.values()]
+            tensors = _distinct(tensors)
         if sum(tensor.nbytes for tensor in tensors) > size:
             raise ValueError("its tensors are larger than the file")
         if is_own(architecture):
@@ -334,6 +391,17 @@ class _Content(_Strict):
             fits &= _shapes(moments | {"updates": self.resume.optimizer.updates}) == expected
         if not fits:
             raise ValueError("its weights do not fit its hyperparameters")
+
+
+def size_of(saved: Checkpoint) -> int:
+    """Bytes of a checkpoint's weights."""
+    tensors = [*saved.weights.values()]
+    return sum(tensor.nbytes for tensor in (_distinct(tensors) if is_own(saved.architecture) else tensors))
+
+
+def _distinct(tensors: list[Tensor]) -> list[Tensor]:
+    """Shared weights are one tensor of several names; any others that overlap count as often as they are named."""
+    return [*{(each.data_ptr(), each.shape, each.stride(), each.dtype): each for each in tensors}.values()]
 
 
 def _shapes(state: State) -> dict[str, tuple[torch.Size, torch.dtype]]:

@@ -10,6 +10,8 @@ Architecture = Literal["simple", "cnn", "resnet", "transformer"]
 Optimizer = Literal["adam", "adamw", "sgd"]
 Activation = Literal["relu", "leaky_relu", "elu", "gelu", "silu"]
 Augmentation = Literal["flip", "rotation", "both", "crop", "jitter", "erasing"]
+AppliedTta = Literal["mirror", "none"]  # test-time augmentation of one training
+Tta = Literal["auto", "mirror", "none"]
 
 
 def is_own(architecture: str) -> bool:

@@ -1,5 +1,6 @@
 """What a network's predictions are worth: loss, accuracy, report, confusion matrix."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +12,16 @@ from torch.nn import functional as F
 from fmnist.data import CLASSES, LabelledImages, standardize
 
 BATCH = 125  # images; activations of a larger batch fall out of a CPU's cache
+TIMED = 21  # batches
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores on one set of images; logits: (N, 10) float32, labels: (N,) int64, on the CPU."""
+    """Scores on one set of images.
+
+    logits: (N, 10) float32, labels: (N,) int64, on the CPU. Of a network with test-time augmentation and of an
+    ensemble the logits are logarithms of probabilities.
+    """
 
     loss: float
     correct: int
@@ -59,6 +65,28 @@ def evaluate(network: nn.Module, scored: LabelledImages, on_batch: Callable[[], 
         logits=logits.cpu(),
         labels=scored.labels.cpu(),
     )
+
+
+@torch.no_grad()
+def milliseconds_per_image(network: nn.Module, images: Tensor) -> float:
+    """Milliseconds that an image takes on one thread of this machine, in batches of BATCH: the fastest batch's.
+
+    Args:
+        images: (N, 1, 28, 28) uint8, on the network's device.
+    """
+    network.eval()
+    threads = torch.get_num_threads()
+    # One thread and the fastest batch, so that networks are compared, and not what else the machine does.
+    torch.set_num_threads(1)
+    times = []
+    try:
+        for batch in images[: TIMED * BATCH].split(BATCH):
+            start = time.perf_counter()
+            network(standardize(batch))
+            times.append((time.perf_counter() - start) / len(batch))
+    finally:
+        torch.set_num_threads(threads)
+    return 1000 * min(times)
 
 
 def classification_report(evaluation: Evaluation) -> str:

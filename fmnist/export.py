@@ -1,21 +1,23 @@
-"""A trained network as an ONNX file, which needs neither torch nor this package.
+"""A trained network or an ensemble as an ONNX file, which needs neither torch nor this package.
 
 Its graph takes `images` (batch, 1, 28, 28) float32, raw pixels in [0, 255] with 0 for the
 background, standardizes them itself, and gives `logits` (batch, 10) float32, for a batch
-of any size. The file's metadata say what made it. It is written only after onnxruntime
+of any size. Their softmax is the probabilities; of a mirrored network and of an ensemble
+they are the logarithms of these. The file's metadata say what made it. It is written only after onnxruntime
 has computed the same logits from it as torch.
 """
 
 import json
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from fmnist.checkpoint import Checkpoint
 from fmnist.data import CLASSES, SIDE, standardize
+from fmnist.ensemble import Ensemble
 from fmnist.errors import ExpectedError
 from fmnist.files import write_whole
 
@@ -46,8 +48,8 @@ class _OfRawPixels(nn.Module):
         return logits
 
 
-def write_onnx(checkpoint: Checkpoint, path: Path) -> float:
-    """Write the checkpoint's network to an ONNX file, once onnxruntime has reproduced it.
+def write_onnx(saved: Checkpoint | Ensemble, path: Path) -> float:
+    """Write a checkpoint's network, or an ensemble, as one ONNX graph, once onnxruntime has reproduced it.
 
     Returns:
         The largest difference between onnxruntime's logits and torch's on random images.
@@ -57,9 +59,9 @@ def write_onnx(checkpoint: Checkpoint, path: Path) -> float:
             torch, or the file cannot be written; a former file stays as it was.
     """
     _require_extra()
-    network = _OfRawPixels(checkpoint.network()).eval()
+    network = _OfRawPixels(saved.network()).eval()
     model = _graph(network)
-    _describe(model, checkpoint)
+    _describe(model, saved)
     content = model.SerializeToString()
     difference, largest = _compare(content, network)
     if not difference <= TOLERANCE * max(1, largest / 10):  # so that NaN fails
@@ -101,20 +103,28 @@ def _graph(network: _OfRawPixels) -> "ModelProto":
     return model
 
 
-def _describe(model: "ModelProto", checkpoint: Checkpoint) -> None:
+def _describe(model: "ModelProto", saved: Checkpoint | Ensemble) -> None:
     """Put what made the network into the file's metadata, each value as JSON."""
     from onnx.helper import set_model_props
 
-    facts = {
-        "classes": CLASSES,
-        "hyperparameters": checkpoint.hyperparameters.model_dump(),
-        "seed": checkpoint.seed,
-        "data_set": checkpoint.data_set,
-        "score_on": checkpoint.score_on,
-        "accuracy": checkpoint.history[-1].accuracy,
-        "made_with": checkpoint.made_with,
-    }
+    facts: dict[str, Any] = {"classes": CLASSES, "data_set": saved.data_set, "score_on": saved.score_on}
+    if isinstance(saved, Ensemble):
+        facts["members"] = [
+            {"trial": trial, **_training(member)} for trial, member in zip(saved.trials, saved.members, strict=True)
+        ]
+    else:
+        facts |= _training(saved)
     set_model_props(model, {name: json.dumps(value) for name, value in facts.items()})
+
+
+def _training(saved: Checkpoint) -> dict[str, Any]:
+    return {
+        "hyperparameters": saved.hyperparameters.model_dump(),
+        "seed": saved.seed,
+        "tta": saved.tta,
+        "accuracy": saved.history[-1].accuracy,
+        "made_with": saved.made_with,
+    }
 
 
 @torch.no_grad()

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from fmnist.architectures import build
 from fmnist.augmentation import augment
-from fmnist.choices import is_own
+from fmnist.choices import Tta, is_own
 from fmnist.data import LabelledImages, Splits, standardize
 from fmnist.device import Precision, fastest
 from fmnist.dry_run import try_out
@@ -38,6 +38,7 @@ from fmnist.hyperparameters import Hyperparameters
 from fmnist.optimizer import AveragedOptimizer
 from fmnist.own_network import OwnNetwork, load
 from fmnist.seeds import derive
+from fmnist.tta import applied, with_tta
 from fmnist.user_code import each
 
 WARMUP_STEPS = 100  # gradient steps over which the learning rate rises to its value
@@ -87,6 +88,8 @@ class Training:
         device: where the network and the images live.
         precision: of the products in the network; `fastest` of the device if None.
         own: the user's own network, where it was loaded before; else it is loaded by its name.
+        tta: whether scores are of the image and its mirror image; "auto": where the augmentation flips. The weights
+            are the same in any case.
 
     Raises:
         NetworkError: the user's own network cannot be loaded, or cannot be trained.
@@ -99,8 +102,10 @@ class Training:
         device: torch.device | None = None,
         precision: Precision | None = None,
         own: OwnNetwork | None = None,
+        tta: Tta = "auto",
     ) -> None:
         self.hyperparameters = hyperparameters
+        self.tta = applied(tta, hyperparameters)
         self.seed = seed
         self.device = device or torch.device("cpu")
         self.precision = precision or fastest(self.device)
@@ -128,8 +133,8 @@ class Training:
 
     @property
     def scored_network(self) -> nn.Module:
-        """The network with averaged weights: the one that is scored and saved."""
-        return self.averaged
+        """The network with averaged weights and its test-time augmentation."""
+        return with_tta(self.averaged, self.tta)
 
     def epochs(self, splits: Splits, *, early: bool = False) -> Iterator[EpochMetrics]:
         """Train to the last epoch, from wherever this training stands; yields after each epoch.
@@ -227,7 +232,7 @@ class Training:
     def state_dict(self) -> dict[str, Any]:
         """All that a later process needs to go on from here, as tensors and plain values."""
         return {
-            "averaged": self.scored_network.state_dict(),
+            "averaged": self.averaged.state_dict(),
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "quarters": self.quarters,
@@ -236,7 +241,7 @@ class Training:
 
     def load_state_dict(self, state: dict[str, Any], history: list[EpochMetrics]) -> None:
         """Go on from a state of the same hyperparameters, seed, device and thread count."""
-        self.scored_network.load_state_dict(state["averaged"])
+        self.averaged.load_state_dict(state["averaged"])
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.quarters, self.steps = state["quarters"], state["steps"]

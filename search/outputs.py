@@ -9,14 +9,17 @@ from search.choices import FINALISTS
 
 REPORT = "report.html"  # in the study's folder
 BEST = "best.pt"  # there too: a training of the winner
+ENSEMBLE = "ensemble.pt"  # likewise: all trainings of the winner and of those that tie with it
 
 DATABASE, UPLOADS = "studies.db", "uploads"  # in the output folder, beside the folders of studies
 LONGEST_NAME = 255  # bytes of a file's name on all common file systems
 
 # What is near the beginning or the end of each file, in this version and those before.
 CHECKPOINT_MARKS = (b"fmnist-search checkpoint ",)
+ENSEMBLE_MARKS = (b"fmnist-search ensemble ",)
 ONNX_MARKS = (b'{"fmnist_search": "',)
 REPORT_MARKS = (b" - fmnist-search</title>", b'{"summary": {"study": "', b'{"answers": [')
+OF_A_STUDY = {REPORT: REPORT_MARKS, BEST: CHECKPOINT_MARKS, ENSEMBLE: ENSEMBLE_MARKS}  # files in its folder
 SEARCHED = 2**16  # bytes, from the beginning and from the end
 
 
@@ -75,5 +78,5 @@ def check_outputs(folder: Path) -> None:
         OSError: there is a folder of such a name, or a file cannot be read.
     """
     advice = "move it away, or name another folder with --output"
-    for name, marks in ((REPORT, REPORT_MARKS), (BEST, CHECKPOINT_MARKS)):
+    for name, marks in OF_A_STUDY.items():
         check_replaceable(folder / name, marks, advice)

@@ -16,12 +16,16 @@ from pathlib import Path
 
 import optuna
 from optuna.trial import TrialState
+from rich.console import Console
 
 from fmnist import data
 from search.database.connection import lock, open_storage
+from search.outputs import ENSEMBLE
 from search.queue import freezing, reaper, tickets
 from search.queue.lease import Holder
+from search.run import finalists as run_finalists
 from search.run.local import process_context
+from search.run.supervise import RunSettings
 from search.study.definition import StudyDefinition
 from search.study.places import Place
 from search.study.store import open_study
@@ -108,3 +112,22 @@ def _instant(trial: optuna.Trial, *_: object) -> Outcome:
     value = trial.params["learning_rate"]
     trial.report(value, 100)
     return Outcome(TrialState.COMPLETE, value)
+
+
+def publish_and_die(settings: WorkerSettings, folder: Path, moment: str) -> None:
+    """Train a study's finalists, and be killed "before", "within" or "after" the writing of its ensemble."""
+    write = run_finalists.write_whole
+
+    def writing(path: Path, content: bytes) -> None:
+        if path.name != ENSEMBLE:
+            write(path, content)
+            return
+        if moment == "within":
+            Path(f"{path.with_name('.partial')}").write_bytes(content[: len(content) // 2])
+        elif moment == "after":
+            write(path, content)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    run_finalists.write_whole = writing  # type: ignore[attr-defined]
+    run = RunSettings(None, Place(folder), 1, settings, None, quiet=True)
+    run_finalists.run_finalists(run, 2, 1, Console(quiet=True))

@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 def predict(context: click.Context, checkpoint: Path, images: tuple[Path, ...], invert: bool, as_json: bool) -> None:
     """Say what clothes each IMAGE shows: its most likely class, and the probability.
 
-    An IMAGE is a PNG or JPEG file of any size, in grey or colour. Where one cannot be read,
-    the others are answered all the same, and the exit code is 1.
+    CHECKPOINT may be an ensemble too. An IMAGE is a PNG or JPEG file of any size, in grey or
+    colour. Where one cannot be read, the others are answered all the same, and the exit code is 1.
 
     \b
     Example:
       fmnist-search predict fashion_mnist_cnn_full.pth boot.png shirt.jpg --invert
     """
     from fmnist import prediction, user_code
-    from fmnist.checkpoint import load
+    from fmnist.ensemble import load
 
     saved = load(checkpoint)
     network = saved.network()
     read, errors = prediction.read_images(images, invert)
-    with user_code.running(saved.hyperparameters.architecture):
+    with user_code.running(saved.architecture):
         answers = prediction.predict(network, [image for _, image in read]) if read else []
     named = [(path, answer) for (path, _), answer in zip(read, answers, strict=True)]
     click.echo(
@@ -57,17 +57,17 @@ def predict(context: click.Context, checkpoint: Path, images: tuple[Path, ...], 
 @force_option
 @own_network_options
 def export(checkpoint: Path, to: Path | None, force: bool) -> None:
-    """Write the network of a CHECKPOINT for other runtimes, and check that they agree with torch.
+    """Write the network of a CHECKPOINT or an ensemble for other runtimes, and check that they agree with torch.
 
     The ONNX graph takes raw pixels, 0 to 255, `images` (batch, 1, 28, 28) float32, and gives
-    `logits` (batch, 10). It needs the extra `onnx`.
+    `logits` (batch, 10), whose softmax is the probabilities. It needs the extra `onnx`.
 
     \b
     Example:
       fmnist-search export fashion_mnist_cnn_full.pth --format onnx --to boots.onnx
     """
     from fmnist import user_code
-    from fmnist.checkpoint import load
+    from fmnist.ensemble import load
     from fmnist.export import BATCHES, write_onnx
     from search.outputs import ONNX_MARKS, check_replaceable
 
@@ -76,7 +76,7 @@ def export(checkpoint: Path, to: Path | None, force: bool) -> None:
     if target.resolve() == checkpoint.resolve():
         raise click.UsageError(f"{target} is the checkpoint itself; name another file with --to")
     check_replaceable(target, ONNX_MARKS, "overwrite it with --force, or name another with --to", force=force)
-    with user_code.running(saved.hyperparameters.architecture):
+    with user_code.running(saved.architecture):
         difference = write_onnx(saved, target)
     click.echo(
         f"Saved {target}\n"

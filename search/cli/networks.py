@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from fmnist.choices import Activation, Architecture, Augmentation, Optimizer, is_own
+from fmnist.choices import Activation, Architecture, Augmentation, Optimizer, Tta, is_own
 from search.cli.options import (
     UserPath,
     data_dir_option,
@@ -56,6 +56,13 @@ if TYPE_CHECKING:
 @click.option("--label-smoothing", type=float, help="Share of each label spread over all classes.")
 @click.option("--augmentation", type=float, help="Strength of augmentation, from 0 to 1.")
 @click.option("--augmentation-kind", help=f"none, or some of {', '.join(get_args(Augmentation))} joined by +.")
+@click.option(
+    "--tta",
+    type=click.Choice(get_args(Tta)),
+    default="auto",
+    show_default=True,
+    help="Score the image and its mirror image, auto: where the augmentation flips.",
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Decides every random choice.")
 @score_on_option("test")
 @data_dir_option
@@ -68,6 +75,7 @@ if TYPE_CHECKING:
 )
 @force_option
 def train(
+    tta: "Tta",
     seed: int,
     score_on: "ScoreOn | None",
     data_dir: Path | None,
@@ -94,7 +102,7 @@ def train(
 
     hyperparameters = _hyperparameters({name: value for name, value in given.items() if value is not None}, arguments)
     check_batch_size(hyperparameters.batch_size)
-    training = Training(hyperparameters, seed, device_of(device))
+    training = Training(hyperparameters, seed, device_of(device), tta=tta)
     loaded = data.load(data_dir)
     save = save or Path(f"{_file_name(loaded)}_cnn_full.pth")
     check_replaceable(save, CHECKPOINT_MARKS, "overwrite it with --force, or name another with --save", force=force)
@@ -114,14 +122,15 @@ def train(
 @json_option
 @own_network_options
 def evaluate(checkpoint: Path, score_on: "ScoreOn | None", data_dir: Path | None, as_json: bool) -> None:
-    """Score a CHECKPOINT: accuracy, classification report, confusion matrix.
+    """Score a CHECKPOINT or an ensemble: accuracy, classification report, confusion matrix.
 
     \b
     Example:
       fmnist-search evaluate fashion_mnist_cnn_full.pth
+      fmnist-search evaluate studies/cnn/ensemble.pt
     """
     from fmnist import data, evaluation, user_code
-    from fmnist.checkpoint import load
+    from fmnist.ensemble import load
 
     saved = load(checkpoint)
     loaded = data.load(data_dir)
@@ -129,7 +138,7 @@ def evaluate(checkpoint: Path, score_on: "ScoreOn | None", data_dir: Path | None
         click.echo(f"Note: it was trained on {saved.data_set} and is scored on {loaded.name}.", err=True)
     splits = data.split(loaded, score_on or saved.score_on)
     network = saved.network()
-    with user_code.running(saved.hyperparameters.architecture):
+    with user_code.running(saved.architecture):
         result = evaluation.evaluate(network, splits.scored)
     if as_json:
         click.echo(json.dumps(evaluation.as_json(result) | {"score_on": splits.score_on}))

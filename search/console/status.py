@@ -131,7 +131,13 @@ def show_finalists(console: Console, study: str, standings: Standings | None) ->
         say(paragraph)
     if standings.trained < standings.wanted:
         say(f"{standings.trained} of {standings.wanted} trainings are finished; the same command goes on from here.")
+    _say_networks(say, standings)
+
+
+def _say_networks(say: Callable[[str], None], standings: Standings) -> None:
     say(wording.checkpoint(standings))
+    if ensemble := wording.ensemble(standings):
+        say(ensemble)
 
 
 def show_catalogue(console: Console, entries: list[Entry]) -> None:
@@ -177,7 +183,7 @@ def show_best(console: Console, summary: Summary, standings: Standings | None) -
     if standings:
         for paragraph in wording.answer(standings):
             say(paragraph)
-        say(wording.checkpoint(standings))
+        _say_networks(say, standings)
         return
     if summary.best is None:
         say(f"Study {summary.study} has no complete trial yet.")

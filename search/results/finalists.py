@@ -10,14 +10,14 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, Self
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from fmnist.seeds import derive
 from search.database.optuna_schema import FIXED_PARAMETERS
-from search.outputs import BEST
+from search.outputs import BEST, ENSEMBLE
 from search.queue.tickets import counts, is_done
 from search.results.intervals import Estimate, estimate
 from search.results.ranking import Configuration, accuracies_of, by_configuration, rank
@@ -28,7 +28,10 @@ from search.study.places import ARTIFACTS, Place, folder_of, location_of
 from search.study.record import FINISHED
 from search.study.store import definition_of, finalists_name, finalists_of
 
-SETTLED = "settled"  # a user attribute: the winner's `trials`, their `test` accuracies if other images chose it, Found
+# A user attribute: the winner's `trials`, their `test` accuracies if other images chose it, what was `found`, the
+# `single` network in BEST as `Published` has it, and of the `ensemble` its `members`, then what is `published` or why
+# it is `without`.
+SETTLED = "settled"
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,11 @@ class Finalist:
         return self.again.mark
 
     @property
+    def ties(self) -> bool:
+        """Whether it is the best, or cannot be told from it."""
+        return self.again.whole and (self.again.behind is None or self.again.behind.is_noise)
+
+    @property
     def change(self) -> float | None:
         """What the mean of its fresh trainings is above the search's accuracy: mostly negative, as that was chosen."""
         return None if self.search is None else self.again.accuracy.mean - self.search
@@ -73,6 +81,43 @@ class Unscored:
 
 
 @dataclass(frozen=True)
+class Scored:
+    """A network's accuracy on some images, with the 95 % interval that comes of these being a sample (Wilson)."""
+
+    accuracy: float
+    correct: int
+    total: int
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Published:
+    """A network that is ready for use.
+
+    trials: of the finalists' study, whose trainings it is made of. digest: at its file's end. megabytes: of the file,
+    in millions of bytes. milliseconds: for an image, on one thread of the machine that published it, in batches of
+    `fmnist.evaluation.BATCH`. scores: by the name of the images: the scored ones, and the test images if others chose.
+    """
+
+    trials: list[int]
+    digest: str | None
+    megabytes: float
+    milliseconds: float
+    scores: dict[str, Scored]
+
+    @classmethod
+    def of_record(cls, record: dict[str, Any]) -> Self:
+        """From plain values, as `asdict` makes them."""
+        return cls(**record | {"scores": {images: Scored(**scores) for images, scores in record["scores"].items()}})
+
+    @property
+    def score(self) -> Scored:
+        """On the images that nothing was chosen by, as far as there are any."""
+        return self.scores.get("test") or next(iter(self.scores.values()))
+
+
+@dataclass(frozen=True)
 class Standings:
     """All configurations that were ever trained again, the best first.
 
@@ -81,6 +126,8 @@ class Standings:
     first training, with the accuracy of that one. test: of the winner, if another split chose it. unfinished:
     whether the search is short of its goal, so that it may find others. unscored: those without an accuracy.
     searched: finished trials of the search, all scored on the images that score the finalists.
+    single: the network in `checkpoint`. ensemble: all trainings of the winner and of those that tie with it, in
+    `ensemble_file`; None before it is published, and without_ensemble says why there is none.
     """
 
     study: str
@@ -96,6 +143,10 @@ class Standings:
     unfinished: bool = False
     unscored: list[Unscored] = field(default_factory=list)
     searched: int = 0
+    single: Published | None = None
+    ensemble: Published | None = None
+    ensemble_file: Path | None = None
+    without_ensemble: str | None = None
 
     @property
     def winner(self) -> Finalist | None:
@@ -119,17 +170,26 @@ class Standings:
         return "winner" if self.final else "ahead so far"
 
     @property
+    def members(self) -> list[int]:
+        """The trainings of an ensemble: all of the winner, then those of each finalist that ties with it."""
+        tied = [finalist.again.trials for finalist in self.finalists if finalist.ties] if self.winner else []
+        return [number for trials in tied for number in trials]
+
+    @property
     def unsettled(self) -> bool:
-        """Whether `settle` is still to be done."""
+        """Whether `publish_winner` is still to be done, or the ensemble still to be made."""
         if self.winner is None or not self.decided:
             return False
-        return self.checkpoint is None or (self.test is None and self.score_on != "test")
+        if self.checkpoint is None or (self.test is None and self.score_on != "test"):
+            return True
+        return self.ensemble is None and self.without_ensemble is None
 
     def as_json(self) -> dict[str, Any]:
         """The record that `finalists --json` prints."""
         finalists = [asdict(each) | {"change": each.change} for each in self.finalists]
-        checkpoint = str(self.checkpoint) if self.checkpoint else None
-        return asdict(self) | {"finalists": finalists, "checkpoint": checkpoint, "final": self.final}
+        files = {"checkpoint": self.checkpoint, "ensemble_file": self.ensemble_file}
+        paths = {name: str(path) if path else None for name, path in files.items()}
+        return asdict(self) | {"finalists": finalists, **paths, "final": self.final}
 
 
 @dataclass(frozen=True)
@@ -223,7 +283,8 @@ def standings_of(study: optuna.Study, folder: Path | None = None) -> Standings |
     finalists = _finalists(found, searched, definition, trials)
     winner = finalists[0] if finalists and finalists[0].again.whole else None
     settled = winner is not None and settlement.get("trials") == winner.again.trials
-    return Standings(
+    checkpoint = folder / BEST if settled and (folder / BEST).is_file() else None
+    standings = Standings(
         study=study.study_name,
         score_on=definition.score_on,
         trained=sum(min(number, definition.seeds) for number in finished.values()),
@@ -231,13 +292,25 @@ def standings_of(study: optuna.Study, folder: Path | None = None) -> Standings |
         diverged=finished.total() - sum(len(finalist.again.trials) for finalist in finalists),
         outdated=not found.best,
         finalists=finalists,
-        checkpoint=folder / BEST if settled and (folder / BEST).is_file() else None,
+        checkpoint=checkpoint,
         checkpoint_accuracy=winner.again.accuracies[0] if winner else None,
         test=estimate(settlement["test"]) if settled and settlement["test"] else None,
         unfinished=not is_done(study),
         unscored=_unscored(found, searched, trials),
         searched=sum(state[each] for each in FINISHED),
+        single=Published.of_record(settlement["single"]) if checkpoint and "single" in settlement else None,
     )
+    return _with_ensemble(standings, settlement.get("ensemble"), folder / ENSEMBLE) if settled else standings
+
+
+def _with_ensemble(standings: Standings, recorded: dict[str, Any] | None, file: Path) -> Standings:
+    if recorded is None or recorded["members"] != standings.members:
+        return standings  # another configuration ties by now, or an earlier version settled them
+    if "published" not in recorded:
+        return replace(standings, without_ensemble=recorded.get("without"))
+    if not file.is_file():
+        return standings
+    return replace(standings, ensemble=Published.of_record(recorded["published"]), ensemble_file=file)
 
 
 def find(study: optuna.Study, points: list[space.Point]) -> Found:

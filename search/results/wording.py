@@ -225,6 +225,20 @@ def checkpoint(standings: Standings) -> str:
     return f"Best checkpoint  {standings.checkpoint}  ({percent(accuracies[0])}, one of {len(accuracies)})"
 
 
+def ensemble(standings: Standings) -> str | None:
+    """Where the ensemble is, or why there is none; None before that is known."""
+    if standings.without_ensemble:
+        return f"Ensemble         none: {standings.without_ensemble}"
+    made = standings.ensemble
+    if made is None:
+        return None
+    costs = f"{made.megabytes:.1f} MB, {made.milliseconds:.2g} ms per image"
+    accuracy = percent(made.score.accuracy)
+    if standings.single and standings.score_on != "test":  # of which the line on the best checkpoint says another
+        accuracy += f" of the test images, where that has {percent(standings.single.score.accuracy)}"
+    return f"Ensemble         {standings.ensemble_file}  ({accuracy}, {count(len(made.trials), 'network')}, {costs})"
+
+
 def caution(summary: Summary) -> str:
     """Caveat shown beside a single-run score."""
     if summary.trials.finished == 1:

@@ -3,22 +3,27 @@
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import optuna
 from rich.console import Console
 
-from fmnist.data import DataSet, load
-from fmnist.evaluation import evaluate
+from fmnist import ensemble
+from fmnist.checkpoint import Checkpoint, CheckpointError
+from fmnist.data import DataSet, LabelledImages, load, split
+from fmnist.evaluation import Evaluation, evaluate, milliseconds_per_image
 from fmnist.files import write_whole
+from fmnist.training import EpochMetrics
 from fmnist.user_code import running
 from search.database.connection import lock, open_storage
 from search.database.retry import persistently, reported
 from search.formatting import count
-from search.outputs import BEST, check_outputs
+from search.outputs import BEST, ENSEMBLE, check_outputs
 from search.queue import tickets
 from search.queue.reaper import release
 from search.results import finalists
-from search.results.finalists import SETTLED, Finalist, Standings
+from search.results.finalists import SETTLED, Published, Scored, Standings
+from search.results.intervals import share
 from search.results.summary import Stopped
 from search.run.supervise import RunSettings, drain
 from search.study.definition import StudyDefinition
@@ -95,8 +100,8 @@ def retrain(
             console.print(_announcement(definition, top, unfinished=unfinished), soft_wrap=True)
         had_work = True
         stopped = drain(again, view, settings, goal, console, deadline)
-    settled = persistently(lambda: _settle_if_decided(study, again, folder, worker.storage, data))
-    return had_work or settled, stopped
+    published = persistently(lambda: _publish_if_decided(study, again, folder, worker.storage, data))
+    return had_work or published, stopped
 
 
 def _choose(
@@ -129,44 +134,123 @@ def _choose(
         return again, definition, tickets.top_up(again, definition, None), unfinished
 
 
-def _settle_if_decided(study: optuna.Study, again: optuna.Study, folder: Path, url: str, data: DataSet) -> bool:
-    """See to `settle` if it is still to be done; returns whether it was."""
+def _publish_if_decided(study: optuna.Study, again: optuna.Study, folder: Path, url: str, data: DataSet) -> bool:
+    """Publish the winner and its ensemble if that is still to be done; returns whether it was."""
     # Under the lock: of two commands that end together, one could otherwise put the file of an earlier winner in the
     # place of the present one's, which the other has just put on record.
     with lock(url):
         standings = finalists.standings_of(study, folder)
         if standings is None or standings.winner is None or not standings.unsettled:
             return False
-        settle(study, again, standings.winner, folder, data)
+        whole = publish_winner(study, again, standings, folder, data)
+    if whole:
+        publish_ensemble(again, folder, url, data)
     return True
 
 
-def settle(study: optuna.Study, again: optuna.Study, winner: Finalist, folder: Path, data: DataSet) -> None:
-    """Publish the winner, once all finalists are trained.
+def publish_winner(study: optuna.Study, again: optuna.Study, standings: Standings, folder: Path, data: DataSet) -> bool:
+    """Publish the winner, once all finalists are trained; returns False if its checkpoint was removed.
 
     Its first training, whatever that scored, is copied to BEST in the study's folder. If other images chose
     it, the test images are looked at now. That it is done is put on record, and what the search had found.
 
     Args:
         study: the search; again: the study of its finalists.
+        standings: with a winner.
 
     Raises:
         CheckpointError: a training's file is damaged or not the one on record.
         NetworkError: the user's own network cannot score the test images.
         OSError, ArtifactError: a file cannot be written or read.
     """
+    assert standings.winner is not None
     artifacts, trials = artifacts_of(again), again.get_trials(deepcopy=False)
-    trainings = [read_checkpoint(trials[number], artifacts) for number in winner.again.trials]
+    trainings = [read_checkpoint(trials[number], artifacts) for number in standings.winner.again.trials]
     if trainings[0] is None:
-        return  # it was removed
-    write_whole(folder / BEST, trainings[0][0])
-    test = []
-    if definition_of(again).score_on != "test" and all(trainings):
-        networks = [read.network() for _, read in filter(None, trainings)]
-        with running(definition_of(again).defaults.architecture):
-            test = [evaluate(network, data.test).accuracy for network in networks]
-    found = asdict(finalists.find(study, finalists.points_of(definition_of(again), trials)))
-    again.set_user_attr(SETTLED, {"trials": winner.again.trials, "test": test, "found": found})
+        return False
+    content, first = trainings[0]
+    write_whole(folder / BEST, content)
+    kept = [read for _, read in filter(None, trainings)]
+    tests = [] if standings.score_on == "test" else _evaluations(kept, data.test)
+    record = {
+        "trials": standings.winner.again.trials,
+        "test": [result.accuracy for result in tests] if len(kept) == len(trainings) else [],
+        "found": asdict(finalists.find(study, finalists.points_of(definition_of(again), trials))),
+        "single": asdict(_single(standings.winner.again.trials[0], content, first, tests, data)),
+        "ensemble": {"members": standings.members},  # fixed before any ensemble is scored
+    }
+    again.set_user_attr(SETTLED, record)
+    return True
+
+
+def _evaluations(trainings: list[Checkpoint], images: LabelledImages) -> list[Evaluation]:
+    networks = [saved.network() for saved in trainings]
+    with running(trainings[0].architecture):
+        return [evaluate(network, images) for network in networks]
+
+
+def _single(trial: int, content: bytes, saved: Checkpoint, tests: list[Evaluation], data: DataSet) -> Published:
+    """The network in BEST: the first of those that were tested, if other images chose it."""
+    network, scores = saved.network(), {str(saved.score_on): _scored(saved.history[-1])}
+    if tests:
+        scores["test"] = _scored(tests[0])
+    with running(saved.architecture):
+        milliseconds = milliseconds_per_image(network, data.test.images)
+    return Published([trial], saved.digest, len(content) / 1e6, milliseconds, scores)
+
+
+def publish_ensemble(again: optuna.Study, folder: Path, url: str, data: DataSet) -> None:
+    """Make the ensemble whose members `publish_winner` has put on record, score it once, and write it to ENSEMBLE.
+
+    Raises:
+        CheckpointError: a training's file is damaged or not the one on record.
+        NetworkError: the user's own network cannot score images.
+        OSError, ArtifactError: a file cannot be written or read.
+    """
+    settled = again.user_attrs[SETTLED]
+    members = settled["ensemble"]["members"]
+    made = _ensemble(again, members, data)  # without the lock, for which workers of other studies would wait
+    with lock(url):
+        if again.user_attrs[SETTLED] != settled:
+            return  # another command has published the same meanwhile, or a later winner
+        if isinstance(made, str):
+            (folder / ENSEMBLE).unlink(missing_ok=True)  # of an earlier winner
+            outcome: dict[str, Any] = {"without": made}
+        else:
+            content, published = made
+            write_whole(folder / ENSEMBLE, content)
+            outcome = {"published": asdict(published)}
+        again.set_user_attr(SETTLED, settled | {"ensemble": {"members": members, **outcome}})
+
+
+def _ensemble(again: optuna.Study, members: list[int], data: DataSet) -> tuple[bytes, Published] | str:
+    """The file of an ensemble and its scores, or why there is none."""
+    if len(members) == 1:
+        return "there is one training of the winner, and nothing ties with it"
+    if len(members) > ensemble.MOST_MEMBERS:
+        return f"{len(members)} trainings tie, and an ensemble has {ensemble.MOST_MEMBERS} at the most"
+    artifacts, trials = artifacts_of(again), again.get_trials(deepcopy=False)
+    read = [read_checkpoint(trials[number], artifacts) for number in members]
+    if None in read:
+        return f"the checkpoint of training {members[read.index(None)]} was removed"
+    content = ensemble.dump([saved for _, saved in filter(None, read)], members)
+    try:
+        made = ensemble.parse(content, ENSEMBLE)  # what is scored is what will be read
+    except CheckpointError as error:  # of other images with --allow-mixed, or a network of thousands of tensors
+        return f"its trainings cannot be in one file ({error})"
+    network, score_on = made.network(), definition_of(again).score_on
+    with running(made.architecture):
+        scored = {score_on: evaluate(network, split(data, score_on).scored)}
+        if score_on != "test":
+            scored["test"] = evaluate(network, data.test)
+        milliseconds = milliseconds_per_image(network, data.test.images)
+    scores = {str(images): _scored(result) for images, result in scored.items()}
+    return content, Published(members, made.digest, len(content) / 1e6, milliseconds, scores)
+
+
+def _scored(result: Evaluation | EpochMetrics) -> Scored:
+    interval = share(result.correct, result.total)
+    return Scored(result.accuracy, result.correct, result.total, interval.low, interval.high)
 
 
 def _announcement(definition: StudyDefinition, top: int, *, unfinished: bool) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_validator, model_validator
 
-from fmnist.choices import is_own
+from fmnist.choices import Tta, is_own
 from fmnist.errors import UsageError
 from fmnist.files import expand
 from fmnist.hyperparameters import OWN, TRAINING, Hyperparameters, ScoreOn, check_batch_size
@@ -58,6 +58,11 @@ class StudyDefinition(Strict):
     )
     audit: float = Field(0.0, ge=0, le=1, description="share of pruned trials that are trained to the end all the same")
     score_on: ScoreOn = Field("test", description="images that score a trial; validation: a sixth of the training set")
+    tta: Tta = Field(
+        "auto",
+        description="test-time augmentation of every score, and of the saved networks: with mirror the softmax of the "
+        "mirrored image is added, with auto where the training's augmentation flips, with none nowhere",
+    )
     seed: int = Field(0, ge=0, description="decides every random choice of the study")
     seeds: int = Field(1, ge=1, description="trainings of each configuration of a grid, each with its own seed")
     finalists: int = Field(
@@ -141,7 +146,7 @@ class StudyDefinition(Strict):
         Raises:
             DefinitionError: it does not fit its constructor.
         """
-        content = self.model_dump()
+        content = self.model_dump(include=self.model_fields_set)  # so that what was not given is still told apart
         try:
             return type(self).model_validate(content, context=own)
         except ValidationError as error:

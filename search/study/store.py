@@ -18,7 +18,7 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import StudyDirection
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fmnist.choices import in_file
+from fmnist.choices import Tta, in_file
 from search.choices import FINALISTS
 from search.database.optuna_schema import storage_of
 from search.database.url import DatabaseGone, StorageError, masked
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 DEFINITION, DATA, VERSIONS, PRECISION, STOP = "definition", "data", "versions", "precision", "stop"
 GOAL = "goal"  # trials to reach, and how many had failed when that was asked for
 NO_GOAL = {"trials": 0, "failed": 0}
+FORMER_TTA: Tta = "none"  # of studies that were started before there was another, and have none on record
 FORMER_PRUNER = "slack"  # of studies that named none, until trials could be paused
 NETWORK = "network"  # of a user's own network: its file's SHA-256 and text, to be compared and read, never run
 
@@ -75,8 +76,7 @@ def open_study(
     study = load_study(storage, name)
     _check_network(study, definition)
     stored = definition_of(study)
-    if stored.pruner == FORMER_PRUNER and "pruner" not in definition.model_fields_set:
-        definition = definition.model_copy(update={"pruner": FORMER_PRUNER})
+    definition = _resumed(stored, definition)
     if changed := differences(stored.identity(), definition.identity()):
         raise StudyError(
             f"study {name!r} exists with another definition ({'; '.join(changed)}). "
@@ -87,6 +87,18 @@ def open_study(
         settle(study, place)
     study.set_user_attr(DEFINITION, definition.model_dump(mode="json"))  # with what may change
     return study
+
+
+def _resumed(stored: StudyDefinition, given: StudyDefinition) -> StudyDefinition:
+    """The given definition, as a study that is resumed takes it: what its file does not name may have had another
+    default when the study was started."""
+    former = {"tta": FORMER_TTA, "pruner": FORMER_PRUNER}
+    kept = {
+        name: value
+        for name, value in former.items()
+        if name not in given.model_fields_set and getattr(stored, name) == value
+    }
+    return given.model_copy(update=kept)
 
 
 def _check_network(study: optuna.Study, definition: StudyDefinition) -> None:
@@ -259,7 +271,7 @@ def definition_of(study: optuna.Study, known: Mapping[str, Any] | None = None) -
         StudyError: the study has been deleted since it was opened, or its definition is not one of this version.
     """
     try:
-        return StudyDefinition.model_validate((known or attributes(study))[DEFINITION])
+        return StudyDefinition.model_validate({"tta": FORMER_TTA} | (known or attributes(study))[DEFINITION])
     except ValidationError as error:
         raise _altered(study, _place(error)) from error
 

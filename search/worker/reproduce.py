@@ -79,12 +79,13 @@ def reproduce(study: optuna.Study, number: int, data: DataSet, on_epoch: Callabl
         raise NotReproducible(f"trial {number} was trained on {device}, and there is none on this machine")
     torch.set_num_threads(saved.threads or 1)
     hyperparameters, own = space.hyperparameters_of(definition, trial.params), own_network_of(study)
-    training = Training(hyperparameters, training_seed(definition, number), device, saved.precision, own)
+    seed = training_seed(definition, number)
+    training = Training(hyperparameters, seed, device, saved.precision, own, definition.tta)
     same = True
     for metrics in training.epochs(split(data, definition.score_on), early=True):
         on_epoch(Compared(metrics.epoch, recorded[metrics.epoch], metrics.accuracy))
         same &= recorded[metrics.epoch] == metrics.accuracy
         if metrics.epoch == max(recorded):
             break
-    weights = weights_digest(training.scored_network.state_dict())
+    weights = weights_digest(training.averaged.state_dict())
     return Reproduction(same, weights == saved.weights)

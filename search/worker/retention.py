@@ -18,7 +18,7 @@ from search.database.optuna_schema import (
     storage_of,
     write_attribute,
 )
-from search.outputs import BEST, CHECKPOINT_MARKS, REPORT, REPORT_MARKS, is_ours
+from search.outputs import OF_A_STUDY, is_ours
 from search.queue import artifact_index
 from search.study.places import ARTIFACTS, KEY, MARK, below, is_own, is_owned, is_within, location_of
 from search.study.record import CHECKPOINT, DROPPED, checkpoint_of, is_recorded, parse_saved, saved_of
@@ -131,7 +131,7 @@ def delete(files: Files, roots: list[str]) -> None:
         store.remove(MARK)
         _remove_if_empty(files.location)
     if may_clear_folder:
-        for name, marks in ((REPORT, REPORT_MARKS), (BEST, CHECKPOINT_MARKS)):
+        for name, marks in OF_A_STUDY.items():
             if (files.folder / name).is_file() and is_ours(files.folder / name, marks):
                 folder.remove(name)
         folder.remove(MARK)

@@ -20,6 +20,7 @@ from fmnist.hyperparameters import TRAINING, Hyperparameters
 from fmnist.own_network import OwnNetwork
 from fmnist.seeds import derive
 from fmnist.training import Diverged, EpochMetrics, Training
+from fmnist.tta import applied
 from search.artifacts import Artifacts, checkpoint_name
 from search.database.optuna_schema import stored
 from search.formatting import assignments, percent
@@ -150,7 +151,7 @@ def _training(
 ) -> Training:
     if saved is None:
         seed = training_seed(objective.definition, trial.number)
-        return Training(hyperparameters, seed, objective.device, own=objective.own)
+        return Training(hyperparameters, seed, objective.device, own=objective.own, tta=objective.definition.tta)
     torch.set_num_threads(saved.made_with["threads"])  # another number would change the sums
     return checkpoint.resume(saved, objective.device)
 
@@ -168,9 +169,10 @@ def _saved(trial: FrozenTrial, objective: Objective, hyperparameters: Hyperparam
     if found is None:
         return None
     _, saved = found
-    made_of = (saved.hyperparameters, saved.seed, saved.score_on, saved.data_fingerprint)
+    made_of = (saved.hyperparameters, saved.seed, saved.tta, saved.score_on, saved.data_fingerprint)
     seed = training_seed(objective.definition, trial.number)
-    expected = (hyperparameters, seed, objective.splits.score_on, objective.data.fingerprint)
+    tta = applied(objective.definition.tta, hyperparameters)
+    expected = (hyperparameters, seed, tta, objective.splits.score_on, objective.data.fingerprint)
     if made_of != expected:
         log.warning("trained afresh: its checkpoint is that of another training")
         return None
@@ -186,7 +188,7 @@ def _save(trial: Trial, objective: Objective, training: Training, former: str | 
     record = {
         "name": name,
         "digest": archive.digest_of(content),
-        "weights": weights_digest(training.scored_network.state_dict()),
+        "weights": weights_digest(training.averaged.state_dict()),
         "device": str(objective.device),
         "threads": torch.get_num_threads(),
         "precision": training.precision,

@@ -102,6 +102,7 @@ def test_the_file_says_what_it_takes_and_what_made_it(simple: Checkpoint, tmp_pa
         "classes": list(CLASSES),
         "hyperparameters": simple.hyperparameters.model_dump(),
         "seed": 4,
+        "tta": "mirror",
         "data_set": "data set 'digits'",
         "score_on": "test",
         "accuracy": simple.history[-1].accuracy,

@@ -187,7 +187,7 @@ def test_one_epoch_without_randomness_is_adam_with_warm_up(splits: Splits) -> No
 
 def test_the_scored_weights_are_a_moving_average(splits: Splits) -> None:
     training = Training(SMALL, 0)
-    current, scored = training.network.state_dict(), training.scored_network.state_dict()
+    current, scored = training.network.state_dict(), training.averaged.state_dict()
     names = [name for name, value in current.items() if value.is_floating_point()]
     assert any("running_var" in name for name in names)
     for steps, share in ((1, 9 / 10), (10**6, 64 / 32_768)):

@@ -32,8 +32,8 @@ from search.results import finalists, wording
 from search.results.finalists import Finalist, Standings, Unscored, define, find, standings_of
 from search.results.intervals import Difference, estimate
 from search.results.ranking import Configuration
+from search.run.finalists import publish_ensemble, publish_winner, run_finalists
 from search.run.finalists import retrain as retrain_finalists
-from search.run.finalists import run_finalists, settle
 from search.run.search import run_search
 from search.run.supervise import RunSettings
 from search.study.definition import StudyDefinition
@@ -206,7 +206,8 @@ def test_of_a_validated_study_the_test_images_are_looked_at_once_the_winner_is_k
     assert before is not None
     assert before.test is None
     assert before.unsettled
-    settle(study, again, before.winner, tmp_path / "s", tiny)
+    publish_winner(study, again, before, tmp_path / "s", tiny)
+    publish_ensemble(again, tmp_path / "s", settings.storage, tiny)
     after = standings_of(study, tmp_path / "s")
     assert after is not None
     assert not after.unsettled
@@ -235,7 +236,7 @@ def test_a_winner_whose_checkpoint_is_damaged_is_not_put_in_place(
     assert "best.pt: damaged" in (analysis.missing or "")
     best.unlink()
     with pytest.raises(CheckpointError, match=f"{winner.name}: damaged"):
-        settle(study, again, standings.winner, tmp_path / "s", tiny)
+        publish_winner(study, again, standings, tmp_path / "s", tiny)
     assert not best.exists()
 
 
@@ -296,7 +297,7 @@ def test_how_settled_finalists_stand_is_told_without_reading_all_trials(
         kept = standings_of(study, tmp_path / "s")
     again = finalists_of(study)
     assert again is not None
-    again.set_user_attr("settled", {key: again.user_attrs["settled"][key] for key in ("trials", "test")})
+    again.set_user_attr("settled", {key: value for key, value in again.user_attrs["settled"].items() if key != "found"})
     assert standings_of(study, tmp_path / "s") == kept
     retrain(settings, 3, 1)
     more = standings_of(study, tmp_path / "s")

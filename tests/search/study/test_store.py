@@ -9,7 +9,7 @@ from search.database.connection import open_storage
 from search.database.url import default_url
 from search.study.definition import StudyDefinition
 from search.study.places import Place, StudyError, folder_of
-from search.study.store import definition_of, load_study, open_study, told_if_deleted
+from search.study.store import DEFINITION, definition_of, load_study, open_study, told_if_deleted
 
 
 def definition(**changes: object) -> StudyDefinition:
@@ -53,6 +53,29 @@ def test_a_study_of_a_file_without_a_pruner_resumes_with_the_one_that_was_the_de
     open_study(storage, "other", definition(pruner="median"), tiny, Place(tmp_path / "other"))
     with pytest.raises(StudyError, match=r"pruner: median -> freeze"):
         open_study(storage, "other", definition(), tiny, Place(tmp_path / "other"))
+
+
+def without_tta(study: optuna.Study) -> None:
+    """As a study was that was started before there was test-time augmentation."""
+    study.set_user_attr(DEFINITION, {key: value for key, value in study.user_attrs[DEFINITION].items() if key != "tta"})
+
+
+def test_a_study_of_before_resumes_without_test_time_augmentation_and_a_new_one_has_it(
+    storage: optuna.storages.RDBStorage, tiny: DataSet, tmp_path: Path
+) -> None:
+    new = open_study(storage, "new", definition(), tiny, Place(tmp_path / "new"))
+    assert definition_of(new).tta == "auto"
+    old = open_study(storage, "old", definition(tta="none"), tiny, Place(tmp_path / "old"))
+    without_tta(old)
+    assert definition_of(old).tta == "none"
+    for _ in range(2):
+        assert definition_of(open_study(storage, "old", definition(), tiny, Place(tmp_path / "old"))).tta == "none"
+    for wanted in ("auto", "mirror"):
+        with pytest.raises(StudyError, match=f"tta: none -> {wanted}"):
+            open_study(storage, "old", definition(tta=wanted), tiny, Place(tmp_path / "old"))
+    open_study(storage, "mirrored", definition(tta="mirror"), tiny, Place(tmp_path / "mirrored"))
+    with pytest.raises(StudyError, match="tta: mirror -> auto"):
+        open_study(storage, "mirrored", definition(), tiny, Place(tmp_path / "mirrored"))
 
 
 def test_a_study_stays_with_its_data(storage: optuna.storages.RDBStorage, tiny: DataSet, tmp_path: Path) -> None:

@@ -1,0 +1,263 @@
+"""The ensemble that finalists leave behind: who is in it, what is on record of it, and the commands on its file."""
+
+import json
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+from fmnist import checkpoint, ensemble
+from fmnist.data import DataSet, split
+from fmnist.ensemble import Ensemble
+from fmnist.evaluation import evaluate
+from search.database.connection import lock
+from search.outputs import BEST, ENSEMBLE, NotOurs
+from search.results import wording
+from search.results.finalists import Scored, Standings, standings_of
+from search.results.ranking import share
+from search.run import finalists
+from search.run.finalists import run_finalists
+from search.run.supervise import RunSettings
+from search.study.definition import StudyDefinition
+from search.study.places import Place
+from search.study.store import finalists_of
+from search.worker.loop import WorkerSettings, work
+from tests.children import publish_and_die, spawn
+from tests.conftest import Command, Make
+from tests.factories import BETTER, STUDY, TIE, definition, ranking_of, report_standings
+
+QUICK = {"architecture": "simple", "epochs": 1, "filters": 4, "learning_rate": 0.002}
+Searched = tuple[optuna.Study, WorkerSettings]
+
+
+def grid_of(**changes: object) -> StudyDefinition:
+    return definition(sampler="grid", defaults=QUICK, space={"filters": {"choices": [2, 4]}}, **changes)
+
+
+@pytest.fixture
+def searched(make: Make) -> Searched:
+    study, settings = make(grid_of(), 2)
+    work(settings, lambda: False)
+    return study, settings
+
+
+def published(searched: Searched, folder: Path, top: int = 2, seeds: int = 1) -> Standings:
+    """The standings after the finalists were trained."""
+    study, settings = searched
+    run = RunSettings(None, Place(folder / "s"), 1, settings, None, quiet=True)
+    run_finalists(run, top, seeds, Console(quiet=True))
+    standings = standings_of(study, folder / "s")
+    assert standings is not None
+    return standings
+
+
+def record_of(study: optuna.Study) -> dict[str, Any]:
+    again = finalists_of(study)
+    assert again is not None
+    settled: dict[str, Any] = again.user_attrs["settled"]
+    return settled
+
+
+def scored(network: torch.nn.Module, data: DataSet, score_on: Any) -> Scored:
+    result = evaluate(network, split(data, score_on).scored)
+    interval = share(result.correct, result.total)
+    return Scored(result.accuracy, result.correct, result.total, interval.low, interval.high)
+
+
+def member(folder: Path, number: int) -> checkpoint.Checkpoint:
+    return checkpoint.load(folder / "s.finalists" / "checkpoints" / f"trial-{number:05d}-epoch-1.pt")
+
+
+def test_all_trainings_of_the_winner_and_of_those_that_tie_with_it_are_members() -> None:
+    single = ranking_of((2, [0.9]), (4, [0.8]))  # of which no interval is known
+    for ranking, expected in ((BETTER, [0]), (TIE, [0, 1]), (single, [0, 1]), ([replace(TIE[0], diverged=1)], [])):
+        numbered = [replace(one, trials=[10 * place, 10 * place + 1]) for place, one in enumerate(ranking)]
+        assert report_standings(numbered).members == [10 * place + k for place in expected for k in (0, 1)]
+    broken = [TIE[0], replace(TIE[1], diverged=1)]
+    assert report_standings(broken).members == TIE[0].trials
+
+
+@pytest.mark.parametrize("score_on", ["test", "validation"])
+def test_both_networks_are_scored_and_measured(make: Make, tmp_path: Path, tiny: DataSet, score_on: str) -> None:
+    study, settings = make(grid_of(score_on=score_on), 2)
+    work(settings, lambda: False)
+    standings = published((study, settings), tmp_path, seeds=2)
+    assert standings.single is not None
+    assert standings.ensemble is not None
+    assert standings.winner is not None
+    networks = {BEST: standings.single, ENSEMBLE: standings.ensemble}
+    for name, network in networks.items():
+        file = tmp_path / "s" / name
+        saved = ensemble.load(file)
+        assert network.scores == {images: scored(saved.network(), tiny, images) for images in {score_on, "test"}}
+        assert network.score == network.scores["test"]
+        assert network.digest == saved.digest
+        assert network.megabytes == file.stat().st_size / 1e6
+        assert 0 < network.milliseconds < 100
+    assert standings.single.trials == standings.winner.again.trials[:1]
+    assert standings.single.scores[score_on].accuracy == standings.checkpoint_accuracy
+    assert standings.ensemble.trials == standings.members
+    assert standings.ensemble_file == tmp_path / "s" / ENSEMBLE
+    made = ensemble.load(tmp_path / "s" / ENSEMBLE)
+    assert isinstance(made, Ensemble)
+    assert made.trials == standings.members
+    assert [one.seed for one in made.members] == [member(tmp_path, number).seed for number in made.trials]
+    assert not standings.unsettled
+    said = wording.ensemble(standings)
+    assert said is not None
+    assert f"{len(made.members)} networks" in said
+    assert str(tmp_path / "s" / ENSEMBLE) in said
+    assert ("of the test images, where that has" in said) == (score_on == "validation")
+    record = json.loads(json.dumps(standings.as_json()))
+    assert record["ensemble"]["trials"] == standings.members
+    assert record["ensemble_file"] == str(standings.ensemble_file)
+    assert record["single"]["scores"]["test"]["total"] == len(tiny.test)
+
+
+def test_the_members_are_on_record_before_any_ensemble_is_scored(
+    searched: Searched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, _ = searched
+
+    def dies(*_: object) -> object:
+        raise RuntimeError("as if killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ensemble, "dump", dies)
+        with pytest.raises(RuntimeError, match="as if killed"):
+            published(searched, tmp_path)
+    before = standings_of(study, tmp_path / "s")
+    assert before is not None
+    assert record_of(study)["ensemble"] == {"members": before.members}
+    assert (before.ensemble, before.without_ensemble, before.unsettled) == (None, None, True)
+    assert wording.ensemble(before) is None
+    assert not (tmp_path / "s" / ENSEMBLE).exists()
+    after = published(searched, tmp_path)
+    assert record_of(study)["ensemble"]["members"] == before.members
+    assert (after.members, after.unsettled) == (before.members, False)
+
+
+@pytest.mark.parametrize("moment", ["before", "within", "after"])
+def test_a_kill_leaves_the_former_file_or_the_whole_new_one(searched: Searched, tmp_path: Path, moment: str) -> None:
+    study, settings = searched
+    first = published(searched, tmp_path)
+    file, again = tmp_path / "s" / ENSEMBLE, finalists_of(study)
+    assert again is not None
+    new = file.read_bytes()
+    trials = list(reversed(first.members))
+    former = ensemble.dump([member(tmp_path, number) for number in trials], trials)
+    file.write_bytes(former)
+    again.set_user_attr("settled", {"trials": [99], "test": []})  # an earlier winner's
+    process = spawn(publish_and_die, settings, tmp_path / "s", moment)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert file.read_bytes() == (new if moment == "after" else former)
+    killed = standings_of(study, tmp_path / "s")
+    assert killed is not None
+    assert (killed.ensemble, killed.unsettled) == (None, True)
+    last = published(searched, tmp_path)
+    assert last.ensemble is not None
+    assert first.ensemble is not None
+    assert last.ensemble.scores == first.ensemble.scores
+
+
+def test_it_is_made_again_where_its_file_is_gone_or_others_tie(searched: Searched, tmp_path: Path) -> None:
+    study, _ = searched
+    first = published(searched, tmp_path)
+    (tmp_path / "s" / ENSEMBLE).unlink()
+    gone = standings_of(study, tmp_path / "s")
+    assert gone is not None
+    assert (gone.ensemble, gone.unsettled) == (None, True)
+    assert published(searched, tmp_path).ensemble is not None
+    more = published(searched, tmp_path, seeds=2)
+    assert more.ensemble is not None
+    assert more.ensemble.trials == more.members != first.members
+
+
+def test_where_a_members_checkpoint_was_removed_there_is_none_and_it_is_said(
+    searched: Searched, tmp_path: Path
+) -> None:
+    study, _ = searched
+    standings = published(searched, tmp_path)
+    again = finalists_of(study)
+    assert again is not None
+    _, removed = standings.members
+    (tmp_path / "s.finalists" / "checkpoints" / f"trial-{removed:05d}-epoch-1.pt").unlink()
+    again.set_user_attr("settled", {"trials": [99], "test": []})
+    after = published(searched, tmp_path)
+    assert after.without_ensemble == f"the checkpoint of training {removed} was removed"
+    assert wording.ensemble(after) == f"Ensemble         none: the checkpoint of training {removed} was removed"
+    assert (after.ensemble, after.unsettled) == (None, False)
+    assert after.checkpoint is not None
+    assert not (tmp_path / "s" / ENSEMBLE).exists()  # that of before
+
+
+def test_one_training_is_no_ensemble_and_too_many_are_none(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, settings = make(definition(sampler="grid", defaults=QUICK, space={"filters": {"choices": [4]}}), 1)
+    work(settings, lambda: False)
+    alone = published((study, settings), tmp_path)
+    assert alone.without_ensemble == "there is one training of the winner, and nothing ties with it"
+    assert not (tmp_path / "s" / ENSEMBLE).exists()
+    monkeypatch.setattr(ensemble, "MOST_MEMBERS", 2)
+    many = published((study, settings), tmp_path, seeds=3)
+    assert many.without_ensemble == "3 trainings tie, and an ensemble has 2 at the most"
+
+
+def test_a_winner_that_another_command_published_meanwhile_stays(
+    searched: Searched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, settings = searched
+    score, later = finalists._ensemble, {"trials": [99], "test": [], "ensemble": {"members": [99]}}
+
+    def slowly(again: optuna.Study, *arguments: Any) -> object:
+        made = score(again, *arguments)
+        with lock(settings.storage):  # which nobody holds while an ensemble is scored
+            again.set_user_attr("settled", later)
+        return made
+
+    monkeypatch.setattr(finalists, "_ensemble", slowly)
+    published(searched, tmp_path)
+    assert record_of(study) == later
+    assert not (tmp_path / "s" / ENSEMBLE).exists()
+
+
+def test_a_file_of_somebody_else_is_not_overwritten(searched: Searched, tmp_path: Path) -> None:
+    (tmp_path / "s" / ENSEMBLE).write_text("mine")
+    with pytest.raises(NotOurs, match=r"ensemble\.pt: fmnist-search did not write this file"):
+        published(searched, tmp_path)
+
+
+def test_the_commands_take_either_file_and_finalists_0_makes_no_ensemble(
+    invoke: Command, study_file: Path, tmp_path: Path, tiny: DataSet
+) -> None:
+    study_file.write_text(STUDY.replace("epochs = 2", "epochs = 1"))
+    none = invoke("run", "tiny.toml", "--trials", "2", "--finalists", "0", "--workers", "1")
+    assert none.returncode == 0, none.stderr
+    assert "Ensemble" not in none.stdout
+    assert not list((tmp_path / "studies").glob("*/ensemble.pt"))
+    result = invoke("run", "tiny.toml", "--trials", "2", "--finalists", "1", "--workers", "2")
+    assert result.returncode == 0, result.stderr
+    assert "Ensemble         studies/tiny/ensemble.pt  (" in result.stdout
+    assert "Ensemble         studies/tiny/ensemble.pt  (" in invoke("best", "tiny").stdout
+    standings = json.loads(invoke("finalists", "tiny", "--top", "1", "--json").stdout)
+    Image.fromarray(tiny.test.images[0, 0].numpy()).save(tmp_path / "image.png")
+    for name, network in ((BEST, standings["single"]), (ENSEMBLE, standings["ensemble"])):
+        file = f"studies/tiny/{name}"
+        scores = json.loads(invoke("evaluate", file, "--json").stdout)
+        assert scores["accuracy"] == network["scores"]["test"]["accuracy"]
+        (answer,) = json.loads(invoke("predict", file, "image.png", "--json").stdout)
+        assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+        exported = invoke("export", file, "--to", f"{name}.onnx")
+        assert exported.returncode == 0, exported.stderr
+        assert exported.stdout.startswith(f"Saved {name}.onnx\nLargest difference")
+        assert invoke("export", file, "--to", f"{name}.onnx").returncode == 0  # it is one of ours
+    assert not invoke("delete", "tiny", "--yes").returncode
+    assert not (tmp_path / "studies" / "tiny").exists()
