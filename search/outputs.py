@@ -7,7 +7,7 @@ from pathlib import Path
 from fmnist.errors import UsageError
 from search.choices import FINALISTS
 
-REPORT = "report.html"  # in the study's folder
+REPORT, NUMBERS = "report.html", "report.json"  # in the study's folder
 BEST = "best.pt"  # there too: a training of the winner
 ENSEMBLE = "ensemble.pt"  # likewise: all trainings of the winner and of those that tie with it
 
@@ -19,7 +19,7 @@ CHECKPOINT_MARKS = (b"fmnist-search checkpoint ",)
 ENSEMBLE_MARKS = (b"fmnist-search ensemble ",)
 ONNX_MARKS = (b'{"fmnist_search": "',)
 REPORT_MARKS = (b" - fmnist-search</title>", b'{"summary": {"study": "', b'{"answers": [')
-OF_A_STUDY = {REPORT: REPORT_MARKS, BEST: CHECKPOINT_MARKS, ENSEMBLE: ENSEMBLE_MARKS}  # files in its folder
+OF_A_STUDY = {REPORT: REPORT_MARKS, NUMBERS: REPORT_MARKS, BEST: CHECKPOINT_MARKS, ENSEMBLE: ENSEMBLE_MARKS}  # files in its folder
 SEARCHED = 2**16  # bytes, from the beginning and from the end
 
 

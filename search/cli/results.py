@@ -73,7 +73,7 @@ def status(study: str, storage: str | None, output: Path | None, watch: float | 
             return
         summary, standings = summarize(opened, folder), standings_of(opened, folder)
     if as_json:
-        click.echo(json.dumps(summary.as_json()))
+        click.echo(json.dumps(summary.as_json(standings)))
     else:
         show_status(terminal(), summary, standings)
 
@@ -85,14 +85,13 @@ def status(study: str, storage: str | None, output: Path | None, watch: float | 
 def best(study: str, storage: str | None, output: Path | None, as_json: bool) -> None:
     """Show a study's answer: the winner of its finalists, or before that its best trial, and the checkpoint.
 
-    With --json it is the best trial in any case; `finalists --json` prints the others.
+    With --json it is both: the best single trial, and the winner, which is null until the finalists are trained.
 
     \b
-    Example:
+    Examples:
       fmnist-search best cnn
+      fmnist-search best cnn --json
     """
-    from dataclasses import asdict
-
     from search.console.status import show_best
     from search.console.terminal import terminal
     from search.results.finalists import standings_of
@@ -101,7 +100,7 @@ def best(study: str, storage: str | None, output: Path | None, as_json: bool) ->
     with opened_study(study, storage, output) as (opened, folder):
         summary, standings = summarize(opened, folder), standings_of(opened, folder)
     if as_json:
-        click.echo(json.dumps(asdict(summary.best) if summary.best else None))
+        click.echo(json.dumps(summary.answer_as_json(standings)))
     else:
         show_best(terminal(), summary, standings)
 

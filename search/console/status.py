@@ -232,7 +232,7 @@ def watch(study: optuna.Study, folder: Path, console: Console, seconds: float, *
         while True:
             left, awaited = persistently(lambda: (_is_busy(study), _awaits_finalists(study)))
             shown = persistently(look)  # after that: the last to be shown is the end
-            line = json.dumps(shown[0].as_json()) if as_json else " ".join(status(*shown, running=False))
+            line = json.dumps(shown[0].as_json(shown[1])) if as_json else " ".join(status(*shown, running=False))
             if not live and line != said:
                 print(line, file=console.file, flush=True)
                 said = line

@@ -151,7 +151,7 @@ class Analysis:
     def as_json(self) -> dict[str, Any]:
         """All of it as plain values."""
         plain = asdict(self) | {
-            "summary": self.summary.as_json() | {"score_on": self.summary.score_on},
+            "summary": self.summary.as_json(self.standings) | {"score_on": self.summary.score_on},
             "standings": self.standings.as_json() if self.standings else None,
             "costs": [asdict(cost) | {"fronts": sorted(cost.fronts)} for cost in self.costs],
         }

@@ -112,9 +112,14 @@ class Published:
         return cls(**record | {"scores": {images: Scored(**scores) for images, scores in record["scores"].items()}})
 
     @property
+    def scored_on(self) -> str:
+        """The images that nothing was chosen by, as far as there are any."""
+        return "test" if "test" in self.scores else next(iter(self.scores))
+
+    @property
     def score(self) -> Scored:
-        """On the images that nothing was chosen by, as far as there are any."""
-        return self.scores.get("test") or next(iter(self.scores.values()))
+        """On those."""
+        return self.scores[self.scored_on]
 
 
 @dataclass(frozen=True)
@@ -125,7 +130,8 @@ class Standings:
     to nothing. outdated: whether the search has found a better configuration since. checkpoint: the winner's
     first training, with the accuracy of that one. test: of the winner, if another split chose it. unfinished:
     whether the search is short of its goal, so that it may find others. unscored: those without an accuracy.
-    searched: finished trials of the search, all scored on the images that score the finalists.
+    searched: finished trials of the search, all scored on the images that score the finalists. hyperparameters: all of
+    the winner's.
     single: the network in `checkpoint`. ensemble: all trainings of the winner and of those that tie with it, in
     `ensemble_file`; None before it is published, and without_ensemble says why there is none.
     """
@@ -147,6 +153,7 @@ class Standings:
     ensemble: Published | None = None
     ensemble_file: Path | None = None
     without_ensemble: str | None = None
+    hyperparameters: dict[str, Any] | None = None
 
     @property
     def winner(self) -> Finalist | None:
@@ -183,6 +190,27 @@ class Standings:
         if self.checkpoint is None or (self.test is None and self.score_on != "test"):
             return True
         return self.ensemble is None and self.without_ensemble is None
+
+    def winner_as_json(self) -> dict[str, Any] | None:
+        """The record of the winner in `status --json` and `best --json`; None unless it is final."""
+        if not self.final or self.winner is None:
+            return None
+        accuracy, made = self.winner.again.accuracy, self.ensemble
+        return {
+            "trial": self.winner.trial,
+            "params": self.hyperparameters,
+            "mean": accuracy.mean,
+            "low": None if accuracy.low is None else max(accuracy.low, 0.0),
+            "high": None if accuracy.high is None else min(accuracy.high, 1.0),
+            "seeds": accuracy.n,
+            "checkpoint": str(self.checkpoint) if self.checkpoint else None,
+            "ensemble": made
+            and {
+                "accuracy": made.score.accuracy,
+                "members": len(made.trials),
+                "checkpoint": str(self.ensemble_file),
+            },
+        }
 
     def as_json(self) -> dict[str, Any]:
         """The record that `finalists --json` prints."""
@@ -298,6 +326,7 @@ def standings_of(study: optuna.Study, folder: Path | None = None) -> Standings |
         unfinished=not is_done(study),
         unscored=_unscored(found, searched, trials),
         searched=sum(state[each] for each in FINISHED),
+        hyperparameters={**searched.default_values, **winner.again.params} if winner else None,
         single=Published.of_record(settlement["single"]) if checkpoint and "single" in settlement else None,
     )
     return _with_ensemble(standings, settlement.get("ensemble"), folder / ENSEMBLE) if settled else standings

@@ -89,13 +89,20 @@ class Summary:
     best: BestTrial | None
     running: list[RunningTrial]
 
-    def as_json(self) -> dict[str, Any]:
-        """The record that `status --json` prints."""
+    def as_json(self, standings: Standings | None) -> dict[str, Any]:
+        """The record that `status --json` prints; standings: of the finalists."""
         return {
             "study": self.study,
             "direction": "maximize",
             "trials": asdict(self.trials),
+            **self.answer_as_json(standings),
+        }
+
+    def answer_as_json(self, standings: Standings | None) -> dict[str, Any]:
+        """The record that `best --json` prints: the best single trial, and the winner of the finalists."""
+        return {
             "best": asdict(self.best) if self.best else None,
+            "winner": standings.winner_as_json() if standings else None,
         }
 
 
@@ -121,7 +128,7 @@ class RunResult:
         """The record with which `run --json` ends: that of `status --json`, and how the search ended."""
         return {
             "event": "result",
-            **self.summary.as_json(),
+            **self.summary.as_json(self.standings),
             "goal": self.goal,
             "stopped": self.stopped,
             "finalists": self.standings.as_json() if self.standings else None,

@@ -74,10 +74,11 @@ def test_run_reaches_its_number_then_has_nothing_to_do_then_adds_the_difference(
 def test_status_and_best_print_the_promised_json(invoke: Command, study_file: Path, tmp_path: Path) -> None:
     invoke("run", "tiny.toml", "--trials", "2", "--workers", "1", "--quiet")
     status = json.loads(invoke("status", "tiny", "--json").stdout)
-    assert list(status) == ["study", "direction", "trials", "best"]
+    assert list(status) == ["study", "direction", "trials", "best", "winner"]
     assert (status["study"], status["direction"]) == ("tiny", "maximize")
-    best = json.loads(invoke("best", "tiny", "--json").stdout)
-    assert best == status["best"]
+    answer = json.loads(invoke("best", "tiny", "--json").stdout)
+    best = answer["best"]
+    assert answer == {"best": status["best"], "winner": None}
     assert list(best) == ["number", "mark", "value", "params", "checkpoint"]
     study = load_study(open_storage(default_url(tmp_path / "studies")), "tiny")
     assert (best["number"], best["value"], best["params"]) == (
@@ -165,10 +166,10 @@ def test_run_prints_an_object_a_line_for_a_program_and_each_at_once(
     ]
     assert {each["study"] for each in trials} == {"tiny", "tiny.finalists"}
     assert list(result) == [
-        "event", "study", "direction", "trials", "best", "goal", "stopped", "finalists", "error", "report"
+        "event", "study", "direction", "trials", "best", "winner", "goal", "stopped", "finalists", "error", "report"
     ]  # fmt: skip
     assert (result["event"], result["goal"], result["stopped"], result["error"]) == ("result", 2, None, None)
-    assert json.loads(invoke("best", "tiny", "--json").stdout) == result["best"]
+    assert json.loads(invoke("best", "tiny", "--json").stdout) == {name: result[name] for name in ("best", "winner")}
     assert json.loads(invoke("status", "tiny", "--json").stdout).items() <= result.items()
     assert result["finalists"]["trained"] == result["finalists"]["wanted"] == len(trials) - 2
     assert (tmp_path / result["report"]).is_file()
@@ -189,7 +190,7 @@ def test_best_is_null_before_a_trial_is_complete(invoke: Command, study_file: Pa
     stopped = invoke("run", "tiny.toml", "--trials", "2", "--timeout", "0.5", "--workers", "1")
     assert "Time is up: 0 of 2 trials are finished; the same command goes on from here." in stopped.stdout
     assert stopped.returncode == 0
-    assert json.loads(invoke("best", "tiny", "--json").stdout) is None
+    assert json.loads(invoke("best", "tiny", "--json").stdout) == {"best": None, "winner": None}
     assert json.loads(invoke("status", "tiny", "--json").stdout)["best"] is None
     assert counts(tmp_path) == {"complete": 0, "pruned": 0, "failed": 0, "running": 0, "waiting": 2, "paused": 0}
 
@@ -341,7 +342,7 @@ def test_a_study_is_shared_out_by_its_commands(invoke: Command, study_file: Path
 
     checkpoints = tmp_path / "studies" / "tiny" / "checkpoints"
     assert len(list(checkpoints.glob("trial-*"))) == 5
-    best = json.loads(invoke("best", "tiny", "--json").stdout)
+    best = json.loads(invoke("best", "tiny", "--json").stdout)["best"]
     (checkpoints / "trial-00001-epoch-0.5.pt").touch()
     collected = invoke("gc", "tiny", "--keep", "2").stdout
     assert collected == "Removed 3 checkpoints of beaten trials and 1 that no trial names.\n"

@@ -559,6 +559,23 @@ def test_run_ends_with_the_finalists_and_goes_on_with_them(invoke: Command, stud
     assert "Winner: trial" in invoke("best", "tiny").stdout
     assert re.search(r"trainings finished\. .*default.* Winner: trial", invoke("status", "tiny").stdout)
 
+    winner, standings = (json.loads(invoke(name, "tiny", "--json").stdout) for name in ("best", "finalists"))
+    winner, first = winner["winner"], standings["finalists"][0]["again"]
+    assert (winner["mean"], winner["seeds"], winner["trial"]) == (
+        first["accuracy"]["mean"],
+        3,
+        standings["finalists"][0]["trial"],
+    )
+    assert (
+        winner["params"].items() >= {**first["params"], "architecture": "simple", "epochs": 1, "batch_size": 64}.items()
+    )
+    assert 0 <= winner["low"] <= winner["mean"] <= winner["high"] <= 1
+    saved = checkpoint.load(tmp_path / winner["checkpoint"])
+    assert saved.hyperparameters.model_dump() == winner["params"] | {"network": {}}
+    assert (tmp_path / winner["ensemble"]["checkpoint"]).is_file()
+    assert winner["ensemble"]["members"] == len(standings["ensemble"]["trials"]) >= 3
+    assert json.loads(invoke("status", "tiny", "--json").stdout)["winner"] == winner
+
     numbers = json.loads((tmp_path / invoke("report", "tiny", "--format", "json").stdout.strip()).read_text())
     _, *words = shlex.split(numbers["answer"]["train"])
     alone = invoke(*words, "--save", str(tmp_path / "alone.pt"))
