@@ -19,7 +19,12 @@ CHECKPOINT_MARKS = (b"fmnist-search checkpoint ",)
 ENSEMBLE_MARKS = (b"fmnist-search ensemble ",)
 ONNX_MARKS = (b'{"fmnist_search": "',)
 REPORT_MARKS = (b" - fmnist-search</title>", b'{"summary": {"study": "', b'{"answers": [')
-OF_A_STUDY = {REPORT: REPORT_MARKS, NUMBERS: REPORT_MARKS, BEST: CHECKPOINT_MARKS, ENSEMBLE: ENSEMBLE_MARKS}  # files in its folder
+OF_A_STUDY = {
+    REPORT: REPORT_MARKS,
+    NUMBERS: REPORT_MARKS,
+    BEST: CHECKPOINT_MARKS,
+    ENSEMBLE: ENSEMBLE_MARKS,
+}  # files in its folder
 SEARCHED = 2**16  # bytes, from the beginning and from the end
 
 

@@ -146,7 +146,8 @@ class Analysis:
             return None
         defaults = Hyperparameters.model_validate(self.definition["defaults"])
         seed = self.network.seed if self.network else 0
-        return self.provenance.training(defaults.with_values(self.best), seed, self.definition["score_on"])
+        how = (seed, self.definition["score_on"], self.definition["tta"])
+        return self.provenance.training(defaults.with_values(self.best), *how)
 
     def as_json(self) -> dict[str, Any]:
         """All of it as plain values."""

@@ -15,6 +15,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from fmnist import source
+from fmnist.choices import Tta
 from fmnist.data import DataSet
 from fmnist.hyperparameters import Hyperparameters, ScoreOn
 from fmnist.own_network import Source
@@ -58,7 +59,7 @@ class Provenance:
         options = self.options + (self.data_options if data else "")
         return shlex.join(["fmnist-search", *words.split(), *map(str, names)]) + options
 
-    def training(self, hyperparameters: Hyperparameters, seed: int, score_on: ScoreOn) -> str:
+    def training(self, hyperparameters: Hyperparameters, seed: int, score_on: ScoreOn, tta: Tta) -> str:
         """The command that trains a configuration by itself, as it is typed where the network's file is, if any."""
         words = ["fmnist-search", "train", "--seed", str(seed)]
         usual = Hyperparameters()
@@ -67,7 +68,9 @@ class Provenance:
                 words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
         for name, value in hyperparameters.network.items():
             words += ["--set", f"{name}={written(value)}"]
-        return shlex.join(words + ["--score-on", score_on] * (score_on != "test")) + self.data_options
+        words += [] if score_on == "test" else ["--score-on", score_on]
+        words += [] if tta == "auto" else ["--tta", tta]
+        return shlex.join(words) + self.data_options
 
 
 def provenance(
