@@ -11,8 +11,10 @@ from rich.console import Console
 from fmnist import ensemble
 from fmnist.checkpoint import Checkpoint, CheckpointError
 from fmnist.data import DataSet, LabelledImages, load, split
+from fmnist.ensemble import Ensemble
 from fmnist.evaluation import Evaluation, evaluate, milliseconds_per_image
 from fmnist.files import write_whole
+from fmnist.hyperparameters import ScoreOn
 from fmnist.training import EpochMetrics
 from fmnist.user_code import running
 from search.database.connection import lock, open_storage
@@ -238,14 +240,17 @@ def _ensemble(again: optuna.Study, members: list[int], data: DataSet) -> tuple[b
         made = ensemble.parse(content, ENSEMBLE)  # what is scored is what will be read
     except CheckpointError as error:  # of other images with --allow-mixed, or a network of thousands of tensors
         return f"its trainings cannot be in one file ({error})"
-    network, score_on = made.network(), definition_of(again).score_on
+    assert isinstance(made, Ensemble)
+    return content, _of_ensemble(made, len(content), definition_of(again).score_on, data)
+
+
+def _of_ensemble(made: Ensemble, size: int, score_on: ScoreOn, data: DataSet) -> Published:
+    network = made.network()
+    images = {str(score_on): split(data, score_on).scored, "test": data.test}
     with running(made.architecture):
-        scored = {score_on: evaluate(network, split(data, score_on).scored)}
-        if score_on != "test":
-            scored["test"] = evaluate(network, data.test)
+        scores = {name: _scored(evaluate(network, each)) for name, each in images.items()}
         milliseconds = milliseconds_per_image(network, data.test.images)
-    scores = {str(images): _scored(result) for images, result in scored.items()}
-    return content, Published(members, made.digest, len(content) / 1e6, milliseconds, scores)
+    return Published(made.trials, made.digest, size / 1e6, milliseconds, scores)
 
 
 def _scored(result: Evaluation | EpochMetrics) -> Scored:

@@ -560,6 +560,20 @@ def test_train_prints_the_write_ups_lines_and_saves(command: Command, invoke: Co
     assert (values["correct"], values["total"], values["score_on"]) == (saved.history[-1].correct, 300, "test")
 
 
+@pytest.mark.parametrize(("kind", "tta", "recorded"), [("flip", "auto", "mirror"), ("flip", "none", "none")])
+def test_train_scores_as_tta_says_and_evaluate_scores_the_same(
+    invoke: Command, tmp_path: Path, kind: str, tta: str, recorded: str
+) -> None:
+    network = ("--architecture", "simple", "--epochs", "1", "--augmentation-kind", kind, "--augmentation", "1")
+    trained = invoke("train", *network, "--tta", tta, "--save", "net.pth")
+    assert trained.returncode == 0, trained.stderr
+    assert checkpoint.load(tmp_path / "net.pth").tta == recorded
+    scores = json.loads(invoke("evaluate", "net.pth", "--json").stdout)
+    assert f"Average loss: {scores['loss']:.4f}, Accuracy: {scores['correct']}/{scores['total']}" in trained.stdout
+    table = invoke("evaluate", "net.pth").stdout.partition("\n\n")[2].partition("\n\n")[0]
+    assert table in trained.stdout  # the report at the end is of the same predictions
+
+
 def test_train_takes_every_hyperparameter(invoke: Command, tmp_path: Path) -> None:
     values: dict[str, Any] = {"architecture": "cnn", "epochs": 1, "optimizer": "sgd", "learning_rate": 0.05}
     values |= {"momentum": 0.8, "batch_size": 32, "filters": 2, "blocks": 1, "kernel_size": 4, "residual": True}

@@ -174,7 +174,14 @@ def test_it_is_made_again_where_its_file_is_gone_or_others_tie(searched: Searche
     gone = standings_of(study, tmp_path / "s")
     assert gone is not None
     assert (gone.ensemble, gone.unsettled) == (None, True)
+    again = finalists_of(study)
     assert published(searched, tmp_path).ensemble is not None
+    assert again is not None
+    of_others = record_of(study)["ensemble"] | {"members": first.members[:1]}
+    again.set_user_attr("settled", record_of(study) | {"ensemble": of_others})
+    other = standings_of(study, tmp_path / "s")
+    assert other is not None
+    assert (other.ensemble, other.unsettled) == (None, True)
     more = published(searched, tmp_path, seeds=2)
     assert more.ensemble is not None
     assert more.ensemble.trials == more.members != first.members
