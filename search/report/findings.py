@@ -320,11 +320,13 @@ def _early(found: Early) -> str:
     """What that importance is of, and which hyperparameters have it."""
     number = found.importances.finished
     whose = (
-        f"all {number} trials reached" if not found.lost else f"{number} trials reached, {found.lost} diverged before"
+        f"all {number} trials reached"
+        if not found.lost
+        else f"{number} trials reached; {found.lost} more diverged before"
     )
     left_out = " `epochs` is left out: it changes nothing before a training ends." if found.without_epochs else ""
     return (
-        f"Importance for the accuracy after {found.when}, which {whose}; what helps early need not help in the end. "
+        f"Importance for the accuracy after {found.when}, which {whose}: what helps early need not help in the end. "
         f"{' '.join([*found.importances.missing, *_by_methods(found.importances)])}{left_out}"
     )
 
