@@ -12,7 +12,6 @@ from fmnist import source
 from fmnist.data import DataSet, fingerprint_of
 from fmnist.errors import DataError
 from fmnist.hyperparameters import Hyperparameters
-from search.formatting import short
 from search.report.cost import Cost, costs
 from search.report.findings import Evidence, Finding, findings
 from search.report.history import (
@@ -107,8 +106,8 @@ class Analysis:
     def epochs_trained(self) -> str:
         """The epochs in words, search and finalists apart: 62.5 in the search, 60 in the finalists."""
         if not self.epochs_again:
-            return short(self.epochs)
-        return f"{short(self.epochs - self.epochs_again)} in the search, {short(self.epochs_again)} in the finalists"
+            return f"{self.epochs:g}"
+        return f"{self.epochs - self.epochs_again:g} in the search, {self.epochs_again:g} in the finalists"
 
     @property
     def seconds(self) -> float:

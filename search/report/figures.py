@@ -17,6 +17,7 @@ from search.results.intervals import Estimate
 BAR = 22  # pixels of a worker
 RUNNING = "#E69F00"
 FINE = 300  # attempts from which on lines between them would be all that is seen
+METHODS = {"fANOVA": THREE[0], "PED-ANOVA": THREE[1]}  # alike in figures that lack one
 KINDS = {  # of what a worker did
     "complete": COLOURS["complete"],
     "pruned": COLOURS["pruned"],
@@ -189,7 +190,7 @@ def early_importances(analysis: Analysis) -> go.Figure:
 def _shares(found: Importances, title: str) -> go.Figure:
     figure = figure_of(title, "", barmode="group")
     order = sorted(next(iter(found.methods.values())).items(), key=lambda item: item[1].share)
-    for (method, shares), colour in zip(found.methods.items(), THREE, strict=False):
+    for method, shares in found.methods.items():
         figure.add_bar(
             x=[shares[name].share for name, _ in order],
             y=[name for name, _ in order],
@@ -204,7 +205,8 @@ def _shares(found: Importances, title: str) -> go.Figure:
             hovertemplate="%{y}: %{text}<extra></extra>",
             orientation="h",
             name=method,
-            marker_color=colour,
+            showlegend=True,
+            marker_color=METHODS[method],
         )
     return figure.update_layout(height=130 + 42 * len(order), xaxis_rangemode="tozero", legend_traceorder="normal")
 

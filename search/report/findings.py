@@ -155,13 +155,12 @@ def advice_on_more_trials(
     most = len(space.grid(definition)) if definition.sampler == "grid" else MOST_TRIALS
     ways = []
     if wanted is not None and finished < wanted <= most:
-        rate = f"At the rate of this study, {found.complete} of {finished}, " if found.complete < finished else ""
-        ways.append(f"{rate}`--trials {wanted}` on its `fmnist-search run` comes to that")
+        rate = f"at this study's rate, {found.complete} of {finished}, that takes about {wanted} trials: "
+        again = f"repeat its `fmnist-search run` with `--trials {wanted}`"
+        ways.append(f"{rate if found.complete < finished else ''}{again}")
     if definition.pruner != "none" and finished > found.complete and most >= FEWEST_COMPLETE:
-        ways.append(f"{_with_pruner(definition, 'none')} {ANOTHER} trains all to the end")
-    if not ways:
-        ways.append(f"search more values {ANOTHER}")
-    advice = ", and ".join(ways)
+        ways.append(f"search with {_with_pruner(definition, 'none')} {ANOTHER}")
+    advice = ", or ".join(ways) or f"search more values {ANOTHER}"
     return f"{told} {advice[0].upper()}{advice[1:]}."
 
 

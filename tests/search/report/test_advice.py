@@ -377,7 +377,7 @@ def test_commands_that_advice_names_do_what_it_says(
     ran = ["run", study_file.name, "--trials", "2", "--workers", "1"]
     assert invoke(*ran).returncode == 0
     said = _advice(invoke, tmp_path)
-    more = shlex.split(said["more"].split("`")[1])
+    more = shlex.split(said["more"].split("`")[3])
     assert more == ["--trials", "3"]
     assert invoke(*ran, *more).returncode == 0
     told = json.loads(invoke("status", "tiny", "--json").stdout)
