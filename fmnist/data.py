@@ -142,8 +142,12 @@ def load(folder: Path | str | None = None) -> DataSet:
     checksums = source.declared_checksums(found)
     train, test = (_read(found, prefix, checksums) for prefix in ("train", "t10k"))
     name = "Fashion-MNIST" if checksums == source.CHECKSUMS else f"data set {found.resolve().name!r}"
-    fingerprint = hashlib.sha256(" ".join(checksums[file] for file in source.CHECKSUMS).encode()).hexdigest()
-    return DataSet(name, found, train, test, fingerprint)
+    return DataSet(name, found, train, test, fingerprint_of(checksums))
+
+
+def fingerprint_of(checksums: dict[str, str]) -> str:
+    """The SHA-256 of the check-sums of a data set's files."""
+    return hashlib.sha256(" ".join(checksums[file] for file in source.CHECKSUMS).encode()).hexdigest()
 
 
 def write(folder: Path, train: LabelledImages, test: LabelledImages) -> None:

@@ -162,6 +162,7 @@ def evidence_of(defined: StudyDefinition, trials: Sequence[FrozenTrial], **chang
         pruning=pruning(defined, trials),
         audit=audit(defined, trials),
         comparison=compare(defined, trials) if defined.reference else None,
+        finalists="fmnist-search finalists s",
     )
     return replace(evidence, **changes)
 

@@ -8,12 +8,23 @@ from typing import Any
 
 import optuna
 
-from fmnist.data import DataSet
+from fmnist import source
+from fmnist.data import DataSet, fingerprint_of
 from fmnist.errors import DataError
 from fmnist.hyperparameters import Hyperparameters
 from search.report.cost import Cost, costs
 from search.report.findings import Evidence, Finding, findings
-from search.report.history import Spell, TrialRecord, audit, beginning, pruning, records, spells, without_pauses
+from search.report.history import (
+    Spell,
+    TrialRecord,
+    audit,
+    beginning,
+    epochs_of,
+    pruning,
+    records,
+    spells,
+    without_pauses,
+)
 from search.report.importance import Importances, Landscape, foremost, importances, landscape
 from search.report.network import BestNetwork, best_network
 from search.report.provenance import Provenance, provenance
@@ -22,7 +33,6 @@ from search.results.finalists import Standings, standings_of
 from search.results.ranking import Configuration, rank
 from search.results.summary import Summary, summarize
 from search.study.parameters import SPACE, Parameter, has_conditions, point_of
-from search.study.record import history_of
 from search.study.store import DATA, definition_of, finalists_name, finalists_of
 
 
@@ -43,8 +53,8 @@ class Chosen:
 class Analysis:
     """All numbers of a report. Where `network` is None, `missing` says why.
 
-    epochs: trained over all trials, those of the finalists included. paused: seconds in which nobody worked, which no
-    other time holds.
+    epochs: trained over all trials, those of the finalists included. epochs_again: of these, those of the finalists.
+    paused: seconds in which nobody worked, which no other time holds.
     """
 
     summary: Summary
@@ -54,6 +64,7 @@ class Analysis:
     trials: list[TrialRecord]
     spells: list[Spell]
     epochs: float
+    epochs_again: float
     paused: float
     findings: list[Finding]
     standings: Standings | None
@@ -90,6 +101,13 @@ class Analysis:
     def conditional(self) -> bool:
         """Whether a trial may lack a hyperparameter that others have."""
         return has_conditions(self.space)
+
+    @property
+    def epochs_trained(self) -> str:
+        """The epochs in words, search and finalists apart: 62.5 in the search, 60 in the finalists."""
+        if not self.epochs_again:
+            return f"{self.epochs:g}"
+        return f"{self.epochs - self.epochs_again:g} in the search, {self.epochs_again:g} in the finalists"
 
     @property
     def seconds(self) -> float:
@@ -183,6 +201,7 @@ def analyse(study: optuna.Study, folder: Path, data: Callable[[], DataSet]) -> A
     again = finalists.get_trials(deepcopy=False) if finalists else []
     done = [*spells(trials, began, again=False), *spells(again, began, again=True)]
     finished, done, paused = without_pauses(records(definition, trials, began), done)
+    origin = provenance(study, definition, folder, [*trials, *again], loaded)
     evidence = Evidence(
         definition=definition,
         trials=trials,
@@ -191,7 +210,8 @@ def analyse(study: optuna.Study, folder: Path, data: Callable[[], DataSet]) -> A
         standings=standings,
         pruning=pruning(definition, trials),
         audit=audit(definition, trials),
-        comparison=compare(definition, trials) if definition.reference else None,
+        comparison=compare(definition, trials) if definition.reference and _is_fashion_mnist(study) else None,
+        finalists=origin.command("finalists", study.study_name),
     )
     return Analysis(
         summary=summary,
@@ -200,7 +220,8 @@ def analyse(study: optuna.Study, folder: Path, data: Callable[[], DataSet]) -> A
         definition=definition.model_dump(mode="json"),
         trials=finished,
         spells=done,
-        epochs=sum(history_of(trial)[-1].epoch for trial in [*trials, *again] if history_of(trial)),
+        epochs=epochs_of([*trials, *again]),
+        epochs_again=epochs_of(again),
         paused=paused,
         findings=findings(evidence),
         standings=standings,
@@ -211,8 +232,13 @@ def analyse(study: optuna.Study, folder: Path, data: Callable[[], DataSet]) -> A
         costs=costs(definition, evidence.ranking, trials),
         network=network,
         missing=missing,
-        provenance=provenance(study, definition, folder, [*trials, *again], loaded),
+        provenance=origin,
     )
+
+
+def _is_fashion_mnist(study: optuna.Study) -> bool:
+    """Whether the study's data is what the write-up was trained on, not merely a folder of that format or name."""
+    return bool(study.user_attrs[DATA]["fingerprint"] == fingerprint_of(source.CHECKSUMS))
 
 
 def _load(study: optuna.Study, data: Callable[[], DataSet]) -> tuple[DataSet | None, str | None]:

@@ -13,6 +13,7 @@ from fmnist.classes import CLASSES
 from search.database.connection import lock, opened
 from search.formatting import COLOURS, GREY, INK, assignments, percent
 from search.report.analysis import Analysis
+from search.report.importance import Importances
 from search.report.network import BestNetwork
 from search.report.page import drawers
 from search.report.style import figure_of
@@ -43,8 +44,9 @@ def publish(analysis: Analysis, url: str) -> None:
 def custom_plots(analysis: Analysis) -> dict[str, go.Figure]:
     """The figures by the names under which the dashboard knows them, those that there are numbers for."""
     drawable, drawn = drawers(analysis), {}
-    if draw := drawable.get("importances"):
-        drawn["importances"] = _titled(draw(analysis), TITLE)
+    # Under one name, so that none is left of an earlier report that had too few complete trials for the other.
+    if draw := drawable.get("early_importances") or drawable.get("importances"):
+        drawn["importances"] = _titled(draw(analysis), _title(analysis.importances))
     if draw := drawable.get(f"cost_{COST}"):
         few = [cost for place, cost in enumerate(analysis.costs) if place < MOST or COST in cost.fronts]
         title = f"What {analysis.summary.score_on} accuracy costs"
@@ -83,19 +85,34 @@ def _titled(figure: go.Figure, title: str) -> go.Figure:
 
 
 END_OF_OURS = "_What is above is written anew after each run; what you write below stays._"
-TITLE = "Which hyperparameters matter, 95 % intervals"  # of the figure
-IMPORTANCE = (
-    "Its own importances (PED-ANOVA over complete trials only) have no intervals and may stand in another order than "
-    f"those under “{TITLE}”: where intervals overlap, no order is to be trusted."
-)
+
+
+def _title(found: Importances | None) -> str:
+    when = f" after {found.early.when}" if found and found.early else ""
+    return f"Which hyperparameters matter{when}, 95 % intervals"
+
+
+def _on_importances(found: Importances) -> str:
+    """How the dashboard's own importances differ from those of the figure."""
+    ours = f"those under “{_title(found)}”"
+    if found.early:
+        return (
+            "Its own importances are of the final accuracy of the complete trials alone (PED-ANOVA, without "
+            f"intervals), and {ours} of an earlier one that all trials reached: what helps early need not help in the "
+            "end."
+        )
+    return (
+        "Its own importances (PED-ANOVA over complete trials only) have no intervals and may stand in another order "
+        f"than {ours}: where intervals overlap, no order is to be trusted."
+    )
 
 
 def note(analysis: Analysis) -> str:
     """The answer in sentences and the commands as a block."""
     answer = "\n\n".join(_escaped(sentence) for sentence in _answer(analysis))
     found, remarks = analysis.importances, ["In the dashboard's figures a step is a hundredth of an epoch."]
-    if found and (found.ped_anova or found.fanova):
-        remarks.append(IMPORTANCE)
+    if found and (found.methods or found.early):
+        remarks.append(_on_importances(found))
     commands = ["## Commands", "", "```console", *_commands(analysis), "```"]
     return "\n".join(["## Answer", "", answer, "", " ".join(remarks), "", *commands])
 

@@ -8,6 +8,7 @@ from search.formatting import AGAIN, BEST_COLOUR, COLOURS, FRONT, THREE, assignm
 from search.report.analysis import Analysis
 from search.report.comparison import Comparison
 from search.report.history import BEST_TRIALS, Spell, TrialRecord, drawn_curves, drawn_trials
+from search.report.importance import Importances
 from search.report.style import ACCURACY, ANSWER, SHARE, clock, figure_of, lines_of, literal, wrapped
 from search.report.writeup import WRITEUP_ACCURACY
 from search.results import wording
@@ -16,6 +17,7 @@ from search.results.intervals import Estimate
 BAR = 22  # pixels of a worker
 RUNNING = "#E69F00"
 FINE = 300  # attempts from which on lines between them would be all that is seen
+METHODS = {"fANOVA": THREE[0], "PED-ANOVA": THREE[1]}  # alike in figures that lack one
 KINDS = {  # of what a worker did
     "complete": COLOURS["complete"],
     "pruned": COLOURS["pruned"],
@@ -175,11 +177,20 @@ def _kind(spell: Spell) -> str:
 def importances(analysis: Analysis) -> go.Figure:
     """How much each hyperparameter matters by each method, as shares of 1."""
     assert analysis.importances is not None  # the page asks only then
-    figure = figure_of("importance (share of 1)", "", barmode="group")
-    methods = {"fANOVA": analysis.importances.fanova, "PED-ANOVA": analysis.importances.ped_anova}
-    found = {method: shares for method, shares in methods.items() if shares}
-    order = sorted(next(iter(found.values())).items(), key=lambda item: item[1].share)
-    for (method, shares), colour in zip(found.items(), THREE, strict=False):
+    return _shares(analysis.importances, "importance (share of 1)")
+
+
+def early_importances(analysis: Analysis) -> go.Figure:
+    """The same for the accuracy at the step that all trials reached."""
+    early = analysis.importances and analysis.importances.early
+    assert early  # the page asks only then
+    return _shares(early.importances, f"importance for the accuracy after {early.when} (share of 1)")
+
+
+def _shares(found: Importances, title: str) -> go.Figure:
+    figure = figure_of(title, "", barmode="group")
+    order = sorted(next(iter(found.methods.values())).items(), key=lambda item: item[1].share)
+    for method, shares in found.methods.items():
         figure.add_bar(
             x=[shares[name].share for name, _ in order],
             y=[name for name, _ in order],
@@ -194,7 +205,8 @@ def importances(analysis: Analysis) -> go.Figure:
             hovertemplate="%{y}: %{text}<extra></extra>",
             orientation="h",
             name=method,
-            marker_color=colour,
+            showlegend=True,
+            marker_color=METHODS[method],
         )
     return figure.update_layout(height=130 + 42 * len(order), xaxis_rangemode="tozero", legend_traceorder="normal")
 
@@ -294,7 +306,8 @@ def _dots(
         y=names,
         error_x={
             "type": "data",
-            "array": [_margin(each) for each in estimates],
+            "array": [_above(each) for each in estimates],
+            "arrayminus": [_below(each) for each in estimates],
         },
         text=[f"{percent(each.mean)} ({wording.interval(each)}), n = {each.n}" for each in estimates],
         hovertemplate="%{text}<extra></extra>",
@@ -304,8 +317,12 @@ def _dots(
     )
 
 
-def _margin(estimate: Estimate) -> float:
+def _above(estimate: Estimate) -> float:
     return 0 if estimate.high is None else estimate.high - estimate.mean
+
+
+def _below(estimate: Estimate) -> float:
+    return 0 if estimate.low is None else estimate.mean - estimate.low
 
 
 def writeup(analysis: Analysis) -> go.Figure:
@@ -322,7 +339,11 @@ def writeup(analysis: Analysis) -> go.Figure:
         figure.add_scatter(
             x=x,
             y=[row.ours.mean for row in rows],
-            error_y={"type": "data", "array": [_margin(row.ours) for row in rows]},
+            error_y={
+                "type": "data",
+                "array": [_above(row.ours) for row in rows],
+                "arrayminus": [_below(row.ours) for row in rows],
+            },
             mode="lines+markers",
             name=f"ours, {epochs} epochs",
             line={"color": colour},

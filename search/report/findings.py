@@ -6,14 +6,17 @@ from dataclasses import dataclass
 from optuna.trial import FrozenTrial
 from pydantic import ValidationError
 
-from fmnist.hyperparameters import Hyperparameters
+from fmnist.errors import UsageError
+from fmnist.hyperparameters import TRAINING, check_batch_size
+from search.choices import PrunerName
 from search.formatting import count, percent, points, short
 from search.report.history import CONTENDERS, FEWEST_AUDITED, Audit, Pruning, best_trials, improving, overfitting
-from search.report.importance import FEWEST_COMPLETE, Importance, Importances
+from search.report.importance import FEWEST_COMPLETE, Early, Importance, Importances
 from search.report.writeup import Comparison, verdict
 from search.results import wording
 from search.results.finalists import Standings
 from search.results.ranking import Configuration, diverged
+from search.study import space
 from search.study.definition import StudyDefinition
 from search.study.parameters import Parameter, applying
 from search.study.record import FINISHED
@@ -23,9 +26,11 @@ IMPATIENT = 0.05  # what the interval of the false-prune rate must lie above for
 DIVERGING = 0.05  # share of trials that diverge from which a range is worth cutting
 CHEAPER = 0.8  # of the best one's time: a tie that takes more is not worth a word
 MOST_SEEDS = 50  # of a training that anyone would make
+MOST_TRIALS = 1000  # of a study that anyone would run to learn what matters
+ANOTHER = "in a study of another `--name`"  # space, defaults, sampler and pruner of an existing one cannot change
 
 
-def advice_on_tie(standings: Standings | None) -> str | None:
+def advice_on_tie(standings: Standings | None, finalists: str) -> str | None:
     """What to do where the winner of the finalists is the default, or cannot be told from it."""
     if standings is None or standings.winner is None or not standings.decided:
         return None
@@ -33,7 +38,7 @@ def advice_on_tie(standings: Standings | None) -> str | None:
     if best.is_default:
         return (
             "The default itself won: within these ranges the search found nothing better. Try wider ranges, other "
-            "hyperparameters or another network."
+            f"hyperparameters or another network, {ANOTHER}."
             if len(standings.finalists) > 1
             else None
         )
@@ -44,20 +49,17 @@ def advice_on_tie(standings: Standings | None) -> str | None:
     told = f"The winner cannot be told from the default: it gains {points(gain.mean)} points ({wording.span(gain)})."
     if seeds > MOST_SEEDS:
         return f"{told} Even {MOST_SEEDS} seeds each would hardly tell them apart: take the one that costs less."
-    return (
-        f"{told} If the gain is what it seems, some {seeds} seeds each would tell: "
-        f"`fmnist-search finalists {standings.study} --seeds {seeds}`."
-    )
+    return f"{told} If the gain is what it seems, some {seeds} seeds each would tell: `{finalists} --seeds {seeds}`."
 
 
 def advice_on_luck(
-    definition: StudyDefinition, standings: Standings | None, ranking: list[Configuration]
+    definition: StudyDefinition, standings: Standings | None, ranking: list[Configuration], finalists: str
 ) -> str | None:
     """To train the best of several single trainings again."""
     if standings or definition.seeds > 1 or len(ranking) < 2:
         return None
     return (
-        f"The best is one training, chosen among {len(ranking)}, and so partly luck: `fmnist-search finalists` trains "
+        f"The best is one training, chosen among {len(ranking)}, and so partly luck: `{finalists}` trains "
         "the best three and the default again with fresh seeds."
     )
 
@@ -84,18 +86,21 @@ def advice_on_cost(standings: Standings | None, ranking: list[Configuration]) ->
     )
 
 
-def advice_on_unimportant(found: Importances | None) -> str | None:
+def advice_on_unimportant(definition: StudyDefinition, found: Importances | None) -> str | None:
     """Hyperparameters that each method finds not to matter."""
     if found is None or found.fanova is None:
         return None
-    methods = [shares for shares in (found.fanova, found.ped_anova) if shares]
+    methods = found.methods.values()
+    # Without one that others depend on, their conditions would be refused.
+    needed = {other for tables in definition.space.values() for table in tables for other in table.when}
     names = [name for name in found.fanova if all(shares[name].high < UNIMPORTANT for shares in methods)]
+    names = [name for name in names if name not in needed]
     if not names or len(names) == len(found.fanova):
         return None
     explain, them = ("explains", "it") if len(names) == 1 else ("explain", "them")
     return (
         f"{wording.listed(names)} {explain} next to nothing of the accuracy (importance below {UNIMPORTANT:g} of 1 by "
-        f"each method): fix {them}, and what is left is searched more densely."
+        f"each method): {ANOTHER}, set {them} in `[defaults]` only, and what is left is searched more densely."
     )
 
 
@@ -103,34 +108,67 @@ def advice_on_patience(definition: StudyDefinition, found: Audit | None) -> str 
     """A pruner that waits longer, if the audit says that this one ends good trials."""
     if found is None or found.false is None or found.false.low <= IMPATIENT:
         return None
-    instead = "`--pruner none`" if definition.pruner == "median" else "`--pruner median`"
+    # By docs/log.md no pruner loses fewer of the best trials than freeze.
+    instead = _with_pruner(definition, "none" if definition.pruner == "freeze" else "freeze")
     return (
         f"The pruner ended good trials: {found.false.hits} of {found.false.n} that were trained on all the same came "
-        f"to be among the best. Try a study of another `--name` with {instead}."
+        f"to be among the best. Try {instead} {ANOTHER}."
     )
 
 
-def advice_on_learning_rates(trials: list[FrozenTrial]) -> str | None:
+def _with_pruner(definition: StudyDefinition, pruner: PrunerName) -> str:
+    """The options; an audit needs a pruner, and is refused without one."""
+    return f"`--pruner {pruner}{' --audit 0' if definition.audit and pruner == 'none' else ''}`"
+
+
+def advice_on_learning_rates(definition: StudyDefinition, trials: list[FrozenTrial]) -> str | None:
     """Where to end the range of learning rates, if trials diverge only beyond those of the best."""
     finished = [trial for trial in trials if trial.state in FINISHED]
     lost = [trial.params["learning_rate"] for trial in finished if diverged(trial) and "learning_rate" in trial.params]
     best = [trial.params["learning_rate"] for trial in best_trials(trials) if "learning_rate" in trial.params]
     if not best or len(lost) < DIVERGING * len(finished) or not lost or max(best) >= min(lost):
         return None
+    bound = min(lost)
+    if any(min(table.ends()) >= bound for table in definition.space["learning_rate"]):
+        return None  # nothing of that table would be left
+    given = [definition.defaults.learning_rate, *(start.get("learning_rate", 0) for start in definition.start)]
+    too = ", with defaults and starting points within it" if max(given) >= bound else ""
     return (
-        f"Trials diverged at learning rates from {short(min(lost))} on, and the best have {short(max(best))} at the "
-        f"most: end the range below {short(min(lost))}."
+        f"Trials diverged at learning rates from {short(bound)} on, and the best have {short(max(best))} at the "
+        f"most: {ANOTHER}, end the range below {short(bound)}{too}."
     )
 
 
-def advice_on_more_trials(found: Importances | None) -> str | None:
-    """More trials, where they are too few to say what matters."""
-    if found is None or not found.finished or found.complete >= FEWEST_COMPLETE:
+def advice_on_more_trials(
+    definition: StudyDefinition, trials: list[FrozenTrial], found: Importances | None
+) -> str | None:
+    """How to come to enough complete trials to say what matters, by the share of this study's that are complete."""
+    finished = sum(trial.state in FINISHED for trial in trials)
+    over = all(trial.state.is_finished() for trial in trials)  # else it may come to more by itself
+    if found is None or not found.missing or not finished or not over or found.complete >= FEWEST_COMPLETE:
         return None
-    return (
+    told = (
         f"{count(found.complete, 'complete trial')} {'is' if found.complete == 1 else 'are'} too few to say what "
-        f"matters: {FEWEST_COMPLETE} are needed. `fmnist-search run` with a larger `--trials` adds the difference."
+        f"matters in the end: {FEWEST_COMPLETE} are needed."
     )
+    wanted = _trials_for(FEWEST_COMPLETE, found.complete, finished)
+    most = len(space.grid(definition)) if definition.sampler == "grid" else MOST_TRIALS
+    ways = []
+    if wanted is not None and finished < wanted <= most:
+        rate = f"at this study's rate, {found.complete} of {finished}, that takes about {wanted} trials: "
+        again = f"repeat its `fmnist-search run` with `--trials {wanted}`"
+        ways.append(f"{rate if found.complete < finished else ''}{again}")
+    if definition.pruner != "none" and finished > found.complete and most >= FEWEST_COMPLETE:
+        ways.append(f"search with {_with_pruner(definition, 'none')} {ANOTHER}")
+    advice = ", or ".join(ways) or f"search more values {ANOTHER}"
+    return f"{told} {advice[0].upper()}{advice[1:]}."
+
+
+def _trials_for(wanted: int, complete: int, finished: int) -> int | None:
+    """How many finished trials have so many complete ones, in tens where that is a guess; None if none is complete."""
+    if not complete:
+        return None
+    return wanted if complete == finished else 10 * math.ceil(wanted * finished / complete / 10)
 
 
 FEWEST = 10  # finished trials below which a best value at an edge tells nothing of the range
@@ -145,15 +183,16 @@ def advice_on_edges(definition: StudyDefinition, trials: list[FrozenTrial], best
     said = []
     for name, value in best.params.items():
         parameter = applying(definition.space, name, best.params)
-        if parameter and (where := _beyond(name, parameter, value)):
+        if parameter and (where := _beyond(definition, name, parameter, value)):
             said.append(f"widen {name} {where}{f' where {parameter.condition}' if parameter.when else ''}")
-    return f"The best configuration lies at the edge of its range: {'; '.join(said)}." if said else None
+    edge = "The best configuration lies at the edge of its range"
+    return f"{edge}: {ANOTHER}, {'; '.join(said)}." if said else None
 
 
-def _beyond(name: str, parameter: Parameter, value: float) -> str | None:
+def _beyond(definition: StudyDefinition, name: str, parameter: Parameter, value: float) -> str | None:
     """In which direction a range should be widened: "above 20"."""
     if parameter.choices is not None:
-        return _beyond_choices(name, parameter, value)
+        return _beyond_choices(definition, name, parameter, value)
     low, high = parameter.range
     whole = parameter.whole
     step = parameter.step or (1 if whole else EDGE * (high - low))
@@ -161,31 +200,37 @@ def _beyond(name: str, parameter: Parameter, value: float) -> str | None:
     near_low = value <= low * (high / low) ** EDGE if parameter.log else value <= low + slack
     near_high = value >= high / (high / low) ** EDGE if parameter.log else value >= high - slack
     beyond_low = low - step if not parameter.log else low // 2 if whole else low / 2
-    if near_high and _may_be(name, high + step):
+    if near_high and _may_be(definition, name, parameter, high=high + step):
         return f"above {short(high)}"
-    if near_low and _may_be(name, beyond_low):
+    if near_low and _may_be(definition, name, parameter, low=beyond_low):
         return f"below {short(low)}"
     return None
 
 
-def _beyond_choices(name: str, parameter: Parameter, value: float) -> str | None:
+def _beyond_choices(definition: StudyDefinition, name: str, parameter: Parameter, value: float) -> str | None:
     """The same of choices that are numbers: they may go on as far as they are apart at that end."""
     numbers = sorted(parameter.values()) if parameter.ordered else []
     if len(numbers) < 2:
         return None
-    if value == numbers[-1] and _may_be(name, 2 * numbers[-1] - numbers[-2]):
+    above, below = 2 * numbers[-1] - numbers[-2], 2 * numbers[0] - numbers[1]
+    if value == numbers[-1] and _may_be(definition, name, parameter, choices=[*numbers, above]):
         return f"above {short(numbers[-1])}"
-    if value == numbers[0] and _may_be(name, 2 * numbers[0] - numbers[1]):
+    if value == numbers[0] and _may_be(definition, name, parameter, choices=[below, *numbers]):
         return f"below {short(numbers[0])}"
     return None
 
 
-def _may_be(name: str, value: float) -> bool:
-    if name not in Hyperparameters.model_fields:
-        return value > 0  # a network of the user's own says nothing of its bounds
+def _may_be(definition: StudyDefinition, name: str, parameter: Parameter, **changes: object) -> bool:
+    """Whether a new study may have that table with the changes."""
+    widened = parameter.model_copy(update=changes)
+    if definition.is_own and name not in TRAINING and min(widened.ends()) <= 0:
+        return False  # a network of the user's own says nothing of its bounds
+    tables = [widened if table is parameter else table for table in definition.space[name]]
+    changed = definition.model_copy(update={"space": definition.space | {name: tables}})
     try:
-        Hyperparameters.model_validate({name: value})
-    except ValidationError:
+        StudyDefinition.model_validate(changed.model_dump())
+        check_batch_size(int(min(widened.ends())) if name == "batch_size" else 2)
+    except (ValidationError, UsageError):
         return False
     return True
 
@@ -203,7 +248,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Evidence:
-    """The numbers that findings are drawn from."""
+    """The numbers that findings are drawn from. finalists: the command that trains the study's."""
 
     definition: StudyDefinition
     trials: list[FrozenTrial]
@@ -213,6 +258,7 @@ class Evidence:
     pruning: Pruning | None
     audit: Audit | None
     comparison: Comparison | None
+    finalists: str
 
 
 def findings(evidence: Evidence) -> list[Finding]:
@@ -224,6 +270,7 @@ def findings(evidence: Evidence) -> list[Finding]:
         "ranking": wording.ranked(evidence.ranking) if evidence.definition.seeds > 1 else None,
         "noise": _noise(again),
         "importance": _importance(evidence.importances) if evidence.importances else None,
+        "early": _early(evidence.importances.early) if evidence.importances and evidence.importances.early else None,
         "diverged": _diverged(evidence.trials),
         "pruning": _pruning(evidence.pruning, wording.ended_early(evidence.definition, evidence.trials)),
         "audit": _audit(evidence.audit),
@@ -232,13 +279,13 @@ def findings(evidence: Evidence) -> list[Finding]:
             evidence.definition, evidence.trials, next((one for one in again[:1] if one.whole), None)
         ),
         "improving": improving(evidence.trials),
-        "tie": advice_on_tie(standings),
-        "luck": advice_on_luck(evidence.definition, standings, ranking),
+        "tie": advice_on_tie(standings, evidence.finalists),
+        "luck": advice_on_luck(evidence.definition, standings, ranking, evidence.finalists),
         "cheaper": advice_on_cost(standings, ranking),
-        "unimportant": advice_on_unimportant(evidence.importances),
+        "unimportant": advice_on_unimportant(evidence.definition, evidence.importances),
         "patience": advice_on_patience(evidence.definition, evidence.audit),
-        "rates": advice_on_learning_rates(evidence.trials),
-        "more": advice_on_more_trials(evidence.importances),
+        "rates": advice_on_learning_rates(evidence.definition, evidence.trials),
+        "more": advice_on_more_trials(evidence.definition, evidence.trials, evidence.importances),
     }
     return [Finding(about, text) for about, text in said.items() if text]
 
@@ -265,11 +312,26 @@ def _noise(again: list[Configuration]) -> str | None:
 
 def _importance(found: Importances) -> str | None:
     """Which hyperparameters matter by each method: those whose interval lies above an equal share."""
-    said = list(found.missing)
-    for method, shares in (("PED-ANOVA", found.ped_anova), ("fANOVA", found.fanova)):
-        if shares and len(shares) > 1:
-            said.append(_by_method(method, shares))
-    return " ".join(said)
+    return " ".join([*found.missing, *_by_methods(found)])
+
+
+def _early(found: Early) -> str:
+    """What that importance is of, and which hyperparameters have it."""
+    number = found.importances.finished
+    whose = (
+        f"all {number} trials reached"
+        if not found.lost
+        else f"{number} trials reached; {found.lost} more diverged before"
+    )
+    left_out = " `epochs` is left out: it changes nothing before a training ends." if found.without_epochs else ""
+    return (
+        f"Importance for the accuracy after {found.when}, which {whose}: what helps early need not help in the end. "
+        f"{' '.join([*found.importances.missing, *_by_methods(found.importances)])}{left_out}"
+    )
+
+
+def _by_methods(found: Importances) -> list[str]:
+    return [_by_method(method, shares) for method, shares in found.methods.items() if len(shares) > 1]
 
 
 def _by_method(method: str, shares: dict[str, Importance]) -> str:
@@ -305,8 +367,11 @@ def _diverged(trials: list[FrozenTrial]) -> str | None:
 def _pruning(found: Pruning | None, untrained: str | None) -> str | None:
     if found is None:
         return None
+    others = (
+        f" ({found.others:g} more by audits and by trials that diverged, failed or still run)" if found.others else ""
+    )
     saved = (
-        f"Pruning saved {percent(found.saved, 0)} of the work: {found.trained:g} epochs were trained, "
+        f"Pruning saved {percent(found.saved, 0)} of the search's work: {found.trained:g} epochs were trained{others}, "
         f"in the place of {found.whole} to every trial's end."
     )
     return f"{saved} {untrained}" if untrained else saved

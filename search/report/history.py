@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from fmnist.hyperparameters import ScoreOn
 from search.formatting import marked, percent, points
-from search.results.intervals import Share, estimate, share
+from search.results.intervals import Share, mean_change, share
 from search.results.ranking import diverged
 from search.study.definition import StudyDefinition
 from search.study.record import FINISHED, STEPS_PER_EPOCH, Epoch, attempts_of, audit_of, history_of, reason_of
@@ -140,11 +140,13 @@ CONTENDERS = 3  # best completed trials that a pruned one would have had to be a
 class Pruning:
     """Epochs trained, and those that all trials would have taken to their ends.
 
-    What an audit trained on is not counted, nor are trials that ended because they diverged.
+    Of the search's finished trials, without those that diverged and what an audit trained on. others: epochs of the
+    search that are left out.
     """
 
     trained: float
     whole: int
+    others: float = 0.0
 
     @property
     def saved(self) -> float:
@@ -173,7 +175,13 @@ def pruning(definition: StudyDefinition, trials: list[FrozenTrial]) -> Pruning |
     if all(trial.state == TrialState.COMPLETE for trial in ended):
         return None
     trained = sum(min(audited.since if (audited := audit_of(trial)) else math.inf, last(trial)) for trial in ended)
-    return Pruning(trained, sum(trial.params.get("epochs", definition.defaults.epochs) for trial in ended))
+    whole = sum(trial.params.get("epochs", definition.defaults.epochs) for trial in ended)
+    return Pruning(trained, whole, epochs_of(trials) - trained)
+
+
+def epochs_of(trials: Iterable[FrozenTrial]) -> float:
+    """Epochs that were trained over all of them."""
+    return sum(last(trial) for trial in trials if history_of(trial))
 
 
 def audit(definition: StudyDefinition, trials: list[FrozenTrial]) -> Audit | None:
@@ -238,13 +246,13 @@ def improving(trials: list[FrozenTrial]) -> str | None:
     gains = [last - before for before, last in sorted(ends, reverse=True)[:BEST_TRIALS]]
     if len(gains) < 3:
         return None
-    gain = estimate(gains)
-    if gain.low is None or gain.high is None or gain.low <= 0:
+    gain = mean_change(gains)
+    if gain is None or gain.low <= 0:
         return None
     return (
         f"The {len(gains)} trials that stood best before their last epoch still improved in it, by "
         f"{points(gain.mean)} points on average (95 % interval {points(gain.low)} to {points(gain.high)}): "
-        "more epochs may help."
+        "in a study of another `--name`, more epochs may help."
     )
 
 

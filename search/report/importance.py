@@ -14,9 +14,11 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.database.optuna_schema import StudyOfTrials
 from search.results.intervals import CONFIDENCE
+from search.results.ranking import diverged
 from search.study import space
 from search.study.definition import StudyDefinition
 from search.study.parameters import Parameter
+from search.study.record import PAUSED, STEPS_PER_EPOCH
 
 FEWEST_FINISHED = 10  # trials below which PED-ANOVA is noise
 FEWEST_BEST = 5  # trials that PED-ANOVA sets against all; its documentation advises so
@@ -27,6 +29,7 @@ FEW_RESAMPLES = 20  # under each condition, of which there may be many
 TREES = 16  # of each of fANOVA's forests; a forest of 64 ranks no better and takes four times as long
 NEWEST = 500  # trials that are looked at
 NEWEST_COMPLETE = 120  # of them that fANOVA looks at: its time grows faster than their number
+LATE = "epochs"  # changes nothing before a training's end, as no schedule depends on it: see fmnist.training
 ALIKE = "has nothing to tell apart: its trials are alike in their hyperparameters or in their accuracy"
 
 Evaluator = FanovaImportanceEvaluator | PedAnovaImportanceEvaluator
@@ -52,6 +55,7 @@ class Importances:
 
     ped_anova: for being among the `best` of `finished` trials (pruned ones count with what they had
     reached). fanova: for the accuracy of the `complete` ones. conditional: hyperparameters that only some trials have.
+    early: the same for an earlier accuracy, where too few trials are complete for fANOVA.
     """
 
     ped_anova: dict[str, Importance] | None
@@ -61,6 +65,33 @@ class Importances:
     complete: int
     missing: list[str]
     conditional: "dict[str, Conditional]" = field(default_factory=dict)
+    early: "Early | None" = None
+
+    @property
+    def methods(self) -> dict[str, dict[str, Importance]]:
+        """The shares by the name of each method that found some."""
+        found = {"fANOVA": self.fanova, "PED-ANOVA": self.ped_anova}
+        return {method: shares for method, shares in found.items() if shares}
+
+
+@dataclass(frozen=True)
+class Early:
+    """How much each hyperparameter matters for the accuracy after `epoch`.
+
+    A trial that reached it counts, whatever became of it later. lost: trials that diverged before. without_epochs:
+    whether the trials' epochs were searched, which cannot matter yet.
+    """
+
+    epoch: float
+    lost: int
+    without_epochs: bool
+    importances: Importances
+
+    @property
+    def when(self) -> str:
+        """a quarter of an epoch, 2 epochs."""
+        words = {0.25: "a quarter of an epoch", 0.5: "half an epoch", 1.0: "one epoch"}
+        return words.get(self.epoch, f"{self.epoch:g} epochs")
 
 
 @dataclass(frozen=True)
@@ -79,7 +110,46 @@ def importances(trials: Trials) -> Importances:
     Args:
         trials: all of a study.
     """
-    valued = [trial for trial in trials if trial.state.is_finished() and trial.value is not None][-NEWEST:]
+    valued = [trial for trial in trials if trial.state.is_finished() and trial.value is not None]
+    found = _measured(valued)
+    complete = sum(trial.state == TrialState.COMPLETE for trial in valued)
+    return found if complete >= FEWEST_COMPLETE else replace(found, early=_early(trials))
+
+
+def _early(trials: Trials) -> Early | None:
+    """Importance at the last step that no trial was stopped before, unless it diverged; None if they are too few.
+
+    Later steps have only the trials that the pruner let continue: what made it stop the others would seem to matter
+    less than it does.
+    """
+    begun = [trial for trial in trials if trial.state != TrialState.FAIL and trial.intermediate_values]
+    # Trials that run or were interrupted are left out here: how far they are says nothing about their accuracy.
+    step = min((max(trial.intermediate_values) for trial in begun if _is_stopped(trial)), default=0)
+    reached = [_at(trial, step) for trial in begun if step in trial.intermediate_values]
+    found = _measured(reached) if len(reached) >= FEWEST_COMPLETE else None
+    if not found or not found.methods:
+        return None
+    lost = sum(diverged(trial) and step not in trial.intermediate_values for trial in trials)
+    return Early(step / STEPS_PER_EPOCH, lost, any(LATE in trial.params for trial in begun), found)
+
+
+def _is_stopped(trial: FrozenTrial) -> bool:
+    return (trial.state.is_finished() or PAUSED in trial.user_attrs) and not diverged(trial)
+
+
+def _at(trial: FrozenTrial, step: int) -> FrozenTrial:
+    """The trial as if it had ended there, without what takes effect later."""
+    seen = copy(trial)
+    seen.state, seen.value = TrialState.COMPLETE, trial.intermediate_values[step]
+    seen.params, seen.distributions = (
+        {name: each for name, each in of.items() if name != LATE} for of in (trial.params, trial.distributions)
+    )
+    return seen
+
+
+def _measured(trials: Trials) -> Importances:
+    """Importance of what all of these trials have, and of what some have."""
+    valued = trials[-NEWEST:]
     found = _of_shared(valued, RESAMPLES)
     names = dict.fromkeys(name for trial in valued for name in trial.params)
     having = {name: [trial for trial in valued if name in trial.params] for name in names}
@@ -99,10 +169,10 @@ def _of_shared(trials: Trials, resamples: int) -> Importances:
     """The importance of the hyperparameters that all of some trials have."""
     valued = _shared(trials)
     names = valued[0].params if valued else {}
+    complete = [trial for trial in valued if trial.state == TrialState.COMPLETE]
     if names and sum(len({trial.params[name] for trial in valued}) > 1 for name in names) == 1:
         # The share of a single one that varies is 1, whatever it does.
-        return Importances(None, None, 0, len(valued), 0, [])
-    complete = [trial for trial in valued if trial.state == TrialState.COMPLETE]
+        return Importances(None, None, 0, len(valued), len(complete), [])
     best = min(max(FEWEST_BEST, round(BEST_SHARE * len(valued))), len(complete))
     missing = []
     ped_anova = fanova = None

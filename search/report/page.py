@@ -39,8 +39,7 @@ DIGITS = 6  # significant ones of a number in a figure
 
 def render(analysis: Analysis) -> str:
     """The page of a study."""
-    network, found = analysis.network, analysis.importances
-    methods = {"fANOVA": found.fanova, "PED-ANOVA": found.ped_anova} if found else {}
+    network = analysis.network
     return _page(
         "page.html",
         {name: draw(analysis) for name, draw in drawers(analysis).items()},
@@ -50,7 +49,6 @@ def render(analysis: Analysis) -> str:
         words=wording,
         sections=SECTIONS,
         advice=NEXT,
-        methods={method: shares for method, shares in methods.items() if shares},
         cost_titles=varied(analysis.costs),
         thinned=_thinned(len(drawn_trials(analysis.trials)), len(analysis.trials), "trials"),
         thinned_curves=_thinned(len(drawn_curves(analysis.trials)), _curved(analysis), "curves"),
@@ -105,7 +103,8 @@ def drawers(analysis: Analysis) -> dict[str, Callable[[Analysis], go.Figure]]:
         "finalists": (figures.finalists, analysis.standings and analysis.standings.finalists),
         "ranking": (figures.ranking, analysis.repeated and analysis.ranking),
         "writeup": (figures.writeup, analysis.comparison),
-        "importances": (figures.importances, found and (found.ped_anova or found.fanova)),
+        "importances": (figures.importances, found and found.methods),
+        "early_importances": (figures.early_importances, found and found.early),
         "history": (figures.history, scored),
         "history_by_time": (figures.history_by_time, scored),
         "intermediate_values": (figures.intermediate_values, scored),

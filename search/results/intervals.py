@@ -19,7 +19,7 @@ NODES = 96  # of a Gauss-Legendre rule
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean of `n` values.
+    """A mean of `n` values within 0 and 1.
 
     deviation: of these values alone; None of a single one. low, high: None where nothing tells how values vary.
     """
@@ -91,7 +91,8 @@ class Pooled:
         if spread is None:
             return Estimate(n, mean, deviation, None, None)
         margin = _t(spread.freedom) * math.sqrt(spread.variance / n)
-        return Estimate(n, mean, deviation, mean - margin, mean + margin)
+        # A mean of shares is a share: near an end, t would reach beyond what can be.
+        return Estimate(n, mean, deviation, max(0.0, mean - margin), min(1.0, mean + margin))
 
     def difference(self, first: int, second: int) -> Difference | None:
         """The mean of the first group less that of the second; None where one of them has no interval."""
@@ -107,12 +108,21 @@ class Pooled:
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """The mean of independent values, with its interval by their own deviation.
+    """The mean of independent values within 0 and 1, with its interval by their own deviation.
 
     Raises:
         ValueError: there are none.
     """
     return Pooled([values]).estimate(0)
+
+
+def mean_change(changes: Sequence[float]) -> Difference | None:
+    """The mean of differences of pairs, with its interval by their own deviation; None where nothing tells that."""
+    spread = _spreads([changes])[0]
+    if spread is None:
+        return None
+    mean, margin = fmean(changes), _t(spread.freedom) * math.sqrt(spread.variance / len(changes))
+    return Difference(mean, mean - margin, mean + margin)
 
 
 def share(hits: int, n: int) -> Share:

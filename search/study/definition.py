@@ -68,7 +68,9 @@ class StudyDefinition(Strict):
     finalists: int = Field(
         TOP, ge=0, le=100, description="best configurations that `run` trains again with fresh seeds"
     )
-    reference: Literal["write-up"] | None = Field(None, description="published results that the report compares with")
+    reference: Literal["write-up"] | None = Field(
+        None, description="published results on Fashion-MNIST that the report compares a study of it with"
+    )
     defaults: Hyperparameters = Field(
         default_factory=lambda: Hyperparameters(),
         description="trial 0, and the value of what is not searched: hyperparameters by name",

@@ -1,18 +1,32 @@
 """What to try next, where the numbers carry it."""
 
+import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from optuna.trial import FrozenTrial, TrialState
+from pydantic import ValidationError
 
+from fmnist.data import DataSet
+from search.database.connection import open_storage
+from search.database.url import default_url
+from search.report import findings as findings_module
+from search.report import importance
 from search.report.findings import NEXT, findings
 from search.report.history import Audit
-from search.report.importance import Importance, Importances
+from search.report.importance import Early, Importance, Importances
 from search.results.finalists import Finalist, Standings
 from search.results.intervals import Pooled, share
 from search.results.ranking import Configuration, rank
+from search.study.definition import StudyDefinition
+from search.study.places import Place, StudyError
+from search.study.store import open_study
+from tests.conftest import Command
 from tests.factories import (
+    CONDITIONAL,
     GRID,
     NO_IMPORTANCES,
     RATES,
@@ -35,6 +49,15 @@ def standing(*trials: Sequence[float]) -> Standings:
         ended(GRID, one, filters=filters) for filters, values in zip((2, 3), trials, strict=False) for one in values
     ]
     return standings_of(rank(GRID, [*DEFAULT, *others]))
+
+
+def accepts(defined: StudyDefinition, text: str) -> bool:
+    """Whether a study of another name may have the options that the text names."""
+    words = shlex.split(next(part for part in text.split("`") if part.startswith("--pruner")))
+    options = {name.removeprefix("--"): value for name, value in zip(words[::2], words[1::2], strict=True)}
+    changes = {"pruner": options["pruner"]} | ({"audit": float(options["audit"])} if "audit" in options else {})
+    StudyDefinition.model_validate(defined.model_dump(mode="json") | changes)
+    return True
 
 
 # A tie with the default
@@ -78,7 +101,7 @@ def test_a_winner_that_is_better_or_not_yet_known_calls_for_nothing() -> None:
 def test_the_best_of_single_trainings_is_to_be_trained_again() -> None:
     text = said("luck", TWO, [ended(TWO, 0.8), ended(TWO, 0.9, filters=2)])
     assert text is not None
-    assert text.startswith("The best is one training, chosen among 2, and so partly luck: `fmnist-search finalists`")
+    assert text.startswith("The best is one training, chosen among 2, and so partly luck: `fmnist-search finalists s`")
 
 
 def test_where_there_are_finalists_or_seeds_or_no_choice_it_is_not() -> None:
@@ -139,10 +162,12 @@ def importances(**methods: dict[str, Importance]) -> Importances:
 
 def test_what_matters_by_no_method_is_to_be_fixed() -> None:
     both = {"a": MUCH, "b": LITTLE, "c": LITTLE}
-    assert said("unimportant", TWO, importances=importances(fanova=both, ped_anova=both)) == (
-        "b and c explain next to nothing of the accuracy (importance below 0.05 of 1 by each method): fix them, and "
-        "what is left is searched more densely."
+    text = said("unimportant", TWO, importances=importances(fanova=both, ped_anova=both))
+    assert text is not None
+    assert text.startswith(
+        "b and c explain next to nothing of the accuracy (importance below 0.05 of 1 by each method)"
     )
+    assert "in a study of another `--name`, set them in `[defaults]` only" in text
     text = said("unimportant", TWO, importances=importances(fanova=both, ped_anova=both | {"c": UNSURE}))
     assert text is not None
     assert text.startswith("b explains next to nothing")
@@ -156,19 +181,39 @@ def test_what_may_matter_is_not_to_be_fixed() -> None:
     assert said("unimportant", TWO, importances=None) is None
 
 
+def test_what_helps_early_alone_is_no_reason_to_fix_anything() -> None:
+    early = Early(0.25, 0, False, importances(fanova={"a": MUCH, "b": LITTLE}))
+    assert said("unimportant", TWO, importances=replace(NO_IMPORTANCES, early=early)) is None
+
+
+def test_what_conditions_name_is_kept_and_without_the_others_the_space_is_valid() -> None:
+    conditional = definition(**CONDITIONAL)
+    shares = {name: MUCH if name == "learning_rate" else LITTLE for name in ("architecture", "optimizer", "batch_size")}
+    text = said("unimportant", conditional, importances=importances(fanova=shares))
+    assert text is not None
+    assert text.startswith("batch_size explains")
+    fixed = conditional.model_dump(mode="json")
+    del fixed["space"]["batch_size"]
+    StudyDefinition.model_validate(fixed)
+
+
 # The pruner
 
+BAD = Audit(20, 5, 0.9, share(5, 20))
 
-def test_a_pruner_that_ends_good_trials_is_to_be_exchanged_for_a_patient_one() -> None:
-    bad, median = Audit(20, 5, 0.9, share(5, 20)), definition(pruner="median")
-    text = said("patience", TWO.model_copy(update={"pruner": "slack"}), audit=bad)
-    assert text == (
-        "The pruner ended good trials: 5 of 20 that were trained on all the same came to be among the best. Try a "
-        "study of another `--name` with `--pruner median`."
-    )
-    text = said("patience", median, audit=bad)
+
+@pytest.mark.parametrize(
+    ("pruner", "patient"), [("slack", "freeze"), ("median", "freeze"), ("hyperband", "freeze"), ("freeze", "none")]
+)
+def test_a_pruner_that_ends_good_trials_is_to_be_exchanged_for_a_patient_one(pruner: str, patient: str) -> None:
+    text = said("patience", definition(pruner=pruner, audit=0.2), audit=BAD)
     assert text is not None
-    assert text.endswith("`--pruner none`.")
+    assert text.startswith(
+        "The pruner ended good trials: 5 of 20 that were trained on all the same came to be among the best."
+    )
+    assert f"`--pruner {patient}" in text
+    assert "in a study of another `--name`" in text
+    assert accepts(definition(pruner=pruner, audit=0.2), text)
 
 
 @pytest.mark.parametrize("audit", [None, Audit(5, 2, 0.9, None), Audit(20, 5, 0.9, share(1, 20))])
@@ -183,9 +228,36 @@ def test_rates_at_which_trials_diverge_and_none_is_good_are_to_be_cut() -> None:
     fine = [ended(RATES, 0.9, learning_rate=rate) for rate in (0.01, 0.02, 0.03)]
     bad = [ended(RATES, 0.5, learning_rate=0.9), *[ended(RATES, 0.8, learning_rate=0.1)] * 5]
     trials = [*fine, *bad, lost(RATES, learning_rate=0.5), lost(RATES, learning_rate=0.7)]
-    assert said("rates", RATES, trials) == (
-        "Trials diverged at learning rates from 0.5 on, and the best have 0.1 at the most: end the range below 0.5."
-    )
+    text = said("rates", RATES, trials)
+    assert text is not None
+    assert text.startswith("Trials diverged at learning rates from 0.5 on, and the best have 0.1 at the most")
+    assert text.endswith("in a study of another `--name`, end the range below 0.5.")
+
+
+@pytest.mark.parametrize("start", [[], [{"learning_rate": 0.9}]])
+def test_where_the_default_or_a_starting_point_diverges_it_is_to_be_changed_too(start: list[dict[str, float]]) -> None:
+    default = 0.1 if start else 0.6
+    defined = definition(defaults={"learning_rate": default}, space=RATES.space, start=start)
+    trials = [*[ended(defined, 0.9, learning_rate=0.01)] * 5, lost(defined, learning_rate=0.5)]
+    text = said("rates", defined, trials)
+    assert text is not None
+    assert text.endswith("end the range below 0.5, with defaults and starting points within it.")
+    cut = defined.model_dump(mode="json")
+    cut["space"]["learning_rate"]["high"] = 0.49
+    with pytest.raises(ValidationError):
+        StudyDefinition.model_validate(cut)
+    StudyDefinition.model_validate(cut | {"defaults": {"learning_rate": 0.01}, "start": []})
+
+
+def test_a_table_of_which_nothing_would_be_left_is_not_to_be_cut() -> None:
+    tables = [
+        {"low": 0.001, "high": 0.1, "when": {"optimizer": "adam"}},
+        {"low": 0.5, "high": 1.0, "when": {"optimizer": "sgd"}},
+    ]
+    space = {"optimizer": {"choices": ["adam", "sgd"]}, "learning_rate": tables}
+    defined = definition(space=space)
+    trials = [*[ended(defined, 0.9, learning_rate=0.01)] * 5, lost(defined, optimizer="sgd", learning_rate=0.5)]
+    assert said("rates", defined, trials) is None
 
 
 def test_rates_are_kept_where_a_good_trial_has_a_higher_one_or_few_diverge() -> None:
@@ -200,21 +272,125 @@ def test_rates_are_kept_where_a_good_trial_has_a_higher_one_or_few_diverge() -> 
 # More trials
 
 
-def test_too_few_complete_trials_call_for_more() -> None:
-    assert said("more", TWO, importances=replace(NO_IMPORTANCES, finished=9, complete=8)) == (
-        "8 complete trials are too few to say what matters: 20 are needed. `fmnist-search run` with a larger "
-        "`--trials` adds the difference."
-    )
-    for enough in (None, NO_IMPORTANCES, replace(NO_IMPORTANCES, finished=40, complete=20)):
-        assert said("more", TWO, importances=enough) is None
+def few(complete: int, pruned: int, defined: StudyDefinition = TWO, *others: FrozenTrial) -> str | None:
+    """The advice after so many trials, which are too few for fANOVA."""
+    trials = [ended(defined, 0.8 + number / 1000) for number in range(complete)]
+    trials += [ended(defined, 0.5, state=TrialState.PRUNED) for _ in range(pruned)]
+    missing = ["Too little data for fANOVA."]
+    found = replace(NO_IMPORTANCES, finished=complete + pruned, complete=complete, missing=missing)
+    return said("more", defined, [*trials, *others], importances=found)
+
+
+def test_too_few_complete_trials_call_for_so_many_as_come_to_enough_at_this_studys_rate() -> None:
+    frozen = definition(pruner="freeze", space=TWO.space, defaults={"filters": 4, "dropout": 0.1})
+    text = few(6, 44, frozen)
+    assert text is not None
+    assert text.startswith("6 complete trials are too few to say what matters in the end: 20 are needed.")
+    assert "6 of 50" in text
+    wanted = int(text.split("`--trials ")[1].split("`")[0])
+    assert 20 <= 6 / 50 * wanted < 22
+    assert "`--pruner none` in a study of another `--name`" in text
+    assert accepts(frozen, text)
+
+
+def test_without_a_pruner_twenty_trials_are_enough() -> None:
+    text = few(8, 0)
+    assert text is not None
+    assert "`--trials 20`" in text
+    assert "--pruner" not in text
+
+
+def test_a_rate_so_low_that_nobody_would_wait_leaves_the_pruner_to_be_exchanged() -> None:
+    frozen = definition(pruner="freeze", audit=0.1)
+    for text in (few(0, 50, frozen), few(1, 99, frozen)):
+        assert text is not None
+        assert "--trials" not in text
+        assert "`--pruner none --audit 0`" in text
+        assert accepts(frozen, text)
+
+
+def test_a_grid_is_not_to_have_more_trials_than_points() -> None:
+    small = definition(sampler="grid", space={"filters": {"low": 2, "high": 13}, "residual": {"choices": [False]}})
+    text = few(12, 0, small)
+    assert text is not None
+    assert "--trials" not in text
+    assert "more values in a study of another `--name`" in text
+    large = definition(sampler="grid", space={"filters": {"low": 2, "high": 31}, "residual": {"choices": [False]}})
+    text = few(12, 0, large)
+    assert text is not None
+    assert "`--trials 20`" in text
+
+
+def test_enough_trials_or_a_search_that_still_goes_on_call_for_no_more() -> None:
+    assert few(20, 0) is None
+    assert few(20, 30) is None
+    for state in (TrialState.RUNNING, TrialState.WAITING):
+        unfinished = ended(TWO, 0.5)
+        unfinished.state = state
+        assert few(8, 0, TWO, unfinished) is None
+    assert said("more", TWO, importances=None) is None
+    assert said("more", TWO, importances=NO_IMPORTANCES) is None
 
 
 def test_all_advice_is_among_the_findings_that_say_what_to_try() -> None:
     evidence = evidence_of(
         TWO,
         [ended(TWO, 0.5) for _ in range(9)] + [ended(TWO, 0.9, filters=8)],
-        importances=replace(NO_IMPORTANCES, finished=9, complete=8),
+        importances=replace(NO_IMPORTANCES, finished=9, complete=8, missing=["Too little data."]),
     )
     about = [finding.about for finding in findings(evidence)]
     assert about[-3:] == ["edge", "luck", "more"]
     assert set(about[-3:]) < set(NEXT)
+
+
+# Advice that is followed
+
+
+SEARCHED = definition(pruner="freeze", defaults={"filters": 8, "dropout": 0.2}, space=TWO.space)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"space": TWO.model_dump()["space"] | {"filters": {"low": 2, "high": 16}}},  # widen filters above 8
+        {"space": {"filters": {"low": 2, "high": 8}}},  # set dropout in [defaults] only
+        {"pruner": "none"},
+        {"defaults": {"filters": 8, "dropout": 0.2, "epochs": 9}},  # more epochs may help
+    ],
+)
+def test_a_change_that_advice_names_is_refused_under_the_same_name_and_accepted_under_another(
+    changes: dict[str, object], tiny: DataSet, tmp_path: Path
+) -> None:
+    storage = open_storage(default_url(tmp_path), "create")
+    open_study(storage, "s", SEARCHED, tiny, Place(tmp_path / "s"))
+    changed = StudyDefinition.model_validate(SEARCHED.model_dump(mode="json") | changes)
+    with pytest.raises(StudyError, match="--name"):
+        open_study(storage, "s", changed, tiny, Place(tmp_path / "s"))
+    open_study(storage, "another", changed, tiny, Place(tmp_path / "another"))
+
+
+def test_commands_that_advice_names_do_what_it_says(
+    invoke: Command, study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (findings_module, importance):
+        monkeypatch.setattr(module, "FEWEST_COMPLETE", 3)
+    ran = ["run", study_file.name, "--trials", "2", "--workers", "1"]
+    assert invoke(*ran).returncode == 0
+    said = _advice(invoke, tmp_path)
+    more = shlex.split(said["more"].split("`")[3])
+    assert more == ["--trials", "3"]
+    assert invoke(*ran, *more).returncode == 0
+    told = json.loads(invoke("status", "tiny", "--json").stdout)
+    assert told["trials"]["complete"] == 3
+    said = _advice(invoke, tmp_path)
+    assert "more" not in said
+    _, *command = shlex.split(said["luck"].split("`")[1])
+    result = invoke(*command, "--seeds", "1", "--workers", "1")
+    assert result.returncode == 0, result.stderr
+    assert "luck" not in _advice(invoke, tmp_path)
+
+
+def _advice(invoke: Command, folder: Path) -> dict[str, str]:
+    file = folder / "report.json"
+    assert invoke("report", "tiny", "--format", "json", "--to", file).returncode == 0
+    return {finding["about"]: finding["text"] for finding in json.loads(file.read_text())["findings"]}

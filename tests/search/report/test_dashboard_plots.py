@@ -14,7 +14,7 @@ from search.formatting import GREY
 from search.report.analysis import Analysis
 from search.report.cost import Cost
 from search.report.dashboard_plots import END_OF_OURS, MOST, custom_plots, note, publish, with_note
-from search.report.importance import Importance, Importances
+from search.report.importance import Early, Importance, Importances
 from search.report.network import BestNetwork, Filters
 from search.report.provenance import Provenance
 from search.results.finalists import Standings
@@ -93,6 +93,7 @@ def analysis() -> Analysis:
         trials=[],
         spells=[],
         epochs=0.0,
+        epochs_again=0.0,
         paused=0.0,
         findings=[],
         standings=None,
@@ -113,6 +114,22 @@ def test_the_figures_of_a_large_study_stay_small(analysis: Analysis) -> None:
     assert {name: len(plot.to_json()) // 1000 for name, plot in plots.items()} == pytest.approx(
         {"importances": 3, "costs": 5, "confusion": 2}, abs=2
     )
+
+
+def test_an_early_importance_is_shown_in_the_place_of_the_other_and_says_so(analysis: Analysis) -> None:
+    assert analysis.importances is not None
+    end = custom_plots(analysis)["importances"]
+    assert "after" not in end.layout.title.text
+    early = Early(0.25, 0, False, replace(analysis.importances, ped_anova=None))
+    few = replace(analysis, importances=replace(analysis.importances, fanova=None, early=early))
+    plots = custom_plots(few)
+    assert plots.keys() == custom_plots(analysis).keys()
+    shown = plots["importances"]
+    assert "after a quarter of an epoch" in shown.layout.title.text
+    assert [bar.name for bar in shown.data] == ["fANOVA"]
+    assert f"“{shown.layout.title.text}”" in note(few)
+    assert "what helps early need not help in the end" in note(few)
+    assert f"“{end.layout.title.text}”" in note(analysis)
 
 
 def test_of_many_costs_the_best_and_those_on_the_front_are_drawn(analysis: Analysis) -> None:

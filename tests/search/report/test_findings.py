@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.report.findings import findings
 from search.report.history import Audit, Pruning
-from search.report.importance import Importance
+from search.report.importance import Early, Importance
 from search.results.intervals import share
 from search.results.ranking import rank
 from search.study.definition import StudyDefinition
@@ -43,11 +43,11 @@ UNCLEAR = Importance(0.1, 0.0, 0.4)
 
 def test_what_matters_is_named_by_each_method_with_its_interval() -> None:
     text = importance(ped_anova={"filters": UNCLEAR, "dropout": CLEAR}, fanova={"filters": EVEN, "dropout": EVEN})
-    assert text == (
-        "By PED-ANOVA dropout 0.80 (0.60–0.90) matters more than an equal share (0.50). "
-        "By fANOVA no hyperparameter stands out: the first, filters, has 0.50 (0.10–0.90), "
-        "and an equal share is 0.50."
-    )
+    assert text is not None
+    assert "By PED-ANOVA dropout 0.80 (0.60–0.90) matters more than an equal share (0.50)." in text
+    assert (
+        "By fANOVA no hyperparameter stands out: the first, filters, has 0.50 (0.10–0.90), and an equal share is 0.50."
+    ) in text
 
 
 def test_several_that_matter_are_named_the_first_first() -> None:
@@ -66,6 +66,31 @@ def test_an_interval_that_reaches_an_equal_share_is_no_finding() -> None:
 
 def test_too_little_data_is_said() -> None:
     assert importance(missing=["Too little data for fANOVA."]) == "Too little data for fANOVA."
+
+
+def early(epoch: float = 0.25, lost: int = 0, *, without_epochs: bool = False) -> str:
+    found = replace(NO_IMPORTANCES, fanova={"filters": UNCLEAR, "dropout": CLEAR}, finished=50)
+    text = said(
+        "early",
+        definition(),
+        importances=replace(NO_IMPORTANCES, early=Early(epoch, lost, without_epochs, found)),
+    )
+    assert text is not None
+    return text
+
+
+def test_an_early_importance_says_of_which_accuracy_and_trials_it_is_and_what_it_does_not_tell() -> None:
+    assert "after a quarter of an epoch, which all 50 trials reached" in early()
+    assert "what helps early need not help in the end" in early()
+    assert "By fANOVA dropout 0.80 (0.60–0.90) matters more" in early()
+    assert "after 2 epochs, which all" in early(2.0)
+    assert "`epochs` is left out" in early(without_epochs=True)
+    assert "`epochs`" not in early()
+
+
+def test_trials_that_diverged_before_an_early_importance_are_counted() -> None:
+    assert "which 50 trials reached; 3 more diverged before" in early(lost=3)
+    assert "all 50" not in early(lost=3)
 
 
 def test_a_single_hyperparameter_has_no_importance() -> None:
@@ -92,6 +117,9 @@ def test_a_single_hyperparameter_has_no_importance() -> None:
         ("filters", {"low": 8, "high": 64, "log": True}, 8, "below 8"),
         ("filters", {"low": 8, "high": 64, "log": True}, 9, None),
         ("filters", {"low": 1, "high": 64, "log": True}, 1, None),
+        ("batch_size", {"low": 2, "high": 64}, 2, None),  # one image has no variance
+        ("kernel_size", {"low": 1, "high": 5}, 1, None),  # 0 is no size
+        ("epochs", {"low": 3, "high": 7}, 7, "above 7"),
         ("learning_rate", {"low": 1e-4, "high": 1e-2, "log": True}, 0.0093, "above 0.01"),  # 2 % of the logarithms
         ("learning_rate", {"low": 1e-4, "high": 1e-2, "log": True}, 0.009, None),
         ("learning_rate", {"low": 1e-4, "high": 1e-2, "log": True}, 0.000105, "below 0.0001"),
@@ -119,8 +147,10 @@ def test_a_best_value_at_an_edge_that_can_be_moved_is_to_be_widened(
 ) -> None:
     defined = definition(space={name: parameter}, defaults={name: value})
     worse = [ended(defined, 0.5) for _ in range(9)]
-    expected = f"The best configuration lies at the edge of its range: widen {name} {widen}." if widen else None
-    assert said("edge", defined, [*worse, ended(defined, 0.9, **{name: value})]) == expected
+    text = said("edge", defined, [*worse, ended(defined, 0.9, **{name: value})])
+    assert (text is not None) == (widen is not None)
+    if text:
+        assert text.endswith(f"in a study of another `--name`, widen {name} {widen}.")
     assert said("edge", defined, [*worse[1:], ended(defined, 0.9, **{name: value})]) is None  # nine trials are too few
 
 
@@ -128,7 +158,7 @@ def test_every_edge_of_the_best_trial_is_named_and_none_of_another() -> None:
     trials = [ended(TWO, 0.5, filters=2) for _ in range(9)] + [ended(TWO, 0.9, filters=8, dropout=0.2)]
     text = said("edge", TWO, trials)
     assert text is not None
-    assert text.endswith(": widen filters above 8; widen dropout above 0.2.")
+    assert text.endswith(", widen filters above 8; widen dropout above 0.2.")
 
 
 def test_where_there_are_finalists_the_winners_edge_counts() -> None:
@@ -136,7 +166,7 @@ def test_where_there_are_finalists_the_winners_edge_counts() -> None:
     winner = rank(TWO, [ended(TWO, 0.9, filters=2)])
     text = said("edge", TWO, trials, standings=standings_of(winner))
     assert text is not None
-    assert text.endswith(": widen filters below 2.")
+    assert text.endswith(", widen filters below 2.")
     assert said("edge", TWO, trials, standings=standings_of(rank(TWO, [ended(TWO, 0.9)]))) is None
 
 
@@ -227,10 +257,9 @@ def rising(*accuracies: float) -> FrozenTrial:
 
 def test_the_best_still_improve_if_their_last_gains_are_more_than_noise() -> None:
     trials = [rising(0.5, 0.80, 0.82), rising(0.5, 0.80, 0.83), rising(0.5, 0.80, 0.84)]
-    assert said("improving", TWO, trials) == (
-        "The 3 trials that stood best before their last epoch still improved in it, by 3.00 points on average "
-        "(95 % interval 0.52 to 5.48): more epochs may help."
-    )
+    text = said("improving", TWO, trials)
+    assert text is not None
+    assert "still improved in it, by 3.00 points on average (95 % interval 0.52 to 5.48)" in text
     short = ended(TWO, 0.81, curve={0.25: 0.2, 0.5: 0.3, 1.0: 0.81})  # has no epoch before its last
     assert said("improving", TWO, [*trials, short]) == said("improving", TWO, trials)
 
@@ -328,8 +357,11 @@ def test_nothing_is_called_the_best_while_one_that_was_trained_once_is_ahead() -
 
 def test_what_pruning_saved_is_said_with_its_epochs() -> None:
     assert said("pruning", TWO, pruning=Pruning(12.5, 50)) == (
-        "Pruning saved 75 % of the work: 12.5 epochs were trained, in the place of 50 to every trial's end."
+        "Pruning saved 75 % of the search's work: 12.5 epochs were trained, in the place of 50 to every trial's end."
     )
+    text = said("pruning", TWO, pruning=Pruning(12.5, 50, 2.0))
+    assert text is not None
+    assert "12.5 epochs were trained (2 more by" in text
     assert said("pruning", TWO) is None
 
 

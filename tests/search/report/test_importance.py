@@ -13,6 +13,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.report import importance
 from search.report.importance import Importance, importances
+from search.study.record import PAUSED
+from tests.factories import DIVERGED
 
 CUBE = {name: FloatDistribution(0, 1) for name in ("a", "b", "c")}
 
@@ -245,6 +247,100 @@ def test_one_that_varies_alone_is_set_against_nothing() -> None:
     ]
     found = importances(with_some(alone, lambda number: number % 2 == 0))  # c is 0 in all of these
     assert found.conditional["d"].ped_anova is None
+
+
+def paused_early(n: int = 40, complete: int = 6) -> list[FrozenTrial]:
+    """What decides after a quarter of an epoch is a; of the first, which were trained to the end, it is b."""
+    trials = trials_of(n, lambda point: point["b"], space=CUBE | {"epochs": FloatDistribution(0, 1)})
+    for number, trial in enumerate(trials):
+        reports = {25: trial.params["a"], **({50: trial.params["b"], 100: trial.value} if number < complete else {})}
+        trial.intermediate_values = {step: value or 0.0 for step, value in reports.items()}
+        trial.state = TrialState.COMPLETE if number < complete else TrialState.PRUNED
+        if number >= complete:
+            trial.value = trial.params["a"]
+    return trials
+
+
+@pytest.mark.usefixtures("_quick")
+def test_where_few_are_complete_importance_is_of_the_step_that_all_reached() -> None:
+    found = importances(paused_early())
+    assert found.fanova is None
+    assert found.early is not None
+    assert (found.early.epoch, found.early.lost, found.early.importances.finished) == (0.25, 0, 40)
+    for shares in (found.early.importances.fanova, found.early.importances.ped_anova):
+        assert shares is not None
+        assert shares["a"].share > 0.8
+
+
+@pytest.mark.usefixtures("_quick")
+def test_epochs_cannot_matter_before_the_end_and_are_left_out_early() -> None:
+    early = importances(paused_early()).early
+    assert early is not None
+    assert early.without_epochs
+    assert early.importances.fanova is not None
+    assert early.importances.ped_anova is not None
+    assert early.importances.fanova.keys() == early.importances.ped_anova.keys() == CUBE.keys()
+    without = importances(trials_of(10, lambda point: point["a"])).early
+    assert without is None
+
+
+@pytest.mark.usefixtures("_quick")
+def test_a_step_that_the_pruner_ended_trials_before_is_not_looked_at_though_enough_reached_it() -> None:
+    trials = paused_early()
+    for trial in trials[6:30]:
+        trial.intermediate_values[50] = trial.params["b"]
+    early = importances(trials).early
+    assert early is not None
+    assert early.epoch == 0.25
+    for trial in trials[30:]:
+        trial.intermediate_values[50] = trial.params["b"]
+    early = importances(trials).early
+    assert early is not None
+    assert early.epoch == 0.5
+    assert early.importances.fanova is not None
+    assert early.importances.fanova["b"].share > 0.8
+
+
+@pytest.mark.usefixtures("_quick")
+def test_paused_trials_count_and_those_that_run_or_diverged_do_not_hold_the_step_back() -> None:
+    trials = paused_early()
+    for trial in trials:
+        trial.intermediate_values[50] = trial.params["b"]
+    running, interrupted, diverged, later, failed = trials[-5:]
+    running.state, running.intermediate_values = TrialState.RUNNING, {25: 0.1}
+    interrupted.state, interrupted.intermediate_values = TrialState.WAITING, {25: 0.1}
+    diverged.user_attrs, diverged.intermediate_values = DIVERGED, {25: 0.1}
+    later.user_attrs = DIVERGED
+    failed.state, failed.intermediate_values = TrialState.FAIL, {25: 0.1}
+    for trial in trials[6:20]:
+        trial.state, trial.user_attrs = TrialState.WAITING, {PAUSED: {"step": 50}}
+    early = importances(trials).early
+    assert early is not None
+    assert (early.epoch, early.lost, early.importances.finished) == (0.5, 1, 36)
+    trials[10].intermediate_values = {25: 0.1}
+    paused = importances(trials).early
+    assert paused is not None
+    assert paused.epoch == 0.25
+
+
+@pytest.mark.usefixtures("_quick")
+def test_where_enough_are_complete_or_too_few_have_begun_there_is_no_early_importance() -> None:
+    assert importances(paused_early(complete=19)).early is not None
+    assert importances(paused_early(complete=20)).early is None
+    assert importances(paused_early(n=20)).early is not None
+    assert importances(paused_early(n=19)).early is None
+    assert importances(trials_of(12, lambda point: point["a"])).early is None  # without reports
+
+
+@pytest.mark.usefixtures("_quick")
+def test_what_was_searched_under_a_condition_has_an_early_importance_among_the_trials_that_have_it() -> None:
+    trials = paused_early(60)
+    for trial, other in zip(trials, with_some(trials, lambda number: number % 2 == 0), strict=True):
+        trial.params, trial.distributions = other.params, other.distributions
+    early = importances(trials).early
+    assert early is not None
+    assert early.importances.conditional.keys() == {"d"}
+    assert early.importances.conditional["d"].finished == 30
 
 
 @pytest.mark.usefixtures("_quick")

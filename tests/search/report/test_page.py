@@ -28,7 +28,7 @@ from search.report.analysis import Analysis, analyse
 from search.report.cost import COSTS, costs
 from search.report.findings import NEXT, findings
 from search.report.history import Spell
-from search.report.importance import Importance
+from search.report.importance import Early, Importance, Importances
 from search.report.network import grey
 from search.report.page import SECTIONS, drawers, render
 from search.report.style import in_sight, logarithmic, stepped
@@ -132,7 +132,9 @@ def test_importance_is_measured_where_trials_are_enough_for_a_method(analysis: A
 
 def test_findings_are_those_of_its_trials(study: optuna.Study, analysis: Analysis) -> None:
     defined = StudyDefinition.model_validate(analysis.definition)
-    assert analysis.findings == findings(evidence_of(defined, study.trials, importances=analysis.importances))
+    command = analysis.provenance.command("finalists", EVIL)
+    evidence = evidence_of(defined, study.trials, importances=analysis.importances, finalists=command)
+    assert analysis.findings == findings(evidence)
     assert any(finding.about == "importance" for finding in analysis.findings)
 
 
@@ -430,6 +432,51 @@ def test_the_table_of_costs_has_the_answer_though_others_are_better_for_less(ana
     assert int(row[1]) == worst.trials[0] == cost.trial
 
 
+EARLY = Early(
+    0.25,
+    0,
+    without_epochs=True,
+    importances=Importances(
+        None, {"filters": Importance(0.7, 0.6, 0.8), "learning_rate": Importance(0.3, 0.2, 0.4)}, 0, 50, 50, []
+    ),
+)
+
+
+def test_an_early_importance_is_drawn_alike_and_says_of_which_accuracy_it_is(analysis: Analysis) -> None:
+    assert analysis.importances is not None
+    assert "early_importances" not in drawers(analysis)
+    early = replace(analysis, importances=replace(analysis.importances, ped_anova=None, early=EARLY))
+    drawn = drawers(early)
+    assert "importances" not in drawn
+    figure = drawn["early_importances"](early)
+    assert "after a quarter of an epoch" in figure.layout.xaxis.title.text
+    assert list(figure.data[0].x) == [0.3, 0.7]
+    assert list(figure.data[0].y) == ["learning_rate", "filters"]
+    page = text_of(render(early))
+    section = page.split("What matters")[-1].split("How it got there")[0]
+    assert "For the accuracy after a quarter of an epoch" in section
+    assert "filters 0.70 0.60–0.80" in section
+    assert "optuna-dashboard" in section
+    assert "For the accuracy at the end" not in section
+    both = text_of(render(replace(analysis, importances=replace(analysis.importances, early=EARLY))))
+    assert both.index("For the accuracy at the end") < both.index("For the accuracy after a quarter of an epoch")
+
+
+def test_the_epochs_of_search_and_finalists_are_told_apart(analysis: Analysis) -> None:
+    assert "epochs trained 24 wall time" in text_of(render(analysis))
+    page = text_of(render(replace(analysis, epochs=122.5, epochs_again=60.0)))
+    assert "epochs trained 62.5 in the search, 60 in the finalists wall time" in page
+
+
+def test_error_bars_of_accuracies_end_at_1(analysis: Analysis) -> None:
+    near = ranking_of((2, [1.0, 0.99, 0.9]), (4, [0.8, 0.9, 0.95]))
+    figure = figures.ranking(with_ranking(analysis, near))
+    *_, dots = figure.data
+    ends = [mean + above for mean, above in zip(dots.x, dots.error_x.array, strict=True)]
+    assert max(ends) == pytest.approx(1.0)
+    assert dots.error_x.arrayminus[-1] > dots.error_x.array[-1] > 0
+
+
 def test_costs_are_drawn_with_their_fronts(analysis: Analysis) -> None:
     sizes = definition(space={"filters": {"low": 1, "high": 30}})
     trials = [ended(sizes, 0.9 - n % 4 / 10, seconds=20.0 - n, filters=n + 1) for n in range(8)]
@@ -492,6 +539,11 @@ def test_the_page_is_whole_offline_and_escapes_what_users_wrote(analysis: Analys
         assert json.loads(drawn[1]).keys() >= {"history"}
 
 
+def _plain(text: str) -> str:
+    """Without spaces, which tags leave."""
+    return "".join(text.split())
+
+
 def headings(page: str) -> list[tuple[int, str]]:
     """The page's headings and their levels, in order."""
     return [(int(level), text_of(title)) for level, title in re.findall(r"<h(\d)[^>]*>(.*?)</h\1>", page, re.DOTALL)]
@@ -517,7 +569,7 @@ def test_a_search_has_its_sections_in_order_the_answer_first(analysis: Analysis)
         assert f'id="{name}"' not in page
     text = text_of(page)
     for finding in analysis.findings:
-        assert finding.text.replace("`", "") in text
+        assert _plain(str(escape(finding.text)).replace("`", "")) in _plain(text)
     assert analysis.summary.best is not None
     assert f"{100 * analysis.summary.best.value:.2f} %" in page
     assert "This is one training (one seed), the best of 12 chosen on the test images that scored it" in text
@@ -591,7 +643,7 @@ def test_what_to_try_next_stands_in_its_section_or_that_there_is_nothing(analysi
     assert said
     section = text_of(render(analysis)).split("What to try next")[-1]
     for text in said:
-        assert text.replace("`", "") in section
+        assert _plain(str(escape(text)).replace("`", "")) in _plain(section)
     silent = [finding for finding in analysis.findings if finding.about not in NEXT]
     assert "The numbers carry no advice." in text_of(render(replace(analysis, findings=silent)))
 

@@ -1,16 +1,23 @@
 """The write-up's figures, and ours beside them."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pytest
 from optuna.trial import TrialState
 from sklearn.metrics import f1_score
 
-from fmnist.data import CLASSES
+from fmnist import source
+from fmnist.data import CLASSES, DataSet, fingerprint_of
+from search.database.connection import open_storage
+from search.database.url import default_url
+from search.report.analysis import analyse
 from search.report.writeup import F1, WRITEUP_ACCURACY, Comparison, compare, verdict
 from search.results.intervals import Pooled, estimate
 from search.study import definition as definitions
+from search.study.places import Place
 from search.study.record import CHECKPOINT
+from search.study.store import DATA, open_study
 from tests.factories import EPOCHS, REVERSED, around, confusion, ended, writeup_trial, writeup_trials
 
 
@@ -152,3 +159,29 @@ def test_the_write_ups_own_spread_stands_beside_each_verdict(finals: Mapping[int
     """After one epoch: 83.78, 81.16 and 80.65; at the end 87.60, 86.03 and 84.87."""
     text = verdict(comparison(finals))
     assert "stand 3.13 points apart after that (standard deviation 1.68)" in text
+
+
+def test_only_a_study_of_fashion_mnist_itself_stands_beside_the_write_up(tiny: DataSet, tmp_path: Path) -> None:
+    storage = open_storage(default_url(tmp_path), "create")
+    study = open_study(storage, "s", EPOCHS, tiny, Place(tmp_path / "s"))
+    study.add_trials(writeup_trials(SOME))
+    real = {"name": "Fashion-MNIST", "fingerprint": fingerprint_of(source.CHECKSUMS)}
+    compared = {}
+    for data in ({"name": tiny.name, "fingerprint": tiny.fingerprint}, real | {"fingerprint": "0"}, real):
+        study.set_user_attr(DATA, data)
+        found = analyse(study, tmp_path / "s", lambda: tiny)
+        compared[data["fingerprint"]] = found.comparison is not None
+        assert compared[data["fingerprint"]] == any(finding.about == "write-up" for finding in found.findings)
+    assert compared == {tiny.fingerprint: False, "0": False, real["fingerprint"]: True}
+
+
+def test_intervals_of_shares_stay_within_0_and_1() -> None:
+    matrices = [confusion(seed) for seed in range(6)]
+    finals = {3: [0.99, 0.5], 5: [0.02, 0.5], 7: [1.0, 0.6]}
+    trials = [writeup_trial(epochs, one, matrices[0]) for epochs, values in finals.items() for one in values]
+    found = compare(EPOCHS, trials)
+    assert found is not None
+    assert {found.final(3).ours.high, found.final(7).ours.high} == {1.0}
+    assert found.final(5).ours.low == 0.0
+    for row in (*found.by_epoch, *found.by_class):
+        assert 0 <= (row.ours.low or 0) <= (row.ours.high or 0) <= 1

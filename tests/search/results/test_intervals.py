@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from search.results.intervals import Pooled, estimate, sampling_margin, share, studentized_range
+from search.results.intervals import Pooled, estimate, mean_change, sampling_margin, share, studentized_range
 
 QUIET = [[0.932, 0.930, 0.931], [0.928, 0.931, 0.929], [0.926, 0.925, 0.928]]  # about as variable as each other
 
@@ -17,6 +17,27 @@ def test_an_estimate_is_scipys_t_interval() -> None:
     assert (found.n, found.mean) == (4, pytest.approx(np.mean(values)))
     assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
     assert found.deviation == pytest.approx(np.std(values, ddof=1))
+
+
+def test_the_interval_of_a_mean_of_shares_stays_within_0_and_1() -> None:
+    for values in ([1.0, 0.9], [0.99, 0.7, 0.98]):
+        assert estimate(values).high == 1.0
+        assert (estimate(values).low or 0) < np.mean(values)
+        mirrored = estimate([1 - value for value in values])
+        assert mirrored.low == 0.0
+        assert (mirrored.high or 0) > np.mean([1 - value for value in values])
+    pooled = Pooled([[1.0, 0.9], [0.0, 0.1]])
+    assert (pooled.estimate(0).high, pooled.estimate(1).low) == (1.0, 0.0)
+
+
+def test_a_mean_change_is_scipys_t_interval_and_may_be_negative() -> None:
+    changes = [-0.4, 0.3, -0.6, -0.7]
+    found = mean_change(changes)
+    low, high = stats.t.interval(0.95, 3, loc=np.mean(changes), scale=stats.sem(changes))
+    assert found is not None
+    assert (found.mean, found.low, found.high) == pytest.approx((np.mean(changes), low, high))
+    assert mean_change([0.1]) is None
+    assert mean_change([0.1, 0.1]) is None
 
 
 def test_one_value_has_no_interval_and_none_no_mean() -> None:
