@@ -130,32 +130,37 @@ def _told_apart(ties: list[bool]) -> str:
 
 def answer(standings: Standings) -> list[str]:
     """The answer of a search in paragraphs, the first of one sentence."""
-    return [paragraph for paragraph in (verdict(standings), winner(standings)) if paragraph]
+    return [paragraph for paragraph in (headline(standings), winner(standings)) if paragraph]
 
 
-def verdict(standings: Standings) -> str:
+def headline(standings: Standings) -> str:
     """The answer of a search in one plain sentence: what it gained on the default."""
-    best = standings.winner
+    sentence = _headline(standings, standings.winner)
+    return sentence[0].upper() + sentence[1:] if standings.final or not standings.winner else f"So far {sentence}"
+
+
+def _headline(standings: Standings, best: Finalist | None) -> str:
+    those = len(standings.finalists) + len(standings.unscored)
     if best is None:
-        return _nobody(standings, len(standings.finalists) + len(standings.unscored))
-    so_far = "" if standings.final else "So far: "
+        return _nobody(standings, those)
     if best.is_default:
-        others = len(standings.finalists) + len(standings.unscored) > 1
-        nothing = "The search found nothing better than the default configuration."
-        return so_far + (nothing if others else "The default configuration is the only finalist.")
-    gain, name = best.again.gain, called(best)
+        nothing = "the search found nothing better than the default configuration."
+        return nothing if those > 1 else "the default configuration is the only finalist."
+    gain = best.again.gain
     if gain is None:
-        return f"{so_far}{name[0].upper()}{name[1:]} won; too few trainings to tell its gain on the default from noise."
+        return (
+            f"{called(best)} is ahead; there are too few complete trainings to tell its gain on the default from noise."
+        )
     if gain.is_noise:
         return (
-            f"{so_far}The search found nothing that is certainly better than the default configuration: {name} scored "
+            f"the search found nothing that is certainly better than the default configuration: {called(best)} scored "
             f"{points(gain.mean)} points higher, which may be noise ({span(gain)})."
         )
-    return f"{so_far}{name[0].upper()}{name[1:]} is {points(gain.mean)} points better than the default ({span(gain)})."
+    return f"{called(best)} is {points(gain.mean)} points better than the default ({span(gain)})."
 
 
 def winner(standings: Standings) -> str:
-    """What is known of the winner in a few sentences, after the `verdict`."""
+    """What is known of the winner in a few sentences, after the `headline`."""
     best, those = standings.winner, len(standings.finalists) + len(standings.unscored)
     sentences = [_ahead(standings, best)] if best else []
     if standings.diverged:

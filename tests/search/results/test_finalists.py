@@ -359,7 +359,7 @@ def test_where_a_training_of_each_diverged_there_is_no_winner(
     standings, stopped = run_finalists(run, 2, 2, Console(quiet=True))
     assert standings is not None
     assert (stopped, standings.winner, standings.decided, standings.final) == (None, None, True, False)
-    assert wording.verdict(standings).startswith("No winner: ")
+    assert wording.headline(standings).startswith("No winner: ")
     assert "nobody won" in wording.checkpoint(standings)
     assert "winner" not in table_of(standings).replace("No winner", "")
     assert not (tmp_path / "s" / "best.pt").exists()

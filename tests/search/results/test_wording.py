@@ -1,0 +1,39 @@
+"""The first sentence of an answer."""
+
+from dataclasses import replace
+
+import pytest
+
+from search.results import wording
+from search.results.finalists import Standings
+from tests.factories import BETTER, TIE, ranking_of, report_standings
+
+WORSE = ranking_of((4, [0.90, 0.91, 0.92]), (2, [0.80, 0.81, 0.82]))  # 4 filters are the default
+SINGLE = ranking_of((2, [0.9]), (4, [0.8]))
+
+
+@pytest.mark.parametrize(
+    ("standings", "expected"),
+    [
+        (report_standings(BETTER), "Trial 7 is 10.00 points better than the default (95 % interval "),
+        (
+            report_standings(TIE),
+            "The search found nothing that is certainly better than the default configuration: trial 7 scored 1.00 "
+            "points higher, which may be noise (95 % interval -",
+        ),
+        (report_standings(WORSE), "The search found nothing better than the default configuration."),
+        (report_standings(WORSE[:1]), "The default configuration is the only finalist."),
+        (
+            report_standings(SINGLE),
+            "Trial 7 is ahead; there are too few complete trainings to tell its gain on the default from noise.",
+        ),
+        (report_standings(BETTER, trained=4), "So far trial 7 is 10.00 points better than the default"),
+        (replace(report_standings(WORSE), outdated=True), "So far the search found nothing better than the default"),
+        (report_standings([replace(BETTER[0], diverged=1)]), "No winner: a training of the only finalist diverged."),
+    ],
+)
+def test_the_headline_is_what_the_winner_gained_on_the_default(standings: Standings, expected: str) -> None:
+    headline, *details = wording.answer(standings)
+    assert headline.startswith(expected)
+    assert headline.count(". ") == 0
+    assert len(details) == (1 if standings.winner else 0)
