@@ -184,7 +184,7 @@ def early_importances(analysis: Analysis) -> go.Figure:
     """The same for the accuracy at the step that all trials reached."""
     early = analysis.importances and analysis.importances.early
     assert early  # the page asks only then
-    return _shares(early.importances, f"importance for the accuracy after {early.when} (share of 1)")
+    return _shares(early.importances, f"importance (share of 1)<br>after {early.when}")  # in lines for a phone
 
 
 def _shares(found: Importances, title: str) -> go.Figure:

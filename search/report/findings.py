@@ -129,7 +129,7 @@ def advice_on_learning_rates(definition: StudyDefinition, trials: list[FrozenTri
     if not best or len(lost) < DIVERGING * len(finished) or not lost or max(best) >= min(lost):
         return None
     bound = min(lost)
-    if any(min(table.ends()) >= bound for table in definition.space["learning_rate"]):
+    if any(min(table.ends()) >= bound for table in definition.space.get("learning_rate", ())):
         return None  # nothing of that table would be left
     given = [definition.defaults.learning_rate, *(start.get("learning_rate", 0) for start in definition.start)]
     too = ", with defaults and starting points within it" if max(given) >= bound else ""
@@ -151,17 +151,23 @@ def advice_on_more_trials(
         f"{count(found.complete, 'complete trial')} {'is' if found.complete == 1 else 'are'} too few to say what "
         f"matters in the end: {FEWEST_COMPLETE} are needed."
     )
-    wanted = _trials_for(FEWEST_COMPLETE, found.complete, finished)
+    ways = ", or ".join(_ways_to_more(definition, found.complete, finished))
+    return f"{told} {ways[0].upper()}{ways[1:]}." if ways else None
+
+
+def _ways_to_more(definition: StudyDefinition, complete: int, finished: int) -> list[str]:
+    """None where nearly all trials diverge."""
+    wanted, ways = _trials_for(FEWEST_COMPLETE, complete, finished), []
     most = len(space.grid(definition)) if definition.sampler == "grid" else MOST_TRIALS
-    ways = []
     if wanted is not None and finished < wanted <= most:
-        rate = f"at this study's rate, {found.complete} of {finished}, that takes about {wanted} trials: "
+        rate = f"at this study's rate, {complete} of {finished}, that takes about {wanted} trials: "
         again = f"repeat its `fmnist-search run` with `--trials {wanted}`"
-        ways.append(f"{rate if found.complete < finished else ''}{again}")
-    if definition.pruner != "none" and finished > found.complete and most >= FEWEST_COMPLETE:
+        ways.append(f"{rate if complete < finished else ''}{again}")
+    if definition.pruner != "none" and finished > complete and most >= FEWEST_COMPLETE:
         ways.append(f"search with {_with_pruner(definition, 'none')} {ANOTHER}")
-    advice = ", or ".join(ways) or f"search more values {ANOTHER}"
-    return f"{told} {advice[0].upper()}{advice[1:]}."
+    if definition.sampler == "grid" and not ways:
+        ways.append(f"search more values {ANOTHER}")
+    return ways
 
 
 def _trials_for(wanted: int, complete: int, finished: int) -> int | None:

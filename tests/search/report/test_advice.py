@@ -321,6 +321,10 @@ def test_a_grid_is_not_to_have_more_trials_than_points() -> None:
     assert "`--trials 20`" in text
 
 
+def test_where_hardly_any_trial_is_complete_without_a_pruner_no_number_of_trials_helps() -> None:
+    assert few(1, 99) is None
+
+
 def test_enough_trials_or_a_search_that_still_goes_on_call_for_no_more() -> None:
     assert few(20, 0) is None
     assert few(20, 30) is None
