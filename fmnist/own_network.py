@@ -113,7 +113,7 @@ class OwnNetwork:
             kind = self._kind(name)
             try:
                 if get_origin(kind) is Literal:  # its choices need not be texts
-                    text = next((choice for choice in get_args(kind) if str(choice) == text), text)
+                    text = next((choice for choice in get_args(kind) if text in _written(choice)), text)
                     parsed[name] = self.checked(name, text)
                 else:
                     parsed[name] = _adapter(kind).validate_strings(text, strict=False)
@@ -160,6 +160,11 @@ class OwnNetwork:
 
 def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind, config=ConfigDict(strict=True, allow_inf_nan=False))
+
+
+def _written(choice: object) -> tuple[str, ...]:
+    """A choice as Python and as a study file have it."""
+    return (str(choice), str(choice).lower()) if isinstance(choice, bool) else (str(choice),)
 
 
 def _rule(error: ValidationError) -> str:

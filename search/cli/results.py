@@ -95,14 +95,17 @@ def best(study: str, storage: str | None, output: Path | None, as_json: bool) ->
     from search.console.status import show_best
     from search.console.terminal import terminal
     from search.results.finalists import standings_of
+    from search.results.ranking import rank
     from search.results.summary import summarize
+    from search.study.store import definition_of
 
     with opened_study(study, storage, output) as (opened, folder):
-        summary, standings = summarize(opened, folder), standings_of(opened, folder)
+        summary, standings, definition = summarize(opened, folder), standings_of(opened, folder), definition_of(opened)
+        ranking = rank(definition, opened.get_trials(deepcopy=False)) if definition.seeds > 1 else None
     if as_json:
         click.echo(json.dumps(summary.answer_as_json(standings)))
     else:
-        show_best(terminal(), summary, standings)
+        show_best(terminal(), summary, standings, ranking)
 
 
 @click.command(short_help="Write the report of a STUDY.")

@@ -172,13 +172,19 @@ def status(summary: Summary, standings: Standings | None, *, running: bool = Tru
     if summary.best:
         lines.append(f"Best so far: trial {summary.best.label}, {percent(summary.best.value)} on {summary.score_on}.")
     if standings:
-        trained = f"{standings.trained} of {standings.wanted} trainings finished"
-        lines.append(f"Finalists: {trained}. {' '.join(wording.answer(standings))}")
+        trained = f"{standings.trained} of {standings.wanted} trainings finished. " if standings.decided else ""
+        lines.append(f"Finalists: {trained}{' '.join(wording.answer(standings))}")
     return lines
 
 
-def show_best(console: Console, summary: Summary, standings: Standings | None) -> None:
-    """The winner of the finalists, or else the best trial, its parameters and checkpoint."""
+def show_best(
+    console: Console, summary: Summary, standings: Standings | None, ranking: list[Configuration] | None = None
+) -> None:
+    """The winner of the finalists, or else the best trial, its parameters and checkpoint.
+
+    Args:
+        ranking: of a study that trains each configuration several times: its first is the answer.
+    """
     say = _speaker(console)
     if standings:
         for paragraph in wording.answer(standings):
@@ -187,6 +193,10 @@ def show_best(console: Console, summary: Summary, standings: Standings | None) -
         return
     if summary.best is None:
         say(f"Study {summary.study} has no complete trial yet.")
+        return
+    if ranking and (answer := wording.ranked(ranking)):
+        say(answer)
+        say(f"Its trainings: {wording.listed([f'trial {number}' for number in ranking[0].trials])}.")
         return
     say(f"Trial {summary.best.label} of study {summary.study}: {percent(summary.best.value)} on {summary.score_on}.")
     say(wording.caution(summary))

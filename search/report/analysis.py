@@ -1,7 +1,7 @@
 """The numbers of a report, gathered into one typed record. Nothing here draws."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ import optuna
 from fmnist import source
 from fmnist.data import DataSet, fingerprint_of
 from fmnist.errors import DataError
-from fmnist.hyperparameters import Hyperparameters
 from search.report.cost import Cost, costs
 from search.report.findings import Evidence, Finding, findings
 from search.report.history import (
@@ -32,6 +31,8 @@ from search.report.writeup import Comparison, compare
 from search.results.finalists import Standings, standings_of
 from search.results.ranking import Configuration, rank
 from search.results.summary import Summary, summarize
+from search.study import space
+from search.study.definition import StudyDefinition
 from search.study.parameters import SPACE, Parameter, has_conditions, point_of
 from search.study.store import DATA, definition_of, finalists_name, finalists_of
 
@@ -54,7 +55,8 @@ class Analysis:
     """All numbers of a report. Where `network` is None, `missing` says why.
 
     epochs: trained over all trials, those of the finalists included. epochs_again: of these, those of the finalists.
-    paused: seconds in which nobody worked, which no other time holds.
+    paused: seconds in which nobody worked, which no other time holds. training: the command that trains the answer
+    without the study's database; None before there is one, or where its data set is not to be found.
     """
 
     summary: Summary
@@ -76,6 +78,7 @@ class Analysis:
     network: BestNetwork | None
     missing: str | None
     provenance: Provenance
+    training: str | None = None
 
     @property
     def repeated(self) -> bool:
@@ -126,7 +129,12 @@ class Analysis:
         """What figures and tables highlight: the answer, by its trial in the search."""
         standings, best = self.standings, self.summary.best
         if standings and standings.winner:
-            return self._trial(standings.winner.trial, "the winner" if standings.final else "ahead so far")
+            title, number = "the winner" if standings.final else "ahead so far", standings.winner.trial
+            if number is not None:
+                return self._trial(number, title)
+            # No trial of it came to its end in the search.
+            alike = [trial.number for trial in self.trials if trial.params == standings.winner.again.params]
+            return self._trial(alike[0], title) if alike else None
         if self.answer:
             return self._trial(self.answer.trials[0], "of the best configuration")
         return self._trial(best.number, "the best single training") if best else None
@@ -157,16 +165,6 @@ class Analysis:
             return self.provenance.command("reproduce", name, self.answer.trials[0])
         return self.provenance.command("reproduce", name, self.summary.best.number) if self.summary.best else None
 
-    @property
-    def training(self) -> str | None:
-        """The command that trains the answer without the study's database; None before there is one."""
-        if not self.best:
-            return None
-        defaults = Hyperparameters.model_validate(self.definition["defaults"])
-        seed = self.network.seed if self.network else 0
-        how = (seed, self.definition["score_on"], self.definition["tta"])
-        return self.provenance.training(defaults.with_values(self.best), *how)
-
     def as_json(self) -> dict[str, Any]:
         """All of it as plain values."""
         plain = asdict(self) | {
@@ -181,9 +179,8 @@ class Analysis:
             "trial": self.chosen.trial.number if self.chosen else None,
             "params": self.best,
             "reproduce": self.reproduction,
-            "train": self.training,
         }
-        return plain | {"answer": answer}
+        return plain | {"answer": answer | {"train": plain.pop("training")}}
 
 
 def analyse(study: optuna.Study, folder: Path, data: Callable[[], DataSet]) -> Analysis:
@@ -213,7 +210,7 @@ def analyse(study: optuna.Study, folder: Path, data: Callable[[], DataSet]) -> A
         comparison=compare(definition, trials) if definition.reference and _is_fashion_mnist(study) else None,
         finalists=origin.command("finalists", study.study_name),
     )
-    return Analysis(
+    analysis = Analysis(
         summary=summary,
         description=definition.description,
         data=study.user_attrs[DATA]["name"],
@@ -234,6 +231,21 @@ def analyse(study: optuna.Study, folder: Path, data: Callable[[], DataSet]) -> A
         missing=missing,
         provenance=origin,
     )
+    known_data = loaded is not None or _is_fashion_mnist(study)  # any other is in a folder that nobody names
+    return replace(analysis, training=_training(analysis, definition, finalists) if known_data else None)
+
+
+def _training(analysis: Analysis, definition: StudyDefinition, finalists: optuna.Study | None) -> str | None:
+    """The command that trains the answer without the study's database, of a mean its first training; None before
+    there is one."""
+    answer, best = analysis.answer, analysis.summary.best
+    if answer is None and best is None:
+        return None
+    of = definition_of(finalists) if answer and analysis.standings and finalists else definition
+    number = answer.trials[0] if answer else best.number  # type: ignore[union-attr]
+    hyperparameters = space.hyperparameters_of(definition, analysis.best)
+    seed = space.training_seed(of, number)
+    return analysis.provenance.training(hyperparameters, seed, definition.score_on, definition.tta)
 
 
 def _is_fashion_mnist(study: optuna.Study) -> bool:

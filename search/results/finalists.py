@@ -55,11 +55,6 @@ class Finalist:
         return self.again.mark
 
     @property
-    def ties(self) -> bool:
-        """Whether it is the best, or cannot be told from it."""
-        return self.again.whole and (self.again.behind is None or self.again.behind.is_noise)
-
-    @property
     def change(self) -> float | None:
         """What the mean of its fresh trainings is above the search's accuracy: mostly negative, as that was chosen."""
         return None if self.search is None else self.again.accuracy.mean - self.search
@@ -130,6 +125,7 @@ class Standings:
     to nothing. outdated: whether the search has found a better configuration since. checkpoint: the winner's
     first training, with the accuracy of that one. test: of the winner, if another split chose it. unfinished:
     whether the search is short of its goal, so that it may find others. unscored: those without an accuracy.
+    removed: whether the file of the winner's first training is gone.
     searched: finished trials of the search, all scored on the images that score the finalists. hyperparameters: all of
     the winner's.
     single: the network in `checkpoint`. ensemble: all trainings of the winner and of those that tie with it, in
@@ -154,6 +150,7 @@ class Standings:
     ensemble_file: Path | None = None
     without_ensemble: str | None = None
     hyperparameters: dict[str, Any] | None = None
+    removed: bool = False
 
     @property
     def winner(self) -> Finalist | None:
@@ -179,17 +176,19 @@ class Standings:
     @property
     def members(self) -> list[int]:
         """The trainings of an ensemble: all of the winner, then those of each finalist that ties with it."""
-        tied = [finalist.again.trials for finalist in self.finalists if finalist.ties] if self.winner else []
-        return [number for trials in tied for number in trials]
+        if self.winner is None:
+            return []
+        tied = [self.winner, *(finalist for finalist in self.finalists if finalist.again.ties)]
+        return [number for finalist in tied for number in finalist.again.trials]
 
     @property
     def unsettled(self) -> bool:
         """Whether `publish_winner` is still to be done, or the ensemble still to be made."""
         if self.winner is None or not self.decided:
             return False
-        if self.checkpoint is None or (self.test is None and self.score_on != "test"):
-            return True
-        return self.ensemble is None and self.without_ensemble is None
+        if self.removed:
+            return False
+        return self.checkpoint is None or (self.ensemble is None and self.without_ensemble is None)
 
     def winner_as_json(self) -> dict[str, Any] | None:
         """The record of the winner in `status --json` and `best --json`; None unless it is final."""
@@ -200,13 +199,14 @@ class Standings:
             "trial": self.winner.trial,
             "params": self.hyperparameters,
             "mean": accuracy.mean,
-            "low": None if accuracy.low is None else max(accuracy.low, 0.0),
-            "high": None if accuracy.high is None else min(accuracy.high, 1.0),
+            "low": accuracy.low,
+            "high": accuracy.high,
             "seeds": accuracy.n,
+            "score_on": self.score_on,
             "checkpoint": str(self.checkpoint) if self.checkpoint else None,
             "ensemble": made
             and {
-                "accuracy": made.score.accuracy,
+                "accuracy": made.scores[self.score_on].accuracy,
                 "members": len(made.trials),
                 "checkpoint": str(self.ensemble_file),
             },
@@ -327,6 +327,7 @@ def standings_of(study: optuna.Study, folder: Path | None = None) -> Standings |
         unscored=_unscored(found, searched, trials),
         searched=sum(state[each] for each in FINISHED),
         hyperparameters={**searched.default_values, **winner.again.params} if winner else None,
+        removed=settled and checkpoint is None and settlement.get("removed", False),
         single=Published.of_record(settlement["single"]) if checkpoint and "single" in settlement else None,
     )
     return _with_ensemble(standings, settlement.get("ensemble"), folder / ENSEMBLE) if settled else standings

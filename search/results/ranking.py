@@ -55,6 +55,11 @@ class Configuration:
         return self.finished == self.accuracy.n
 
     @property
+    def ties(self) -> bool:
+        """Whether it cannot be told from the best; not where nothing tells how scores vary, as with one seed each."""
+        return self.whole and self.behind is not None and self.behind.is_noise
+
+    @property
     def is_default(self) -> bool:
         return not self.changes
 
@@ -113,7 +118,8 @@ def rank(definition: StudyDefinition, trials: Iterable[FrozenTrial]) -> list[Con
     default, marks = space.key(space.default_point(definition)), space.marks(definition)
     defaults = definition.default_values
     pooled = Pooled([values[key] for key in ranked])  # all of them, as the best is chosen among all
-    reference = ranked.index(default) if default in found else None
+    # A default of which trainings came to nothing is no reference: its mean is of those that went well.
+    reference = ranked.index(default) if default in found and not lost[default] + pruned[default] else None
     return [
         Configuration(
             params=found[key][0].params,

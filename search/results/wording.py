@@ -62,14 +62,19 @@ def precision(configurations: list[Configuration], noun: str) -> str:
 
 def change(finalist: Finalist) -> str:
     """How far from its score in the search the mean of its fresh trainings is: -0.21, +0.05."""
-    return "-" if finalist.change is None else f"{100 * finalist.change:+.2f}"
+    return "-" if finalist.change is None else _signed(finalist.change)
 
 
 def gain(configuration: Configuration) -> str:
     """What it gains on the default: +0.21, noise."""
     if configuration.gain is None:
         return ""
-    return f"{100 * configuration.gain.mean:+.2f}{', noise' if configuration.gain.is_noise else ''}"
+    return f"{_signed(configuration.gain.mean)}{', noise' if configuration.gain.is_noise else ''}"
+
+
+def _signed(difference: float) -> str:
+    written = points(difference)
+    return written if written.startswith("-") else f"+{written}"
 
 
 def lost(configuration: Configuration) -> str:
@@ -80,12 +85,12 @@ def lost(configuration: Configuration) -> str:
 
 def standing(configuration: Configuration, best: str) -> str:
     """Whether a configuration is the best (in a word for that, empty for the others), ties with it, by how much it is
-    worse, or why it cannot be the best."""
+    worse, or why it cannot be the best; unclear where nothing tells how scores vary."""
     if not configuration.whole:
         return lost(configuration)
     if configuration.behind is None:
-        return (best or "tie") if configuration.accuracy.n > 1 else ""
-    return "tie" if configuration.behind.is_noise else f"{100 * configuration.behind.mean:.2f} behind"
+        return (best or "unclear") if configuration.accuracy.n > 1 else ""
+    return "tie" if configuration.ties else f"{points(configuration.behind.mean)} behind"
 
 
 def ended_early(definition: StudyDefinition, trials: Iterable[FrozenTrial]) -> str | None:
@@ -109,8 +114,11 @@ def ranked(ranking: list[Configuration]) -> str | None:
         return None
     best, *others = [one for one in repeated if one.whole]
     sentences = [f"Best: {best.label}, {percent(best.accuracy.mean)}{_with_interval(best.accuracy)}."]
+    if best.gain:
+        compared = _compared("it", best.gain)
+        sentences.append(compared[0].upper() + compared[1:])
     if others:
-        sentences.append(_told_apart([other.behind is None or other.behind.is_noise for other in others]))
+        sentences.append(_told_apart([other.ties or other.behind is None for other in others]))
     if broken := [one for one in ranking if not one.whole]:
         sentences.append(f"{count(len(broken), 'configuration')} with trainings that came to no accuracy cannot be it.")
     sentences.append(precision(ranking, "configurations"))
@@ -135,28 +143,37 @@ def answer(standings: Standings) -> list[str]:
 
 def headline(standings: Standings) -> str:
     """The answer of a search in one plain sentence: what it gained on the default."""
-    sentence = _headline(standings, standings.winner)
-    return sentence[0].upper() + sentence[1:] if standings.final or not standings.winner else f"So far {sentence}"
-
-
-def _headline(standings: Standings, best: Finalist | None) -> str:
-    those = len(standings.finalists) + len(standings.unscored)
+    best = standings.winner
     if best is None:
-        return _nobody(standings, those)
+        return _nobody(standings, len(standings.finalists) + len(standings.unscored))
+    if not standings.decided:
+        return f"{standings.trained} of {standings.wanted} trainings of the finalists are finished."
+    sentence = _headline(standings, best)
+    return sentence[0].upper() + sentence[1:] if standings.final else f"So far {sentence}"
+
+
+def _headline(standings: Standings, best: Finalist) -> str:
     if best.is_default:
-        nothing = "the search found nothing better than the default configuration."
-        return nothing if those > 1 else "the default configuration is the only finalist."
-    gain = best.again.gain
-    if gain is None:
-        return (
-            f"{called(best)} is ahead; there are too few complete trainings to tell its gain on the default from noise."
-        )
+        return "the search found nothing better than the default configuration."
+    if best.again.gain:
+        return _compared(called(best), best.again.gain)
+    default = next((one.again for one in standings.finalists if one.is_default), None)
+    if default is None or not default.whole:
+        how = lost(default) if default else "all diverged"
+        return f"{called(best)} won; there is nothing to compare it with, as the default's trainings failed ({how})."
+    if best.again.accuracy.n == 1:
+        return f"{called(best)} won; one seed each cannot tell its gain on the default from noise."
+    return f"{called(best)} won; no score varies between seeds, so nothing tells its gain on the default from noise."
+
+
+def _compared(name: str, gain: Difference) -> str:
+    """What a configuration gained on the default."""
     if gain.is_noise:
         return (
-            f"the search found nothing that is certainly better than the default configuration: {called(best)} scored "
-            f"{points(gain.mean)} points higher, which may be noise ({span(gain)})."
+            f"nothing found is certainly better than the default configuration: {name} scored {points(gain.mean)} "
+            f"points higher, which may be noise ({span(gain)})."
         )
-    return f"{called(best)} is {points(gain.mean)} points better than the default ({span(gain)})."
+    return f"{name} is {points(gain.mean)} points better than the default ({span(gain)})."
 
 
 def winner(standings: Standings) -> str:
@@ -172,16 +189,16 @@ def winner(standings: Standings) -> str:
         )
     if standings.unfinished:
         sentences.append("The search is unfinished, so it may still find others.")
-    if standings.test:
-        test = f"{percent(standings.test.mean)}{_with_interval(standings.test)}"
-        sentences.append(f"On the test images, which nothing was chosen by: {test}.")
-    elif best and those > 1:
+    if best and those > 1 and standings.decided and not standings.test:
         sentences.append(
             f"It was chosen among {those} finalists after {count(standings.searched, 'trial')} of the search, all "
             f"scored on the same {standings.score_on} images."
         )
     if best:
         sentences.append(precision([finalist.again for finalist in standings.finalists], "finalists"))
+    if standings.test:
+        test = f"{percent(standings.test.mean)}{_with_interval(standings.test)}"
+        sentences.append(f"On the test images, which nothing was chosen by: {test}.")
     return " ".join(filter(None, sentences))
 
 
@@ -194,7 +211,7 @@ def _ahead(standings: Standings, best: Finalist) -> str:
         f"{assignments(best.again.params)}."
     )
     others = [other for other in standings.finalists[1:] if other.again.whole]
-    ties = [called(other) for other in others if other.again.behind is None or other.again.behind.is_noise]
+    ties = [called(other) for other in others if other.again.ties]
     if not ties:
         return answer
     tied = listed(ties)
@@ -223,7 +240,9 @@ def checkpoint(standings: Standings) -> str:
         if not standings.decided:
             return "Best checkpoint  is not chosen yet"
         if standings.winner is None:
-            return "Best checkpoint  is not chosen, as nobody won"
+            return "Best checkpoint  is not chosen, as there is no winner"
+        if standings.removed:
+            return "Best checkpoint  was removed; the report has the command that trains it again"
         return f"Best checkpoint  is not here; `fmnist-search finalists {standings.study}` puts it here"
     assert standings.winner is not None  # whose it is
     accuracies = standings.winner.again.accuracies
@@ -237,10 +256,12 @@ def ensemble(standings: Standings) -> str | None:
     made = standings.ensemble
     if made is None:
         return None
-    costs = f"{made.megabytes:.1f} MB, {made.milliseconds:.2g} ms per image"
+    costs = f"{made.megabytes:.1f} MB, {made.milliseconds:.2f} ms per image"
     accuracy = percent(made.score.accuracy)
-    if standings.single and standings.score_on != "test":  # of which the line on the best checkpoint says another
-        accuracy += f" of the test images, where that has {percent(standings.single.score.accuracy)}"
+    if standings.score_on != "test":  # of which the line on the best checkpoint says another
+        accuracy += " of the test images"
+        if standings.single:
+            accuracy += f", where that has {percent(standings.single.score.accuracy)}"
     return f"Ensemble         {standings.ensemble_file}  ({accuracy}, {count(len(made.trials), 'network')}, {costs})"
 
 

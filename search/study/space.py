@@ -19,6 +19,7 @@ from optuna.distributions import (
 )
 
 from fmnist.hyperparameters import Hyperparameters
+from fmnist.seeds import derive
 from search.formatting import written
 from search.study.definition import DefinitionError, StudyDefinition
 from search.study.parameters import Parameter, Space, applying, cases, point_of, points, walk
@@ -45,6 +46,11 @@ def distribution(parameter: Parameter) -> BaseDistribution:
 def hyperparameters_of(definition: StudyDefinition, point: Point) -> Hyperparameters:
     """What is trained at a point; what it does not name is the default."""
     return definition.defaults.with_values(point)
+
+
+def training_seed(definition: StudyDefinition, number: int) -> int:
+    """The seed of a trial's training: no two trials of a study share it."""
+    return derive(definition.seed, "training", number)
 
 
 def default_point(definition: StudyDefinition) -> Point:

@@ -14,7 +14,6 @@ from fmnist.training import Training
 from search.study import space
 from search.study.record import FINISHED, STEPS_PER_EPOCH, history_of, saved_of
 from search.study.store import DATA, definition_of, own_network_of
-from search.worker.trial import training_seed
 
 
 class NotReproducible(UsageError):
@@ -79,7 +78,7 @@ def reproduce(study: optuna.Study, number: int, data: DataSet, on_epoch: Callabl
         raise NotReproducible(f"trial {number} was trained on {device}, and there is none on this machine")
     torch.set_num_threads(saved.threads or 1)
     hyperparameters, own = space.hyperparameters_of(definition, trial.params), own_network_of(study)
-    seed = training_seed(definition, number)
+    seed = space.training_seed(definition, number)
     training = Training(hyperparameters, seed, device, saved.precision, own, definition.tta)
     same = True
     for metrics in training.epochs(split(data, definition.score_on), early=True):

@@ -18,7 +18,6 @@ from fmnist.dry_run import try_out
 from fmnist.errors import NetworkError
 from fmnist.hyperparameters import TRAINING, Hyperparameters
 from fmnist.own_network import OwnNetwork
-from fmnist.seeds import derive
 from fmnist.training import Diverged, EpochMetrics, Training
 from fmnist.tta import applied
 from search.artifacts import Artifacts, checkpoint_name
@@ -141,16 +140,11 @@ def run_trial(
     raise AssertionError("a training ends with its last epoch")
 
 
-def training_seed(definition: StudyDefinition, number: int) -> int:
-    """The seed of a trial's training: no two trials of a study share it."""
-    return derive(definition.seed, "training", number)
-
-
 def _training(
     trial: Trial, objective: Objective, hyperparameters: Hyperparameters, saved: Checkpoint | None
 ) -> Training:
     if saved is None:
-        seed = training_seed(objective.definition, trial.number)
+        seed = space.training_seed(objective.definition, trial.number)
         return Training(hyperparameters, seed, objective.device, own=objective.own, tta=objective.definition.tta)
     torch.set_num_threads(saved.made_with["threads"])  # another number would change the sums
     return checkpoint.resume(saved, objective.device)
@@ -170,7 +164,7 @@ def _saved(trial: FrozenTrial, objective: Objective, hyperparameters: Hyperparam
         return None
     _, saved = found
     made_of = (saved.hyperparameters, saved.seed, saved.tta, saved.score_on, saved.data_fingerprint)
-    seed = training_seed(objective.definition, trial.number)
+    seed = space.training_seed(objective.definition, trial.number)
     tta = applied(objective.definition.tta, hyperparameters)
     expected = (hyperparameters, seed, tta, objective.splits.score_on, objective.data.fingerprint)
     if made_of != expected:

@@ -38,7 +38,7 @@ from search.run.search import run_search
 from search.run.supervise import RunSettings
 from search.study.definition import StudyDefinition
 from search.study.places import Place, folder_of
-from search.study.space import distributions, grid, key
+from search.study.space import distributions, grid, key, training_seed
 from search.study.store import (
     DEFINITION,
     definition_of,
@@ -49,7 +49,6 @@ from search.study.store import (
     stop_requests,
 )
 from search.worker.loop import WorkerSettings, work
-from search.worker.trial import training_seed
 from tests.conftest import Command, Make
 from tests.factories import STUDY, TWO, definition, study_of
 from tests.factories import ended as trial_of
@@ -360,8 +359,8 @@ def test_where_a_training_of_each_diverged_there_is_no_winner(
     assert standings is not None
     assert (stopped, standings.winner, standings.decided, standings.final) == (None, None, True, False)
     assert wording.headline(standings).startswith("No winner: ")
-    assert "nobody won" in wording.checkpoint(standings)
-    assert "winner" not in table_of(standings).replace("No winner", "")
+    assert "there is no winner" in wording.checkpoint(standings)
+    assert "winner" not in table_of(standings).replace("No winner", "").replace("there is no winner", "")
     assert not (tmp_path / "s" / "best.pt").exists()
     assert "settled" not in again.user_attrs
     analysis = analyse(study, tmp_path / "s", lambda: tiny)
@@ -525,7 +524,7 @@ def test_words_tell_ties_from_differences() -> None:
     assert wording.standing(configuration([0.9, 0.91], tie), "winner") == "tie"
     assert wording.standing(configuration([0.9, 0.91], worse), "winner") == "2.00 behind"
     assert wording.standing(configuration([0.9], None), "winner") == ""
-    assert wording.standing(configuration([0.9, 0.9], None), "") == "tie"  # of which nothing is known
+    assert wording.standing(configuration([0.9, 0.9], None), "") == "unclear"
 
 
 def test_a_change_on_retraining_has_a_sign() -> None:

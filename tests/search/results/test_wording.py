@@ -5,11 +5,21 @@ from dataclasses import replace
 import pytest
 
 from search.results import wording
-from search.results.finalists import Standings
-from tests.factories import BETTER, TIE, ranking_of, report_standings
+from search.results.finalists import Standings, Unscored
+from search.results.ranking import rank
+from tests.factories import BETTER, GRID, TIE, ended, lost, ranking_of, report_standings
 
 WORSE = ranking_of((4, [0.90, 0.91, 0.92]), (2, [0.80, 0.81, 0.82]))  # 4 filters are the default
 SINGLE = ranking_of((2, [0.9]), (4, [0.8]))
+CONSTANT = ranking_of((2, [0.9, 0.9]), (4, [0.8, 0.8]))
+LOST = rank(
+    GRID,
+    [
+        *(ended(GRID, 0.9 + n / 1000, filters=2) for n in range(3)),
+        *(ended(GRID, 0.95, filters=4) for _ in range(3)),
+        lost(GRID, filters=4),
+    ],
+)
 
 
 @pytest.mark.parametrize(
@@ -18,16 +28,23 @@ SINGLE = ranking_of((2, [0.9]), (4, [0.8]))
         (report_standings(BETTER), "Trial 7 is 10.00 points better than the default (95 % interval "),
         (
             report_standings(TIE),
-            "The search found nothing that is certainly better than the default configuration: trial 7 scored 1.00 "
-            "points higher, which may be noise (95 % interval -",
+            "Nothing found is certainly better than the default configuration: trial 7 scored 1.00 points higher, "
+            "which may be noise (95 % interval -",
         ),
         (report_standings(WORSE), "The search found nothing better than the default configuration."),
-        (report_standings(WORSE[:1]), "The default configuration is the only finalist."),
+        (report_standings(WORSE[:1]), "The search found nothing better than the default configuration."),
+        (report_standings(SINGLE), "Trial 7 won; one seed each cannot tell its gain on the default from noise."),
+        (report_standings(CONSTANT), "Trial 7 won; no score varies between seeds, so nothing tells its gain"),
         (
-            report_standings(SINGLE),
-            "Trial 7 is ahead; there are too few complete trainings to tell its gain on the default from noise.",
+            report_standings(LOST),
+            "Trial 7 won; there is nothing to compare it with, as the default's trainings failed (1 of 4 diverged).",
         ),
-        (report_standings(BETTER, trained=4), "So far trial 7 is 10.00 points better than the default"),
+        (
+            replace(report_standings(BETTER[:1]), unscored=[Unscored(0, 0.9, {}, "default", 3)]),
+            "Trial 7 is 10.00 points better",  # what it had been compared with before
+        ),
+        (report_standings(BETTER, trained=4), "4 of 6 trainings of the finalists are finished."),
+        (replace(report_standings(BETTER), outdated=True), "So far trial 7 is 10.00 points better than the default"),
         (replace(report_standings(WORSE), outdated=True), "So far the search found nothing better than the default"),
         (report_standings([replace(BETTER[0], diverged=1)]), "No winner: a training of the only finalist diverged."),
     ],

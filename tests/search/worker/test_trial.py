@@ -16,9 +16,9 @@ from search.artifacts import Folder
 from search.queue.freezing import is_audited
 from search.study.definition import StudyDefinition
 from search.study.record import AUDIT, CHECKPOINT, FINISHED
-from search.study.space import distributions
+from search.study.space import distributions, training_seed
 from search.worker.sampling import pruner
-from search.worker.trial import Objective, Outcome, run_trial, training_seed
+from search.worker.trial import Objective, Outcome, run_trial
 
 Run = Callable[..., Outcome]
 
