@@ -220,5 +220,8 @@ def test_without_the_extra_the_command_says_so_in_a_line(saved: Path) -> None:
         [sys.executable, "-c", program, "export", str(saved)], capture_output=True, text=True, check=False
     )
     assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr == "Error: export needs the extra `onnx`: pip install 'fmnist-search[onnx]'\n"
+    assert (
+        result.stderr
+        == "Error: export needs the extra `onnx`; in the checkout of fmnist-search: pip install -e '.[onnx]'\n"
+    )
     assert not saved.with_suffix(".onnx").exists()
