@@ -172,7 +172,7 @@ def test_without_the_extra_it_says_how_to_get_it(
     simple: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
     monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(ExportError, match=r"^export needs the extra `onnx`: pip install 'fmnist-search\[onnx\]'$"):
+    with pytest.raises(ExportError, match=r"^export needs the extra `onnx`; in .*: pip install -e '\.\[onnx\]'$"):
         write_onnx(simple, tmp_path / "net.onnx")
     assert list(tmp_path.iterdir()) == []
 
