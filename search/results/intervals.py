@@ -2,18 +2,16 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from statistics import NormalDist, fmean, stdev, variance
+from statistics import NormalDist, fmean, median, stdev, variance
 
 import numpy as np
 from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
 UNALIKE = 0.1  # level of Bartlett's test below which deviations are not pooled as if they were one
-SMALLEST = (
-    1e-3  # of the pooled variance: a smaller one is an accident of few seeds or of rounding, and its log unbounded
-)
+SMALLEST = 0.05  # of the median variance: a smaller one is an accident of few seeds, or of scores that are counts
 NODES = 96  # of a Gauss-Legendre rule
 
 
@@ -66,10 +64,11 @@ class _Spread:
 class Pooled:
     """Groups of repeated trainings, whose few values each are not enough to tell how much they vary.
 
-    Their variance is pooled over all groups. Where Bartlett's test (1937) finds that variances differ, each is only
-    shrunk towards the pooled one, by the share of their spread that chance explains, as James and Stein shrink means
-    (for variances: Cui et al., Biostatistics 2005). A group of one value has no interval, as nothing shows whether it
-    is as stable as the others. Nor has any group if no two values of a group differ.
+    Their variance is pooled over all groups. Where Bartlett's test (1937) finds that variances differ, their logarithms
+    are only shrunk towards each other, by the share of their spread that chance explains (Cui et al., Biostatistics
+    2005): one group with a wild training does not widen the intervals of the others. A group of one value has no
+    interval, as nothing shows whether it is as stable as the others. Nor has any group if no two values of a group
+    differ.
 
     Differences have the intervals of Tukey (1953), for groups of unequal size by Kramer (1956). They hold together for
     all pairs of groups, so one of the pair may be chosen for having the best mean.
@@ -146,15 +145,28 @@ def _spreads(groups: Sequence[Sequence[float]]) -> list[_Spread | None]:
     pooled = sum(each.freedom * each.variance for each in known) / freedom if freedom else 0.0
     if pooled == 0:
         return [None] * len(groups)
-    chance = _explained_by_chance(known, pooled)
+    floor = SMALLEST * median(each.variance for each in known if each.variance)
+    floored = [each and replace(each, variance=max(each.variance, floor)) for each in own]
+    chance = _explained_by_chance([each for each in floored if each], pooled)
+    if chance == 1:
+        return [each and _Spread(pooled, freedom) for each in own]
+    centre = sum(each.freedom * _log_variance(each) for each in floored if each) / freedom
     return [
         each
         and _Spread(
-            chance * pooled + (1 - chance) * each.variance,
-            min(freedom, each.freedom / (1 - chance)) if chance < 1 else freedom,
+            math.exp(chance * centre + (1 - chance) * _log_variance(each)),
+            min(freedom, each.freedom / (1 - chance)),
         )
-        for each in own
+        for each in floored
     ]
+
+
+def _log_variance(spread: _Spread) -> float:
+    """The logarithm of a variance without its bias: that of few values is on average too low."""
+    from scipy.special import psi
+
+    half = spread.freedom / 2
+    return math.log(spread.variance) - float(psi(half)) + math.log(half)
 
 
 def _explained_by_chance(spreads: list[_Spread], pooled: float) -> float:
@@ -165,7 +177,7 @@ def _explained_by_chance(spreads: list[_Spread], pooled: float) -> float:
     if not others:
         return 1.0
     freedom = sum(each.freedom for each in spreads)
-    logs = sum(each.freedom * math.log(max(each.variance / pooled, SMALLEST)) for each in spreads)
+    logs = sum(each.freedom * math.log(each.variance / pooled) for each in spreads)
     correction = 1 + (sum(1 / each.freedom for each in spreads) - 1 / freedom) / (3 * others)
     statistic = -logs / correction  # of a chi-squared distribution, with a mean of `others`, if all are alike
     return others / statistic if chdtrc(others, statistic) < UNALIKE else 1.0

@@ -86,6 +86,16 @@ def test_a_deviation_that_is_clearly_larger_is_pooled_only_in_part() -> None:
     assert halves[0] < (estimate(wild).high or 0) - np.mean(wild)
 
 
+def test_one_wild_training_does_not_widen_the_intervals_of_others() -> None:
+    stable = [[0.930, 0.931, 0.932], [0.914, 0.915, 0.916]]
+    for wild in ([0.80, 0.93, 0.93], [0.10, 0.93, 0.93]):
+        found, beside = Pooled([*stable, wild]).difference(0, 1), Pooled([*stable, wild]).difference(0, 2)
+        assert found is not None
+        assert 0.009 < found.low < found.mean == pytest.approx(0.016)
+        assert beside is not None
+        assert beside.is_noise
+
+
 def test_scores_that_do_not_vary_give_no_certainty() -> None:
     pooled = Pooled([[0.93, 0.93], [0.929, 0.929]])
     assert pooled.difference(0, 1) is None
@@ -124,6 +134,7 @@ def test_the_best_of_equal_configurations_is_rarely_told_from_another(configurat
 
 def test_an_unstable_configuration_is_not_taken_for_a_better_one() -> None:
     assert claimed([3.0, 1.0, 1.0, 1.0], 5, 800) < 0.075  # 0.09 with one deviation for all
+    assert claimed([3.0, 1.0, 1.0, 1.0], 3, 800) < 0.1  # three seeds tell little of a deviation; 0.11
 
 
 def test_the_sampling_of_images_is_binomial() -> None:

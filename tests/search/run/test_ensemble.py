@@ -20,7 +20,7 @@ from search.database.connection import lock
 from search.outputs import BEST, ENSEMBLE, NotOurs
 from search.results import wording
 from search.results.finalists import Scored, Standings, standings_of
-from search.results.ranking import share
+from search.results.intervals import share
 from search.run import finalists
 from search.run.finalists import run_finalists
 from search.run.supervise import RunSettings
