@@ -1,10 +1,10 @@
 # `make help` lists the targets. PYTHON names the interpreter that the virtual environment is made from.
 PYTHON ?= python3
 BIN := .venv/bin
-GENERATED := README.md CONTRIBUTING.md docs/own-network.md  # documents that cog writes parts of
+GENERATED := docs/command-line.md docs/own-network.md docs/python-api.md docs/study-files.md  # cog writes parts of them
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev data run test chaos check docker-check docker-test format clean
+.PHONY: help install dev data run test chaos check docs docker-check docker-test format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##/\1/p' $(MAKEFILE_LIST) | awk '{ name = $$1; $$1 = ""; printf "  make %-14s%s\n", name, $$0 }'
@@ -45,11 +45,14 @@ test: dev data  ## run the whole test suite
 chaos: dev  ## end workers 200 times, by kill -9 and SIGTERM, on SQLite and on PostgreSQL: about 15 minutes
 	$(BIN)/pytest tests/test_faults.py -k test_chaos --kills 200 -s
 
-check: dev docker-check  ## lint, types, and whether the documents have what is generated for them
+check: dev docker-check docs  ## lint, types, the documents' links and whether their generated parts are up to date
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/cog --check $(GENERATED)
+
+docs: dev  ## build the documents as a site, build/docs/index.html; warnings are errors
+	$(BIN)/sphinx-build --quiet --fresh-env --fail-on-warning --keep-going docs build/docs
 
 docker-check: dev  ## lint the Dockerfile, and hold the compose files against their schema
 	$(BIN)/hadolint docker/Dockerfile
@@ -58,7 +61,7 @@ docker-check: dev  ## lint the Dockerfile, and hold the compose files against th
 docker-test: dev  ## build the image and run the whole service, with Docker or podman: half an hour and 20 GB
 	$(BIN)/python docker/test.py
 
-format: dev  ## format the code and write into the documents what is generated for them
+format: dev  ## format the code and update the generated parts of the documents
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/cog -r $(GENERATED)

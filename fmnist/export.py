@@ -78,7 +78,9 @@ def _require_extra() -> None:
         try:
             import_module(name)
         except ImportError as error:
-            raise ExportError("export needs the extra `onnx`: pip install 'fmnist-search[onnx]'") from error
+            raise ExportError(
+                "export needs the extra `onnx`; in the checkout of fmnist-search: pip install -e '.[onnx]'"
+            ) from error
 
 
 def _graph(network: _OfRawPixels) -> "ModelProto":

@@ -132,7 +132,9 @@ class Bucket:
             import boto3  # noqa: F401
             from botocore.exceptions import BotoCoreError, ClientError
         except ImportError as error:
-            raise ArtifactError("s3:// needs the extra `s3`: pip install 'fmnist-search[s3]'") from error
+            raise ArtifactError(
+                "s3:// needs the extra `s3`; in the checkout of fmnist-search: pip install -e '.[s3]'"
+            ) from error
         self.bucket, _, prefix = url.removeprefix("s3://").partition("/")  # a prefix may hold ? and #
         if not self.bucket:
             raise ArtifactError(f"{url}: names no bucket; write s3://BUCKET/PREFIX")

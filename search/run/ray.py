@@ -189,7 +189,9 @@ def _connected(address: str) -> Iterator[Any]:
     try:
         import ray
     except ImportError as error:
-        raise ClusterError("--engine ray needs the extra `ray`: pip install 'fmnist-search[ray]'") from error
+        raise ClusterError(
+            "--engine ray needs the extra `ray`; in the checkout of fmnist-search: pip install -e '.[ray]'"
+        ) from error
     before = signal.getsignal(signal.SIGTERM)
     try:
         _knock(address)

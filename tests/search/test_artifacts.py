@@ -177,7 +177,7 @@ def test_malformed_urls_are_refused(s3: None, url: str, why: str) -> None:
 
 def test_without_boto3_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "boto3", None)
-    with pytest.raises(ArtifactError, match=re.escape("pip install 'fmnist-search[s3]'")):
+    with pytest.raises(ArtifactError, match=re.escape("pip install -e '.[s3]'")):
         open_artifacts("s3://bucket/prefix")
 
 

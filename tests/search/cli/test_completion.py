@@ -46,7 +46,7 @@ def there(make: Make, tmp_path: Path) -> str:
 
 
 def test_bash_completes_commands_options_choices_and_studies(there: str, tmp_path: Path) -> None:
-    """In a real bash, by the line that the README has."""
+    """In a real bash, by the line of docs/command-line.md."""
     script = """
         eval "$(_FMNIST_SEARCH_COMPLETE=bash_source fmnist-search)"
         complete -p fmnist-search

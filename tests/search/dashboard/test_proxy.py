@@ -28,8 +28,8 @@ pytestmark = pytest.mark.skipif(NGINX is None, reason="no nginx here: apt-get in
 
 @contextmanager
 def nginx(folder: Path, dashboard: int) -> Iterator[int]:
-    """nginx with the configuration of docs/cluster.md; gives its port."""
-    location = re.search(r"```nginx\n(.*?)```", (ROOT / "docs" / "cluster.md").read_text(), re.DOTALL)
+    """nginx with the configuration of docs/dashboard.md; gives its port."""
+    location = re.search(r"```nginx\n(.*?)```", (ROOT / "docs" / "dashboard.md").read_text(), re.DOTALL)
     assert location
     port = free_port()
     inner = location[1].replace("127.0.0.1:8080", f"127.0.0.1:{dashboard}")

@@ -66,7 +66,7 @@ def test_the_studentized_range_is_scipys(groups: int, freedom: float) -> None:
 
 
 def test_pooling_narrows_the_interval_of_a_configuration_that_varied_most() -> None:
-    """Three seeds each, with the means and deviations of the README's table: ± 0.83 by its own deviation alone."""
+    """Means and deviations of three seeds each, from docs/results.md: ± 0.83 by its own deviation alone."""
     means, deviations = (0.9333, 0.9329, 0.9291), (0.00334, 0.00095, 0.00091)
     groups = [[mean - each, mean, mean + each] for mean, each in zip(means, deviations, strict=True)]
     own, found = estimate(groups[0]), Pooled(groups).estimate(0)
