@@ -50,8 +50,8 @@ def precision(configurations: list[Configuration], noun: str) -> str:
     if len(repeated) > 1:
         sentences = [
             f"Intervals are over seeds, from one standard deviation pooled over all {noun} (only in part where "
-            "theirs differ). Those of differences are corrected for all pairs (Tukey); the winner's own is not corrected "
-            "for its having been chosen."
+            "theirs differ). Those of differences are corrected for all pairs (Tukey); the winner's own is not "
+            "corrected for its having been chosen."
         ]
     if images := repeated[0].images:
         margin = sampling_margin(repeated[0].accuracy.mean, images)
