@@ -49,7 +49,11 @@ def advice_on_tie(standings: Standings | None, finalists: str) -> str | None:
     told = f"The winner cannot be told from the default: it gains {points(gain.mean)} points ({wording.span(gain)})."
     if seeds > MOST_SEEDS:
         return f"{told} Even {MOST_SEEDS} seeds each would hardly tell them apart: take the one that costs less."
-    return f"{told} If the gain is what it seems, some {seeds} seeds each would tell: `{finalists} --seeds {seeds}`."
+    more = seeds * len(standings.finalists) - standings.trained
+    return (
+        f"{told} If the gain is what it seems, some {seeds} seeds each would tell: `{finalists} --seeds {seeds}`, "
+        f"which trains {count(more, 'network')} more."
+    )
 
 
 def advice_on_luck(

@@ -115,9 +115,8 @@ def ranked(ranking: list[Configuration]) -> str | None:
         return None
     best, *others = [one for one in repeated if one.whole]
     sentences = [f"Best: {best.label}, {percent(best.accuracy.mean)}{_with_interval(best.accuracy)}."]
-    if best.gain:
-        compared = _compared("it", best.gain)
-        sentences.append(compared[0].upper() + compared[1:])
+    if compared := gained(best):
+        sentences.append(compared)
     if others:
         sentences.append(_told_apart([other.ties or other.behind is None for other in others]))
     if broken := [one for one in ranking if not one.whole]:
@@ -165,6 +164,16 @@ def _headline(standings: Standings, best: Finalist) -> str:
     if best.again.accuracy.n == 1:
         return f"{called(best)} won; one seed each cannot tell its gain on the default from noise."
     return f"{called(best)} won; no score varies between seeds, so nothing tells its gain on the default from noise."
+
+
+def gained(best: Configuration) -> str | None:
+    """What the best of configurations with several seeds gained on the default; None if that is unknown."""
+    if best.is_default:
+        return "Nothing found is better than the default configuration."
+    if best.gain is None:
+        return None
+    compared = _compared(best.label, best.gain)
+    return compared[0].upper() + compared[1:]
 
 
 def _compared(name: str, gain: Difference) -> str:

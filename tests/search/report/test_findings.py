@@ -339,7 +339,7 @@ def test_a_ranking_says_how_many_cannot_be_told_from_the_best() -> None:
     ):
         text = str(said("ranking", GRID, best + others))
         assert text.startswith("Best: filters=4 (default), 91.00 % (95 % interval ")
-        assert f" %). {told} " in text
+        assert f" %). Nothing found is better than the default configuration. {told} " in text
         assert "pooled over all configurations" in text
     assert said("ranking", GRID, best) is None
     once = definition(sampler="grid", space={"filters": {"choices": [2, 3, 4]}})
