@@ -102,6 +102,8 @@ def retrain(
             console.print(_announcement(definition, top, unfinished=unfinished), soft_wrap=True)
         had_work = True
         stopped = drain(again, view, settings, goal, console, deadline)
+    if had_work and not stopped and not settings.quiet:
+        console.print("Scoring the winner and the ensemble.")
     published = persistently(lambda: _publish_if_decided(study, again, folder, worker.storage, data))
     return had_work or published, stopped
 
