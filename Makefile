@@ -36,7 +36,7 @@ data: .venv/installed  ## find, download or install the data set, and verify it
 		$$(test $$(id -u) = 0 || echo sudo) apt-get install -y -qq dataset-fashion-mnist && \
 		$(BIN)/fmnist-search data; }
 
-run: data  ## search: 50 trials and the finalists on the real data set, about 13 minutes on two recent cores
+run: data  ## search: 50 trials and the finalists on the real data set, some 20 minutes on two recent cores
 	$(BIN)/fmnist-search run --trials 50
 
 test: dev data  ## run the whole test suite
