@@ -314,5 +314,5 @@ def test_the_command_says_it_in_one_line(command: Command, study_file: Path) -> 
 def test_without_ray_it_says_what_to_install(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     study, settings = make(definition(), 1)
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ClusterError, match=r"pip install 'fmnist-search\[ray\]'"):
+    with pytest.raises(ClusterError, match=r"in the checkout of fmnist-search: pip install -e '\.\[ray\]'"):
         drain(study, [settings], "auto", lambda: False, lambda: None)
