@@ -13,31 +13,26 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor, nn
+from torch import nn
 
 from fmnist import archive
 from fmnist.architectures import build
-from fmnist.choices import AppliedTta, in_file, is_own
-from fmnist.classes import CLASSES
+from fmnist.checkpoint_schema import Content, distinct
+from fmnist.choices import AppliedTta, is_own
 from fmnist.data import DataSet
-from fmnist.device import Precision
 from fmnist.errors import CheckpointError as CheckpointError  # for whoever reads a checkpoint
 from fmnist.files import write_whole
 from fmnist.hyperparameters import Hyperparameters, ScoreOn
-from fmnist.optimizer import MOMENTS, vector_length
 from fmnist.own_network import OwnNetwork, Source, of_record
-from fmnist.training import QUARTERS, EpochMetrics, Training
+from fmnist.training import EpochMetrics, Training
 from fmnist.tta import with_tta
 
 FORMAT = "fmnist-search checkpoint 3"
 WITHOUT_DIGEST = "fmnist-search checkpoint 2"  # the format before; its files are read, and no longer written
 ZIP = b"PK\3\4"  # at the very beginning
-
-MOST_THREADS = 1024  # of torch; with a number beyond what the machine can start, it ends the process
 
 
 @dataclass(frozen=True)
@@ -211,7 +206,7 @@ def checked(values: Any, size: int, digest: str | None) -> Checkpoint:
     Raises:
         ValueError, RecursionError: it is none.
     """
-    stored = _Content.model_validate(values)
+    stored = Content.model_validate(values)
     stored.check(size)
     return Checkpoint(
         hyperparameters=stored.hyperparameters,
@@ -283,126 +278,7 @@ def git_commit() -> str | None:
         return None
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
-
-
-Count = Annotated[int, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-PerClass = Field(min_length=len(CLASSES), max_length=len(CLASSES))
-State = dict[str, Tensor]
-
-
-class _Scores(_Strict):
-    """What `EpochMetrics` holds."""
-
-    epoch: float = Field(gt=0, multiple_of=1 / QUARTERS)
-    train_loss: float
-    train_accuracy: Share
-    loss: float = Field(allow_inf_nan=True)  # averaged weights may overflow where those in training do not
-    correct: Count
-    total: int = Field(gt=0)
-    seconds: float = Field(ge=0)
-    confusion: Annotated[list[Annotated[list[Count], PerClass]], PerClass]
-
-
-class _MadeWith(_Strict):
-    """What `made_with` returns."""
-
-    fmnist_search: str
-    torch: str
-    python: str
-    machine: str
-    device: str
-    threads: int = Field(ge=1, le=MOST_THREADS)
-    precision: Precision
-    git_commit: str | None
-
-
-class _Source(_Strict):
-    """What `Source` holds."""
-
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    text: str
-
-
-class _Optimizer(_Strict):
-    moments: list[Tensor]
-    updates: Tensor
-
-
-class _Resume(_Strict):
-    network: State
-    optimizer: _Optimizer
-    quarters: int = Field(gt=0)
-    steps: Count
-
-
-class _Content(_Strict):
-    """What `plain` returns."""
-
-    hyperparameters: Hyperparameters
-    seed: Count
-    score_on: ScoreOn
-    history: list[_Scores] = Field(min_length=1)
-    data_set: str
-    data_fingerprint: str
-    made_with: _MadeWith
-    weights: State
-    resume: _Resume | None
-    source: _Source | None = None
-    tta: AppliedTta = "none"  # files of before test-time augmentation were scored without
-
-    def check(self, size: int) -> None:
-        """Raise ValueError if its parts contradict each other, or would be larger than the file of `size` bytes."""
-        epochs = [scores.epoch for scores in self.history]
-        end = self.resume.quarters / QUARTERS if self.resume else self.hyperparameters.epochs
-        if epochs != sorted(set(epochs)) or epochs[-1] != end or end > self.hyperparameters.epochs:
-            raise ValueError("its epochs do not follow each other")
-        if any(
-            sum(map(sum, scores.confusion)) != scores.total or scores.correct > scores.total for scores in self.history
-        ):
-            raise ValueError("its scores do not add up")
-        tensors = [*self.weights.values()]
-        if self.resume:
-            optimizer = self.resume.optimizer
-            tensors += [*self.resume.network.values(), *optimizer.moments, optimizer.updates]
-        architecture = self.hyperparameters.architecture
-        if is_own(architecture):  # its shapes are known to its code alone, which is not run to read a file
-            if in_file(architecture) != (self.source is not None):
-                raise ValueError("it has the text of a network that is in no file, or lacks it")
-            if self.source and hashlib.sha256(self.source.text.encode()).hexdigest() != self.source.sha256:
-                raise ValueError("the text of its network is not what its digest says")
-            tensors = _distinct(tensors)
-        if sum(tensor.nbytes for tensor in tensors) > size:
-            raise ValueError("its tensors are larger than the file")
-        if is_own(architecture):
-            return
-        with torch.device("meta"):  # which has shapes and takes no memory, whatever size is asked for
-            network = build(self.hyperparameters)
-        shapes = _shapes(network.state_dict())
-        fits = _shapes(self.weights) == shapes
-        if self.resume:
-            vector = (torch.Size([vector_length(network.parameters())]), torch.float32)
-            expected = {str(index): vector for index in range(MOMENTS[self.hyperparameters.optimizer])}
-            expected["updates"] = (torch.Size([]), torch.float32)
-            moments = {str(index): moment for index, moment in enumerate(self.resume.optimizer.moments)}
-            fits &= _shapes(self.resume.network) == shapes
-            fits &= _shapes(moments | {"updates": self.resume.optimizer.updates}) == expected
-        if not fits:
-            raise ValueError("its weights do not fit its hyperparameters")
-
-
 def size_of(saved: Checkpoint) -> int:
     """Bytes of a checkpoint's weights."""
     tensors = [*saved.weights.values()]
-    return sum(tensor.nbytes for tensor in (_distinct(tensors) if is_own(saved.architecture) else tensors))
-
-
-def _distinct(tensors: list[Tensor]) -> list[Tensor]:
-    """Shared weights are one tensor of several names; any others that overlap count as often as they are named."""
-    return [*{(each.data_ptr(), each.shape, each.stride(), each.dtype): each for each in tensors}.values()]
-
-
-def _shapes(state: State) -> dict[str, tuple[torch.Size, torch.dtype]]:
-    return {name: (tensor.shape, tensor.dtype) for name, tensor in state.items()}
+    return sum(tensor.nbytes for tensor in (distinct(tensors) if is_own(saved.architecture) else tensors))

@@ -188,7 +188,7 @@ def _hyperparameters(given: dict[str, Any], arguments: tuple[str, ...]) -> "Hype
 
     from fmnist import own_network
     from fmnist.hyperparameters import TRAINING, Hyperparameters
-    from search.study.validation import explain
+    from search.study.mistakes import explain
 
     try:
         own = is_own(given.get("architecture", ""))

@@ -19,8 +19,8 @@ from fmnist.hyperparameters import OWN, TRAINING, Hyperparameters, ScoreOn, chec
 from search.choices import TOP, PrunerName, SamplerName
 from search.formatting import did_you_mean
 from search.study import validation
+from search.study.mistakes import Mistake, Place, explain
 from search.study.parameters import Parameter, Strict, Tables, Value, Values, merged
-from search.study.validation import Mistake, Place, explain
 
 if TYPE_CHECKING:
     from fmnist.own_network import OwnNetwork

@@ -13,8 +13,7 @@ from pydantic import ValidationError
 from fmnist.data import DataSet
 from search.database.connection import open_storage
 from search.database.url import default_url
-from search.report import findings as findings_module
-from search.report import importance
+from search.report import advice, importance
 from search.report.findings import NEXT, findings
 from search.report.history import Audit
 from search.report.importance import Early, Importance, Importances
@@ -378,7 +377,7 @@ def test_a_change_that_advice_names_is_refused_under_the_same_name_and_accepted_
 def test_commands_that_advice_names_do_what_it_says(
     invoke: Command, study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (findings_module, importance):
+    for module in (advice, importance):
         monkeypatch.setattr(module, "FEWEST_COMPLETE", 3)
     ran = ["run", study_file.name, "--trials", "2", "--workers", "1"]
     assert invoke(*ran).returncode == 0

@@ -1,0 +1,114 @@
+"""Mistakes in a study definition: each with its key and what to do; and pydantic's errors put like that."""
+
+import difflib
+import reprlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ValidationError
+
+from fmnist.hyperparameters import Hyperparameters
+from search.formatting import did_you_mean
+from search.study.parameters import (
+    Parameter,
+)
+
+if TYPE_CHECKING:
+    pass
+
+UNION = {"bool", "int", "float", "str"}  # pydantic's names for the members of a union, which end the place of an error
+
+Place = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """What is wrong at a place of a definition, and what to do; others: the further places that it is about."""
+
+    place: Place
+    text: str
+    others: tuple[Place, ...] = ()
+
+    @property
+    def line(self) -> str:
+        """space.filters #2.low: should be a number."""
+        key = "".join(f" #{part + 1}" if isinstance(part, int) else f".{part}" for part in self.place)
+        line = ": ".join(filter(None, (key.removeprefix("."), self.text)))
+        return " ".join("".join(each if each.isprintable() else " " for each in line).split())
+
+    def follows_from(self, removed: Iterable[Place]) -> bool:
+        """Whether it is about what was removed, and so may be due to that."""
+        mine = (self.place, *self.others)
+        return any(a[: len(b)] == b or b[: len(a)] == a for a in mine for b in removed)
+
+
+class Mistakes(ValueError):
+    """A definition contradicts itself."""
+
+    def __init__(self, mistakes: list[Mistake]) -> None:
+        super().__init__("\n".join(mistake.line for mistake in mistakes))
+        self.mistakes = mistakes
+
+
+def explain(error: ValidationError, model: type[BaseModel], content: Mapping[str, Any]) -> list[Mistake]:
+    """The mistakes in a definition, or in hyperparameters, from what pydantic says of them.
+
+    Args:
+        model, content: what was validated as what.
+    """
+    found: dict[Place, list[Any]] = {}
+    for each in error.errors():
+        if isinstance(contradictions := each.get("ctx", {}).get("error"), Mistakes):
+            return contradictions.mistakes  # pydantic looks for them only where it has found nothing else
+        place = each["loc"][:-1] if each["loc"] and each["loc"][-1] in UNION else each["loc"]
+        if place[:2] == ("defaults", "network") and len(place) > 2:  # which stand beside the training's
+            place = ("defaults", *place[2:])
+        found.setdefault(place, []).append(each)
+    return [_mistake(model, _as_given(place, content), of_one) for place, of_one in found.items()]
+
+
+def _as_given(place: Place, content: Any) -> Place:
+    """A place without the numbers in lists of one that stand in the file without brackets."""
+    kept: list[str | int] = []
+    for part in place:
+        if isinstance(part, int) and not isinstance(content, list):
+            continue
+        kept.append(part)
+        known = isinstance(content, list) and isinstance(part, int) and part < len(content)
+        content = content[part] if known else content.get(part) if isinstance(content, Mapping) else None
+    return tuple(kept)
+
+
+def _mistake(model: type[BaseModel], place: Place, errors: list[Any]) -> Mistake:
+    if errors[0]["type"] != "extra_forbidden":
+        return Mistake(place, _text(errors))
+    inner: dict[Any, type[BaseModel]] = {"space": Parameter, "defaults": Hyperparameters}
+    known = (inner[place[0]] if len(place) > 1 else model).model_fields
+    meant = difflib.get_close_matches(str(place[-1]), known, n=1)  # what it is about, too
+    text = f"is an unknown key; {did_you_mean(str(place[-1]), known)}"
+    return Mistake(place, text, tuple((*place[:-1], name) for name in meant))
+
+
+def _text(errors: list[Any]) -> str:
+    """What is wrong with one value, of all that the members of a union say."""
+    first = errors[0]
+    if first["type"] == "missing":
+        return "is missing; add it"
+    if first["type"] in ("model_type", "dict_type"):
+        return f"should be a table, not {reprlib.repr(first['input'])}"
+    if len(errors) > 1:
+        bound = next((each for each in errors if each["type"].startswith(("greater", "less"))), None)
+        kind = "a number" if "str" not in {each["loc"][-1] for each in errors} else "true, false, a number or text"
+        return _sentence(bound) if bound else f"should be {kind}, not {reprlib.repr(first['input'])}"
+    return _sentence(first)
+
+
+def _sentence(error: Any) -> str:
+    if error["type"] == "too_short":
+        return "is empty; name at least one"
+    return rule(error) if error["type"] == "value_error" else f"{rule(error)}, not {reprlib.repr(error['input'])}"
+
+
+def rule(error: Any) -> str:
+    return str(error["msg"]).removeprefix("Value error, ").removeprefix("Input ")
