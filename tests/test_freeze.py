@@ -220,8 +220,8 @@ def test_time_that_is_up_leaves_trials_paused(url: str, search: Callable[..., Pr
     wait_for(until_paused(study, 1), process)
     output, errors = process.communicate()
     assert errors == ""
-    assert "Time is up: 0 of 5 trials are finished" in output
     counted = summarize(study).trials
+    assert f"Time is up: 0 of 5 trials are finished and {counted.paused} are paused; the same command" in output
     assert (counted.running, counted.paused + counted.waiting) == (0, 5)
     assert counted.paused >= 1
     assert {kind_of(attempt) for trial in trials_of(study) for attempt in attempts_of(trial)} <= {PAUSE, "given back"}

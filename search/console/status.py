@@ -40,7 +40,8 @@ def show(console: Console, result: RunResult, storage: str) -> None:
     if result.stopped and trials.finished >= result.goal:
         say(f"{_WHY[result.stopped]} before the finalists were trained; the same command goes on from here.")
     elif result.stopped:
-        done = f"{trials.finished} of {result.goal} trials are finished"
+        paused = f" and {trials.paused} are paused" if trials.paused else ""
+        done = f"{trials.finished} of {result.goal} trials are finished{paused}"
         say(f"{_WHY[result.stopped]}: {done}; the same command goes on from here.")
     elif not result.had_work:
         say(
