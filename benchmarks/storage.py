@@ -64,7 +64,7 @@ from fmnist import data as fashion
 from fmnist.training import EpochMetrics
 from search.database.connection import lock, open_storage
 from search.database.optuna_schema import engine_of
-from search.database.retry import persistently
+from search.database.retry import retry
 from search.database.url import default_url
 from search.queue import lease, tickets
 from search.queue.lease import Holder
@@ -105,7 +105,7 @@ def run_trial(study: optuna.Study, common: Objective, epochs: tuple[float, ...])
     with timed(spent["look"]):
         stop_requests(study)
     with timed(spent["claim"]):
-        ticket = persistently(lambda: tickets.claim(study, Holder(), uuid4().hex))
+        ticket = retry(lambda: tickets.claim(study, Holder(), uuid4().hex))
     if ticket is None:
         return None
     with lease.fenced(study, ticket):
@@ -126,9 +126,9 @@ def run_trial(study: optuna.Study, common: Objective, epochs: tuple[float, ...])
             with timed(spent["look"]):
                 stop_requests(study)
     with timed(spent["end"]):
-        persistently(lambda: lease.finish(study, ticket, TrialState.COMPLETE, metrics.accuracy))
+        retry(lambda: lease.finish(study, ticket, TrialState.COMPLETE, metrics.accuracy))
     with timed(spent["drop"]):
-        persistently(lambda: drop_beaten(study, common.artifacts, study.user_attrs[KEEP]))
+        retry(lambda: drop_beaten(study, common.artifacts, study.user_attrs[KEEP]))
     return spent
 
 

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from search.console.progress import live_view
 from search.console.terminal import handled
-from search.database.retry import persistently
+from search.database.retry import retry
 from search.database.url import options_for
 from search.formatting import count, marked, percent, short
 from search.queue import tickets
@@ -236,13 +236,13 @@ def watch(study: optuna.Study, folder: Path, console: Console, seconds: float, *
     def look() -> tuple[Summary, Standings | None]:
         return summarize(study, folder), standings_of(study, folder)
 
-    shown, said, busy = persistently(look), "", float("-inf")  # when something was last left to do
+    shown, said, busy = retry(look), "", float("-inf")  # when something was last left to do
     live = console.is_interactive and not as_json
     view = live_view(console, lambda: Text("\n".join(status(*shown))), stays=True)
     with handled(signal.default_int_handler), view if live else nullcontext():
         while True:
-            left, awaited = persistently(lambda: (_is_busy(study), _awaits_finalists(study)))
-            shown = persistently(look)  # after that: the last to be shown is the end
+            left, awaited = retry(lambda: (_is_busy(study), _awaits_finalists(study)))
+            shown = retry(look)  # after that: the last to be shown is the end
             line = json.dumps(shown[0].as_json(shown[1])) if as_json else " ".join(status(*shown, running=False))
             if not live and line != said:
                 print(line, file=console.file, flush=True)

@@ -107,7 +107,7 @@ def reported(url: str) -> Iterator[None]:
         raise StorageError(f"{masked(url)}: {reason}{_advice(own)}") from error
 
 
-def persistently(
+def retry(
     action: Callable[[], T],
     giving_up: Callable[[], bool] = lambda: False,
     *,

@@ -18,7 +18,7 @@ from fmnist.hyperparameters import ScoreOn
 from fmnist.training import EpochMetrics
 from fmnist.user_code import running
 from search.database.connection import lock, open_storage
-from search.database.retry import persistently, reported
+from search.database.retry import reported, retry
 from search.formatting import count
 from search.outputs import BEST, ENSEMBLE, check_outputs
 from search.queue import tickets
@@ -59,14 +59,14 @@ def run_finalists(
     check_outputs(settings.place.folder)
     data = load(worker.data_dir)
     with reported(worker.storage), ExitStack() as stack:
-        storage = persistently(lambda: open_storage(worker.storage), reached=False)
+        storage = retry(lambda: open_storage(worker.storage), reached=False)
         stack.callback(storage.engine.dispose)
-        study = persistently(lambda: load_study(storage, worker.study))
-        persistently(lambda: check_alike(study, data, allow_mixed=worker.allow_mixed))
-        persistently(lambda: check_artifacts(study, settings.place.folder))
-        settings = settings.of_network(persistently(lambda: own_network_of(study)))
+        study = retry(lambda: load_study(storage, worker.study))
+        retry(lambda: check_alike(study, data, allow_mixed=worker.allow_mixed))
+        retry(lambda: check_artifacts(study, settings.place.folder))
+        settings = settings.of_network(retry(lambda: own_network_of(study)))
         _, stopped = retrain(study, top, seeds, settings, data, console, settings.deadline(), early=True)
-        return persistently(lambda: finalists.standings_of(study, settings.place.folder)), stopped
+        return retry(lambda: finalists.standings_of(study, settings.place.folder)), stopped
 
 
 def retrain(
@@ -89,22 +89,22 @@ def retrain(
     """
     folder = settings.place.folder
     worker = replace(settings.worker, study=finalists_name(study.study_name))
-    place = persistently(lambda: finalists.place_of(study, folder))
+    place = retry(lambda: finalists.place_of(study, folder))
     settings = replace(settings, worker=worker, place=place)
-    chosen = persistently(lambda: _choose(study, top, seeds, settings, data, early=early))
+    chosen = retry(lambda: _choose(study, top, seeds, settings, data, early=early))
     if chosen is None:
         return False, None
     again, definition, goal, unfinished = chosen
-    view = persistently(lambda: load_study(open_storage(worker.storage), worker.study))
+    view = retry(lambda: load_study(open_storage(worker.storage), worker.study))
     had_work, stopped = False, None
-    while stopped is None and not persistently(lambda: tickets.is_done(view)):
+    while stopped is None and not retry(lambda: tickets.is_done(view)):
         if not settings.quiet and not had_work:
             console.print(_announcement(definition, top, unfinished=unfinished), soft_wrap=True)
         had_work = True
         stopped = drain(again, view, settings, goal, console, deadline)
     if had_work and not stopped and not settings.quiet:
         console.print("Scoring the winner and the ensemble.")
-    published = persistently(lambda: _publish_if_decided(study, again, folder, worker.storage, data))
+    published = retry(lambda: _publish_if_decided(study, again, folder, worker.storage, data))
     return had_work or published, stopped
 
 

@@ -27,7 +27,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from fmnist.errors import ExpectedError
 from search import logs
-from search.database.retry import is_transient, message_of, persistently
+from search.database.retry import is_transient, message_of, retry
 from search.database.url import StorageError
 from search.queue.lease import BEATS
 from search.queue.reaper import alive, began, hung, reap, release
@@ -262,12 +262,12 @@ def _drain(pool: Pool, stopping: Callable[[], bool], on_tick: Callable[[], None]
             try:
                 pool.fill()
                 pool.wait()
-                persistently(pool.sweep, stopping)
-                persistently(pool.end_hung, stopping)
-                persistently(lambda: check_failures(pool.study), stopping)
+                retry(pool.sweep, stopping)
+                retry(pool.end_hung, stopping)
+                retry(lambda: check_failures(pool.study), stopping)
             except (WorkersDied, TooManyFailures) as error:
                 failure = failure or error
-            persistently(on_tick, stopping)
+            retry(on_tick, stopping)
     finally:
         pool.kill()
     if failure:

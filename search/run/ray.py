@@ -23,7 +23,7 @@ from fmnist.errors import ExpectedError
 from fmnist.files import expand
 from search import logs
 from search.database.connection import open_storage
-from search.database.retry import persistently, reported
+from search.database.retry import reported, retry
 from search.database.url import absolute
 from search.queue.lease import this_worker
 from search.queue.reaper import release
@@ -70,7 +70,7 @@ def drain(
     """
     failure: ExpectedError | None = None
     asked = False
-    request = persistently(lambda: stop_requests(study), stopping)
+    request = retry(lambda: stop_requests(study), stopping)
     with _connected(address) as ray:
         workers = {_start(ray, each, request): each for each in settings}
         log.info("%d workers wait for room on the cluster; what they log is in Ray's own log files", len(workers))
@@ -79,26 +79,26 @@ def drain(
             while workers:
                 ended, _ = ray.wait(list(workers), timeout=TICK)
                 if not asked and (failure or stopping()):
-                    persistently(lambda: request_stop(study), stopping)
+                    retry(lambda: request_stop(study), stopping)
                     _cancel(ray, workers)
                     asked = True
                 try:
                     for worker in ended:
                         its = workers.pop(worker)
                         _check(ray, worker, asked)
-                        if asked or failure or persistently(lambda: is_over(study, its), stopping):  # noqa: B023
+                        if asked or failure or retry(lambda: is_over(study, its), stopping):  # noqa: B023
                             continue
                         log.warning("a worker on Ray ended while trials are left: another is started")
                         left -= 1
                         if left < 0:
                             raise WorkersDied(f"workers on Ray ended {RESTARTS} times each while trials were left")
                         # If it was a request to stop that ended it, `stopping` is about to say so.
-                        now = persistently(lambda: stop_requests(study), stopping)
+                        now = retry(lambda: stop_requests(study), stopping)
                         workers[_start(ray, its, now)] = its
-                    persistently(lambda: check_failures(study), stopping)
+                    retry(lambda: check_failures(study), stopping)
                 except (WorkersDied, TooManyFailures) as error:
                     failure = failure or error
-                persistently(on_tick, stopping)
+                retry(on_tick, stopping)
         finally:
             _cancel(ray, workers, force=True)
             ray.wait(list(workers), num_returns=len(workers), timeout=CANCEL)
@@ -128,7 +128,7 @@ def _work(settings: WorkerSettings, request: str | None) -> str | None:
     try:
         with reported(settings.storage):
             logs.configure(settings.log_level)
-            study = persistently(lambda: load_study(open_storage(settings.storage), settings.study))
+            study = retry(lambda: load_study(open_storage(settings.storage), settings.study))
             with logs.about(study=settings.study, worker=this_worker()):
                 work(settings, lambda: _asked(study, request))
     except (ExpectedError, OSError) as error:

@@ -14,7 +14,7 @@ from fmnist.errors import ExpectedError
 from search.choices import SEEDS
 from search.console.terminal import terminal
 from search.database.connection import lock, open_storage
-from search.database.retry import persistently, reported
+from search.database.retry import reported, retry
 from search.database.url import StorageError, masked, warnings_for
 from search.formatting import count
 from search.outputs import REPORT, check_name, check_outputs
@@ -56,29 +56,29 @@ def run_search(definition: StudyDefinition, settings: RunSettings, console: Cons
     data = fashion.load(worker.data_dir)
     fashion.check_split(data, definition.score_on)
     with reported(worker.storage), ExitStack() as stack:
-        storage = persistently(lambda: open_storage(worker.storage, "create"), reached=False)
+        storage = retry(lambda: open_storage(worker.storage, "create"), reached=False)
         stack.callback(storage.engine.dispose)
-        study, goal = persistently(lambda: _top_up(storage, definition, settings, data))
-        view = persistently(lambda: load_study(open_storage(worker.storage), worker.study))
-        folder = persistently(lambda: folder_of(view))
+        study, goal = retry(lambda: _top_up(storage, definition, settings, data))
+        view = retry(lambda: load_study(open_storage(worker.storage), worker.study))
+        folder = retry(lambda: folder_of(view))
         settings = replace(settings, place=replace(settings.place, folder=folder, named=True))
-        summary = persistently(lambda: summarize(view, folder))
+        summary = retry(lambda: summarize(view, folder))
         if summary.trials.left and not settings.quiet:
             _announce(console, study, definition, data, settings, summary, goal)
         had_work, stopped, error = False, None, None
         while True:
             worked, stopped, error = _advance(study, view, definition, settings, data, console, deadline)
             had_work |= worked
-            standings = persistently(lambda: standings_of(view, folder))
-            goal = persistently(lambda: tickets.goal(view)["trials"])  # before what is to be held against it
-            summary = persistently(lambda: summarize(view, folder))
+            standings = retry(lambda: standings_of(view, folder))
+            goal = retry(lambda: tickets.goal(view)["trials"])  # before what is to be held against it
+            summary = retry(lambda: summarize(view, folder))
             if stopped or error or not summary.trials.left:
                 break  # else another command asked for more meanwhile: an end is reported only of the whole search
         report = folder / REPORT
         if had_work or not report.is_file():
             from search.report import write  # a second, for which no search waits to begin
 
-            persistently(lambda: write(view, folder, report, lambda: data, worker.storage))
+            retry(lambda: write(view, folder, report, lambda: data, worker.storage))
     return RunResult(view, data, summary, goal, standings, had_work, stopped, error, report)
 
 
@@ -117,12 +117,12 @@ def _advance(
     """
     # Finalists of an earlier run come later: this one may choose others.
     searching = replace(settings, worker=replace(settings.worker, finalists=False))
-    trials = persistently(lambda: summarize(view, settings.place.folder)).trials
+    trials = retry(lambda: summarize(view, settings.place.folder)).trials
     stopped: Stopped | None = None
     if trials.left:
         stopped = drain(study, view, searching, trials.finished + trials.left, console, deadline)
     if not definition.finalists:
-        done = persistently(lambda: tickets.is_done(view))  # then it was stopped just as it came to its end
+        done = retry(lambda: tickets.is_done(view))  # then it was stopped just as it came to its end
         return trials.left > 0, None if done else stopped, None
     if stopped:
         return True, stopped, None
@@ -155,7 +155,7 @@ def _announce(
         f"{_sampler(definition)}, {store.definition_of(study).pruner} pruner, seed {definition.seed}; "
         f"{count(settings.workers, 'worker')}{where}, torch threads each: {settings.each()[0].threads}, "
         f"device: {worker.device}; {masked(worker.storage)}",
-        *(f"Held already: {holder}." for holder in persistently(lambda: held(study))),
+        *(f"Held already: {holder}." for holder in retry(lambda: held(study))),
         *warnings_for(worker.storage, settings.workers, cluster=settings.engine == "ray"),
     ]
     for line in lines:

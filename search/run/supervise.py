@@ -24,7 +24,7 @@ from search.choices import GRACE, OUTPUT, Engine
 from search.console.progress import FinishedTrials, Progress
 from search.console.terminal import Interrupts
 from search.database.connection import lock, open_storage, opened
-from search.database.retry import persistently, reported
+from search.database.retry import reported, retry
 from search.database.url import StorageError, default_url, warnings_for
 from search.formatting import count
 from search.logs import Level
@@ -34,7 +34,7 @@ from search.results.summary import Stopped, summarize
 from search.run import local, ray
 from search.study import definition, space
 from search.study.places import Place, StudyError, check_stays, folder_of, location_of
-from search.study.store import definition_of, load_study, open_study, own_network_of, stop_requests, told_if_deleted
+from search.study.store import definition_of, load_study, open_study, own_network_of, raise_if_deleted, stop_requests
 from search.worker.loop import FOLLOW_POLL, WorkerSettings
 from search.worker.trial import try_network
 
@@ -155,9 +155,9 @@ def drain(
         StudyError: the study was deleted.
         WorkersDied, ClusterError, TooManyFailures: they cannot go on.
     """
-    finished = persistently(lambda: FinishedTrials(view))
-    request, requested = persistently(lambda: stop_requests(view)), False
-    checkpoints = persistently(lambda: location_of(view))
+    finished = retry(lambda: FinishedTrials(view))
+    request, requested = retry(lambda: stop_requests(view)), False
+    checkpoints = retry(lambda: location_of(view))
     progress = Progress(console, goal, finished.before, quiet=settings.quiet, as_json=settings.as_json)
     interrupts = Interrupts(lambda: progress.say("Stopping after the running epochs; Ctrl-C again stops at once."))
 
@@ -170,7 +170,7 @@ def drain(
         progress.goal = tickets.goal(view)["trials"]  # another may have raised it
         progress.show(summarize(view), finished.new())
 
-    with interrupts.installed(), told_if_deleted(view, checkpoints), progress.shown():
+    with interrupts.installed(), raise_if_deleted(view, checkpoints), progress.shown():
         run = partial(ray.drain, address=settings.address) if settings.engine == "ray" else local.drain
         run(
             study,
@@ -182,7 +182,7 @@ def drain(
         return "interrupted"
     if out_of_time():
         return "timeout"
-    return "request" if requested or persistently(lambda: stop_requests(view)) != request else None
+    return "request" if requested or retry(lambda: stop_requests(view)) != request else None
 
 
 def join(settings: WorkerSettings, workers: int, say: Callable[[str], None]) -> bool:
@@ -202,14 +202,14 @@ def join(settings: WorkerSettings, workers: int, say: Callable[[str], None]) -> 
             study = _wait_for(settings, lambda: interrupts.asked)
         if study is None:
             return interrupts.by == signal.SIGINT
-        own = persistently(lambda: own_network_of(study))
+        own = retry(lambda: own_network_of(study))
         settings = replace(settings, network=own.named if own else None)
         for warning in warnings_for(settings.storage, workers):
             say(warning)
         say(f"{count(workers, 'worker')} on study {settings.study}, torch threads each: {local.threads_each(workers)}.")
-        view = persistently(lambda: load_study(open_storage(settings.storage), settings.study))
-        request, stopped = persistently(lambda: stop_requests(view)), False
-        checkpoints = persistently(lambda: location_of(view, settings.output and folder_of(view, settings.output)))
+        view = retry(lambda: load_study(open_storage(settings.storage), settings.study))
+        request, stopped = retry(lambda: stop_requests(view)), False
+        checkpoints = retry(lambda: location_of(view, settings.output and folder_of(view, settings.output)))
 
         def tick() -> None:
             nonlocal stopped
@@ -217,7 +217,7 @@ def join(settings: WorkerSettings, workers: int, say: Callable[[str], None]) -> 
                 say(notes.pop())
             stopped = stop_requests(view) != request
 
-        with told_if_deleted(view, checkpoints):
+        with raise_if_deleted(view, checkpoints):
             local.drain(study, local.shared_out(settings, workers), lambda: interrupts.asked or stopped, tick)
     return interrupts.by == signal.SIGINT
 

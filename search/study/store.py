@@ -294,7 +294,7 @@ def goal(study: optuna.Study) -> dict[str, int]:
 
 
 @contextmanager
-def told_if_deleted(study: optuna.Study, checkpoints: str) -> Iterator[None]:
+def raise_if_deleted(study: optuna.Study, checkpoints: str) -> Iterator[None]:
     """Say so if the study or its database is deleted meanwhile; Optuna says KeyError of whatever it looks for next.
 
     Args:

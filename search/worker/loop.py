@@ -31,7 +31,7 @@ from search.artifacts import ArtifactError, Artifacts
 from search.choices import GRACE
 from search.database.connection import lock, open_storage
 from search.database.optuna_schema import FIXED_PARAMETERS, open_trial, read_trial, set_parameters
-from search.database.retry import is_transient, persistently, reported
+from search.database.retry import is_transient, reported, retry
 from search.database.url import StorageError
 from search.formatting import percent
 from search.queue import freezing, lease, tickets
@@ -49,8 +49,8 @@ from search.study.store import (
     finalists_of,
     load_study,
     own_network_of,
+    raise_if_deleted,
     stop_requests,
-    told_if_deleted,
 )
 from search.worker.retention import drop_beaten, drop_partial
 from search.worker.sampling import propose, pruner
@@ -120,7 +120,7 @@ class Retried:
 
     def _tried(self, action: Callable[[], T]) -> T:
         try:
-            return persistently(action, self._failed)
+            return retry(action, self._failed)
         except (ArtifactError, OSError) as error:
             if not is_transient(error):
                 raise
@@ -182,11 +182,11 @@ def work(settings: WorkerSettings, stopping: Callable[[], bool]) -> None:
         TooManyFailures: failing is the rule.
         DataError, StorageError, ArtifactError, OSError: what the trial needs cannot be had; its ticket is given back.
     """
-    search = persistently(lambda: _join(settings, settings.study), stopping)
+    search = retry(lambda: _join(settings, settings.study), stopping)
     finalists: Joined | None = None
     while _drain(search, settings, stopping):
-        if settings.finalists and finalists is None and persistently(lambda: finalists_of(search.study), stopping):
-            finalists = persistently(lambda: _join(settings, finalists_name(settings.study)), stopping)
+        if settings.finalists and finalists is None and retry(lambda: finalists_of(search.study), stopping):
+            finalists = retry(lambda: _join(settings, finalists_name(settings.study)), stopping)
         if (finalists and not _drain(finalists, settings, stopping)) or not settings.follow:
             return
         time.sleep(FOLLOW_POLL)
@@ -239,13 +239,13 @@ def _drain(joined: Joined, settings: WorkerSettings, stopping: Callable[[], bool
 
     store = Retried(joined.objective.artifacts, asked)
     objective = replace(joined.objective, artifacts=store)
-    with told_if_deleted(study, store.location):
-        persistently(lambda: tickets.check_failures(study), stopping)
-        while not persistently(asked, stopping):
+    with raise_if_deleted(study, store.location):
+        retry(lambda: tickets.check_failures(study), stopping)
+        while not retry(asked, stopping):
             token = uuid4().hex
-            ticket = persistently(lambda: tickets.claim(study, holder, token), stopping)  # noqa: B023
+            ticket = retry(lambda: tickets.claim(study, holder, token), stopping)  # noqa: B023
             if ticket is None:
-                if persistently(lambda: _nothing_left(study, objective, settings), stopping):
+                if retry(lambda: _nothing_left(study, objective, settings), stopping):
                     return True
                 continue
             with logs.about(study=study.study_name, trial=ticket.number):
@@ -293,15 +293,13 @@ def _run(
             study, ticket, lambda: store.failures + sum(training.steps + training.scored for training in watched)
         )
         with lease.fenced(study, ticket), beats:  # in this order: a fence may not be set up while another thread begins
-            outcome = persistently(
-                attempt, progress=lambda: max((training.quarters for training in watched), default=0)
-            )
+            outcome = retry(attempt, progress=lambda: max((training.quarters for training in watched), default=0))
     except Lost:
         raise
     except (SQLAlchemyError, StorageInternalError, StorageError):
         raise
     except (OSError, ArtifactError) as error:  # the disk's trouble is not the trial's
-        persistently(lambda: lease.give_back(study, ticket))
+        retry(lambda: lease.give_back(study, ticket))
         log.warning("given back: %s", error)
         if asked():
             return  # the worker was asked to stop while it waited
@@ -311,26 +309,26 @@ def _run(
         named = str(error).partition("\n")[0] if isinstance(error, NetworkError) else error
         reason = f"{type(error).__name__}: {named}"
         final = isinstance(error, NetworkError)  # the same code on the same values fails again
-        state = persistently(lambda: lease.fail(study, ticket, reason, final=final))
+        state = retry(lambda: lease.fail(study, ticket, reason, final=final))
         fate = "failed for good" if state == TrialState.FAIL else "failed, to be tried again"
         log.warning("%s: %s: %s", fate, type(error).__name__, error)
-        persistently(lambda: tickets.check_failures(study))
+        retry(lambda: tickets.check_failures(study))
         return
     if outcome.paused:
         record = outcome.paused
-        persistently(lambda: lease.pause(study, ticket, record, read_trial(study, ticket.trial_id).params))
+        retry(lambda: lease.pause(study, ticket, record, read_trial(study, ticket.trial_id).params))
         log.info("paused")
-        persistently(lambda: freezing.limit_paused(study))
+        retry(lambda: freezing.limit_paused(study))
         return
     if outcome.state == TrialState.WAITING:
-        persistently(lambda: lease.give_back(study, ticket))
+        retry(lambda: lease.give_back(study, ticket))
         log.info("given back")
         return
-    persistently(lambda: lease.finish(study, ticket, outcome.state, outcome.value, outcome.reason))
+    retry(lambda: lease.finish(study, ticket, outcome.state, outcome.value, outcome.reason))
     log.info(
         "ended early: %s" if outcome.reason else "completed at %s", outcome.reason or percent(outcome.value or 0.0)
     )
-    persistently(lambda: drop_beaten(study, objective.artifacts, attributes(study)[KEEP]))
+    retry(lambda: drop_beaten(study, objective.artifacts, attributes(study)[KEEP]))
 
 
 def _open(study: optuna.Study, definition: StudyDefinition, ticket: Ticket) -> Trial:

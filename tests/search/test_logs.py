@@ -129,7 +129,7 @@ def test_a_password_is_never_logged(
     full, quoted = url.format(secret), url.format(quote(secret, safe=""))
     monkeypatch.setattr(retry, "PATIENCE", 0.1)
     with pytest.raises(StorageError):
-        retry.persistently(lambda: open_storage(quoted, "create"))
+        retry.retry(lambda: open_storage(quoted, "create"))
     log = logging.getLogger("search.database")
     for told in (full, quoted, f"FATAL: wrong password '{secret}' of me"):
         log.warning("at %s", told)

@@ -13,9 +13,8 @@ from optuna.storages._rdb.models import BaseModel
 from optuna.trial import TrialState
 from sqlalchemy import text
 
-from search.database import retry
 from search.database.connection import Mode, open_storage
-from search.database.retry import persistently
+from search.database.retry import retry
 from search.database.url import DatabaseGone, StorageError, absolute, connect_args, default_url, masked
 from search.doctor import check_database
 from tests.children import create, together
@@ -209,11 +208,11 @@ def test_files_that_go_while_in_use_are_noticed_by_the_next_transaction(
     before = [path.name for path in tmp_path.rglob("*")]
     for _ in range(2):
         with pytest.raises(DatabaseGone, match=what):
-            persistently(opened.get_all_studies)
+            retry(opened.get_all_studies)
     if not file.exists():
         opened.engine.dispose()
         with pytest.raises(DatabaseGone, match=what):
-            persistently(opened.get_all_studies)
+            retry(opened.get_all_studies)
     assert [path.name for path in tmp_path.rglob("*")] == before
 
 
@@ -260,14 +259,14 @@ def test_a_worker_frozen_within_a_transaction_loses_it_and_its_lock(
                     other.execute(lock)  # waits until the server has ended the first
             connection.execute(text("SELECT 1"))
 
-    persistently(freeze_once)
+    retry(freeze_once)
     assert len(tries) == 2
 
 
 def test_a_wait_without_an_answer_is_said(
     postgresql: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(retry, "SILENCE", 0.2)
+    monkeypatch.setattr("search.database.retry.SILENCE", 0.2)
     opened = open_storage(postgresql.create_database(), "create")
     optuna.create_study(storage=opened, study_name="s")
     statement = text("SELECT * FROM studies FOR UPDATE")

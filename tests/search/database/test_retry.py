@@ -71,7 +71,7 @@ def test_an_outage_is_waited_for_after_however_long_the_work_had_gone_well(clock
             steps[0] += 1000
         raise UNREACHABLE
 
-    assert retry.persistently(train_for_an_hour_between_outages, progress=lambda: steps[0]) == "done"
+    assert retry.retry(train_for_an_hour_between_outages, progress=lambda: steps[0]) == "done"
 
 
 @pytest.mark.parametrize("seconds", [0, 10, 130])
@@ -84,23 +84,23 @@ def test_patience_ends_however_long_each_try_takes(clock: list[float], seconds: 
         raise UNREACHABLE
 
     with pytest.raises(OperationalError):
-        retry.persistently(never_again)
+        retry.retry(never_again)
     assert retry.PATIENCE < tries[-1] - tries[0] < retry.PATIENCE + retry.LONGEST_PAUSE + seconds
 
 
 @pytest.mark.parametrize("kind", PASSING)
 def test_what_may_pass_is_waited_for_whatever_its_words(clock: list[float], kind: type[psycopg.Error]) -> None:
     error = of_server(kind, "FATAL: password authentication failed, database does not exist, disk")
-    assert retry.persistently(failing(error, error), reached=False) == "done"
+    assert retry.retry(failing(error, error), reached=False) == "done"
     lost = OperationalError("SELECT", {}, psycopg.OperationalError("lost"), connection_invalidated=True)
-    assert retry.persistently(failing(lost, error, lost), reached=False) == "done"
+    assert retry.retry(failing(lost, error, lost), reached=False) == "done"
     assert clock[0] > 0
 
 
 @pytest.mark.parametrize("kind", LASTING)
 def test_what_will_not_pass_is_not_waited_for(clock: list[float], kind: type[psycopg.Error]) -> None:
     with pytest.raises(DBAPIError):
-        retry.persistently(failing(of_server(kind, "connection refused")))
+        retry.retry(failing(of_server(kind, "connection refused")))
     assert clock[0] == 0
     with pytest.raises(StorageError) as said, retry.reported("postgresql://me@db/studies"):
         raise of_server(kind, "the connection of a sort")
@@ -108,19 +108,19 @@ def test_what_will_not_pass_is_not_waited_for(clock: list[float], kind: type[psy
 
 
 def test_a_server_that_was_never_in_reach_is_not_waited_for(clock: list[float]) -> None:
-    assert retry.persistently(failing(UNREACHABLE)) == "done"
+    assert retry.retry(failing(UNREACHABLE)) == "done"
     waited = clock[0]
     with pytest.raises(OperationalError):
-        retry.persistently(failing(UNREACHABLE), reached=False)
+        retry.retry(failing(UNREACHABLE), reached=False)
     assert clock[0] == waited > 0
 
 
 @pytest.mark.parametrize("error", [PoolTimeoutError("QueuePool limit"), PendingRollbackError("Can't reconnect until")])
 def test_what_follows_from_a_lost_connection_passes_too(clock: list[float], error: Exception) -> None:
-    assert retry.persistently(failing(error)) == "done"
+    assert retry.retry(failing(error)) == "done"
     wrapped = StorageInternalError("An exception is raised during the commit.")
     wrapped.__cause__ = error
-    assert retry.persistently(failing(wrapped)) == "done"
+    assert retry.retry(failing(wrapped)) == "done"
 
 
 def full(database: sqlite3.Connection) -> None:

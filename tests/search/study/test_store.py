@@ -9,7 +9,7 @@ from search.database.connection import open_storage
 from search.database.url import default_url
 from search.study.definition import StudyDefinition
 from search.study.places import Place, StudyError, folder_of
-from search.study.store import DEFINITION, definition_of, load_study, open_study, told_if_deleted
+from search.study.store import DEFINITION, definition_of, load_study, open_study, raise_if_deleted
 
 
 def definition(**changes: object) -> StudyDefinition:
@@ -98,10 +98,10 @@ def test_a_study_that_is_deleted_in_between_is_said_to_be(
     storage: optuna.storages.RDBStorage, tiny: DataSet, tmp_path: Path
 ) -> None:
     study = open_study(storage, "s", definition(), tiny, Place(tmp_path))
-    with pytest.raises(KeyError, match="of another kind"), told_if_deleted(study, "there"):
+    with pytest.raises(KeyError, match="of another kind"), raise_if_deleted(study, "there"):
         raise KeyError("of another kind")
     optuna.delete_study(study_name="s", storage=storage)
-    with pytest.raises(StudyError, match="study 's' was deleted"), told_if_deleted(study, "there"):
+    with pytest.raises(StudyError, match="study 's' was deleted"), raise_if_deleted(study, "there"):
         study.get_trials()
 
 

@@ -24,7 +24,7 @@ from search import logs
 from search.choices import PRUNERS, SAMPLERS
 from search.database.connection import lock
 from search.database.optuna_schema import backend
-from search.database.retry import persistently
+from search.database.retry import retry
 from search.database.url import DatabaseGone
 from search.queue import lease, tickets
 from search.queue.reaper import alive, reap
@@ -338,7 +338,7 @@ def test_a_worker_told_to_stop_while_the_database_is_away_does_not_end_the_searc
         while alive(pid):
             time.sleep(0.05)
         postgresql.start()
-        persistently(lambda: lease.give_back(study, ticket))
+        retry(lambda: lease.give_back(study, ticket))
 
     def begin() -> None:
         pids = worker_pids(os.getpid())
