@@ -28,14 +28,15 @@ Precision = Literal["float32", "bfloat16"]
 
 
 def fastest(device: torch.device) -> Precision:
-    """bfloat16 on a CPU that multiplies in it natively, at up to twice the rate, else float32.
+    """The faster format for training on a device: bfloat16 on CPUs that gain from it, otherwise float32.
 
-    With bfloat16 convolutions and linear layers round their inputs to 8 bits of
-    significand in training (Kalamkar et al., 2019); weights, their updates and averages,
-    and every score stay float32. On other devices nobody has measured it here.
+    In bfloat16, convolutions and linear layers round their inputs to 8 significant bits during training (Kalamkar et
+    al., 2019); weights, updates, averages and all scores stay float32. Not measured on other devices.
     """
     if device.type == "cpu":
-        able = torch.cpu.get_capabilities()
-        if able.get("avx512_bf16") or able.get("amx_bf16"):
+        cpu = torch.cpu.get_capabilities()
+        # AVX512-BF16 doubles the rate of matrix products on AMD's processors. On an Intel Xeon without AMX it halves
+        # the rate (docs/log.md), although the instructions are the same.
+        if cpu.get("amx_bf16") or (cpu.get("avx512_bf16") and "Intel" not in cpu.get("cpu_name", "")):
             return "bfloat16"
     return "float32"

@@ -228,13 +228,22 @@ def test_the_weights_are_one_vector_and_keep_their_values_and_formats() -> None:
     assert as_vector([]).shape == (0,)
 
 
-def test_bfloat16_is_chosen_where_the_processor_multiplies_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    cpu = torch.device("cpu")
-    for able, precision in (({"avx512_bf16": True}, "bfloat16"), ({"amx_bf16": True}, "bfloat16"), ({}, "float32")):
-        monkeypatch.setattr("torch.cpu.get_capabilities", lambda able=able: able)
-        assert fastest(cpu) == precision
-        assert Training(SMALL, 0).precision == precision
-    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_bf16": True})
+@pytest.mark.parametrize(
+    ("capabilities", "precision"),
+    [
+        ({"avx512_bf16": True, "cpu_name": "AMD Zen 4"}, "bfloat16"),
+        ({"avx512_bf16": True, "cpu_name": "Intel Xeon"}, "float32"),
+        ({"avx512_bf16": True, "amx_bf16": True, "cpu_name": "Intel Xeon"}, "bfloat16"),
+        ({"avx512_f": True, "cpu_name": "AMD EPYC"}, "float32"),
+        ({}, "float32"),
+    ],
+)
+def test_bfloat16_is_chosen_where_it_is_faster(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, Any], precision: str
+) -> None:
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities)
+    assert fastest(torch.device("cpu")) == precision
+    assert Training(SMALL, 0).precision == precision
     assert fastest(torch.device("cuda")) == "float32"
 
 
