@@ -1,6 +1,7 @@
 """What a search of benchmarks/search.py came to, its file, and its picture."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,21 @@ from plotly.subplots import make_subplots
 
 from fmnist.files import write_whole
 
+COLOURS = ("#0072b2", "#56b4e9", "#999999", "#009e73", "#cc79a7", "#e69f00")  # Okabe and Ito's
 
-@dataclass(frozen=True)
+
+@dataclass
 class Ended:
-    """A finished trial. at: seconds after the first trial's beginning; epochs: trained; value: None if pruned."""
+    """A finished trial. at: seconds since the first trial began; epochs: trained; value: None if pruned.
+
+    again: test accuracies of its configuration with fresh seeds, of those that were trained again.
+    """
 
     at: float
     epochs: float
     value: float | None
+    params: dict[str, Any] = field(default_factory=dict)
+    again: list[float] = field(default_factory=list)
 
 
 @dataclass
@@ -44,24 +52,19 @@ def value_of(trial: FrozenTrial) -> float | None:
 
 def reached(trials: list[Ended], mark: float) -> tuple[float, float] | None:
     """Seconds, and epochs trained by all, at the end of the first trial with at least that accuracy."""
-    seconds, epochs, best = best_so_far(trials)
-    found = (i for i, value in enumerate(best) if value >= mark)
-    return next(((seconds[i], epochs[i]) for i in found), None)
+    return next(
+        ((trial.at, trained) for trial, trained in records(trials) if trial.value and trial.value >= mark), None
+    )
 
 
-def best_so_far(trials: list[Ended]) -> tuple[list[float], list[float], list[float]]:
-    """Seconds, epochs trained by all and best accuracy, at each trial that is better than all before."""
-    seconds: list[float] = []
-    epochs: list[float] = []
-    best: list[float] = []
-    trained = 0.0
+def records(trials: list[Ended]) -> Iterator[tuple[Ended, float]]:
+    """Each trial that is better than all before it, and the epochs trained by all up to its end."""
+    best = trained = 0.0
     for trial in trials:
         trained += trial.epochs
-        if trial.value is not None and trial.value > (best[-1] if best else 0.0):
-            seconds.append(trial.at)
-            epochs.append(trained)
-            best.append(trial.value)
-    return seconds, epochs, best
+        if trial.value is not None and trial.value > best:
+            best = trial.value
+            yield trial, trained
 
 
 class Results:
@@ -90,8 +93,10 @@ class Results:
 def figure(searches: list[Searched]) -> go.Figure:
     """Best accuracy so far against seconds and against epochs."""
     drawn = make_subplots(1, 2, shared_yaxes=True, subplot_titles=("by wall time", "by epochs trained"))
-    for searched, colour in zip(searches, ("#0072b2", "#e69f00", "#009e73"), strict=False):
-        seconds, epochs, best = best_so_far(searched.trials)
+    for searched, colour in zip(searches, COLOURS, strict=False):
+        better = list(records(searched.trials))
+        best = [trial.value or 0.0 for trial, _ in better]
+        seconds, epochs = [trial.at for trial, _ in better], [trained for _, trained in better]
         for column, (along, end) in enumerate(((seconds, searched.seconds), (epochs, searched.epochs)), 1):
             drawn.add_trace(
                 go.Scatter(

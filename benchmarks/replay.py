@@ -2,21 +2,22 @@
 
     .venv/bin/python -m benchmarks.replay            # some minutes
     .venv/bin/python -m benchmarks.replay --orders 4 # a smoke run: the numbers mean little
+    .venv/bin/python -m benchmarks.replay --curves benchmarks/curves-2026-11.jsonl  # those of the space before
 
-A replayed search is one of 50 trials by two workers on benchmarks/curves.jsonl, with the workers' own
-sampling and `search.queue.scheduler`, Optuna's pruners in memory, and a clock that moves by the seconds
-that each report took. Trial 0 is the default configuration. A trial's epochs are drawn from the range of the
-study that the curves were recorded of. Random search takes the curves in a random order, another one in each
-repetition; TPE's proposal is taken for the nearest curve that has not been used.
+Each replayed search has 50 trials and two workers. It uses the recorded curves, the workers' own sampling,
+`search.queue.scheduler`, Optuna's pruners on a study in memory, and a clock that advances by the recorded seconds.
+Trial 0 is the default configuration. A trial's epochs are drawn from the range in the recorded study. Random
+search takes the curves in an order that is shuffled anew for each search; a proposal of TPE or GP stands for the
+nearest unused curve.
 
 Reported, over all orders:
 
-    lost            of those among the eventual best 10 % of a search's trials (by the accuracy at
-                    their last epoch) the share that was not trained to it; with the 95 % bootstrap interval
-                    over configurations, as an order tells nothing about others than these
-    saved           of the training seconds of all trials, the share that was not spent
-    complete        trials that came to their end
-    regret          points from the best complete trial to the best that any of these 50 would have been
+    lost            share of the eventual best 10 % of a search's trials (by accuracy at their last epoch) that
+                    were not trained to the end; the 95 % bootstrap interval is over configurations, because
+                    more orders say nothing about other configurations
+    saved           share of the training seconds of all trials that was not spent
+    complete        trials that were trained to their end
+    regret          points between the best complete trial and the best of these 50 if all had been completed
     found           accuracy of the best complete trial
 """
 
@@ -36,7 +37,7 @@ from typing import Any, Literal
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, PercentilePruner
 from optuna.pruners import SuccessiveHalvingPruner as Halving
 from optuna.samplers import RandomSampler
@@ -197,14 +198,18 @@ class Proposals:
 
 
 def distance(distributions: dict[str, BaseDistribution], first: dict[str, Any], second: dict[str, Any]) -> float:
-    """Between two configurations, each range taken as 1, epochs left out."""
+    """Squared distance between two configurations without epochs: each range has length 1, choices differ by 1."""
     total = 0.0
     for name, distribution in distributions.items():
-        if name != "epochs":
-            low, high, *values = distribution.low, distribution.high, first[name], second[name]  # type: ignore[attr-defined]
-            if distribution.log:  # type: ignore[attr-defined]
-                low, high, *values = np.log([low, high, *values])
-            total += float((values[0] - values[1]) / (high - low)) ** 2
+        if name == "epochs":
+            continue
+        if isinstance(distribution, CategoricalDistribution):
+            total += first[name] != second[name]
+            continue
+        low, high, *values = distribution.low, distribution.high, first[name], second[name]  # type: ignore[attr-defined]
+        if distribution.log:  # type: ignore[attr-defined]
+            low, high, *values = np.log([low, high, *values])
+        total += float((values[0] - values[1]) / (high - low)) ** 2
     return total
 
 
@@ -332,7 +337,7 @@ def task(arguments: tuple[Recorded, str, str, int]) -> Result:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--orders", type=int, default=200, help="replayed searches of each row (default: 200)")
-    parser.add_argument("--sampler", choices=("random", "tpe"), action="append", help="default: random and tpe")
+    parser.add_argument("--sampler", choices=("random", "tpe", "gp"), action="append", help="default: random and tpe")
     parser.add_argument("--pruner", choices=PRUNERS, action="append", help="default: all")
     parser.add_argument("--curves", type=Path, default=Path(__file__).with_name("curves.jsonl"))
     parser.add_argument("--json", type=Path, default=ROOT / "build" / "replay.json", help="default: build/replay.json")

@@ -14,7 +14,9 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from fmnist.augmentation import FLIP_PROBABILITY, MAX_DEGREES, MAX_SHIFT
+from fmnist.architectures.cnn import RESIDUALS
+from fmnist.augmentation import ERASE_PROBABILITY, ERASED_AREA, ERASED_RATIO, FLIP_PROBABILITY, MAX_DEGREES, MAX_SHIFT
+from fmnist.choices import augmentations
 from fmnist.data import CLASSES, PIXEL_MEAN, PIXEL_STD, SIDE, LabelledImages, Splits
 from fmnist.hyperparameters import Hyperparameters
 
@@ -36,21 +38,39 @@ class Images(Dataset[tuple[Tensor, int]]):
 
 def loaders(splits: Splits, hyperparameters: Hyperparameters, workers: int) -> tuple[Batches, Batches]:
     """Loaders of the training images (shuffled and augmented) and of the scored ones."""
-    as_tensor = [transforms.ToTensor(), transforms.Normalize((PIXEL_MEAN,), (PIXEL_STD,))]
+    as_tensor, normalized = transforms.ToTensor(), transforms.Normalize((PIXEL_MEAN,), (PIXEL_STD,))
     strength = hyperparameters.augmentation
-    if hyperparameters.augmentation_kind == "crop":
-        changes = [transforms.RandomCrop(SIDE, padding=round(strength * MAX_SHIFT))]
-    else:
-        changes = [
-            transforms.RandomHorizontalFlip(strength * FLIP_PROBABILITY),
-            transforms.RandomRotation(strength * MAX_DEGREES, transforms.InterpolationMode.BILINEAR),
-        ]
-    train = Images(splits.train, transforms.Compose([*changes, *as_tensor]))
-    scored = Images(splits.scored, transforms.Compose(as_tensor))
+    flip = transforms.RandomHorizontalFlip(strength * FLIP_PROBABILITY)
+    rotation = transforms.RandomRotation(strength * MAX_DEGREES, transforms.InterpolationMode.BILINEAR)
+    changes = {
+        "flip": [flip],
+        "rotation": [rotation],
+        "both": [flip, rotation],
+        "crop": [transforms.RandomCrop(SIDE, padding=round(strength * MAX_SHIFT))],
+    }
+    kinds = augmentations(hyperparameters.augmentation_kind)
+    of_pictures = [change for kind in kinds if kind != "erasing" for change in changes[kind]]
+    ratios = (1 / ERASED_RATIO, ERASED_RATIO)
+    erasing = transforms.RandomErasing(strength * ERASE_PROBABILITY, ERASED_AREA, ratios)
+    of_tensors = [erasing] if "erasing" in kinds else []
+    train = Images(splits.train, transforms.Compose([*of_pictures, as_tensor, *of_tensors, normalized]))
+    scored = Images(splits.scored, transforms.Compose([as_tensor, normalized]))
     return (
         Batches(train, hyperparameters.batch_size, shuffle=True, num_workers=workers, persistent_workers=workers > 0),
         Batches(scored, 1000, num_workers=workers, persistent_workers=workers > 0),
     )
+
+
+class Residual(nn.Module):
+    """A convolution, batch norm and ReLU, added to their input."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(features, features, 3, padding=1), nn.BatchNorm2d(features), nn.ReLU())
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, features, S, S) to the same shape."""
+        return images.add(self.layers(images))
 
 
 def network(hyperparameters: Hyperparameters) -> nn.Sequential:
@@ -72,8 +92,10 @@ def network(hyperparameters: Hyperparameters) -> nn.Sequential:
         )
     layers: list[nn.Module] = []
     inputs, outputs = 1, filters
-    for _ in range(hyperparameters.blocks):
+    for number in range(hyperparameters.blocks):
         layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU(), nn.MaxPool2d(2)]
+        if hyperparameters.residual and number < RESIDUALS:
+            layers.append(Residual(outputs))
         inputs, outputs = outputs, 2 * outputs
     features = inputs * (SIDE // 2**hyperparameters.blocks) ** 2
     return nn.Sequential(

@@ -79,5 +79,7 @@ def begin_with_default(study: optuna.Study, default: space.Point) -> None:
 def ended_trials(study: optuna.Study) -> list[Ended]:
     """By the time of their end."""
     trials = study.get_trials(deepcopy=False, states=FINISHED)
-    ended = [Ended(trial.user_attrs[AT], len(trial.intermediate_values), value_of(trial)) for trial in trials]
+    ended = [
+        Ended(trial.user_attrs[AT], len(trial.intermediate_values), value_of(trial), trial.params) for trial in trials
+    ]
     return sorted(ended, key=lambda trial: trial.at)

@@ -15,8 +15,10 @@ from rich.console import Console
 from torch.nn import functional as F
 
 from benchmarks import replay, stock
-from benchmarks.outcome import Ended, Results, Searched, best_so_far, reached
+from benchmarks.outcome import Ended, Results, Searched, reached, records
+from benchmarks.search import reached_stock
 from benchmarks.stock_search import begin_with_default, stock_search
+from fmnist.architectures import build
 from fmnist.data import DataSet, split, standardize
 from fmnist.hyperparameters import Hyperparameters
 from search.study.definition import StudyDefinition
@@ -135,7 +137,7 @@ def test_a_search_benchmark_goes_on_with_what_is_on_record_and_refuses_what_was_
 
 def test_the_best_so_far_is_that_of_complete_trials_in_the_order_of_their_end() -> None:
     trials = [Ended(10.0, 2, 0.8), Ended(12.0, 0.25, None), Ended(30.0, 4, 0.7), Ended(40.0, 3, 0.9)]
-    assert best_so_far(trials) == ([10.0, 40.0], [2, 9.25], [0.8, 0.9])
+    assert list(records(trials)) == [(trials[0], 2), (trials[3], 9.25)]
     assert reached(trials, 0.85) == (40.0, 9.25)
     assert reached(trials, 0.95) is None
 
@@ -164,6 +166,38 @@ def test_the_stock_loop_moves_images_by_as_many_pixels_as_a_crop_does(tiny: Data
     assert all(image in rows for image in shown)
     unmoved = {tuple(view.flatten().tolist()) for view in originals.mul(100).round()}
     assert 0 < sum(image in unmoved for image in shown) < len(shown) / 2
+
+
+@pytest.mark.parametrize("kind", ["none", "flip", "crop+flip", "crop+flip+erasing", "both"])
+def test_the_stock_loop_makes_the_changes_that_a_kind_names(tiny: DataSet, kind: str) -> None:
+    splits = split(tiny, "test")
+    plain, changed = (
+        next(iter(stock.loaders(splits, Hyperparameters(augmentation_kind=each, augmentation=1.0), workers=0)[0]))[0]
+        for each in ("none", kind)
+    )
+    background = standardize(torch.zeros(1, 1, 28, 28, dtype=torch.uint8)).min()
+    assert changed.shape == plain.shape
+    dark = (changed.sub(background).abs() < 1e-5).float().mean()
+    assert (dark > plain.sub(background).abs().lt(1e-5).float().mean() + 0.02) == ("erasing" in kind)
+
+
+def test_the_stock_network_has_as_many_weights_as_ours_with_residual_convolutions_too() -> None:
+    for residual in (False, True):
+        ours = Hyperparameters(filters=8, blocks=3, residual=residual)
+        biases = sum(8 * 2**number for number in range(3)) + residual * sum(8 * 2**number for number in range(2))
+        counted = [sum(weights.numel() for weights in each.parameters()) for each in (stock.network(ours), build(ours))]
+        assert counted[0] - counted[1] == biases  # batch norm makes those of convolutions useless
+
+
+def test_stock_is_reached_by_the_first_record_whose_fresh_trainings_are_as_good() -> None:
+    stocks = Searched("stock", 900.0, [Ended(800.0, 4, 0.91)], {}, retrained=[0.9, 0.9])
+    trials = [
+        Ended(10.0, 2, 0.92, again=[0.89, 0.9]),  # luck
+        Ended(20.0, 2, 0.91, again=[0.95, 0.95]),  # no record
+        Ended(30.0, 2, 0.93, again=[0.9, 0.91]),
+    ]
+    assert reached_stock(Searched("ours", 30.0, trials, {}), stocks) == 30.0
+    assert reached_stock(Searched("ours", 30.0, trials[:2], {}), stocks) is None
 
 
 def test_a_stock_search_that_was_interrupted_goes_on_and_has_the_default_among_its_trials(
