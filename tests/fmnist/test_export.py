@@ -130,10 +130,10 @@ def test_a_graph_that_differs_is_not_written(
     path.write_text("former")
     right = export._graph
 
-    def wrong(network: export._OfRawPixels) -> object:
+    def wrong(network: export._WithStandardization) -> object:
         changed = build(simple.hyperparameters)
         changed.load_state_dict({name: factor * value for name, value in simple.weights.items()})
-        return right(export._OfRawPixels(changed).eval())
+        return right(export._WithStandardization(changed).eval())
 
     monkeypatch.setattr(export, "_graph", wrong)
     with pytest.raises(ExportError, match=r"onnxruntime's logits differ from torch's by .*: nothing written; pip"):
@@ -147,7 +147,7 @@ def test_a_graph_that_onnxruntime_cannot_run_is_not_written(
     """As when onnxruntime is older than the file format."""
     right = export._graph
 
-    def of_the_future(network: export._OfRawPixels) -> object:
+    def of_the_future(network: export._WithStandardization) -> object:
         model = right(network)
         model.ir_version = 99
         return model
