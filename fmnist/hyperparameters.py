@@ -28,9 +28,7 @@ OWN = rf"(?:(?!/)(?!.*\.\.)[\w./ -]*\w\.py|{PART}(?:\.{PART})*):{PART}"  # the u
 
 OWN_SIZE = 0  # kernel size: the architecture's default
 
-ScoreOn = Literal[
-    "test", "validation"
-]  # the images that score a training run; validation images are held out of training
+ScoreOn = Literal["test", "validation"]  # images that score a training run; validation is held out of training
 
 
 def _architecture(name: str) -> str:
