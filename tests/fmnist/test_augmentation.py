@@ -127,17 +127,17 @@ def test_none_changes_and_draws_nothing(images: torch.Tensor) -> None:
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
-        ("blur", "'blur' is no augmentation"),
-        ("crop+blur", "'blur' is no augmentation"),
-        ("", "'' is no augmentation"),
-        ("crop+", "'' is no augmentation"),
-        ("crop + flip", "'crop ' is no augmentation"),
-        ("Crop", "'Crop' is no augmentation"),
-        ("none+crop", "'none' is no augmentation; write none alone"),
-        ("crop+flip+crop", "crop is in it twice"),
-        ("both+flip", "flip is in it twice"),
-        ("rotation+crop+both", "rotation is in it twice"),
-        ("both+both", "flip is in it twice"),
+        ("blur", "'blur' is not an augmentation"),
+        ("crop+blur", "'blur' is not an augmentation"),
+        ("", "'' is not an augmentation"),
+        ("crop+", "'' is not an augmentation"),
+        ("crop + flip", "'crop ' is not an augmentation"),
+        ("Crop", "'Crop' is not an augmentation"),
+        ("none+crop", "'none' is not an augmentation; write none alone"),
+        ("crop+flip+crop", "crop appears twice"),
+        ("both+flip", "flip appears twice"),
+        ("rotation+crop+both", "rotation appears twice"),
+        ("both+both", "flip appears twice"),
     ],
 )
 def test_what_is_no_combination_is_refused(kind: str, reason: str, images: torch.Tensor) -> None:

@@ -45,7 +45,7 @@ def test_an_altered_file_is_named(own: Path) -> None:
     content = bytearray(gzip.decompress(file.read_bytes()))
     content[5000] ^= 1
     file.write_bytes(gzip.compress(bytes(content)))
-    with pytest.raises(DataError, match=rf"{TRAIN_IMAGES}\.gz: altered.*fetch it again"):
+    with pytest.raises(DataError, match=rf"{TRAIN_IMAGES}\.gz: altered.*download it again"):
         data.load(own)
 
 
@@ -76,7 +76,7 @@ def test_an_empty_data_set_is_refused(tmp_path: Path) -> None:
 
 def test_an_incomplete_declaration_is_named(own: Path) -> None:
     (own / "SHA256SUMS").write_text("nonsense")
-    with pytest.raises(DataError, match="SHA256SUMS: must name"):
+    with pytest.raises(DataError, match="SHA256SUMS: must list"):
         data.load(own)
 
 
@@ -160,8 +160,8 @@ def test_scoring_on_test_trains_on_all_training_images(tiny: DataSet) -> None:
 @pytest.mark.parametrize(
     ("labels", "why"),
     [
-        ([0] * 50 + [1], "one training image of class 1, and none to hold out"),
-        (list(range(10)) * 2, "a sixth of 20 training images is too few .* each of 10 classes"),
+        ([0] * 50 + [1], "class 1 has only one training image"),
+        (list(range(10)) * 2, "a sixth of 20 training images is too few .* 10 classes"),
     ],
 )
 def test_too_few_images_to_hold_any_out_are_one_line(tiny: DataSet, labels: list[int], why: str) -> None:

@@ -109,7 +109,7 @@ def test_one_function_reads_either_file(
     (tmp_path / "ensemble.pt").write_bytes(content)
     assert isinstance(ensemble.load(tmp_path / "best.pt"), Checkpoint)
     assert isinstance(ensemble.load(tmp_path / "ensemble.pt"), Ensemble)
-    with pytest.raises(CheckpointError, match=r"ensemble\.pt: not a checkpoint of fmnist-search \("):
+    with pytest.raises(CheckpointError, match=r"ensemble\.pt: not an fmnist-search checkpoint \("):
         checkpoint.load(tmp_path / "ensemble.pt")
     with pytest.raises(CheckpointError, match=r"absent\.pt: No such file or directory; name a checkpoint"):
         ensemble.load(tmp_path / "absent.pt")
@@ -178,7 +178,7 @@ def test_a_training_that_is_not_at_its_end_is_no_member(tiny: DataSet) -> None:
     training = Training(Hyperparameters(architecture="simple", filters=2, epochs=2), 0)
     next(training.epochs(split(tiny, "test")))
     begun = checkpoint.parse(checkpoint.dump(training, "test", tiny), "begun")
-    assert "does not fit" in refused(ensemble.dump([begun], [0]))
+    assert "not valid" in refused(ensemble.dump([begun], [0]))
 
 
 @pytest.mark.parametrize("architecture", get_args(Architecture))

@@ -172,7 +172,7 @@ def test_without_the_extra_it_says_how_to_get_it(
     simple: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
     monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(ExportError, match=r"^export needs the extra `onnx`; in .*: pip install -e '\.\[onnx\]'$"):
+    with pytest.raises(ExportError, match=r"^export needs the extra `onnx`; in .*, run pip install -e '\.\[onnx\]'$"):
         write_onnx(simple, tmp_path / "net.onnx")
     assert list(tmp_path.iterdir()) == []
 
@@ -222,6 +222,6 @@ def test_without_the_extra_the_command_says_so_in_a_line(saved: Path) -> None:
     assert (result.returncode, result.stdout) == (1, "")
     assert (
         result.stderr
-        == "Error: export needs the extra `onnx`; in the checkout of fmnist-search: pip install -e '.[onnx]'\n"
+        == "Error: export needs the extra `onnx`; in the fmnist-search checkout, run pip install -e '.[onnx]'\n"
     )
     assert not saved.with_suffix(".onnx").exists()

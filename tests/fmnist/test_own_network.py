@@ -86,7 +86,7 @@ EXITS = "import sys; sys.exit()"
 REFUSED = {
     "a syntax error": ("def f(:\n", r"^net\.py, line 1: "),
     "a failing import": ("import nothing_of_that_name\n", r"^net\.py, line 1: .*nothing_of_that_name.*install"),
-    "an import of a sibling": ("import sibling\n", r"sibling\.py lies beside it"),
+    "an import of a sibling": ("import sibling\n", r"sibling\.py is in the same folder"),
     "a relative import": ("from .sibling import a\n", r"line 1: .*package"),
     "an exception at import": ("x = 1\n1 / 0\n", r"^net\.py, line 2: ZeroDivisionError"),
     "an exit at import": (EXITS, r"^net\.py, line 1: calls exit"),
@@ -94,8 +94,8 @@ REFUSED = {
     "no such class, but another": (HEAD + "class A(nn.Module): pass", r"has no CNNModel; did you mean A\?"),
     "not a module": ("class CNNModel: pass", "derive it"),
     "a number": ("CNNModel = 3", "name a class"),
-    "a network already made": (HEAD + "CNNModel = nn.Linear(1, 1)", "is an instance of Linear"),
-    "a function of something else": ("def CNNModel(): return 3", r"^net\.py, line 1: makes a int"),
+    "a network already made": (HEAD + "CNNModel = nn.Linear(1, 1)", "is a Linear instance"),
+    "a function of something else": ("def CNNModel(): return 3", r"^net\.py, line 1: returns a int"),
     "a required parameter": (body(signature=", width: int"), r"^net\.py, line 8: needs width"),
     "a required parameter of no type": (body(signature=", width"), "parameter width needs a type"),
     "a default of another type": (body(signature=", width: int = 'a'"), "parameter width: its default .*integer"),
@@ -110,12 +110,12 @@ REFUSED = {
     "two outputs": (body(forward="return self.fc(x.flatten(1)), x"), "returns a tuple"),
     "NaN": (body(forward="return self.fc(x.flatten(1)) * float('nan')"), "NaN"),
     "gradients": (body(forward="y = self.fc(x.flatten(1)); return y + (y - y).abs().sqrt()"), "gradients are not"),
-    "no parameters": (body("self.fc.requires_grad_(False)"), "no parameter to train"),
+    "no parameters": (body("self.fc.requires_grad_(False)"), "no trainable parameter"),
     "no gradients": (body(forward="return self.fc(x.flatten(1)).detach()"), "no gradient"),
     "an exit in the constructor": (body(EXITS), r"^net\.py, line 10: calls exit"),
     "an exit in forward": (body(forward=EXITS), r"^net\.py, line 12: calls exit"),
     "an exception in forward": (body(forward="return self.absent(x)"), r"^net\.py, line 12: AttributeError"),
-    "no forward": (HEAD + "class CNNModel(nn.Module):\n def __init__(self): super().__init__()\n", "no parameter"),
+    "no forward": (HEAD + "class CNNModel(nn.Module):\n def __init__(self): super().__init__()\n", "no trainable parameter"),
     "a seed in the constructor": (body("torch.manual_seed(1)"), r"^net\.py, line 8: sets torch's seed"),
     "a seed in forward": (body(forward="torch.manual_seed(1); return self.fc(x.flatten(1))"), "line 11: sets torch's"),
     "what is drawn and not kept": (
@@ -129,12 +129,12 @@ REFUSED = {
     ),
     "another generator": (
         body("import random; nn.init.constant_(self.fc.bias, random.random())"),
-        "two runs of one seed",
+        "two runs with one seed",
     ),
     "lazy layers": (body("self.fc = nn.LazyLinear(10)"), "lazy layers"),
     "a layer made in forward": (
         body("self.made = None", "self.made = self.made or nn.Linear(784, 10); return self.made(x.flatten(1))"),
-        "makes the parameter made.weight",
+        "creates parameter made.weight",
     ),
     "double precision": (body("self.double()"), "fc.weight is not float32"),
     "two parameters of the same memory": (
@@ -168,7 +168,7 @@ def test_a_network_that_cannot_be_trained_is_refused_with_file_line_and_fix(case
         ({"kind": "min"}, "kind should be 'max' or 'avg'"),
         ({"bias": 1}, "bias should be a valid boolean"),
         ({"hiden": 3}, "did you mean hidden?"),
-        ({"filters": 3}, "takes no filters"),
+        ({"filters": 3}, "has no parameter filters"),
     ],
 )
 def test_arguments_are_checked_as_strictly_as_hyperparameters(arguments: dict[str, Any], expected: str) -> None:
@@ -177,9 +177,9 @@ def test_arguments_are_checked_as_strictly_as_hyperparameters(arguments: dict[st
 
 @pytest.mark.parametrize("name", ["/net.py:A", "../net.py:A", "a/../net.py:A", "net.py:", ":A", "a b:C"])
 def test_names_of_other_places_are_refused(name: str) -> None:
-    with pytest.raises(ValidationError, match=r"names no network; write FILE\.py:CLASS"):
+    with pytest.raises(ValidationError, match=r"does not name a network; write FILE\.py:CLASS"):
         made(architecture=name)
-    with pytest.raises(NetworkError, match="write one"):
+    with pytest.raises(NetworkError, match=r"write FILE\.py:CLASS"):
         load(name)
 
 
@@ -189,7 +189,7 @@ def test_what_is_not_a_name_is_refused_with_what_to_do() -> None:
     for unnamed in (torch.nn.Linear, torch.nn.Linear(1, 1), "__main__:CNNModel"):
         with pytest.raises(ValidationError, match="%%writefile"):
             made(architecture=unnamed)
-    with pytest.raises(ValidationError, match="no network of your own"):
+    with pytest.raises(ValidationError, match="not your own network"):
         Hyperparameters(network={"a": 1})
     with pytest.raises(ValidationError, match=r"write network=\{'filters'"):
         made(filters=3)
@@ -305,7 +305,7 @@ def test_other_content_than_on_record_is_shown_and_not_run(tiny: DataSet) -> Non
     forget_networks()  # as in another process
     Path("net.py").write_text(NET + "import pathlib; pathlib.Path('ran').touch()  # \x1b[2J\n")
     for use in (saved.network, lambda: checkpoint.resume(saved, torch.device("cpu"))):
-        with pytest.raises(NetworkError, match=r"not what is on record.*--network-dir\n") as error:
+        with pytest.raises(NetworkError, match=r"differs from the recorded file.*--network-dir\n") as error:
             use()
         assert "+import pathlib; pathlib.Path('ran').touch()" in str(error.value)
         assert "\x1b" not in str(error.value)
@@ -358,12 +358,12 @@ def test_a_forged_record_is_refused(tiny: DataSet, change: str) -> None:
     else:
         zero = torch.zeros(1)
         payload["weights"] = {"a": zero.expand(10**9), "b": zero.expand(1)}
-    with pytest.raises(CheckpointError, match="does not fit"):
+    with pytest.raises(CheckpointError, match="not valid"):
         checkpoint.parse(archive.write(payload), "net.pt")
 
 
 def test_weights_of_another_shape_are_one_line(tiny: DataSet) -> None:
-    with pytest.raises(CheckpointError, match="makes other weights"):
+    with pytest.raises(CheckpointError, match="do not match the checkpoint"):
         saved_with(tiny, hyperparameters=made(network={"hidden": 9})).network()
 
 

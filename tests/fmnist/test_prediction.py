@@ -253,7 +253,7 @@ def encoded(image: Image.Image, suffix: str, folder: Path) -> bytes:
 
 
 BAD: dict[str, tuple[Callable[[Path], bytes], str]] = {
-    "empty.png": (lambda _: b"", "empty; copy or save it once more"),
+    "empty.png": (lambda _: b"", "empty; copy or save it again"),
     "words.png": (lambda _: b"an image of a boot", "not a PNG or JPEG image; convert it to one"),
     "moving.png": (lambda folder: encoded(Image.fromarray(GREY), "gif", folder), "not a PNG or JPEG image"),
     "bitmap.jpg": (lambda folder: encoded(Image.fromarray(GREY), "bmp", folder), "not a PNG or JPEG image"),
