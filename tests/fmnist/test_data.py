@@ -81,7 +81,7 @@ def test_an_incomplete_declaration_is_named(own: Path) -> None:
 
 
 def test_a_given_folder_is_the_only_one_looked_at(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(DataError, match=r"no train-images-idx3-ubyte\.gz in it"):
+    with pytest.raises(DataError, match=r"train-images-idx3-ubyte\.gz not found"):
         source.find(tmp_path)
     monkeypatch.setenv("FMNIST_DATA", str(own))
     assert source.find() == own
