@@ -258,9 +258,7 @@ def run_search(trials: int) -> dict[str, Any]:
             by_worker[trial.user_attrs[ATTEMPTS][-1]["pid"]].append(trial)
     seconds = sum(span(of) for of in by_worker.values())
     checkpoints = [trial.user_attrs.get(CHECKPOINT) for of in by_worker.values() for trial in of]
-    trained = sum(
-        checkpoint["seconds"] for checkpoint in checkpoints if checkpoint
-    )  # none if it diverged
+    trained = sum(checkpoint["seconds"] for checkpoint in checkpoints if checkpoint)  # none if it diverged
     return {"trials": trials, "workers": len(by_worker), "seconds": seconds, "share": 1 - trained / seconds}
 
 

@@ -115,7 +115,10 @@ REFUSED = {
     "an exit in the constructor": (body(EXITS), r"^net\.py, line 10: calls exit"),
     "an exit in forward": (body(forward=EXITS), r"^net\.py, line 12: calls exit"),
     "an exception in forward": (body(forward="return self.absent(x)"), r"^net\.py, line 12: AttributeError"),
-    "no forward": (HEAD + "class CNNModel(nn.Module):\n def __init__(self): super().__init__()\n", "no trainable parameter"),
+    "no forward": (
+        HEAD + "class CNNModel(nn.Module):\n def __init__(self): super().__init__()\n",
+        "no trainable parameter",
+    ),
     "a seed in the constructor": (body("torch.manual_seed(1)"), r"^net\.py, line 8: sets torch's seed"),
     "a seed in forward": (body(forward="torch.manual_seed(1); return self.fc(x.flatten(1))"), "line 11: sets torch's"),
     "what is drawn and not kept": (

@@ -527,7 +527,11 @@ def test_an_output_folder_of_any_name_holds_the_database_and_the_files(
         (["train", "--dropout", "1.5"], 2, "--dropout: should be less than 1, not 1.5"),
         (["train", "--kernel-size", "16"], 2, "--kernel-size: should be less than or equal to 15, not 16"),
         (["train", "--optimizer", "lion"], 2, "'lion' is not one of"),
-        (["train", "--augmentation-kind", "crop+a_blur"], 2, "--augmentation-kind: 'a_blur' is not an augmentation; write"),
+        (
+            ["train", "--augmentation-kind", "crop+a_blur"],
+            2,
+            "--augmentation-kind: 'a_blur' is not an augmentation; write",
+        ),
         (["train", "--augmentation-kind", "both+flip"], 2, "flip appears twice; keep one"),
         (["evaluate", "absent.pth"], 1, "absent.pth: No such file"),
         (["data", "--data-dir", "."], 1, "no train-images-idx3-ubyte.gz in it"),

@@ -92,7 +92,11 @@ def mistakes(*given: str, **more: str) -> list[str]:
         ),
         ((HIDDEN, "hidden = 100"), {}, ["defaults.hidden: 100 is not in space.hidden"]),
         (("hidden = { low = 20, high = 30 }",), {}, ["hidden: the default, 8, is not in space.hidden"]),
-        ((HIDDEN, "architecture = '../net.py:CNNModel'"), {}, ["defaults.architecture: '../net.py:CNNModel' does not name"]),
+        (
+            (HIDDEN, "architecture = '../net.py:CNNModel'"),
+            {},
+            ["defaults.architecture: '../net.py:CNNModel' does not name"],
+        ),
         ((HIDDEN, "architecture = 'net.py'"), {}, ["defaults.architecture: 'net.py' is not a network; choose"]),
     ],
 )
