@@ -191,11 +191,15 @@ def of_archive(payload: dict[str, Any], content: bytes, name: str) -> Checkpoint
     digest = archive.digest_of(content)
     expected = WITHOUT_DIGEST if digest is None else FORMAT
     if payload.pop("format") != expected:
-        raise CheckpointError(f"{name}: not an fmnist-search checkpoint (format '{expected}' not found)")
+        raise CheckpointError(
+            f"{name}: not an fmnist-search checkpoint (format '{expected}' not found); name another file"
+        )
     try:
         return checked(payload, len(content), digest)
     except (ValueError, RecursionError) as error:  # pydantic's error is a ValueError
-        raise CheckpointError(f"{name}: content not valid in this version of fmnist-search") from error
+        raise CheckpointError(
+            f"{name}: content not valid in this version of fmnist-search; use the one that wrote it"
+        ) from error
 
 
 def checked(values: Any, size: int, digest: str | None) -> Checkpoint:

@@ -108,7 +108,9 @@ def parse(content: bytes, name: str) -> Checkpoint | Ensemble:
         stored = _Content.model_validate(payload)
         return Ensemble(_members(stored, len(content)), stored.trials, digest)
     except (ValueError, RecursionError) as error:  # pydantic's error is a ValueError
-        raise CheckpointError(f"{name}: content not valid in this version of fmnist-search") from error
+        raise CheckpointError(
+            f"{name}: content not valid in this version of fmnist-search; use the one that wrote it"
+        ) from error
 
 
 Number = Annotated[int, Field(ge=0)]
