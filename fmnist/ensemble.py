@@ -35,7 +35,7 @@ class Ensemble:
 
     @property
     def architecture(self) -> str:
-        """That of the first member with a network of the user's own, or else of the first member."""
+        """That of the first member that is the user's own network, or else of the first member."""
         architectures = [member.architecture for member in self.members]
         return next(filter(is_own, architectures), architectures[0])
 

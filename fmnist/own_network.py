@@ -380,7 +380,7 @@ def difference(recorded: Source, found: Source, file: str) -> str:
     """Unified diff of a file's two contents, without control characters."""
     lines = [
         *difflib.unified_diff(
-            recorded.text.splitlines(), found.text.splitlines(), f"{file} on record", f"{file} here", lineterm="", n=1
+            recorded.text.splitlines(), found.text.splitlines(), f"{file} (recorded)", f"{file} (now)", lineterm="", n=1
         )
     ]
     rest = [f"... and {len(lines) - 40} more lines"] if len(lines) > 40 else []
