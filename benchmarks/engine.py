@@ -1,18 +1,17 @@
-"""How fast trainings go: the loop of the frameworks' examples, ours, and what the machine could do.
+"""Training speed: the loop of the frameworks' examples, ours, and the machine's limit.
 
-    .venv/bin/python -m benchmarks.engine          # some 20 minutes on two cores
-    .venv/bin/python -m benchmarks.engine --quick  # a smoke run on part of the data: the numbers mean little
+    .venv/bin/python -m benchmarks.engine          # about 20 minutes on two cores
+    .venv/bin/python -m benchmarks.engine --quick  # smoke test on part of the data; the numbers mean little
 
-1. Images a second over all cores, each of which is trained on once and a sixth of which
-   are scored, as in an epoch of Fashion-MNIST. Every way of running is measured in turn,
-   again and again; the table has medians. `stock` is benchmarks/stock.py, with and without
-   loader workers, torch threads, as many trainings side by side as there are cores, and
-   with torch's automatic mixed precision, which the examples do not use. `ours` is
-   fmnist/training.py. The limit is the rate of a large fp32 matrix product on all cores in
-   the same run, divided by the network's floating-point operations; ours can come near to
-   it, or above, as it multiplies in bfloat16 where the processor does.
-2. Test accuracy of both after the same epochs, for each of some seeds. The last weights of
-   `stock` are scored; of ours the averaged ones, as always.
+1. Images per second over all cores: each image is trained on once and a sixth of the images
+   are scored, as in an epoch of Fashion-MNIST. All setups are measured in turn, in several
+   rounds; the table shows medians. `stock` is benchmarks/stock.py, with and without loader
+   workers, torch threads, one training run per core, and torch's automatic mixed precision,
+   which the examples do not use. `ours` is fmnist/training.py. The limit is the rate of a
+   large fp32 matrix product on all cores in the same round, divided by the network's
+   floating-point operations; ours can reach or exceed it on processors with bfloat16.
+2. Test accuracy of both after the same number of epochs, for several seeds: of the last
+   weights of `stock`, and the averaged weights of `ours`.
 """
 
 import argparse
@@ -46,19 +45,19 @@ from search.run.local import cores
 
 ROOT = Path(__file__).resolve().parent.parent
 CORES = cores()
-TIMEOUT = 300  # seconds that a training waits for the others to be ready
-SCORED = 6  # images are trained on for one that is scored
+TIMEOUT = 300  # seconds that a training run waits for the others to be ready
+SCORED = 6  # training images per scored image
 NETWORKS = {
     "simple": Hyperparameters(architecture="simple", filters=8, dropout=0.2, augmentation=1.0, learning_rate=0.001),
     "cnn": Hyperparameters(architecture="cnn", filters=16, dropout=0.2, augmentation=1.0, learning_rate=0.002),
 }
-BARS = {"simple": (4.5, 6), "cnn": (3.3, 4)}  # times stock: what we must reach, and what we aim at
-APART = 0.3  # points between the mean accuracies of both, at the most
+BARS = {"simple": (4.5, 6), "cnn": (3.3, 4)}  # speed relative to stock: required, and goal
+APART = 0.3  # maximum difference of the mean accuracies, in percentage points
 
 
 @dataclass(frozen=True)
-class Way:
-    """A way to run trainings: how many at once, with how many torch threads and loader workers each."""
+class Setup:
+    """How many training runs at once, with how many torch threads and loader workers each."""
 
     loop: str
     trainings: int
@@ -75,36 +74,36 @@ class Way:
         return ", ".join(parts)
 
 
-WAYS = (
-    Way("stock", 1, 1),
-    Way("stock", 1, CORES),
-    Way("stock", 1, 1, workers=2),
-    Way("stock", 1, CORES, workers=2),
-    Way("stock", CORES, 1),
-    Way("stock", CORES, 1, workers=1),
-    Way("stock", CORES, 1, mixed=True),
-    Way("stock", CORES, 1, workers=1, mixed=True),
-    Way("ours", 1, CORES),
-    Way("ours", CORES, 1),
+SETUPS = (
+    Setup("stock", 1, 1),
+    Setup("stock", 1, CORES),
+    Setup("stock", 1, 1, workers=2),
+    Setup("stock", 1, CORES, workers=2),
+    Setup("stock", CORES, 1),
+    Setup("stock", CORES, 1, workers=1),
+    Setup("stock", CORES, 1, mixed=True),
+    Setup("stock", CORES, 1, workers=1, mixed=True),
+    Setup("ours", 1, CORES),
+    Setup("ours", CORES, 1),
 )
 
 
-def epochs(way: Way, hyperparameters: Hyperparameters, first: Splits, then: Splits) -> Iterator[None]:
-    """An epoch on the first images, to warm up, and one on the others; each with its scores."""
-    if way.loop == "ours":
-        training = Training(hyperparameters, seed=0, tta="none")  # as the stock loop scores
-        for splits in (first, then):
+def epochs(setup: Setup, hyperparameters: Hyperparameters, warmup: Splits, measured: Splits) -> Iterator[None]:
+    """Train and score one epoch to warm up, and one to measure."""
+    if setup.loop == "ours":
+        training = Training(hyperparameters, seed=0, tta="none")  # like the stock loop
+        for splits in (warmup, measured):
             next(training.epochs(splits))
             yield
         return
     model = stock.network(hyperparameters)
     optimizer = torch.optim.Adam(model.parameters(), lr=hyperparameters.learning_rate)
-    measured = stock.loaders(then, hyperparameters, way.workers)
-    # Loader workers start at their first epoch, which is no part of the measured one either.
-    warming = measured if way.workers else stock.loaders(first, hyperparameters, 0)
-    for batches, scored in (warming, measured):
-        stock.train(model, batches, optimizer, hyperparameters, way.mixed)
-        stock.accuracy(model, scored, way.mixed)
+    loaders = stock.loaders(measured, hyperparameters, setup.workers)
+    # Loader workers start in their first epoch, so the same loaders must warm up.
+    warmup_loaders = loaders if setup.workers else stock.loaders(warmup, hyperparameters, 0)
+    for batches, scored in (warmup_loaders, loaders):
+        stock.train(model, batches, optimizer, hyperparameters, setup.mixed)
+        stock.accuracy(model, scored, setup.mixed)
         yield
 
 
@@ -112,30 +111,30 @@ def part(images: LabelledImages, count: int) -> LabelledImages:
     return images[torch.arange(min(count, len(images)))]
 
 
-def measure(way: Way, name: str, images: int, together: Barrier, seconds: "Queue[float]") -> None:
-    """One of a way's trainings; puts how long it took."""
-    torch.set_num_threads(way.threads)
+def measure(setup: Setup, name: str, images: int, barrier: Barrier, seconds: "Queue[float]") -> None:
+    """Run one of the setup's training runs; puts its seconds into the queue."""
+    torch.set_num_threads(setup.threads)
     data = fashion.load()
     hyperparameters = NETWORKS[name].model_copy(update={"epochs": 2})
-    then, first = (Splits(part(data.train, n), part(data.test, n // SCORED), "test") for n in (images, 1500))
-    running = epochs(way, hyperparameters, first, then)
+    measured, warmup = (Splits(part(data.train, n), part(data.test, n // SCORED), "test") for n in (images, 1500))
+    running = epochs(setup, hyperparameters, warmup, measured)
     next(running)
-    together.wait(TIMEOUT)
+    barrier.wait(TIMEOUT)
     began = time.perf_counter()
     next(running)
     seconds.put(time.perf_counter() - began)
 
 
-def rate(way: Way, name: str, images: int) -> float:
-    """Images a second of all the way's trainings, each in its own process."""
-    return sum(images / seconds for seconds in side_by_side(way.trainings, measure, way, name, images))
+def rate(setup: Setup, name: str, images: int) -> float:
+    """Images per second of all the setup's training runs, each in its own process."""
+    return sum(images / seconds for seconds in in_parallel(setup.trainings, measure, setup, name, images))
 
 
-def side_by_side(count: int, function: Callable[..., None], *arguments: Any) -> list[float]:
-    """What a function puts into the queue that it is given, after a barrier, in each of so many processes."""
+def in_parallel(count: int, function: Callable[..., None], *arguments: Any) -> list[float]:
+    """Call a function in `count` processes, with a barrier and a queue; returns what each puts into the queue."""
     context = get_context("spawn")
-    together, results = context.Barrier(count), context.Queue()
-    processes = [context.Process(target=function, args=(*arguments, together, results)) for _ in range(count)]
+    barrier, results = context.Barrier(count), context.Queue()
+    processes = [context.Process(target=function, args=(*arguments, barrier, results)) for _ in range(count)]
     for process in processes:
         process.start()
     for process in processes:
@@ -145,13 +144,13 @@ def side_by_side(count: int, function: Callable[..., None], *arguments: Any) -> 
     return [results.get() for _ in processes]
 
 
-def multiply(together: Barrier, rates: "Queue[float]") -> None:
-    """Puts the floating-point operations a second of a large fp32 matrix product on one thread."""
+def multiply(barrier: Barrier, rates: "Queue[float]") -> None:
+    """Measure a large fp32 matrix product on one thread; puts floating-point operations per second into the queue."""
     torch.set_num_threads(1)
     side, repeats = 1024, 30
     left, right = torch.rand(side, side), torch.rand(side, side)
     _ = left @ right
-    together.wait(TIMEOUT)
+    barrier.wait(TIMEOUT)
     began = time.perf_counter()
     for _ in range(repeats):
         _ = left @ right
@@ -159,12 +158,12 @@ def multiply(together: Barrier, rates: "Queue[float]") -> None:
 
 
 def product_rate() -> float:
-    """Floating-point operations a second of all cores."""
-    return sum(side_by_side(CORES, multiply))
+    """Floating-point operations per second of all cores."""
+    return sum(in_parallel(CORES, multiply))
 
 
 def operations(name: str) -> float:
-    """Floating-point operations of an image that is trained on, and of its share of one that is scored."""
+    """Floating-point operations per training image, including its share of a scored image."""
     network = stock.network(NETWORKS[name])
     images = torch.zeros(2, 1, SIDE, SIDE)
     with FlopCounterMode(display=False) as counter:
@@ -176,7 +175,7 @@ def operations(name: str) -> float:
 
 
 def learn(task: tuple[str, str, int, int]) -> tuple[str, str, float]:
-    """One training to its end, on one thread; returns loop, network and test accuracy."""
+    """Complete one training run on one thread; returns loop, network and test accuracy."""
     loop, name, seed, count = task
     torch.set_num_threads(1)
     splits = fashion.split(fashion.load(), "test")
@@ -194,50 +193,50 @@ def accuracies(console: Console, names: list[str], seeds: int, count: int) -> di
     with get_context("spawn").Pool(CORES) as pool:
         for number, (loop, name, accuracy) in enumerate(pool.imap_unordered(learn, tasks), 1):
             found[name][loop].append(accuracy)
-            console.print(f"training {number} of {len(tasks)}: {name}, {loop}: {accuracy:.2%}", highlight=False)
+            console.print(f"training run {number} of {len(tasks)}: {name}, {loop}: {accuracy:.2%}", highlight=False)
     return found
 
 
 def speeds(console: Console, names: list[str], images: int, rounds: int) -> list[dict[str, Any]]:
-    """Every way of every network, in turn; a record each with its rates, and of the limit."""
-    rates: dict[tuple[str, Way], list[float]] = {(name, way): [] for name in names for way in WAYS}
+    """Measure all setups of all networks in turn; one record per network, with its limit."""
+    rates: dict[tuple[str, Setup], list[float]] = {(name, setup): [] for name in names for setup in SETUPS}
     products = []
     for number in range(1, rounds + 1):
         products.append(product_rate())
-        for name, way in rates:
-            rates[name, way].append(rate(way, name, images))
+        for name, setup in rates:
+            rates[name, setup].append(rate(setup, name, images))
         console.print(f"round {number} of {rounds} measured")
     return [
         {
             "network": name,
             "limit": statistics.median(products) / operations(name),
             "product": statistics.median(products),
-            "ways": [{**asdict(way), "way": str(way), "rates": rates[name, way]} for way in WAYS],
+            "ways": [{**asdict(setup), "way": str(setup), "rates": rates[name, setup]} for setup in SETUPS],
         }
         for name in names
     ]
 
 
 def best(record: dict[str, Any], loop: str, mixed: bool = False) -> float:
-    """The fastest way's images a second."""
-    ways = [way for way in record["ways"] if (way["loop"], way["mixed"]) == (loop, mixed)]
-    return float(max(statistics.median(way["rates"]) for way in ways))
+    """Images per second of the fastest setup."""
+    setups = [setup for setup in record["ways"] if (setup["loop"], setup["mixed"]) == (loop, mixed)]
+    return float(max(statistics.median(setup["rates"]) for setup in setups))
 
 
 def speed_table(record: dict[str, Any]) -> Table:
-    table = Table(title=f"{record['network']}: images a second over {CORES} cores, trained on and scored")
-    for column in ("loop", "trainings x threads", "images/s", "lowest - highest", "by best stock", "of the limit"):
-        table.add_column(column, justify="left" if column in ("loop", "trainings x threads") else "right")
+    table = Table(title=f"{record['network']}: images per second over {CORES} cores, trained on and scored")
+    for column in ("loop", "runs x threads", "images/s", "lowest - highest", "times best stock", "of the limit"):
+        table.add_column(column, justify="left" if column in ("loop", "runs x threads") else "right")
     fastest = best(record, "stock")
-    for way in record["ways"]:
-        middle = statistics.median(way["rates"])
+    for setup in record["ways"]:
+        median = statistics.median(setup["rates"])
         table.add_row(
-            way["loop"],
-            way["way"],
-            f"{middle:,.0f}",
-            f"{min(way['rates']):,.0f} - {max(way['rates']):,.0f}",
-            f"{middle / fastest:.2f}",
-            f"{middle / record['limit']:.0%}",
+            setup["loop"],
+            setup["way"],
+            f"{median:,.0f}",
+            f"{min(setup['rates']):,.0f} - {max(setup['rates']):,.0f}",
+            f"{median / fastest:.2f}",
+            f"{median / record['limit']:.0%}",
         )
     note = f"fp32 product, {record['product'] / 1e9:,.0f} GFLOP/s"
     table.add_row("limit", note, f"{record['limit']:,.0f}", "", f"{record['limit'] / fastest:.2f}", "100%")
@@ -245,26 +244,25 @@ def speed_table(record: dict[str, Any]) -> Table:
 
 
 def accuracy_line(name: str, found: dict[str, list[float]], count: int) -> str:
-    """Both means and their difference, in percent and points."""
     means = ", ".join(f"{loop} {estimate(values).mean:.2%}" for loop, values in found.items())
-    interval = "one seed tells no interval"
+    interval = "no interval with one seed"
     if len(found["ours"]) > 1:
         gain = ttest_ind(found["ours"], found["stock"], equal_var=False).confidence_interval()
         interval = f"{100 * gain.low:+.2f} to {100 * gain.high:+.2f}"
     gap = 100 * (estimate(found["ours"]).mean - estimate(found["stock"]).mean)
     return (
-        f"{name}, {count} epochs, {len(found['ours'])} seeds: {means}; ours less stock {gap:+.2f} points ({interval}); "
-        f"the bar is {APART} apart at the most"
+        f"{name}, {count} epochs, {len(found['ours'])} seeds: {means}; "
+        f"ours minus stock {gap:+.2f} points ({interval}), required: at most {APART} apart"
     )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a smoke run")
-    parser.add_argument("--network", choices=NETWORKS, help="only this one")
-    parser.add_argument("--rounds", type=int, default=5, help="of part 1 (default: 5)")
-    parser.add_argument("--seeds", type=int, default=3, help="of part 2; 0 leaves it out (default: 3)")
-    parser.add_argument("--epochs", type=int, default=5, help="of part 2 (default: 5)")
+    parser.add_argument("--quick", action="store_true", help="smoke test")
+    parser.add_argument("--network", choices=NETWORKS, help="measure only this network")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of part 1 (default: 5)")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds of part 2; 0 skips it (default: 3)")
+    parser.add_argument("--epochs", type=int, default=5, help="epochs of part 2 (default: 5)")
     parser.add_argument("--json", type=Path, default=ROOT / "build" / "engine.json", help="default: build/engine.json")
     options = parser.parse_args()
     names = [options.network] if options.network else list(NETWORKS)
@@ -275,11 +273,11 @@ def main() -> None:
     result["speeds"] = speeds(console, names, images, rounds)
     for record in result["speeds"]:
         console.print(speed_table(record))
-        ratio, (bar, goal) = best(record, "ours") / best(record, "stock"), BARS[record["network"]]
-        beside = best(record, "ours") / best(record, "stock", mixed=True)
+        ratio, (required, goal) = best(record, "ours") / best(record, "stock"), BARS[record["network"]]
+        mixed_ratio = best(record, "ours") / best(record, "stock", mixed=True)
         console.print(
-            f"{record['network']}: {ratio:.1f} times stock; the bar is {bar}, the goal {goal} "
-            f"({beside:.1f} times stock with mixed precision)"
+            f"{record['network']}: {ratio:.1f} times stock; required {required}, goal {goal} "
+            f"({mixed_ratio:.1f} times stock with mixed precision)"
         )
     if seeds:
         result["accuracies"] = accuracies(console, names, seeds, options.epochs)

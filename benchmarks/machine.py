@@ -1,4 +1,4 @@
-"""On what a benchmark ran: the line above its tables."""
+"""The machine that a benchmark ran on: the line above its tables."""
 
 import os
 import platform
@@ -22,5 +22,5 @@ def machine(*packages: str) -> dict[str, str]:
 
 
 def _processor() -> str:
-    """Its model; what torch uses of it; and in what we multiply."""
+    # Model, instruction set that torch uses, and our precision.
     return f"{processor()}, {torch.backends.cpu.get_cpu_capability()}, {fastest(torch.device('cpu'))}"

@@ -1,8 +1,8 @@
-"""The loop that PyTorch's and Optuna's own examples teach, which the other benchmarks compare with.
+"""The training loop of PyTorch's and Optuna's own examples: the baseline of the other benchmarks.
 
 A `DataLoader` over PIL images with torchvision's transforms, batch norm and ReLU before
-pooling, torch's layers, unfused Adam, and the last weights scored as they are. Networks,
-loss, batch size, augmentation and epochs are those of fmnist, so that only the loop differs.
+pooling, torch's layers, unfused Adam, and scores of the last weights. Network, loss, batch
+size, augmentation and epochs equal fmnist's, so that only the loop differs.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ Batches = DataLoader[tuple[Tensor, int]]  # of items; a batch is of two tensors
 
 
 class Images(Dataset[tuple[Tensor, int]]):
-    """Items as `torchvision.datasets.FashionMNIST` makes them: a PIL image, transformed, and its label."""
+    """Items like those of `torchvision.datasets.FashionMNIST`: a transformed PIL image and its label."""
 
     def __init__(self, images: LabelledImages, transform: transforms.Compose) -> None:
         self.images, self.labels, self.transform = images.images, images.labels, transform
@@ -74,7 +74,7 @@ class Residual(nn.Module):
 
 
 def network(hyperparameters: Hyperparameters) -> nn.Sequential:
-    """fmnist's `simple` or `cnn` with the usual order of layers."""
+    """fmnist's `simple` or `cnn` with layers in the usual order."""
     filters, dropout = hyperparameters.filters, hyperparameters.dropout
     if hyperparameters.architecture == "simple":
         return nn.Sequential(
@@ -116,7 +116,7 @@ def train(
     hyperparameters: Hyperparameters,
     mixed: bool = False,
 ) -> None:
-    """One epoch; mixed: with torch's automatic mixed precision."""
+    """Train one epoch; mixed: with torch's automatic mixed precision."""
     model.train()
     for images, labels in batches:
         optimizer.zero_grad()
@@ -128,7 +128,7 @@ def train(
 
 @torch.no_grad()
 def accuracy(model: nn.Module, batches: Batches, mixed: bool = False) -> float:
-    """The share of the images whose class is predicted."""
+    """The share of correctly classified images."""
     model.eval()
     with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
         correct = sum(int((model(images).argmax(dim=1) == labels).sum()) for images, labels in batches)

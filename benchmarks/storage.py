@@ -1,26 +1,26 @@
-"""What database and sampler cost, a trial; and how many trials a second they allow.
+"""Cost of database and sampler per trial, and the trials per second that they allow.
 
-    .venv/bin/python -m benchmarks.storage          # parts 1 to 3, some minutes
-    .venv/bin/python -m benchmarks.storage --quick  # a smoke run: the numbers mean little
-    .venv/bin/python -m benchmarks.storage --run    # and part 4: a real search, some 10 minutes more
+    .venv/bin/python -m benchmarks.storage          # parts 1 to 3, a few minutes
+    .venv/bin/python -m benchmarks.storage --quick  # smoke test; the numbers mean little
+    .venv/bin/python -m benchmarks.storage --run    # also part 4: a real search, about 10 minutes more
 
-1. Milliseconds of each step of a trial with three reports, by one worker alone on the
-   database, with 100, 1,000 and 10,000 finished trials in the study. Space and pruner are
-   those of studies/cnn.toml, the sampler is TPE. The steps:
-   join (a new worker reads the study; once), look (has a stop been asked for), claim,
-   suggest (read what is new, sample, store), checkpoint (look for it or store its name),
-   report (report, ask the pruner), end (state, value, attempt), drop (find the
-   checkpoints that are beaten).
-2. The same with 50, 100 and 1,000 trials waiting: Optuna reads them again each time,
-   and `run` keeps 100 at the most. And with 100 paused trials of 1,000, among which the
-   scheduler chooses at each claim and each report.
-3. Trials a second of worker processes whose trainings take no time, with the random
-   sampler and one report a trial. All must end COMPLETE at their only attempt.
-4. The share of the workers' time in a real search, from a worker's first claim to its
-   last trial's end, that is neither training nor evaluation.
+1. Milliseconds of each step of a trial with three reports, for a single worker, with 100,
+   1,000 and 10,000 finished trials in the study. Search space and pruner are those of
+   studies/cnn.toml, the sampler is TPE. The steps:
+   join (a new worker reads the study; once), look (for a request to stop), claim, suggest
+   (read new trials, sample, store), checkpoint (find it or store its name), report (report,
+   ask the pruner), end (state, value, attempt), drop (find the checkpoints of outperformed
+   trials).
+2. The same with 50, 100 and 1,000 tickets, which Optuna reads again each time (`run` keeps
+   at most 100). And with 100 of 1,000 trials paused, among which the scheduler chooses at
+   each claim and each report.
+3. Trials per second of worker processes that skip training, with the random sampler and one
+   report per trial. All must end COMPLETE in their first attempt.
+4. The share of the workers' time in a real search, from a worker's first claim to the end
+   of its last trial, that is neither training nor evaluation.
 
-SQLite is a file in the temporary folder, PostgreSQL a server of its own on loopback; both
-flush each commit to disk. Parts 1 to 3 leave out heartbeats and the checkpoints' bytes.
+SQLite is a file in the temporary folder, PostgreSQL a separate server on loopback; both
+flush each commit to disk. Parts 1 to 3 omit heartbeats and the checkpoints' bytes.
 """
 
 import argparse
@@ -83,11 +83,11 @@ from tests.postgresql import Server, server
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = ("look", "claim", "suggest", "checkpoint", "report", "end", "drop")
-# Trials that are finished or paused, that wait, that are paused.
+# Numbers of trials: finished or paused, waiting, paused.
 SIZES = ((100, 10, 0), (1_000, 10, 0), (10_000, 10, 0), (100, 50, 0), (100, 100, 0), (100, 1_000, 0), (1_000, 10, 100))
 WORKERS = {"SQLite": (1, 4, 8), "PostgreSQL": (1, 4, 16)}
-EPOCHS = (0.25, 0.5, 1.0)  # of a trial's reports: the pruner compares trials at the first and at the last
-GOAL = 0.03  # of the workers' time, at most, that is neither training nor evaluation
+EPOCHS = (0.25, 0.5, 1.0)  # of a trial's reports; the pruner compares trials at the first and the last
+GOAL = 0.03  # maximum share of the workers' time that is neither training nor evaluation
 
 Milliseconds = dict[str, list[float]]  # by step
 
@@ -100,7 +100,7 @@ def timed(spent: list[float]) -> Iterator[None]:
 
 
 def run_trial(study: optuna.Study, common: Objective, epochs: tuple[float, ...]) -> Milliseconds | None:
-    """Do for one trial what a worker does, except to train; None where nothing waits."""
+    """Do a worker's steps for one trial, except training; None if no trial is waiting."""
     spent: Milliseconds = defaultdict(list)
     with timed(spent["look"]):
         stop_requests(study)
@@ -117,7 +117,7 @@ def run_trial(study: optuna.Study, common: Objective, epochs: tuple[float, ...])
             reported = set(stored.intermediate_values)
             training._saved(stored, common, hyperparameters)
         for epoch in epochs:
-            metrics = EpochMetrics(epoch, 0.0, 0.0, 0.0, 940, 1000, 1.0, [])  # so good that it is not pruned
+            metrics = EpochMetrics(epoch, 0.0, 0.0, 0.0, 940, 1000, 1.0, [])  # too good to be pruned
             with timed(spent["checkpoint"]):
                 name_checkpoint(trial, epoch)
             with timed(spent["report"]):
@@ -133,7 +133,7 @@ def run_trial(study: optuna.Study, common: Objective, epochs: tuple[float, ...])
 
 
 def name_checkpoint(trial: Trial, epoch: float) -> None:
-    """The database's part of search.worker.trial._save: a record of the size of a real one."""
+    """The database write of search.worker.trial._save: a record as large as a real one."""
     digests = {"digest": "0" * 64, "weights": "0" * 64}
     record = {"name": f"trial-{trial.number}", **digests, "device": "cpu", "threads": 1, "seconds": epoch}
     history = [[0.123456789] * len(Epoch._fields)] * 8
@@ -141,7 +141,7 @@ def name_checkpoint(trial: Trial, epoch: float) -> None:
 
 
 def make(url: str, folder: Path, defined: StudyDefinition, begun: int, waiting: int, paused: int) -> Objective:
-    """Make the study "s" as `run` does, with that many trials; returns what its workers have in common."""
+    """Create the study "s" as `run` does, with that many trials; returns its workers' shared objective."""
     fashion.write(folder / "digits", *digits())
     data = fashion.load(folder / "digits")
     storage = open_storage(url, "create")
@@ -154,7 +154,7 @@ def make(url: str, folder: Path, defined: StudyDefinition, begun: int, waiting: 
 
 
 def fill(study: optuna.Study, defined: StudyDefinition, count: int, paused: int) -> None:
-    """Add trials straight to the tables; two of three were paused or pruned at their first report."""
+    """Insert trials directly into the tables; two in three were paused or pruned at their first report."""
     now, rows = datetime.now(UTC).replace(tzinfo=None), defaultdict(list)
     with engine_of(study).begin() as connection:
         for number in range(count):
@@ -168,14 +168,14 @@ def fill(study: optuna.Study, defined: StudyDefinition, count: int, paused: int)
                 rows[table].append({"trial_id": trial_id, **row})
         for table, of_table in rows.items():
             connection.execute(insert(table), of_table)
-        if connection.dialect.name == "postgresql":  # which does so by itself within a minute
+        if connection.dialect.name == "postgresql":  # its autovacuum would do so within a minute
             connection.execute(text("ANALYZE"))
 
 
 def trial_rows(
     defined: StudyDefinition, number: int, epochs: tuple[float, ...], state: TrialState
 ) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """The table and the content of each row that belongs to a finished or paused trial."""
+    """Table and content of each row of a finished or paused trial."""
     point = space.random_point(defined.space, 1, number, {})
     accuracy = 0.93 - abs(point["learning_rate"] - 0.002) - 0.01 * point["dropout"]
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -203,7 +203,7 @@ def trial_rows(
 
 
 def costs(url: str, folder: Path, begun: int, waiting: int, paused: int, repeats: int) -> dict[str, Any]:
-    """Parts 1 and 2: of each step number, median and 90th percentile, in one size of study."""
+    """Parts 1 and 2: count, median and 90th percentile of each step, for one study size."""
     defined = definition.read(ROOT / "studies" / "cnn.toml", sampler="tpe")
     common = make(url, folder, defined, begun, waiting, paused)
     spent: Milliseconds = defaultdict(list)
@@ -212,7 +212,7 @@ def costs(url: str, folder: Path, begun: int, waiting: int, paused: int, repeats
         study.get_trials(deepcopy=False)
     run_trial(study, common, EPOCHS)  # the first compiles the statements
     for _ in range(repeats):
-        tickets.enqueue(study, defined, 1, {})  # so that as many wait as before
+        tickets.enqueue(study, defined, 1, {})  # keeps the number of waiting trials
         of_trial = run_trial(study, common, EPOCHS) or {}
         for step, milliseconds in of_trial.items():
             spent[step] += milliseconds
@@ -222,12 +222,12 @@ def costs(url: str, folder: Path, begun: int, waiting: int, paused: int, repeats
 
 
 def throughput(url: str, folder: Path, workers: int, waiting: int) -> dict[str, Any]:
-    """Part 3: trials a second, from the first claim to the last end as the database has them."""
+    """Part 3: trials per second, from the first claim to the last end in the database."""
     defined = definition.read(ROOT / "studies" / "cnn.toml", sampler="random")
     common = make(url, folder, defined, 0, waiting, 0)
     context = local.process_context()  # as workers are started
-    together = context.Barrier(workers)
-    processes = [context.Process(target=drain, args=(url, common, together)) for _ in range(workers)]
+    barrier = context.Barrier(workers)
+    processes = [context.Process(target=run_all_trials, args=(url, common, barrier)) for _ in range(workers)]
     for process in processes:
         process.start()
     for process in processes:
@@ -238,16 +238,16 @@ def throughput(url: str, folder: Path, workers: int, waiting: int) -> dict[str, 
     return {"workers": workers, "crashed": crashed, "tickets": waiting, "exact": exact, "trials_per_second": rate}
 
 
-def drain(url: str, common: Objective, together: Barrier) -> None:
-    """One of part 3's worker processes."""
+def run_all_trials(url: str, common: Objective, barrier: Barrier) -> None:
+    """A worker process of part 3."""
     study = load_study(open_storage(url, "write"), "s")
-    together.wait(timeout=300)  # seconds: one may die before it is here
+    barrier.wait(timeout=300)  # seconds, in case a process dies before it gets here
     while run_trial(study, common, EPOCHS[:1]):
         pass
 
 
 def run_search(trials: int) -> dict[str, Any]:
-    """Part 4: what no checkpoint counts of the seconds from each worker's first start to its last end."""
+    """Part 4: share of each worker's time, from first start to last end, that checkpoints do not count as training."""
     with tempfile.TemporaryDirectory() as folder:
         call = [sys.executable, "-m", "search", "run", "--trials", str(trials), "--output", folder, "--quiet"]
         call += ["--finalists", "0"]
@@ -258,7 +258,7 @@ def run_search(trials: int) -> dict[str, Any]:
             by_worker[trial.user_attrs[ATTEMPTS][-1]["pid"]].append(trial)
     seconds = sum(span(of) for of in by_worker.values())
     checkpoints = [trial.user_attrs.get(CHECKPOINT) for of in by_worker.values() for trial in of]
-    trained = sum(checkpoint["seconds"] for checkpoint in checkpoints if checkpoint)  # none if it diverged at once
+    trained = sum(checkpoint["seconds"] for checkpoint in checkpoints if checkpoint)  # none if it diverged
     return {"trials": trials, "workers": len(by_worker), "seconds": seconds, "share": 1 - trained / seconds}
 
 
@@ -270,7 +270,7 @@ def span(trials: list[FrozenTrial]) -> float:
 
 @contextmanager
 def durable_server() -> Iterator[Server]:
-    """The tests' PostgreSQL server, started again with its usual fsync."""
+    """The tests' PostgreSQL server, restarted with fsync enabled."""
     with server() as running:
         running.stop()
         running.start(durable=True)
@@ -291,7 +291,7 @@ def machine(postgresql: Server) -> dict[str, str]:
 
 
 def measure(postgresql: Server, folder: Path, quick: bool) -> dict[str, list[dict[str, Any]]]:
-    """Parts 1 to 3, each measurement in a database of its own."""
+    """Parts 1 to 3, each measurement in a new database."""
     sizes, repeats, waiting = (SIZES[:1], 3, 12) if quick else (SIZES, 30, 200)
     result: dict[str, list[dict[str, Any]]] = {"costs": [], "throughput": []}
     jobs: list[tuple[str, Callable[..., dict[str, Any]], tuple[int, ...]]]
@@ -306,7 +306,7 @@ def measure(postgresql: Server, folder: Path, quick: bool) -> dict[str, list[dic
 
 
 def cost_table(database: str, records: list[dict[str, Any]]) -> Table:
-    table = Table("step", "a trial", title=f"{database}: milliseconds, median / p90", title_justify="left")
+    table = Table("step", "per trial", title=f"{database}: milliseconds, median / p90", title_justify="left")
     for each in records:
         head = f"{each['finished']:,} finished\n{each['waiting']:,} waiting\n{each['paused']} paused"
         table.add_column(head, justify="right", no_wrap=True)
@@ -318,9 +318,9 @@ def cost_table(database: str, records: list[dict[str, Any]]) -> Table:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a smoke run of parts 1 to 3")
-    parser.add_argument("--run", action="store_true", help="part 4, too")
-    parser.add_argument("--trials", type=int, default=50, help="of part 4 (default: 50)")
+    parser.add_argument("--quick", action="store_true", help="smoke test of parts 1 to 3")
+    parser.add_argument("--run", action="store_true", help="also run part 4")
+    parser.add_argument("--trials", type=int, default=50, help="trials of part 4 (default: 50)")
     parser.add_argument(
         "--json", type=Path, default=ROOT / "build" / "storage.json", help="default: build/storage.json"
     )
@@ -334,8 +334,8 @@ def main() -> None:
     for each in result["throughput"]:
         count = "the count is exact" if each["exact"] else "THE COUNT IS WRONG"
         console.print(
-            f"{each['database']}, {each['workers']} workers: {each['trials_per_second']:.1f} trials a second "
-            f"of {each['tickets']}; {count}, {each['crashed']} workers crashed"
+            f"{each['database']}, {each['workers']} workers: {each['trials_per_second']:.1f} trials per second "
+            f"over {each['tickets']} trials; {count}, {each['crashed']} workers crashed"
         )
     if options.run:
         result["search"] = run = run_search(options.trials)

@@ -1,14 +1,13 @@
-"""What a user waits for beside training, and what a worker needs of memory. For Linux.
+"""Waiting times other than training, and a worker's memory. Linux only.
 
-    .venv/bin/python -m benchmarks.waits          # some 8 minutes on two cores
-    .venv/bin/python -m benchmarks.waits --quick  # a smoke run: the numbers mean little
+    .venv/bin/python -m benchmarks.waits          # about 8 minutes on two cores
+    .venv/bin/python -m benchmarks.waits --quick  # smoke test; the numbers mean little
 
-Wall seconds from the command's start to its end, the median of some repeats, beside what
-we promise ourselves: `--help`; `status` of a study of 10,000 trials; `report` of one of
-1,000 (SQLite; trials of benchmarks/storage.py, which two of three are pruned). Then the seconds
-in which a process loads Fashion-MNIST, and those from `run` to the first training step; and
-a worker's memory: its peak up to a trial's second report, and whether it grows over 100
-short trials.
+Wall time of commands in seconds, median of several repeats, with our goals: `--help`;
+`status` of a study with 10,000 trials; `report` of a study with 1,000 trials (SQLite; trials
+of benchmarks/storage.py, of which two in three are pruned). Also the time to load
+Fashion-MNIST, the time from `run` to the first training step, and a worker's memory: its
+peak up to a trial's second report, and its growth over 100 short trials.
 """
 
 import argparse
@@ -62,28 +61,28 @@ def command(*arguments: str) -> list[str]:
 
 def seconds(repeats: int, *arguments: str) -> float:
     """The median wall time of a command."""
-    spent = []
+    times = []
     for _ in range(repeats):
         began = time.perf_counter()
         subprocess.run(command(*arguments), check=True, stdout=subprocess.DEVNULL)
-        spent.append(time.perf_counter() - began)
-    return median(spent)
+        times.append(time.perf_counter() - began)
+    return median(times)
 
 
 def loading(repeats: int) -> float:
-    """The median time to read and verify Fashion-MNIST, which has been read before."""
+    """The median time to read and verify Fashion-MNIST from the file cache."""
     call = [sys.executable, "-c", LOAD]
     return median(float(subprocess.check_output(call, text=True, cwd=ROOT)) for _ in range(repeats))
 
 
 def on_study(folder: Path, trials: int, repeats: int, name: str) -> float:
-    """The median wall time of a command on a study of so many trials."""
+    """The median wall time of a command on a study with that many trials."""
     make(default_url(folder), folder, definition.read(ROOT / "studies" / "cnn.toml"), trials, 0, 0)
     return seconds(repeats, name, "s", "--output", str(folder))
 
 
 def search(folder: Path, *arguments: str) -> Iterator[optuna.Study]:
-    """Run a study named "s"; yields it again and again until it has ended, and ends it if nobody asks any more."""
+    """Run a study named "s"; yields it repeatedly until it ends, and ends it when the iterator is closed."""
     call = command("run", *arguments, "--name", "s", "--output", str(folder), "--workers", "1", "--quiet")
     running = subprocess.Popen(call, stdout=subprocess.DEVNULL)
     study = None
@@ -93,7 +92,7 @@ def search(folder: Path, *arguments: str) -> Iterator[optuna.Study]:
             try:
                 study = study or load_study(open_storage(default_url(folder)), "s")
             except (StorageError, StudyError):
-                continue  # it is not there yet
+                continue  # not created yet
             yield study
         if running.returncode:
             raise SystemExit(f"`{' '.join(call)}` failed")
@@ -103,13 +102,13 @@ def search(folder: Path, *arguments: str) -> Iterator[optuna.Study]:
 
 
 def kilobytes(process: int, key: str) -> int:
-    """VmHWM, a process's peak of resident memory, or VmRSS, what is resident now."""
+    """VmHWM, a process's peak resident memory, or VmRSS, its current resident memory."""
     lines = Path(f"/proc/{process}/status").read_text().splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith(key)))
 
 
 def first_step(folder: Path) -> tuple[float, float]:
-    """Seconds to the first training step of `run`, and megabytes that its worker had needed at its second report."""
+    """Seconds from `run` to the first training step, and the worker's peak memory in MB up to its second report."""
     began, step = time.perf_counter(), 0.0
     for study in search(folder, "cnn", "--trials", "1"):
         trial = study.get_trials(deepcopy=False)[:1]
@@ -118,11 +117,11 @@ def first_step(folder: Path) -> tuple[float, float]:
             step = time.perf_counter() - began - history[0].seconds
         if len(history) > 1:
             return step, kilobytes(trial[0].user_attrs[ATTEMPTS][-1]["pid"], "VmHWM") / 1024
-    raise AssertionError("the trial makes more than one report")
+    raise AssertionError("the trial ended before its second report")
 
 
 def growth(folder: Path, trials: int, images: int) -> tuple[float, float]:
-    """Megabytes of a worker's memory after a tenth of its trials, and after all but the last."""
+    """A worker's memory in MB after a tenth of its trials, and after all but the last."""
     data = fashion.load()
     fashion.write(folder / "data", *(part[torch.arange(images)] for part in (data.train, data.test)))
     study_file = folder / "short.toml"
@@ -142,7 +141,7 @@ def growth(folder: Path, trials: int, images: int) -> tuple[float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a smoke run")
+    parser.add_argument("--quick", action="store_true", help="smoke test")
     parser.add_argument("--json", type=Path, default=ROOT / "build" / "waits.json", help="default: build/waits.json")
     options = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 120)
@@ -153,23 +152,23 @@ def main() -> None:
         place = [Path(temporary) / str(number) for number in range(4)]
         for folder in place:
             folder.mkdir()
-        spent = {
+        times = {
             "--help": seconds(repeats, "--help"),
             "status": on_study(place[0], large, repeats, "status"),
             "report": on_study(place[1], small, min(repeats, 3), "report"),
             "data set": loading(repeats),
         }
-        spent["first step"], peak = first_step(place[2])
+        times["first step"], peak = first_step(place[2])
         early, late = growth(place[3], 10 if options.quick else 100, 600 if options.quick else 10_000)
-    table = Table(title="Waiting")
+    table = Table(title="Waiting times")
     for column in ("for", "seconds", "goal: under"):
         table.add_column(column, justify="left" if column == "for" else "right")
-    for name, each in spent.items():
+    for name, each in times.items():
         table.add_row(name, f"{each:.2f}", f"{GOALS[name]:g}")
     console.print(table)
-    console.print(f"A worker's memory: {peak:.0f} MB at its peak; {early:.0f} MB after a tenth of its short trials,")
-    console.print(f"{late:.0f} MB towards their end", highlight=False)
-    record: dict[str, Any] = {"machine": about, "seconds": spent, "peak": peak, "resident": [early, late]}
+    console.print(f"A worker's memory: peak {peak:.0f} MB; {early:.0f} MB after a tenth of its short trials,")
+    console.print(f"{late:.0f} MB near their end", highlight=False)
+    record: dict[str, Any] = {"machine": about, "seconds": times, "peak": peak, "resident": [early, late]}
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(record, indent=1) + "\n")
 

@@ -1,6 +1,6 @@
-"""Fashion-MNIST networks: trained, scored, saved, used. What is named here is for others to use, and stays.
+"""Train, score, save and use Fashion-MNIST networks. The names listed here are the stable public API.
 
-Each name is imported when it is first used: torch takes seconds.
+Each is imported on first use, because importing torch takes seconds.
 """
 
 from typing import TYPE_CHECKING
@@ -21,6 +21,6 @@ if TYPE_CHECKING:
     from fmnist.prediction import read_image as read_image
     from fmnist.training import Training as Training
 
-streams.occupy()  # before this package, or `search`, which imports it first, opens a file
+streams.occupy()  # before this package opens a file, or `search`, which imports it first
 
 __getattr__, __all__ = exports(__name__)

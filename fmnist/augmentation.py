@@ -1,4 +1,4 @@
-"""Random changes of training images, drawn for each image, made on whole batches.
+"""Random augmentation of whole batches, drawn separately for each image.
 
 Each function takes and returns (N, 1, 28, 28) float32 in [0, 255] with 0 as background, and
 draws from torch's default generator of the images' device.
@@ -10,31 +10,31 @@ from torch.nn import functional as F
 
 from fmnist.choices import augmentations
 
-# Each at strength 1.
+# Values at strength 1.
 FLIP_PROBABILITY = 0.5
 MAX_DEGREES = 15.0
 MAX_SHIFT = 4  # pixels
 MAX_JITTER = 0.5  # relative change of brightness and of contrast
 ERASE_PROBABILITY = 0.5
 
-ERASED_AREA = (0.02, 0.33)  # share of the image, whatever the strength
-ERASED_RATIO = 3.3  # of a rectangle's longer side to its shorter one, at the most
+ERASED_AREA = (0.02, 0.33)  # share of the image, at every strength
+ERASED_RATIO = 3.3  # maximum ratio of a rectangle's longer side to its shorter one
 
 
 def augment(images: Tensor, kind: str, strength: float) -> Tensor:
-    """Change images at random.
+    """Augment images at random.
 
     Args:
         images: (N, 1, 28, 28) float32.
-        kind: none, or one or more of these, joined by + in the order in which they are applied:
+        kind: none, or one or more of these, joined by + in the order of application:
             flip (mirror with probability 0.5 at strength 1), rotation (uniform in ±15°), both
             (flip and rotation in one, the write-up's), crop (by up to 4 pixels), jitter
             (brightness and contrast by up to a half), erasing (of a rectangle, with
             probability 0.5).
-        strength: in [0, 1]; scales those probabilities and ranges. 0 returns `images` itself.
+        strength: in [0, 1]; scales these probabilities and ranges. 0 returns `images` itself.
 
     Raises:
-        ValueError: the kind names something else, or an augmentation twice.
+        ValueError: the kind has an unknown name, or an augmentation twice.
     """
     if strength == 0:
         return images
@@ -44,12 +44,11 @@ def augment(images: Tensor, kind: str, strength: float) -> Tensor:
 
 
 def flips(kind: str, strength: float) -> bool:
-    """Whether `augment` mirrors some of the images."""
+    """Whether `augment` may mirror images."""
     return strength > 0 and not {"flip", "both"}.isdisjoint(augmentations(kind))
 
 
 def _augment(images: Tensor, name: str, strength: float) -> Tensor:
-    """Draw and apply one augmentation."""
     if name == "flip":
         return flip(images, _uniform(images) < strength * FLIP_PROBABILITY)
     if name in ("rotation", "both"):
@@ -67,8 +66,7 @@ def _augment(images: Tensor, name: str, strength: float) -> Tensor:
 
 
 def _uniform(images: Tensor) -> Tensor:
-    """(N,) float32 in [0, 1): one number for each image."""
-    return torch.rand(len(images), device=images.device)
+    return torch.rand(len(images), device=images.device)  # (N,) float32 in [0, 1)
 
 
 def flip(images: Tensor, chosen: Tensor) -> Tensor:
@@ -84,12 +82,12 @@ def flip(images: Tensor, chosen: Tensor) -> Tensor:
 def rotate(images: Tensor, degrees: Tensor, mirrored: Tensor | None = None) -> Tensor:
     """Rotate each image about its centre, counter-clockwise, with bilinear interpolation.
 
-    What comes in from outside is 0. Equal to torchvision's `rotate` image by image.
+    Pixels from outside the image are 0. Equal to torchvision's `rotate` of each image.
 
     Args:
         images: (N, 1, H, H) float32.
         degrees: (N,) float32.
-        mirrored: (N,) bool: images to mirror left to right before, at no further cost; none if None.
+        mirrored: (N,) bool: images to mirror left to right first, at no extra cost; None mirrors none.
     """
     side = images.shape[-1]
     y, x = torch.meshgrid([(2 * torch.arange(side, device=images.device) + 1) / side - 1] * 2, indexing="ij")
@@ -103,9 +101,7 @@ def rotate(images: Tensor, degrees: Tensor, mirrored: Tensor | None = None) -> T
 
 
 def shift(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
-    """Move each image by whole pixels: a crop of the image with a border of background around it.
-
-    The augmentation of He et al. (2016, section 4.2).
+    """Shift each image by whole pixels: a crop after padding with background (He et al., 2016, section 4.2).
 
     Args:
         images: (N, 1, H, H) float32.
@@ -119,7 +115,7 @@ def shift(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
 
 
 def jitter(images: Tensor, brightness: Tensor, contrast: Tensor) -> Tensor:
-    """Scale each image, then its distance from its own mean; equal to torchvision's image by image.
+    """Scale each image, then its contrast about its own mean; equal to torchvision's jitter of each image.
 
     Args:
         images: (N, 1, H, H) float32 in [0, 255].
@@ -131,7 +127,7 @@ def jitter(images: Tensor, brightness: Tensor, contrast: Tensor) -> Tensor:
 
 
 def erase(images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor) -> Tensor:
-    """Set a rectangle of each image to background; one of height or width 0 changes nothing.
+    """Set a rectangle of each image to background; a height or width of 0 changes nothing.
 
     Args:
         images: (N, 1, H, H) float32.
@@ -146,12 +142,7 @@ def erase(images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tens
 
 
 def _erase_at_random(images: Tensor, chosen: Tensor) -> Tensor:
-    """Erase a rectangle of random area, ratio of sides and place from the chosen images (Zhong et al., 2020).
-
-    Args:
-        images: (N, 1, H, H) float32.
-        chosen: (N,) bool.
-    """
+    # Random area, aspect ratio and position (Zhong et al., 2020).
     side = images.shape[-1]
     area = (ERASED_AREA[0] + _uniform(images) * (ERASED_AREA[1] - ERASED_AREA[0])) * side**2
     ratio = ERASED_RATIO ** (2 * _uniform(images) - 1)

@@ -1,9 +1,8 @@
 """A trained network in a file: written atomically, loaded as weights only.
 
-The file holds the scored weights, what made them (hyperparameters, seed, scores with
-their split, data set, versions, git commit) and, for a training that is not at its end,
-what it needs to go on. Nothing in it is ever unpickled into an object, a digest shows any
-changed byte, and all of it is checked before a network is built of it.
+The file holds the scored weights, their provenance (hyperparameters, seed, scores and their split, data set, versions,
+git commit) and, for an unfinished training run, the state to resume it. Loading never unpickles an object, verifies a
+digest of all bytes, and validates the content before it builds a network.
 """
 
 import hashlib
@@ -23,7 +22,7 @@ from fmnist.architectures import build
 from fmnist.checkpoint_schema import Content, distinct
 from fmnist.choices import AppliedTta, is_own
 from fmnist.data import DataSet
-from fmnist.errors import CheckpointError as CheckpointError  # for whoever reads a checkpoint
+from fmnist.errors import CheckpointError as CheckpointError  # re-exported for callers
 from fmnist.files import write_whole
 from fmnist.hyperparameters import Hyperparameters, ScoreOn
 from fmnist.own_network import OwnNetwork, Source, of_record
@@ -31,18 +30,17 @@ from fmnist.training import EpochMetrics, Training
 from fmnist.tta import with_tta
 
 FORMAT = "fmnist-search checkpoint 3"
-WITHOUT_DIGEST = "fmnist-search checkpoint 2"  # the format before; its files are read, and no longer written
-ZIP = b"PK\3\4"  # at the very beginning
+WITHOUT_DIGEST = "fmnist-search checkpoint 2"  # the previous format: still read, no longer written
+ZIP = b"PK\3\4"  # first bytes of a file
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint file holds.
+    """Content of a checkpoint file.
 
-    weights: the state of the scored network. resume: the rest of the training's state,
-    None once the training is at its end. made_with: versions, device, precision and git commit.
-    digest: SHA-256 of the file up to it; None of a file of the format without one.
-    source: of a user's own network that is in a file. tta: with which the scores were made.
+    weights: state of the scored network. resume: the rest of the training state; None for a finished training run.
+    made_with: versions, device, precision and git commit. digest: SHA-256 of all preceding bytes; None in the format
+    without one. source: content of the file of the user's own network. tta: test-time augmentation of the scores.
     """
 
     hyperparameters: Hyperparameters
@@ -66,37 +64,37 @@ class Checkpoint:
         """The scored network on the CPU, in evaluation mode, with its test-time augmentation.
 
         Raises:
-            NetworkError: it is the user's own, and its code is not here, or not what is on record.
-            CheckpointError: the weights are not those of that network.
+            NetworkError: the code of the user's own network is missing, or differs from the recorded one.
+            CheckpointError: the weights do not fit the network.
         """
         own = self.own_network()
         network = own.build(self.hyperparameters.network) if own else build(self.hyperparameters)
         try:
             network.load_state_dict(self.weights)
-        except RuntimeError as error:  # of a user's own, whose shapes were not known before
-            raise CheckpointError(_other_weights(self.architecture)) from error
+        except RuntimeError as error:  # the shapes of a user's own network are unknown until it is built
+            raise CheckpointError(_weights_mismatch(self.architecture)) from error
         return with_tta(network, self.tta).eval()
 
     def own_network(self) -> OwnNetwork | None:
-        """The user's own network, if it is what is on record; None of one of ours."""
+        """Load the user's own network if it matches the record; None for a built-in network."""
         return of_record(self.architecture, self.source) if is_own(self.architecture) else None
 
 
-def _other_weights(architecture: str) -> str:
-    return f"{architecture}: makes other weights than those of the checkpoint; restore it as it was in the training"
+def _weights_mismatch(architecture: str) -> str:
+    return f"{architecture}: its weights do not match the checkpoint's; restore the code that was trained"
 
 
 def save(path: Path | str, training: Training, score_on: ScoreOn, data: DataSet) -> None:
-    """Write the training as it stands. A reader sees the former file or the whole new one.
+    """Write the current state of a training run. A reader sees the previous file or the complete new one.
 
     Raises:
-        OSError: the disk is full or the folder cannot be written; the former file stays.
+        OSError: the disk is full or the folder is not writable; the previous file stays.
     """
     write_whole(Path(path), dump(training, score_on, data))
 
 
 def dump(training: Training, score_on: ScoreOn, data: DataSet) -> bytes:
-    """The training as it stands, as the content of a checkpoint file."""
+    """The current state of a training run as the content of a checkpoint file."""
     state = training.state_dict()
     saved = Checkpoint(
         hyperparameters=training.hyperparameters,
@@ -116,7 +114,7 @@ def dump(training: Training, score_on: ScoreOn, data: DataSet) -> bytes:
 
 
 def plain(saved: Checkpoint) -> dict[str, Any]:
-    """A checkpoint as plain values and tensors; `checked` is the way back."""
+    """Convert a checkpoint to plain values and tensors; `checked` is the inverse."""
     values = {
         "hyperparameters": saved.hyperparameters.model_dump(),
         "seed": saved.seed,
@@ -133,7 +131,7 @@ def plain(saved: Checkpoint) -> dict[str, Any]:
 
 
 def load(path: Path | str) -> Checkpoint:
-    """Read a checkpoint with its tensors on the CPU.
+    """Read a checkpoint, tensors on the CPU.
 
     Raises:
         CheckpointError: the file cannot be read or was not written by `save`.
@@ -142,69 +140,73 @@ def load(path: Path | str) -> Checkpoint:
 
 
 def read(path: Path | str) -> bytes:
-    """The content of a file that may be a checkpoint; of another kind only its beginning.
+    """Read a file that may be a checkpoint; of any other file, only the first bytes.
 
     Raises:
-        CheckpointError: it cannot be read.
+        CheckpointError: the file cannot be read.
     """
     try:
         with Path(path).open("rb") as file:
             content = file.read(len(ZIP))
-            if content == ZIP:  # else it is not ours, and may be endless, as /dev/zero is
+            if content == ZIP:  # other files may be endless, such as /dev/zero
                 content += file.read()
     except OSError as error:
         raise CheckpointError(
-            f"{path}: {error.strerror or error}; name a checkpoint that fmnist-search wrote"
+            f"{path}: {error.strerror or error}; name a checkpoint written by fmnist-search"
         ) from error
     except MemoryError as error:
-        raise CheckpointError(f"{path}: too large for the memory of this machine") from error
+        raise CheckpointError(f"{path}: larger than the free memory; load it on a larger machine") from error
     return content
 
 
 def parse(content: bytes, name: str) -> Checkpoint:
-    """Read the content of a checkpoint file; `name` is what an error calls it.
+    """Read the content of a checkpoint file; `name` identifies it in errors.
 
     Raises:
-        CheckpointError: it was not written by `save`, or is damaged.
+        CheckpointError: the content was not written by `save`, or is damaged.
     """
     return of_archive(unpack(content, name), content, name)
 
 
 def unpack(content: bytes, name: str) -> dict[str, Any]:
-    """The plain values and tensors in the content of a file; "format" names what they are, and nothing is checked yet.
+    """Read plain values and tensors from a file's content, not validated; "format" names their kind.
 
     Raises:
-        CheckpointError: it is no archive of ours, or is damaged.
+        CheckpointError: the content is not one of our archives, or is damaged.
     """
     try:
         payload = archive.read(content)
-    except Exception as error:  # of a dozen kinds
-        raise CheckpointError(f"{name}: damaged, or not a checkpoint of fmnist-search") from error
+    except Exception as error:  # archive.read raises a dozen kinds
+        raise CheckpointError(f"{name}: damaged, or not an fmnist-search checkpoint; use another copy") from error
     found = payload.get("format") if isinstance(payload, dict) else None
     return payload if isinstance(found, str) else {"format": ""}
 
 
 def of_archive(payload: dict[str, Any], content: bytes, name: str) -> Checkpoint:
-    """The checkpoint that was unpacked from the content of a file.
+    """Validate a checkpoint unpacked from the content of a file.
 
     Raises:
-        CheckpointError: it is none.
+        CheckpointError: it is invalid.
     """
     digest = archive.digest_of(content)
     expected = WITHOUT_DIGEST if digest is None else FORMAT
     if payload.pop("format") != expected:
-        raise CheckpointError(f"{name}: not a checkpoint of fmnist-search ('{expected}' is not in it)")
+        raise CheckpointError(
+            f"{name}: not an fmnist-search checkpoint (format '{expected}' not found); name another file"
+        )
     try:
         return checked(payload, len(content), digest)
     except (ValueError, RecursionError) as error:  # pydantic's error is a ValueError
-        raise CheckpointError(f"{name}: its content does not fit this version of fmnist-search") from error
+        raise CheckpointError(
+            f"{name}: content not valid in this version of fmnist-search; use the one that wrote it"
+        ) from error
 
 
 def checked(values: Any, size: int, digest: str | None) -> Checkpoint:
-    """The checkpoint of what `plain` returned, in a file of `size` bytes.
+    """Validate what `plain` returned, read from a file of `size` bytes.
 
     Raises:
-        ValueError, RecursionError: it is none.
+        ValueError, RecursionError: the values are invalid.
     """
     stored = Content.model_validate(values)
     stored.check(size)
@@ -225,7 +227,7 @@ def checked(values: Any, size: int, digest: str | None) -> Checkpoint:
 
 
 def weights_digest(weights: dict[str, Any]) -> str:
-    """The SHA-256 of a network's weights: names and every bit."""
+    """SHA-256 of the names and bytes of a network's weights."""
     digest = hashlib.sha256()
     for name, tensor in sorted(weights.items()):
         digest.update(name.encode())
@@ -234,25 +236,25 @@ def weights_digest(weights: dict[str, Any]) -> str:
 
 
 def resume(checkpoint: Checkpoint, device: torch.device) -> Training:
-    """The training that the checkpoint interrupted, ready to go on.
+    """Restore the training run that the checkpoint interrupted.
 
     Raises:
-        CheckpointError: the training was at its end, or its weights are not those of the network.
-        NetworkError: it is the user's own, and its code is not here, or not what is on record.
+        CheckpointError: the training run was finished, or the weights do not fit the network.
+        NetworkError: the code of the user's own network is missing, or differs from the recorded one.
     """
     if checkpoint.resume is None:
-        raise CheckpointError(f"the training is at its end, epoch {checkpoint.hyperparameters.epochs}")
+        raise CheckpointError(f"nothing to resume: training finished at epoch {checkpoint.hyperparameters.epochs}")
     own, precision = checkpoint.own_network(), checkpoint.made_with["precision"]
     training = Training(checkpoint.hyperparameters, checkpoint.seed, device, precision, own, checkpoint.tta)
     try:
         training.load_state_dict({"averaged": checkpoint.weights, **checkpoint.resume}, checkpoint.history)
-    except (RuntimeError, ValueError) as error:  # of a user's own, whose shapes were not known before
-        raise CheckpointError(_other_weights(checkpoint.hyperparameters.architecture)) from error
+    except (RuntimeError, ValueError) as error:  # the shapes of a user's own network are unknown until it is built
+        raise CheckpointError(_weights_mismatch(checkpoint.hyperparameters.architecture)) from error
     return training
 
 
 def made_with(training: Training) -> dict[str, Any]:
-    """Versions, machine and git commit, to reproduce the result."""
+    """Versions, machine, settings and git commit needed to reproduce the result."""
     return {
         "fmnist_search": version("fmnist-search"),
         "torch": str(torch.__version__),
@@ -267,14 +269,14 @@ def made_with(training: Training) -> dict[str, Any]:
 
 @cache
 def git_commit() -> str | None:
-    """The commit of the checkout that this code runs from; None if it cannot be told."""
+    """The commit of the checkout that this code runs from; None if unknown."""
     checkout = Path(__file__).resolve().parent.parent
     if not (checkout / ".git").exists():
         return None
     describe = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):  # no git here, or not allowed to look
+    except (OSError, subprocess.CalledProcessError):  # git is missing or has no permission
         return None
 
 

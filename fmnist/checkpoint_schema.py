@@ -1,4 +1,4 @@
-"""What a checkpoint's file may hold, all of it checked before a network is built of it."""
+"""Schema of a checkpoint file, validated before any network is built from it."""
 
 import hashlib
 from typing import Annotated
@@ -11,12 +11,12 @@ from fmnist.architectures import build
 from fmnist.choices import AppliedTta, in_file, is_own
 from fmnist.classes import CLASSES
 from fmnist.device import Precision
-from fmnist.errors import CheckpointError as CheckpointError  # for whoever reads a checkpoint
+from fmnist.errors import CheckpointError as CheckpointError  # re-exported for callers
 from fmnist.hyperparameters import Hyperparameters, ScoreOn
 from fmnist.optimizer import MOMENTS, vector_length
 from fmnist.training import QUARTERS
 
-MOST_THREADS = 1024  # of torch; with a number beyond what the machine can start, it ends the process
+MOST_THREADS = 1024  # torch aborts the process if it cannot start as many
 
 
 class _Strict(BaseModel):
@@ -30,12 +30,12 @@ State = dict[str, Tensor]
 
 
 class _Scores(_Strict):
-    """What `EpochMetrics` holds."""
+    """Fields of `EpochMetrics`."""
 
     epoch: float = Field(gt=0, multiple_of=1 / QUARTERS)
     train_loss: float
     train_accuracy: Share
-    loss: float = Field(allow_inf_nan=True)  # averaged weights may overflow where those in training do not
+    loss: float = Field(allow_inf_nan=True)  # averaged weights may overflow where trained ones do not
     correct: Count
     total: int = Field(gt=0)
     seconds: float = Field(ge=0)
@@ -43,7 +43,7 @@ class _Scores(_Strict):
 
 
 class _MadeWith(_Strict):
-    """What `made_with` returns."""
+    """Return value of `made_with`."""
 
     fmnist_search: str
     torch: str
@@ -56,7 +56,7 @@ class _MadeWith(_Strict):
 
 
 class _Source(_Strict):
-    """What `Source` holds."""
+    """Fields of `Source`."""
 
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     text: str
@@ -75,7 +75,7 @@ class _Resume(_Strict):
 
 
 class Content(_Strict):
-    """What `plain` returns."""
+    """Return value of `plain`."""
 
     hyperparameters: Hyperparameters
     seed: Count
@@ -87,34 +87,34 @@ class Content(_Strict):
     weights: State
     resume: _Resume | None
     source: _Source | None = None
-    tta: AppliedTta = "none"  # files of before test-time augmentation were scored without
+    tta: AppliedTta = "none"  # files older than test-time augmentation were scored without it
 
     def check(self, size: int) -> None:
-        """Raise ValueError if its parts contradict each other, or would be larger than the file of `size` bytes."""
+        """Raise ValueError if parts contradict each other, or tensors need more than the file's `size` bytes."""
         epochs = [scores.epoch for scores in self.history]
         end = self.resume.quarters / QUARTERS if self.resume else self.hyperparameters.epochs
         if epochs != sorted(set(epochs)) or epochs[-1] != end or end > self.hyperparameters.epochs:
-            raise ValueError("its epochs do not follow each other")
+            raise ValueError("epochs are not consecutive")
         if any(
             sum(map(sum, scores.confusion)) != scores.total or scores.correct > scores.total for scores in self.history
         ):
-            raise ValueError("its scores do not add up")
+            raise ValueError("scores do not add up")
         tensors = [*self.weights.values()]
         if self.resume:
             optimizer = self.resume.optimizer
             tensors += [*self.resume.network.values(), *optimizer.moments, optimizer.updates]
         architecture = self.hyperparameters.architecture
-        if is_own(architecture):  # its shapes are known to its code alone, which is not run to read a file
+        if is_own(architecture):  # only its code knows its shapes, and reading a file must not run code
             if in_file(architecture) != (self.source is not None):
-                raise ValueError("it has the text of a network that is in no file, or lacks it")
+                raise ValueError("source text is missing, or given for an importable module")
             if self.source and hashlib.sha256(self.source.text.encode()).hexdigest() != self.source.sha256:
-                raise ValueError("the text of its network is not what its digest says")
+                raise ValueError("source text does not match its digest")
             tensors = distinct(tensors)
         if sum(tensor.nbytes for tensor in tensors) > size:
-            raise ValueError("its tensors are larger than the file")
+            raise ValueError("tensors are larger than the file")
         if is_own(architecture):
             return
-        with torch.device("meta"):  # which has shapes and takes no memory, whatever size is asked for
+        with torch.device("meta"):  # shapes without memory, however large
             network = build(self.hyperparameters)
         shapes = _shapes(network.state_dict())
         fits = _shapes(self.weights) == shapes
@@ -126,11 +126,11 @@ class Content(_Strict):
             fits &= _shapes(self.resume.network) == shapes
             fits &= _shapes(moments | {"updates": self.resume.optimizer.updates}) == expected
         if not fits:
-            raise ValueError("its weights do not fit its hyperparameters")
+            raise ValueError("weights do not fit the hyperparameters")
 
 
 def distinct(tensors: list[Tensor]) -> list[Tensor]:
-    """Shared weights are one tensor of several names; any others that overlap count as often as they are named."""
+    """Drop repeated references to a shared tensor. Tensors that overlap in any other way are kept."""
     return [*{(each.data_ptr(), each.shape, each.stride(), each.dtype): each for each in tensors}.values()]
 
 

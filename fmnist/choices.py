@@ -1,6 +1,6 @@
-"""Names of networks, optimizers, activations and augmentations, for the command line's help too.
+"""Names of networks, optimizers, activations and augmentations.
 
-So nothing heavy is imported here.
+The command line's help uses them, so nothing heavy is imported here.
 """
 
 import reprlib
@@ -10,31 +10,31 @@ Architecture = Literal["simple", "cnn", "resnet", "transformer"]
 Optimizer = Literal["adam", "adamw", "sgd"]
 Activation = Literal["relu", "leaky_relu", "elu", "gelu", "silu"]
 Augmentation = Literal["flip", "rotation", "both", "crop", "jitter", "erasing"]
-AppliedTta = Literal["mirror", "none"]  # test-time augmentation of one training
+AppliedTta = Literal["mirror", "none"]  # test-time augmentation of one training run
 Tta = Literal["auto", "mirror", "none"]
 
 
 def is_own(architecture: str) -> bool:
-    """Whether an architecture is a network of the user's own, as FILE.py:CLASS or MODULE:CLASS, and none of ours."""
+    """Whether an architecture is the user's own network (FILE.py:CLASS or MODULE:CLASS)."""
     return ":" in architecture
 
 
 def in_file(architecture: str) -> bool:
-    """Whether a network of the user's own is in a file, FILE.py:CLASS, and not in an importable module."""
+    """Whether the user's own network is in a file (FILE.py:CLASS), not in an importable module."""
     return ".py:" in architecture
 
 
 def augmentations(kind: str) -> list[str]:
-    """The augmentations that a kind names, in the order in which they are applied.
+    """The augmentations that a kind names, in the order of application.
 
     Args:
         kind: "none", or some of `Augmentation` joined by "+".
 
     Returns:
-        Some of `Augmentation`, each at most once; a flip right before a rotation is "both".
+        Some of `Augmentation`, each at most once; a flip right before a rotation becomes "both".
 
     Raises:
-        ValueError: it names something else, or an augmentation twice.
+        ValueError: the kind has an unknown name, or an augmentation twice.
     """
     if kind == "none":
         return []
@@ -42,9 +42,9 @@ def augmentations(kind: str) -> list[str]:
     for part in named:
         if part not in get_args(Augmentation):
             known = ", ".join(get_args(Augmentation))
-            raise ValueError(f"{reprlib.repr(part)} is no augmentation; write none alone, or join {known} by +")
+            raise ValueError(f"{reprlib.repr(part)} is not an augmentation; write none alone, or join {known} with +")
     single = [each for part in named for each in (("flip", "rotation") if part == "both" else (part,))]
     for part in single:
         if single.count(part) > 1:
-            raise ValueError(f"{part} is in it twice; keep one of them (both is flip and rotation)")
+            raise ValueError(f"{part} appears twice; keep one (both is flip and rotation)")
     return "+".join(single).replace("flip+rotation", "both").split("+")

@@ -1,4 +1,4 @@
-"""What clothes the images show: the names of the labels 0 to 9. Nothing is imported here."""
+"""Class names of the labels 0 to 9. Nothing is imported here."""
 
 CLASSES = (
     "T-shirt/top",

@@ -1,4 +1,4 @@
-"""What a network costs: its parameters, and the multiply-adds of one image."""
+"""Cost of a network: parameters, and multiply-adds per image."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,15 +17,14 @@ from fmnist.user_code import running
 
 SHAPE = frozenset(
     {"architecture", "filters", "blocks", "kernel_size", "residual", "hidden", "network"}
-)  # all that decides it
+)  # the hyperparameters that determine complexity
 
 
 @dataclass(frozen=True)
 class Complexity:
-    """Costs that follow from a network's shape alone.
+    """Costs determined by a network's shape alone.
 
-    parameters: trained numbers.
-    multiply_adds: one image's forward pass in evaluation mode: convolutions, linear layers
+    multiply_adds: forward pass of one image in evaluation mode: convolutions, linear layers
         and attention's two matrix products. Biases, norms, activations and pools are not counted.
     """
 
@@ -34,19 +33,18 @@ class Complexity:
 
 
 def complexity(hyperparameters: Hyperparameters, own: OwnNetwork | None = None) -> Complexity:
-    """Pass a batch of no images through a network whose weights nobody has drawn: nothing is computed or drawn.
-
-    torch's own counter, a pass on the meta device and `to_empty` would import its compiler or sympy, for seconds. A
-    network of the user's own has layers that are not known here, so that it is counted that way.
+    """Count a network's parameters and multiply-adds by passing an empty batch through it; nothing is computed.
 
     Args:
-        own: the user's own network, where it was loaded before; else it is loaded by its name.
+        own: the user's own network if already loaded; otherwise it is loaded by name.
 
     Raises:
-        NetworkError: the user's own network cannot be loaded or made, or fails.
+        NetworkError: the user's own network cannot be loaded or built, or fails.
     """
     if is_own(hyperparameters.architecture):
         return _of_own(own or load(hyperparameters.architecture), hyperparameters.network)
+    # torch's own counter, a pass on the meta device and `to_empty` would spend seconds importing its compiler or sympy.
+    # Hence empty weights of the right shapes; only user networks, whose layers are unknown here, use the counter.
     with torch.device("meta"):
         network = build(hyperparameters).eval()
     shapes = network.state_dict()
@@ -68,7 +66,7 @@ def _of_own(own: OwnNetwork, arguments: Mapping[str, Any]) -> Complexity:
 
     with torch.random.fork_rng([]):
         network = own.build(arguments).eval()
-    # With gradients and without fused kernels, as the counter knows no fused layer of a CPU.
+    # With gradients and without fused kernels, because the counter does not know a CPU's fused layers.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, running(own.architecture):
         network(torch.zeros(1, 1, SIDE, SIDE))
     parameters = sum(parameter.numel() for parameter in network.parameters())
@@ -76,7 +74,7 @@ def _of_own(own: OwnNetwork, arguments: Mapping[str, Any]) -> Complexity:
 
 
 def _multiply_adds(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> int:
-    """Of an image in one call of a layer, without those of the layers within it."""
+    # Per image, in one call of a layer, excluding its sublayers.
     if isinstance(module, (nn.Conv2d, nn.Linear)):
         return output.shape[1:].numel() * module.weight[0].numel()
     if isinstance(module, SelfAttention):

@@ -1,10 +1,8 @@
-"""Fashion-MNIST as tensors: loaded whole, split, standardized.
+"""Fashion-MNIST as tensors: loaded, split, standardized.
 
-The four files are read once and kept whole: a batch is an index into a tensor.
-A folder may hold another data set in the same format, such as a tiny one for
-tests, if a file `SHA256SUMS` beside the four names the check-sums of their
-contents (`write` makes both); it is called by its folder's name and never passes
-for Fashion-MNIST.
+The four files are read into memory once, so a batch is an index into a tensor. A folder may hold another data set in
+the same format, such as a tiny one for tests, if a file `SHA256SUMS` beside the four lists the checksums of their
+contents (`write` creates both); that data set is named after its folder.
 """
 
 import gzip
@@ -19,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fmnist import source
-from fmnist.classes import CLASSES as CLASSES  # for whoever reads the data set
+from fmnist.classes import CLASSES as CLASSES  # re-exported for callers
 from fmnist.errors import DataError
 from fmnist.hyperparameters import ScoreOn
 
@@ -29,9 +27,9 @@ SIDE = 28  # pixels
 PIXEL_MEAN = 0.2860
 PIXEL_STD = 0.3530
 
-GZIP = b"\x1f\x8b"  # what a compressed file begins with
+GZIP = b"\x1f\x8b"  # first bytes of a compressed file
 VALIDATION_SHARE = 1 / 6  # 10,000 of the 60,000 training images
-VALIDATION_SEED = 20170825  # fixed, so that every training holds out the same images
+VALIDATION_SEED = 20170825  # fixed, so that every training run holds out the same images
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ class LabelledImages:
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set in memory; `fingerprint` is the SHA-256 of its files' check-sums."""
+    """A data set in memory; `fingerprint` is the SHA-256 of its files' checksums."""
 
     name: str
     folder: Path
@@ -64,7 +62,7 @@ class DataSet:
 
 @dataclass(frozen=True)
 class Splits:
-    """What a training learns from, and what scores it after each epoch."""
+    """Images to train on, and images that score each epoch."""
 
     train: LabelledImages
     scored: LabelledImages
@@ -84,13 +82,13 @@ def standardize(images: Tensor) -> Tensor:
 
 
 def split(data: DataSet, score_on: ScoreOn) -> Splits:
-    """Choose the images that score a training.
+    """Choose the images that score a training run.
 
-    `test` scores on the test images. `validation` holds a stratified sixth of the
-    training images out, the same one each time, and leaves the test images unread.
+    `test` scores on the test images. `validation` holds out a stratified sixth of the
+    training images, always the same, and does not use the test images.
 
     Raises:
-        DataError: there are too few images of a class to hold any out.
+        DataError: a class has too few images to hold any out.
     """
     check_split(data, score_on)
     if score_on == "test":
@@ -107,10 +105,10 @@ def split(data: DataSet, score_on: ScoreOn) -> Splits:
 
 
 def check_split(data: DataSet, score_on: ScoreOn) -> None:
-    """Check that `split` will do.
+    """Check that `split` can succeed.
 
     Raises:
-        DataError: there are too few images of a class to hold any out.
+        DataError: a class has too few images to hold any out.
     """
     if score_on == "test":
         return
@@ -118,25 +116,25 @@ def check_split(data: DataSet, score_on: ScoreOn) -> None:
     for label, count in enumerate(counts.tolist()):
         if count == 1:
             raise DataError(
-                f"{data.folder}: there is one training image of class {label}, and none to hold out for validation; "
+                f"{data.folder}: class {label} has only one training image, so none can be held out for validation; "
                 "add images, or score on the test images"
             )
     present = int((counts > 0).sum())
     if math.ceil(len(data.train) * VALIDATION_SHARE) < present:
         raise DataError(
-            f"{data.folder}: a sixth of {len(data.train)} training images is too few to hold out some of each of "
-            f"{present} classes for validation; add images, or score on the test images"
+            f"{data.folder}: a sixth of {len(data.train)} training images is too few for a validation set with "
+            f"{present} classes; add images, or score on the test images"
         )
 
 
 def load(folder: Path | str | None = None) -> DataSet:
-    """Find, or else fetch, the data set; verify and read it.
+    """Find the data set, or download it; verify and read it.
 
     Args:
-        folder: of its four files; looked for as `source.find` does if None.
+        folder: of its four files; None searches as `source.find` does.
 
     Raises:
-        DataError: it is absent, or a file is truncated, altered or malformed.
+        DataError: the data set is missing, or a file is truncated, altered or malformed.
     """
     found = source.find(Path(folder) if folder else None) or source.fetch()
     checksums = source.declared_checksums(found)
@@ -146,12 +144,12 @@ def load(folder: Path | str | None = None) -> DataSet:
 
 
 def fingerprint_of(checksums: dict[str, str]) -> str:
-    """The SHA-256 of the check-sums of a data set's files."""
+    """SHA-256 of the checksums of a data set's files."""
     return hashlib.sha256(" ".join(checksums[file] for file in source.CHECKSUMS).encode()).hexdigest()
 
 
 def write(folder: Path, train: LabelledImages, test: LabelledImages) -> None:
-    """Write a data set of one's own in the format of Fashion-MNIST, with its check-sums."""
+    """Write a data set in Fashion-MNIST's format, with its checksums."""
     folder.mkdir(parents=True, exist_ok=True)
     sums = []
     for prefix, part in (("train", train), ("t10k", test)):
@@ -170,7 +168,7 @@ def _read(folder: Path, prefix: str, checksums: dict[str, str]) -> LabelledImage
     if prefix == "train" and len(images) == 1:
         raise DataError(f"{image_path}: one image is too few to train on; replace the files")
     if len(images) != len(labels) or int(labels.max()) >= len(CLASSES):
-        raise DataError(f"{label_path}: its labels do not fit {image_file}; replace both files")
+        raise DataError(f"{label_path}: labels do not match {image_file}; replace both files")
     return LabelledImages(images, labels)
 
 
@@ -181,19 +179,19 @@ def _encode_idx(values: Tensor) -> bytes:
 
 
 def _read_idx(path: Path, checksum: str, shape: tuple[int, ...]) -> Tensor:
-    """The (N, *shape) uint8 values of a file, verified; shape: (28, 28) of images, () of labels."""
+    # shape: (28, 28) for images, () for labels; returns (N, *shape) uint8
     try:
         content = path.read_bytes()
         if content.startswith(GZIP):
             content = gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: truncated or unreadable ({error}); delete it and fetch it again") from error
+        raise DataError(f"{path}: truncated or unreadable ({error}); delete it and download it again") from error
     if hashlib.sha256(content).hexdigest() != checksum:
-        raise DataError(f"{path}: altered, its check-sum is not the one that is known; delete it and fetch it again")
+        raise DataError(f"{path}: altered (its checksum is wrong); delete it and download it again")
     header = 4 + 4 * (1 + len(shape))
     sizes = np.frombuffer(content[4:header].ljust(header - 4, b"\0"), dtype=">u4").tolist()
-    right_start = content[:4] == bytes([0, 0, 8, 1 + len(shape)]) and tuple(sizes[1:]) == shape
-    if not right_start or len(content) != header + math.prod(sizes) or len(content) == header:
+    valid_header = content[:4] == bytes([0, 0, 8, 1 + len(shape)]) and tuple(sizes[1:]) == shape
+    if not valid_header or len(content) != header + math.prod(sizes) or len(content) == header:
         raise DataError(f"{path}: not uint8 values of shape {('N', *shape)} in IDX format, or empty; replace it")
-    # A copy, as torch wants memory that may be written to.
+    # A copy, because torch needs writable memory.
     return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=header).reshape(sizes)

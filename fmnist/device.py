@@ -1,4 +1,4 @@
-"""Where a training runs, and in which floating-point format it multiplies."""
+"""Device and floating-point precision of a training run."""
 
 from typing import Literal
 
@@ -8,19 +8,19 @@ from fmnist.errors import UsageError
 
 
 def device_of(name: str) -> torch.device:
-    """The device of that name; `auto` takes an accelerator if there is one.
+    """The device of that name; `auto` chooses an accelerator if available.
 
     Args:
         name: auto, cpu, cuda or mps.
 
     Raises:
-        UsageError: it is not on this machine.
+        UsageError: the device is not available on this machine.
     """
-    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        return torch.device(next(device for device, there in present.items() if there))
-    if not present[name]:
-        raise UsageError(f"--device {name}: there is none on this machine; use --device cpu")
+        return torch.device(next(device for device, usable in available.items() if usable))
+    if not available[name]:
+        raise UsageError(f"--device {name}: not available on this machine; use --device cpu")
     return torch.device(name)
 
 

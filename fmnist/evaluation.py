@@ -1,4 +1,4 @@
-"""What a network's predictions are worth: loss, accuracy, report, confusion matrix."""
+"""Scores of a network: loss, accuracy, report, confusion matrix."""
 
 import time
 from collections.abc import Callable
@@ -19,8 +19,8 @@ TIMED = 21  # batches
 class Evaluation:
     """Scores on one set of images.
 
-    logits: (N, 10) float32, labels: (N,) int64, on the CPU. Of a network with test-time augmentation and of an
-    ensemble the logits are logarithms of probabilities.
+    logits: (N, 10) float32, labels: (N,) int64, on the CPU. For an ensemble, and with test-time augmentation, the
+    logits are log probabilities.
     """
 
     loss: float
@@ -40,17 +40,17 @@ class Evaluation:
 
     @property
     def confusion(self) -> Tensor:
-        """(10, 10) int64: images of class row that were taken for class column."""
+        """(10, 10) int64: number of images of class row predicted as class column."""
         classes = len(CLASSES)
         return torch.bincount(self.labels * classes + self.predictions, minlength=classes**2).reshape(classes, classes)
 
 
 @torch.no_grad()
 def evaluate(network: nn.Module, scored: LabelledImages, on_batch: Callable[[], None] = lambda: None) -> Evaluation:
-    """Score a network in evaluation mode on images that lie on its device; loss is a mean.
+    """Score a network in evaluation mode on images that are on its device; the loss is a mean.
 
     Args:
-        on_batch: called after each batch, as a sign of life.
+        on_batch: called after each batch, to show progress.
     """
     network.eval()
     parts = []
@@ -69,14 +69,14 @@ def evaluate(network: nn.Module, scored: LabelledImages, on_batch: Callable[[], 
 
 @torch.no_grad()
 def milliseconds_per_image(network: nn.Module, images: Tensor) -> float:
-    """Milliseconds that an image takes on one thread of this machine, in batches of BATCH: the fastest batch's.
+    """Milliseconds per image on one thread of this machine, from the fastest batch of BATCH images.
 
     Args:
         images: (N, 1, 28, 28) uint8, on the network's device.
     """
     network.eval()
     threads = torch.get_num_threads()
-    # One thread and the fastest batch, so that networks are compared, and not what else the machine does.
+    # One thread and the fastest batch, so that the machine's other load does not distort comparisons.
     torch.set_num_threads(1)
     times = []
     try:
@@ -90,7 +90,7 @@ def milliseconds_per_image(network: nn.Module, images: Tensor) -> float:
 
 
 def classification_report(evaluation: Evaluation) -> str:
-    """scikit-learn's table of precision, recall and F1 of each class."""
+    """scikit-learn's table of precision, recall and F1 per class."""
     return str(_report(evaluation, as_dict=False))
 
 

@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Atomic writes, and paths that begin with ~."""
 
 import os
 import socket
@@ -6,17 +6,17 @@ from pathlib import Path
 
 
 def expand(path: Path | str) -> Path:
-    """A path with its leading ~ replaced by the user's home; that of an unknown user stays what it is."""
+    """Replace a leading ~ with the user's home; that of an unknown user stays unchanged."""
     return Path(os.path.expanduser(path))  # noqa: PTH111  # pathlib's raises for an unknown user
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file, and its folder where there is none. A reader sees the former file or the whole new one.
+    """Write a file atomically, creating its folder. A reader sees the previous file or the complete new one.
 
-    What is there and no regular file, as a pipe or /dev/null, is written to and stays what it is.
+    An existing pipe or device, such as /dev/null, is written to directly.
 
     Raises:
-        OSError: the disk is full or the folder cannot be written; the former file stays. It names the path as given.
+        OSError: the disk is full or the folder is not writable; the previous file stays. It names `path` as given.
     """
     try:
         _write(path, content)

@@ -1,4 +1,4 @@
-"""Public names of a package that are imported when they are first used, declared once, as type checkers read them."""
+"""Public names of a package, imported on first use and declared once, where type checkers read them."""
 
 import ast
 import sys
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def exports(package: str) -> tuple[Callable[[str], Any], list[str]]:
-    """The `__getattr__` (PEP 562) and `__all__` of a package, from the imports below its `if TYPE_CHECKING:`."""
+    """The `__getattr__` (PEP 562) and `__all__` of a package, read from the imports under its `if TYPE_CHECKING:`."""
     tree = ast.parse(Path(str(sys.modules[package].__file__)).read_text(encoding="utf-8"))
     checked = next(node for node in tree.body if isinstance(node, ast.If))  # TYPE_CHECKING
     modules = {

@@ -1,7 +1,7 @@
-"""A network of the user's own: a class, or a function that makes one, in a file or an importable module.
+"""The user's own network: a class, or a function that returns a network, in a file or an importable module.
 
-Its constructor's parameters are its hyperparameters. Its code runs where the user names it, or where a file has the
-content that a checkpoint has on record; a name that is on record alone imports nothing.
+Its constructor's parameters are its hyperparameters. Its code runs only if the user names it, or if its file has the
+content that a checkpoint or a study records; a recorded name alone imports nothing.
 """
 
 import contextlib
@@ -30,15 +30,15 @@ from fmnist.hyperparameters import OWN, RESERVED, TRAINING
 from fmnist.user_code import line_of, running
 
 PATIENCE = 10  # seconds
-KINDS = (bool, int, float, str)  # of a hyperparameter
-LARGEST = 2**18  # bytes of a file: its text goes into checkpoints, whose plain values are bounded
+KINDS = (bool, int, float, str)  # types of a hyperparameter
+LARGEST = 2**18  # bytes of a file: checkpoints store its text, and their plain values are bounded
 
-log = logging.getLogger("search.own_network")  # the name under which commands show what is logged
+log = logging.getLogger("search.own_network")  # commands show the loggers below `search`
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file's content: its SHA-256, and its text, to be compared and read, never run."""
+    """A file's content: SHA-256 and text. A recorded text is compared and shown, never run."""
 
     sha256: str
     text: str
@@ -46,9 +46,9 @@ class Source:
 
 @dataclass(frozen=True)
 class Named:
-    """A network that the user named in one process, to be loaded in others: its file need not be there.
+    """A network that the user named in one process, to load in other processes, even without its file.
 
-    source: of its file, at that path; None of an importable module.
+    source: content of the file at `path`; None for an importable module.
     """
 
     architecture: str
@@ -58,10 +58,10 @@ class Named:
 
 @dataclass(frozen=True)
 class OwnNetwork:
-    """A network that was loaded.
+    """A loaded network.
 
-    make: the class or function. module: in which it was found. arguments: types of the constructor's parameters.
-    defaults: of those that have one. named: the user's name for it, with the content of its file.
+    make: the class or function. module: name of the module that holds it. arguments: types of the constructor's
+    parameters. defaults: their default values, if any. named: the user's name for it, with its file's content.
     """
 
     make: Callable[..., Any]
@@ -76,7 +76,7 @@ class OwnNetwork:
 
     @property
     def source(self) -> Source | None:
-        """Of its file; None of an importable module."""
+        """Content of its file; None for an importable module."""
         return self.named.source
 
     @property
@@ -85,25 +85,25 @@ class OwnNetwork:
         return [name for name in self.arguments if name not in self.defaults]
 
     def build(self, given: Mapping[str, Any]) -> nn.Module:
-        """Make the network.
+        """Build the network.
 
         Raises:
-            NetworkError: the constructor does not take what is given, or fails.
+            NetworkError: the constructor rejects the arguments, or fails.
         """
         values = {name: self.checked(name, value) for name, value in given.items()}
         if missing := [name for name in self.required if name not in values]:
-            raise NetworkError(f"{self.constructor}: needs {missing[0]}; give it with --set {missing[0]}=VALUE")
+            raise NetworkError(f"{self.constructor}: needs {missing[0]}; set it with --set {missing[0]}=VALUE")
         with running(self.architecture):
             network = self.make(**values)
         if not isinstance(network, nn.Module):
-            raise NetworkError(f"{self.constructor}: makes a {type(network).__name__}; let it return an nn.Module")
+            raise NetworkError(f"{self.constructor}: returns a {type(network).__name__}; return an nn.Module")
         return network
 
     def parsed(self, assignments: Iterable[str]) -> dict[str, Any]:
-        """Arguments from texts NAME=VALUE.
+        """Parse arguments written as NAME=VALUE.
 
         Raises:
-            NetworkError: the constructor has none of that name, or not with that value.
+            NetworkError: the constructor has no such parameter, or rejects the value.
         """
         parsed: dict[str, Any] = {}
         for assignment in assignments:
@@ -112,8 +112,8 @@ class OwnNetwork:
                 raise NetworkError(f"--set {assignment}: has no value; write NAME=VALUE")
             kind = self._kind(name)
             try:
-                if get_origin(kind) is Literal:  # its choices need not be texts
-                    text = next((choice for choice in get_args(kind) if text in _written(choice)), text)
+                if get_origin(kind) is Literal:  # choices may have other types than str
+                    text = next((choice for choice in get_args(kind) if text in _spellings(choice)), text)
                     parsed[name] = self.checked(name, text)
                 else:
                     parsed[name] = _adapter(kind).validate_strings(text, strict=False)
@@ -122,10 +122,10 @@ class OwnNetwork:
         return parsed
 
     def checked(self, name: str, value: object) -> Any:
-        """A value as the constructor takes it: 0 for a parameter of fractions is 0.0.
+        """Validate a value and convert it to the parameter's type: 0 becomes 0.0 for a float.
 
         Raises:
-            NetworkError: it takes none of that name, or not with that value.
+            NetworkError: the constructor has no such parameter, or rejects the value.
         """
         try:
             return _adapter(self._kind(name)).validate_python(value)
@@ -137,7 +137,7 @@ class OwnNetwork:
             raise NetworkError(f"{self.constructor}: {name} {_rule(error)}, not {value!r}; change either") from None
 
     def as_taken(self, name: str, value: object) -> Any:
-        """A value as the constructor takes it, or unchanged if it takes no such value."""
+        """Convert a value as `checked` does; returned unchanged if the constructor rejects it."""
         try:
             return self.checked(name, value)
         except NetworkError:
@@ -145,16 +145,16 @@ class OwnNetwork:
 
     @property
     def constructor(self) -> str:
-        """File and line of it."""
+        """Its file and line."""
         return line_of(self.make.__init__ if inspect.isclass(self.make) else self.make, self.architecture)
 
     def _kind(self, name: str) -> Any:
         if name not in self.arguments:
             close = difflib.get_close_matches(name, self.arguments, n=1)
-            known = f"did you mean {close[0]}?" if close else f"it takes {', '.join(self.arguments) or 'none'}"
+            hint = f"did you mean {close[0]}?" if close else f"its parameters are {', '.join(self.arguments) or 'none'}"
             if name in TRAINING:
-                known = f"that is the training's: --{name.replace('_', '-')}"
-            raise NetworkError(f"{self.constructor}: takes no {name}; {known}")
+                hint = f"to set that of the training run, use --{name.replace('_', '-')}"
+            raise NetworkError(f"{self.constructor}: has no parameter {name}; {hint}")
         return self.arguments[name]
 
 
@@ -162,8 +162,8 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind, config=ConfigDict(strict=True, allow_inf_nan=False))
 
 
-def _written(choice: object) -> tuple[str, ...]:
-    """A choice as Python and as a study file have it."""
+def _spellings(choice: object) -> tuple[str, ...]:
+    # Python writes True, a study file true.
     return (str(choice), str(choice).lower()) if isinstance(choice, bool) else (str(choice),)
 
 
@@ -172,20 +172,26 @@ def _rule(error: ValidationError) -> str:
 
 
 _loaded: dict[str, OwnNetwork] = {}
-_named: set[str] = set()  # by the user, in this process or in the one that started it
+_named: set[str] = set()  # by the user, in this process or its parent
 _folders: list[Path] = []
 
 
 def trust(architecture: str) -> None:
-    """Let a name on record be imported, or called though it is no class of its file, as the user has named it too."""
+    """Register a network as named by the user: it may then be imported, or called if it is not a class of its file.
+
+    Raises:
+        NetworkError: it is not a valid name.
+    """
     if not re.fullmatch(OWN, architecture):
-        raise NetworkError(f"{architecture}: is no FILE.py:CLASS below this folder, and no MODULE:CLASS; write one")
+        raise NetworkError(
+            f"{architecture}: is not a network; write FILE.py:CLASS (a file below this folder) or MODULE:CLASS"
+        )
     _named.add(architecture)
 
 
 @contextlib.contextmanager
 def found_in(folder: Path) -> Iterator[None]:
-    """Look for files in that folder; outside of this in the working directory."""
+    """Inside this context, look for files in `folder` instead of the working directory."""
     _folders.append(folder)
     try:
         yield
@@ -194,15 +200,15 @@ def found_in(folder: Path) -> Iterator[None]:
 
 
 def load(architecture: str, recorded: Source | None = None, *, beside: Path | None = None) -> OwnNetwork:
-    """Load a network that the user names; its code runs once a process, and again when its file has other content.
+    """Load a network that the user names; its code runs once per process, and again if its file has changed.
 
     Args:
         architecture: FILE.py:NAME, or MODULE:NAME.
-        recorded: the content that its file must have; nothing else of it is run.
-        beside: where its file is unless `found_in` says so; the working directory if None.
+        recorded: content that the file must have; a file with other content is not run.
+        beside: folder of the file, unless inside `found_in`; the working directory if None.
 
     Raises:
-        NetworkError: there is none, it has other content, or it cannot be one.
+        NetworkError: it is missing, has other content, or is not a network.
     """
     trust(architecture)
     return _load(architecture, recorded, beside)
@@ -210,62 +216,62 @@ def load(architecture: str, recorded: Source | None = None, *, beside: Path | No
 
 def _load(architecture: str, recorded: Source | None, beside: Path | None = None) -> OwnNetwork:
     file = architecture.partition(":")[0]
-    known = _loaded.get(architecture)
+    loaded = _loaded.get(architecture)
     if not in_file(architecture):
-        return known or _keep(Named(architecture), _imported(file))
-    if known and known.source == recorded:  # its code has run in this process, whatever the file holds by now
-        return known
+        return loaded or _register(Named(architecture), _import(file))
+    if loaded and loaded.source == recorded:  # already run in this process, even if the file has changed since
+        return loaded
     path = (_folders[-1] if _folders else beside or Path.cwd()) / file
     content = _content(path)
     try:
         source = Source(hashlib.sha256(content).hexdigest(), content.decode())
     except UnicodeDecodeError as error:
-        raise NetworkError(f"{path}: is no text in UTF-8; save it as such") from error
+        raise NetworkError(f"{path}: is not UTF-8 text; save it as UTF-8") from error
     if recorded and recorded != source:
         raise NetworkError(
-            f"{path}: is not what is on record, so it is not run; restore it, or name the folder of a copy with "
+            f"{path}: differs from the recorded file, so it was not run; restore it, or name the folder of a copy with "
             f"--network-dir\n{difference(recorded, source, file)}"
         )
-    if known and known.source == source:
-        return known
-    return _keep(Named(architecture, source, str(path)), _executed(path, content))
+    if loaded and loaded.source == source:
+        return loaded
+    return _register(Named(architecture, source, str(path)), _execute(path, content))
 
 
 def adopt(named: Named) -> OwnNetwork:
-    """Load what the user named in another process: what its file held there, whatever it holds by now.
+    """Load a network that the user named in another process, with the file content it had there.
 
     Raises:
         NetworkError: as `load`.
     """
     trust(named.architecture)
-    known = _loaded.get(named.architecture)
-    if known and known.source == named.source:
-        return known
+    loaded = _loaded.get(named.architecture)
+    if loaded and loaded.source == named.source:
+        return loaded
     if named.source is None:
         return _load(named.architecture, None)
-    return _keep(named, _executed(Path(named.path), named.source.text.encode()))
+    return _register(named, _execute(Path(named.path), named.source.text.encode()))
 
 
 def of_record(architecture: str, recorded: Source | None) -> OwnNetwork:
-    """The network that a checkpoint or a study names.
+    """Load the network that a checkpoint or a study records.
 
     Raises:
-        NetworkError: as `load`; or it is importable, or anything but a class that its file defines, and the user has
-            not named it in this process.
+        NetworkError: as `load`; or it is in a module, or not a class that its file defines, and the user has not
+            named it in this process.
     """
     if in_file(architecture) and recorded is None:
-        raise NetworkError(f"{architecture}: what its file held is not on record, so it is not run; restore the record")
-    if not in_file(architecture) and architecture not in _named:  # whatever else is on record
+        raise NetworkError(f"{architecture}: its file's content is not recorded, so it was not run; restore the record")
+    if not in_file(architecture) and architecture not in _named:
         raise NetworkError(
-            f"{architecture}: is imported only if you name it; add --architecture {architecture}, or call "
-            "fmnist.own_network.trust with that"
+            f"{architecture}: is imported only if you name it; add --architecture {architecture}, or pass it to "
+            "fmnist.own_network.trust"
         )
     own = _load(architecture, recorded)
     # The name and the arguments come from the record too, so an attacker must not reach other callables in the file.
     if architecture not in _named and not (inspect.isclass(own.make) and own.make.__module__ == own.module):
         raise NetworkError(
             f"{architecture}: is not a class that the file defines, so it runs only if you name it; add --architecture "
-            f"{architecture}, or call fmnist.own_network.trust with that"
+            f"{architecture}, or pass it to fmnist.own_network.trust"
         )
     return own
 
@@ -280,24 +286,24 @@ def _content(path: Path) -> bytes:
     except OSError as error:
         raise NetworkError(f"{path}: {error.strerror}; {fix}") from error
     if len(content) > LARGEST:
-        raise NetworkError(f"{path}: is larger than {LARGEST // 1024} KiB; keep nothing but the network in it")
+        raise NetworkError(f"{path}: is larger than {LARGEST // 1024} KiB; keep only the network in it")
     return content
 
 
-def _keep(named: Named, module: ModuleType) -> OwnNetwork:
+def _register(named: Named, module: ModuleType) -> OwnNetwork:
     architecture = named.architecture
     where, _, name = architecture.partition(":")
     make = vars(module).get(name)
     if make is None:
-        own = [known for known, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
-        classes = [known for known in own if _is_module(vars(module)[known])]
+        own = [each for each, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
+        classes = [each for each in own if _is_module(vars(module)[each])]
         close = difflib.get_close_matches(name, own, n=1) or classes
         raise NetworkError(f"{where}: has no {name}; {f'did you mean {close[0]}?' if close else 'name a class in it'}")
     if inspect.isclass(make) and not _is_module(make):
-        raise NetworkError(f"{where}: {name} is a class, but no torch.nn.Module; derive it from that")
+        raise NetworkError(f"{where}: class {name} is not a torch.nn.Module; derive it from torch.nn.Module")
     if isinstance(make, nn.Module) or not callable(make):
         raise NetworkError(
-            f"{where}: {name} is an instance of {type(make).__name__}; name a class, or a function that makes a network"
+            f"{where}: {name} is a {type(make).__name__} instance; name a class, or a function that returns a network"
         )
     _loaded[architecture] = OwnNetwork(make, module.__name__, *_schema(architecture, make), named)
     return _loaded[architecture]
@@ -307,40 +313,39 @@ def _is_module(value: object) -> bool:
     return inspect.isclass(value) and issubclass(value, nn.Module)
 
 
-def _executed(path: Path, content: bytes) -> ModuleType:
-    """Run what was read and compared, and not what the file, or a compiled copy of it, may hold by now."""
+def _execute(path: Path, content: bytes) -> ModuleType:
+    # Runs the content that was verified, not the file or a compiled copy, which may have changed.
     module = ModuleType(f"own_network_{path.stem}")
     module.__file__ = str(path)
-    sys.modules[module.__name__] = module  # as dataclasses and annotations in it ask for
-    # For tracebacks: of this text, where the file has another, or is on another machine.
+    sys.modules[module.__name__] = module  # dataclasses and annotations look it up there
+    # Tracebacks show this text, even if the file has changed or is on another machine.
     lines = content.decode().splitlines(keepends=True)
     linecache.cache[str(path)] = (len(content), None, lines, str(path))
-    # A seed that it sets, or numbers that it draws, are not to change the weights that are drawn next.
-    with running(path.name, path.parent), torch.random.fork_rng([]), _patience(path.name):
+    # fork_rng, because seeding or drawing in the file must not change the weights that are drawn next.
+    with running(path.name, path.parent), torch.random.fork_rng([]), _warn_if_slow(path.name):
         exec(compile(content, path, "exec"), vars(module))  # noqa: S102  # the file is the user's
     return module
 
 
 @contextlib.contextmanager
-def _patience(name: str) -> Iterator[None]:
-    """Say so if a module runs for long, as one with a training of its own at its end does."""
-    advice = '%s has run for %d s; keep what trains below `if __name__ == "__main__":`'
-    slow = Timer(PATIENCE, log.warning, (advice, name, PATIENCE))
-    slow.daemon = True
-    slow.start()
+def _warn_if_slow(name: str) -> Iterator[None]:
+    warning = '%s has been running for %d s; move code that trains below `if __name__ == "__main__":`'
+    timer = Timer(PATIENCE, log.warning, (warning, name, PATIENCE))
+    timer.daemon = True
+    timer.start()
     try:
         yield
     finally:
-        slow.cancel()
+        timer.cancel()
 
 
-def _imported(name: str) -> ModuleType:
-    with running(name, Path.cwd()), torch.random.fork_rng([]), _patience(name):
+def _import(name: str) -> ModuleType:
+    with running(name, Path.cwd()), torch.random.fork_rng([]), _warn_if_slow(name):
         return importlib.import_module(name)
 
 
 def _schema(architecture: str, make: Callable[..., Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Types of the parameters of a constructor, by annotation, else by default; and their defaults."""
+    # Types of the constructor's parameters (from the annotation, else from the default), and their defaults.
     constructor = make.__init__ if inspect.isclass(make) else make
     with running(architecture):
         hints, parameters = get_type_hints(constructor), inspect.signature(make).parameters
@@ -355,13 +360,13 @@ def _schema(architecture: str, make: Callable[..., Any]) -> tuple[dict[str, Any]
                 f"{where}: *args, **kwargs and positional-only parameters are not supported; list each parameter"
             )
         if name in RESERVED:
-            raise NetworkError(f"{where} has the name of a setting of the training; rename it")
+            raise NetworkError(f"{where} has the name of a training setting; rename it")
         required = parameter.default is parameter.empty
         kind = hints.get(name, None if required else type(parameter.default))
         if kind not in KINDS and get_origin(kind) is not Literal:
             if required:
                 raise NetworkError(f"{where} needs a type: bool, int, float, str or Literal; annotate it")
-            continue  # its default is what it is
+            continue  # not searchable: it keeps its default
         kinds[name] = kind
         try:
             if not required:
@@ -372,12 +377,12 @@ def _schema(architecture: str, make: Callable[..., Any]) -> tuple[dict[str, Any]
 
 
 def difference(recorded: Source, found: Source, file: str) -> str:
-    """What differs in a file, without what a terminal would take for commands."""
+    """Unified diff of a file's two contents, without control characters."""
     lines = [
         *difflib.unified_diff(
-            recorded.text.splitlines(), found.text.splitlines(), f"{file} on record", f"{file} here", lineterm="", n=1
+            recorded.text.splitlines(), found.text.splitlines(), f"{file} (recorded)", f"{file} (now)", lineterm="", n=1
         )
     ]
     rest = [f"... and {len(lines) - 40} more lines"] if len(lines) > 40 else []
-    lines = lines[:40] or ["(they differ in the ends of their lines)"]
+    lines = lines[:40] or ["(only line endings differ)"]
     return "\n".join("".join(c if c.isprintable() else " " for c in line) for line in [*lines, *rest])

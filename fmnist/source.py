@@ -1,7 +1,4 @@
-"""The files of the data set: where they are looked for, and how they are fetched.
-
-Nothing here reads what is in them.
-"""
+"""Find and download the files of the data set; nothing here reads their content."""
 
 import os
 import socket
@@ -12,8 +9,8 @@ from platformdirs import user_cache_path
 from fmnist.errors import DataAbsent, DataError
 from fmnist.files import expand
 
-# SHA-256 of the uncompressed files. Not of the .gz: Debian rewrites their headers. With the
-# header of the original put back, Debian's files have the md5 that torchvision checks.
+# SHA-256 of the uncompressed files, because Debian rewrites the headers of the .gz files. With the original header
+# restored, Debian's files have the md5 that torchvision checks.
 CHECKSUMS = {
     "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
     "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
@@ -21,27 +18,27 @@ CHECKSUMS = {
     "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
 DECLARATION = "SHA256SUMS"
-TORCHVISION = Path("FashionMNIST", "raw")  # where torchvision has the files below the root that it is given
+TORCHVISION = Path("FashionMNIST", "raw")  # torchvision's folder below its root
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
-MIRROR_TIMEOUT = 30  # seconds without a byte
+MIRROR_TIMEOUT = 30  # seconds without data
 
 
 def cache_folder() -> Path:
-    """Where a fetched data set is kept for this user."""
+    """The user's folder for a downloaded data set."""
     return Path(user_cache_path("fmnist-search")) / TORCHVISION
 
 
 def find(folder: Path | None = None) -> Path | None:
-    """Find the folder that holds the four files, compressed or not; None where there is none.
+    """Find the folder that holds the four files, compressed or not; None if there is none.
 
-    Looks in `folder`, else in the environment's FMNIST_DATA, and only there if one is
-    given; otherwise in the user's cache, then where Debian's package puts them.
+    Searches only `folder`, or else only FMNIST_DATA, if given; otherwise the user's cache, then the folder of Debian's
+    package.
 
     Args:
-        folder: of the files, or the root of torchvision's datasets, which has them in FashionMNIST/raw.
+        folder: of the files, or the root of torchvision's data sets, which has them in FashionMNIST/raw.
 
     Raises:
-        DataError: a folder was given and does not hold the four files.
+        DataError: the given folder does not hold the four files.
     """
     given = folder or (Path(os.environ["FMNIST_DATA"]) if os.environ.get("FMNIST_DATA") else None)
     if given is None:
@@ -50,22 +47,22 @@ def find(folder: Path | None = None) -> Path | None:
     found = next((place for place in (given, given / TORCHVISION) if not _missing(place)), None)
     if found is None:
         names = ", ".join(map(compressed, CHECKSUMS))
-        raise DataError(f"{given}: no {_missing(given)[0]} in it; name the folder that holds {names}")
+        raise DataError(f"{given}: {_missing(given)[0]} not found; name the folder that holds {names}")
     return found
 
 
 def fetch() -> Path:
-    """Download the data set with torchvision into the user's cache; returns its folder.
+    """Download the data set with torchvision into the user's cache; return its folder.
 
     Raises:
-        DataAbsent: no mirror answered.
+        DataAbsent: the download failed.
     """
     from torchvision.datasets import FashionMNIST
 
     folder = cache_folder()
-    for file in CHECKSUMS:  # torchvision fetches nothing where it finds unpacked files
+    for file in CHECKSUMS:  # torchvision skips the download if it finds uncompressed files
         (folder / file).unlink(missing_ok=True)
-    patience = socket.getdefaulttimeout()
+    previous_timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(MIRROR_TIMEOUT)
     try:
         FashionMNIST(str(folder.parent.parent), download=True)
@@ -74,20 +71,20 @@ def fetch() -> Path:
             "Fashion-MNIST is not on this machine and could not be downloaded "
             f"({str(error).strip().splitlines()[0]}). "
             "Install Debian's package (apt-get install dataset-fashion-mnist), "
-            "or copy the four .gz files here and name their folder with --data-dir or FMNIST_DATA."
+            "or copy the four .gz files to this machine and name their folder with --data-dir or FMNIST_DATA."
         ) from error
     finally:
-        socket.setdefaulttimeout(patience)
+        socket.setdefaulttimeout(previous_timeout)
     return folder
 
 
 def compressed(file: str) -> str:
-    """The name under which a file is published."""
+    """The file's published name."""
     return f"{file}.gz"
 
 
 def path_of(folder: Path, file: str) -> Path:
-    """Where one of the four files is in a folder, compressed or not."""
+    """Path of one of the four files in a folder, compressed or not."""
     packed, plain = folder / compressed(file), folder / file
     return plain if plain.is_file() and not packed.is_file() else packed
 
@@ -97,15 +94,19 @@ def _missing(folder: Path) -> list[str]:
 
 
 def declared_checksums(folder: Path) -> dict[str, str]:
-    """The SHA-256 that the content of each of the folder's files must have."""
+    """Expected SHA-256 of each uncompressed file: from the folder's SHA256SUMS, or else Fashion-MNIST's.
+
+    Raises:
+        DataError: SHA256SUMS does not list all four files.
+    """
     declaration = folder / DECLARATION
     if not declaration.is_file():
         return CHECKSUMS
     rows = [line.split() for line in declaration.read_text(encoding="utf-8-sig", errors="replace").splitlines()]
-    # sha256sum marks files that it read as binary with *, and repeats ./ before a name
+    # sha256sum marks binary files with * and keeps a leading ./
     declared = {Path(row[1].lstrip("*")).name: row[0].lower() for row in rows if len(row) == 2}
     if not CHECKSUMS.keys() <= declared.keys():
         raise DataError(
-            f"{declaration}: must name {', '.join(CHECKSUMS)}; unpack the files and write it with sha256sum"
+            f"{declaration}: must list {', '.join(CHECKSUMS)}; unpack the files and create it with sha256sum"
         )
     return {file: declared[file] for file in CHECKSUMS}

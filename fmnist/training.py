@@ -1,18 +1,16 @@
-"""One training as an iterator of epochs that the caller drives.
+"""One training run as an iterator of epochs that the caller drives.
 
     training = Training(Hyperparameters(), seed=0)
     for metrics in training.epochs(splits):
         print(metrics.accuracy)
 
-The learning rate rises in a short warm-up and then falls with the root of the images
-seen, and what is scored is an exponential moving average of weights and batch-norm
-statistics (Polyak and Juditsky, 1992). Nothing depends on the number of epochs still to
-come, so a training of ten epochs passes through the trainings of three and five, and
-trials of different length can be compared at the same epoch.
+After a short warm-up the learning rate falls with the inverse square root of the images seen. Scores are of an
+exponential moving average of weights and batch-norm statistics (Polyak and Juditsky, 1992). Nothing depends on the
+number of epochs, so a run of ten epochs starts exactly like runs of three and five, and trials of different length can
+be compared at the same epoch.
 
-Training goes on by quarters of an epoch, and all randomness of a quarter comes from the
-seed and the quarter's number. A training that is restored from its state therefore goes
-on bit for bit as if it had never stopped, on the same machine, device and thread count.
+All randomness in a quarter of an epoch comes from the seed and the quarter's number, so a run that is restored from its
+state resumes bit-exactly on the same machine, device and thread count.
 """
 
 import math
@@ -41,28 +39,28 @@ from fmnist.seeds import derive
 from fmnist.tta import applied, with_tta
 from fmnist.user_code import each
 
-WARMUP_STEPS = 100  # gradient steps over which the learning rate rises to its value
-DECAY_HORIZON = 120_000  # images over which the learning rate falls to 1 / sqrt(2) of its value
-AVERAGE_HORIZON = 32_768  # images over which the moving average of the weights forgets
+WARMUP_STEPS = 100  # gradient steps until the learning rate reaches its peak
+DECAY_HORIZON = 120_000  # images after which the decay is 1 / sqrt(2)
+AVERAGE_HORIZON = 32_768  # images: time constant of the weights' moving average
 CHUNK = 16  # batches that are augmented in one call
-QUARTERS = 4  # of an epoch
-EARLY = (1, 2)  # quarters of the first epoch after which a hopeless training can be told
+QUARTERS = 4  # per epoch
+EARLY = (1, 2)  # quarters of the first epoch after which hopeless runs can be recognized
 
 
 class Diverged(ExpectedError):
-    """The training loss is no longer a finite number."""
+    """The training loss is infinite or NaN."""
 
 
 @dataclass(frozen=True)
 class EpochMetrics:
-    """Scores at a point of a training.
+    """Scores at one point of a training run.
 
     epoch: passes over the training images so far, a multiple of 1/4.
-    train_loss, train_accuracy: means over the batches since the scores before, with
+    train_loss, train_accuracy: means over the batches since the previous scores, with
         dropout and augmentation.
     loss, correct, total: of the averaged weights on the scored images.
-    seconds: wall time since the scores before, evaluation included.
-    confusion: (10, 10) scored images of class row that were taken for class column.
+    seconds: wall time since the previous scores, including evaluation.
+    confusion: (10, 10) number of scored images of class row predicted as class column.
     """
 
     epoch: float
@@ -80,16 +78,16 @@ class EpochMetrics:
 
 
 class Training:
-    """A network on its way: weights, their moving average, optimiser and history.
+    """A training run: network, moving average of its weights, optimizer and history.
 
     Args:
-        hyperparameters: what to train.
-        seed: 0 or more; decides the first weights and every random draw.
-        device: where the network and the images live.
-        precision: of the products in the network; `fastest` of the device if None.
-        own: the user's own network, where it was loaded before; else it is loaded by its name.
-        tta: whether scores are of the image and its mirror image; "auto": where the augmentation flips. The weights
-            are the same in any case.
+        hyperparameters: the configuration.
+        seed: 0 or more; determines the initial weights and every random draw.
+        device: of the network and the images; the CPU if None.
+        precision: of the network's products; `fastest` for the device if None.
+        own: the user's own network if already loaded; otherwise it is loaded by name.
+        tta: "mirror" averages each prediction with that of the mirror image, "auto" only if the augmentation flips.
+            Affects scores, not weights.
 
     Raises:
         NetworkError: the user's own network cannot be loaded, or cannot be trained.
@@ -112,7 +110,7 @@ class Training:
         self.history: list[EpochMetrics] = []
         self.quarters = 0
         self.steps = 0
-        self.scored = 0  # batches, at all evaluations
+        self.scored = 0  # batches, in all evaluations
         self.own = own or (load(hyperparameters.architecture) if is_own(hyperparameters.architecture) else None)
         if self.own:
             try_out(self.own, hyperparameters.network, self.precision)
@@ -120,8 +118,8 @@ class Training:
         self.optimizer = AveragedOptimizer(self.network, self.averaged, hyperparameters)
 
     def _first_network(self) -> nn.Module:
-        with _randomness(self.device, derive(self.seed, "weights")):
-            if self.own:  # in the memory format that it has: in channels_last x.view(len(x), -1) would fail
+        with _seeded(self.device, derive(self.seed, "weights")):
+            if self.own:  # keeps its memory format: in channels_last x.view(len(x), -1) would fail
                 return self.own.build(self.hyperparameters.network).to(self.device)
             network = build(self.hyperparameters)
         network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -137,14 +135,14 @@ class Training:
         return with_tta(self.averaged, self.tta)
 
     def epochs(self, splits: Splits, *, early: bool = False) -> Iterator[EpochMetrics]:
-        """Train to the last epoch, from wherever this training stands; yields after each epoch.
+        """Train from the current state to the last epoch; yields after each epoch.
 
         Args:
-            early: yield within the first epoch too, after the quarters in EARLY.
+            early: also yield within the first epoch, after the quarters in EARLY.
 
         Raises:
             Diverged: the loss became infinite or NaN.
-            NetworkError: the user's own network fails.
+            NetworkError: the user's own network failed.
         """
         return each(self.hyperparameters.architecture, self._epochs(splits, early=early))
 
@@ -156,7 +154,7 @@ class Training:
             while True:
                 loss, correct, images = self._train_quarter(train)
                 loss_sum, hits, seen = loss_sum + loss, hits + correct, seen + images
-                # With few batches a quarter may have none: an untrained network tells nothing.
+                # A quarter may have no batches, and the score of an untrained network means nothing.
                 if self.quarters % QUARTERS == 0 or (early and self.quarters in EARLY and seen):
                     break
             result = evaluate(self.scored_network, scored, self._count)
@@ -178,14 +176,14 @@ class Training:
         self.scored += 1
 
     def _train_quarter(self, train: LabelledImages) -> tuple[float, int, int]:
-        """Train on the next quarter of the batches; returns sum of losses, hits and images."""
+        # Returns the sum of losses, the number of hits and the number of images.
         self.network.train()
         size = self.hyperparameters.batch_size
         kind, strength = self.hyperparameters.augmentation_kind, self.hyperparameters.augmentation
         loss_sum = torch.zeros((), device=self.device)
         hits = torch.zeros((), dtype=torch.int64, device=self.device)
         chosen = self._next_quarter(len(train)).to(self.device)
-        with _randomness(self.device, derive(self.seed, "quarter", self.quarters)):
+        with _seeded(self.device, derive(self.seed, "quarter", self.quarters)):
             for part in _split(chosen, CHUNK * size):
                 images = augment(train.images[part].to(torch.float32), kind, strength)
                 images, labels = standardize(images), train.labels[part]
@@ -199,16 +197,16 @@ class Training:
         return loss_sum.item(), int(hits), len(chosen)
 
     def _next_quarter(self, count: int) -> Tensor:
-        """Indices of the images of the next quarter: whole batches of the epoch's shuffle."""
+        # Indices of the next quarter's images, in whole batches of the epoch's shuffle.
         epoch, quarter = divmod(self.quarters, QUARTERS)
         generator = torch.Generator().manual_seed(derive(self.seed, "order", epoch))
         size = self.hyperparameters.batch_size
-        batches = max(1, math.ceil((count - 1) / size))  # one image that is left over joins the last
+        batches = max(1, math.ceil((count - 1) / size))  # a single leftover image joins the last
         start, end = (batches * part // QUARTERS * size for part in (quarter, quarter + 1))
         return torch.randperm(count, generator=generator)[start : count if quarter == QUARTERS - 1 else end]
 
     def _step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """One gradient step on images (B, 1, 28, 28) float32; returns loss and hits, both ()."""
+        # images: (B, 1, 28, 28) float32; returns loss and hits, both ().
         self.steps += 1
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             logits = self.network(images).float()
@@ -226,11 +224,11 @@ class Training:
         return self.hyperparameters.learning_rate * warmth / math.sqrt(1 + images / DECAY_HORIZON)
 
     def _share(self) -> float:
-        """Of the current values in the moving average: larger at first, to forget the start."""
+        # Weight of the current values in the moving average: larger at first, to forget the initial weights.
         return max(min(self.hyperparameters.batch_size / AVERAGE_HORIZON, 1.0), 9 / (9 + self.steps))
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a later process needs to go on from here, as tensors and plain values."""
+        """The state from which another process can resume, as tensors and plain values."""
         return {
             "averaged": self.averaged.state_dict(),
             "network": self.network.state_dict(),
@@ -240,7 +238,7 @@ class Training:
         }
 
     def load_state_dict(self, state: dict[str, Any], history: list[EpochMetrics]) -> None:
-        """Go on from a state of the same hyperparameters, seed, device and thread count."""
+        """Resume from a state with the same hyperparameters, seed, device and thread count."""
         self.averaged.load_state_dict(state["averaged"])
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -249,15 +247,14 @@ class Training:
 
 
 @contextmanager
-def _randomness(device: torch.device, seed: int) -> Iterator[None]:
-    """Within it, torch draws from the seed; afterwards the CPU's and CUDA's generators are as before."""
+def _seeded(device: torch.device, seed: int) -> Iterator[None]:
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
 
 
 def _split(values: Tensor, size: int) -> list[Tensor]:
-    """Parts of `size`; one value that is left over joins the last, as one image has no variance to normalise by."""
+    # A single leftover value joins the last part, because one image has no variance to normalize by.
     parts = list(values.split(size)) if len(values) else []
     if len(parts) > 1 and len(parts[-1]) == 1:
         parts[-2:] = [torch.cat(parts[-2:])]

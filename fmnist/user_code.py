@@ -1,4 +1,4 @@
-"""Run code of the user's: its errors are said with its own frames, and what it prints goes to standard error."""
+"""Run the user's code: errors show only its own frames, and its output goes to standard error."""
 
 import contextlib
 import inspect
@@ -16,14 +16,14 @@ Value = TypeVar("Value")
 
 @contextlib.contextmanager
 def running(where: str, folder: Path | None = None) -> Iterator[None]:
-    """Run code of the user's; what it prints goes to standard error, as standard output may be JSON.
+    """Run the user's code in this context; its output goes to standard error, as standard output may be JSON.
 
     Args:
-        where: an architecture, a file or a module; nothing is done for an architecture of ours.
-        folder: where the code looks for what it imports.
+        where: an architecture, a file or a module; nothing is changed for a built-in architecture.
+        folder: of the code, for advice on failed imports.
 
     Raises:
-        NetworkError: it raised, or asked to end the process; with its own frames and none of ours.
+        NetworkError: the code raised an exception or called exit(); shows the code's own frames only.
     """
     if folder is None and not is_own(where):
         yield
@@ -40,16 +40,18 @@ def running(where: str, folder: Path | None = None) -> Iterator[None]:
     except SystemExit as error:
         raise NetworkError(f"{_place(error, where)}: calls exit(); remove the call") from error
     except ImportError as error:
-        raise NetworkError(f"{_place(error, where)}: {_said(error)}; {_of_import(error, where, folder)}") from error
+        raise NetworkError(
+            f"{_place(error, where)}: {_summary(error)}; {_import_advice(error, where, folder)}"
+        ) from error
     except Exception as error:  # whatever the user's code raises
-        frames = "".join(traceback.StackSummary.from_list(_frames(error)).format())
+        frames = "".join(traceback.StackSummary.from_list(_user_frames(error)).format())
         memory = isinstance(error, MemoryError) or "memory" in str(error)
         fix = "make the network smaller, or search smaller values" if memory else "correct it"
-        raise NetworkError(f"{_place(error, where)}: {_said(error)}; {fix}\n{frames}".rstrip()) from error
+        raise NetworkError(f"{_place(error, where)}: {_summary(error)}; {fix}\n{frames}".rstrip()) from error
 
 
 def each(architecture: str, values: Iterator[Value]) -> Iterator[Value]:
-    """The same for each value that the user's code takes part in, and not for what is done with it."""
+    """Iterate over `values` with `running` around the iterator's code, but not around the caller's loop body."""
     while True:
         with running(architecture):
             try:
@@ -59,19 +61,19 @@ def each(architecture: str, values: Iterator[Value]) -> Iterator[Value]:
         yield value
 
 
-def _of_import(error: ImportError, where: str, folder: Path | None) -> str:
+def _import_advice(error: ImportError, where: str, folder: Path | None) -> str:
     name = (error.name or "").partition(".")[0]
     if folder and name and (folder / f"{name}.py").exists():
         if name == where:
             return f"name the file, as {name}.py:CLASS"
-        return f"{name}.py lies beside it: make them a package on PYTHONPATH and name PACKAGE.MODULE:CLASS"
-    if not name and not isinstance(error, ModuleNotFoundError):  # an import of a sibling as from .layers
-        return "a single file has no siblings: make them a package on PYTHONPATH and name PACKAGE.MODULE:CLASS"
+        return f"{name}.py is in the same folder: make them a package on PYTHONPATH and name PACKAGE.MODULE:CLASS"
+    if not name and not isinstance(error, ModuleNotFoundError):  # a relative import, as from .layers
+        return "a single file has no relative imports: make a package on PYTHONPATH and name PACKAGE.MODULE:CLASS"
     return "install it, or correct the name"
 
 
-def _frames(error: BaseException) -> list[traceback.FrameSummary]:
-    """Those of the user's code: neither of this project, nor of Python's or an installed one's."""
+def _user_frames(error: BaseException) -> list[traceback.FrameSummary]:
+    # Without frames of this project, Python's standard library and installed packages.
     ours = [Path(__file__).parent.parent / name for name in ("fmnist", "search")]
     libraries = [Path(sys.prefix), Path(traceback.__file__).parent]
     libraries += [Path(path) for path in sys.path if "-packages" in path]
@@ -84,16 +86,16 @@ def _frames(error: BaseException) -> list[traceback.FrameSummary]:
 
 
 def _place(error: BaseException, where: str) -> str:
-    frames = _frames(error)
+    frames = _user_frames(error)
     return f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else where
 
 
-def _said(error: BaseException) -> str:
+def _summary(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def line_of(function: Any, otherwise: str) -> str:
-    """File and line at which a function of the user's begins; `otherwise` for an inherited one."""
+    """File and line where a user's function begins; `otherwise` for an inherited one."""
     code = getattr(inspect.unwrap(function), "__code__", None)
     if code is None or "-packages" in code.co_filename:  # inherited, from torch
         return otherwise

@@ -14,10 +14,10 @@ ARCHITECTURES = {"simple": simple, "cnn": cnn, "resnet": resnet, "transformer": 
 
 
 def build(hyperparameters: Hyperparameters) -> nn.Module:
-    """Make the network that the hyperparameters name, with fresh random weights.
+    """Build the network that the hyperparameters name, with random initial weights.
 
     Raises:
-        NetworkError: it is the user's own, and cannot be loaded or made.
+        NetworkError: the user's own network cannot be loaded or built.
     """
     if is_own(hyperparameters.architecture):
         return own_network.load(hyperparameters.architecture).build(hyperparameters.network)

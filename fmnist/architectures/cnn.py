@@ -8,8 +8,8 @@ from fmnist.architectures.layers import ACTIVATIONS, Dropout, FlattenPixels
 from fmnist.data import CLASSES, SIDE
 from fmnist.hyperparameters import Hyperparameters
 
-KERNEL_SIZE = 3  # unless `kernel_size` says otherwise
-RESIDUALS = 2  # blocks that a residual convolution follows; after them the image is 7 pixels a side
+KERNEL_SIZE = 3  # default of `kernel_size`
+RESIDUALS = 2  # blocks followed by a residual convolution; after them the image is 7 x 7 pixels
 
 
 def block(
@@ -17,13 +17,13 @@ def block(
 ) -> list[nn.Module]:
     """Convolution that keeps the image's size, 2 x 2 max-pool, batch norm, activation.
 
-    The pool comes before batch norm (Ioffe and Szegedy, 2015) and the activation, which then have a
-    quarter of the elements to work on.
+    The pool comes before batch norm (Ioffe and Szegedy, 2015) and the activation, which then process a quarter of the
+    elements.
     """
-    # As padding="same" does, which warns of even kernels.
-    uneven = [] if kernel_size % 2 else [nn.ZeroPad2d((0, 1, 0, 1))]
+    # Equal to padding="same", which warns about even kernels.
+    padding = [] if kernel_size % 2 else [nn.ZeroPad2d((0, 1, 0, 1))]
     return [
-        *uneven,
+        *padding,
         nn.Conv2d(inputs, outputs, kernel_size, padding=(kernel_size - 1) // 2, bias=False),
         nn.MaxPool2d(2),
         nn.BatchNorm2d(outputs),
@@ -32,7 +32,7 @@ def block(
 
 
 class ResidualConvolution(nn.Module):
-    """A 3 x 3 convolution, batch norm and activation, whose result is added to the input."""
+    """A 3 x 3 convolution, batch norm and activation, added to the input."""
 
     def __init__(self, features: int, activation: type[nn.Module]) -> None:
         super().__init__()
@@ -48,13 +48,12 @@ class ResidualConvolution(nn.Module):
 
 
 def cnn(hyperparameters: Hyperparameters) -> nn.Sequential:
-    """Blocks that halve the image (28, 14, 7, 3, 1) and double in width, and two fully connected layers.
+    """Blocks that halve the image (28, 14, 7, 3, 1) and double the width, then two fully connected layers.
 
     Args:
-        hyperparameters: `filters` of the first block; how many `blocks`; `kernel_size` of their
-            convolutions; whether the first two are followed by a `residual` convolution; `hidden`
-            features between the fully connected layers; `activation`; `dropout` before each fully
-            connected layer.
+        hyperparameters: `filters` of the first block; number of `blocks`; `kernel_size` of their
+            convolutions; whether a `residual` convolution follows the first two; `hidden` features
+            between the fully connected layers; `activation`; `dropout` before each fully connected layer.
     """
     activation = ACTIVATIONS[hyperparameters.activation]
     widths = [1, *(hyperparameters.filters * 2**i for i in range(hyperparameters.blocks))]

@@ -1,7 +1,7 @@
-"""A small residual network, after the CIFAR networks of He et al. (2016, CVPR, section 4.2), of one block a stage.
+"""A small residual network after the CIFAR networks of He et al. (2016, CVPR, section 4.2), with one block per stage.
 
-Unlike theirs, its stem pools, as that of their ImageNet networks does (table 1): a first residual
-block on the full 28 x 28 pixels makes an epoch on a CPU three times as long.
+Unlike theirs, its stem pools, as in their ImageNet networks (table 1): a first residual block on the full 28 x 28
+pixels makes an epoch on a CPU three times as long.
 """
 
 from itertools import pairwise
@@ -16,7 +16,7 @@ from fmnist.hyperparameters import Hyperparameters
 
 
 def convolution(inputs: int, outputs: int, kernel_size: int, stride: int = 1) -> nn.Sequential:
-    """Convolution that keeps the image's size, or divides it by the stride, and batch norm."""
+    """Convolution that keeps the image's size or divides it by the stride, then batch norm."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel_size, stride, padding=kernel_size // 2, bias=False),
         nn.BatchNorm2d(outputs),
@@ -24,9 +24,9 @@ def convolution(inputs: int, outputs: int, kernel_size: int, stride: int = 1) ->
 
 
 class ResidualBlock(nn.Module):
-    """Two 3 x 3 convolutions whose result is added to the block's input.
+    """Two 3 x 3 convolutions, added to the block's input.
 
-    Where the shape changes, the input passes a 1 x 1 projection: option B of He et al.
+    If the shape changes, the input passes through a 1 x 1 projection: option B of He et al.
     (their CIFAR networks pad with zeros instead, option A).
     """
 
@@ -39,8 +39,8 @@ class ResidualBlock(nn.Module):
             nn.ReLU(),
             convolution(outputs, outputs, kernel_size=3),
         )
-        # A pool of one pixel takes every second one. A 1 x 1 convolution with a stride would do so itself, but with
-        # few channels in channels_last order it writes beyond its memory on processors without AVX512 (torch 2.14).
+        # A one-pixel pool takes every second pixel. A 1 x 1 convolution with a stride would do the same, but with few
+        # channels in channels_last order it writes out of bounds on processors without AVX512 (torch 2.14).
         self.shortcut = (
             nn.Sequential(nn.AvgPool2d(1, stride), convolution(inputs, outputs, kernel_size=1))
             if changes
@@ -48,7 +48,7 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, inputs, S, S) to (N, outputs, S, S), or to half of S, rounded up, where the width changes."""
+        """(N, inputs, S, S) to (N, outputs, S, S), with S halved (rounded up) if the width changes."""
         return F.relu(self.shortcut(images) + self.residual(images))
 
 
@@ -56,8 +56,8 @@ def resnet(hyperparameters: Hyperparameters) -> nn.Sequential:
     """A stem of one convolution block, residual blocks (14, 7, 4, 2 pixels a side), average pool and a linear layer.
 
     Args:
-        hyperparameters: `filters` of the stem and the first residual block; how many `blocks`, each
-            after the first of half the size and twice the width; `dropout` before the linear layer.
+        hyperparameters: `filters` of the stem and the first residual block; number of `blocks`, each after the first
+            with half the size and twice the width; `dropout` before the linear layer.
     """
     filters = hyperparameters.filters
     widths = [filters, *(filters * 2**i for i in range(hyperparameters.blocks))]

@@ -1,4 +1,4 @@
-"""The write-up's network for tuning: one convolution, then fully connected layers."""
+"""The write-up's network: one convolution, then fully connected layers."""
 
 from torch import nn
 
@@ -6,22 +6,20 @@ from fmnist.architectures.layers import ACTIVATIONS, Dropout, FlattenPixels
 from fmnist.data import CLASSES, SIDE
 from fmnist.hyperparameters import Hyperparameters
 
-KERNEL_SIZE = 5  # unless `kernel_size` says otherwise
+KERNEL_SIZE = 5  # default of `kernel_size`
 
 
 def simple(hyperparameters: Hyperparameters) -> nn.Sequential:
     """Convolution, max-pool, activation, and three fully connected layers.
 
-    The write-up gives the convolution (kernel 5, 8 filters), ReLU, and "several fully
-    connected layers"; their widths here, 128 and 64, are ours. Pooling before ReLU gives
-    the same result as after it, on a quarter of the elements; with gelu or silu, which
-    also fall, it would not.
+    The write-up specifies the convolution (kernel 5, 8 filters), ReLU, and "several fully connected layers"; the
+    default widths of 128 and 64 are ours. Pooling before ReLU gives the same result as after it, on a quarter of the
+    elements; this does not hold for gelu and silu, which are not monotonic.
 
     Args:
-        hyperparameters: `filters` of the convolution, the write-up's is 8; its `kernel_size`;
-            `hidden` features of the first fully connected layer, of which the second has half;
-            `activation`; `dropout` before each fully connected layer but the first. `blocks`
-            is ignored: there are none.
+        hyperparameters: `filters` of the convolution (8 in the write-up) and its `kernel_size`; `hidden` features of
+            the first fully connected layer, half of them in the second; `activation`; `dropout` before each fully
+            connected layer but the first. `blocks` is ignored.
     """
     filters, dropout, hidden = hyperparameters.filters, hyperparameters.dropout, hyperparameters.hidden
     activation = ACTIVATIONS[hyperparameters.activation]

@@ -11,7 +11,7 @@ from fmnist.hyperparameters import Hyperparameters
 PATCH = 4  # pixels a side
 TOKENS = (SIDE // PATCH) ** 2 + 1  # 49 patches and the class token
 HEADS = 4
-MLP_RATIO = 2  # hidden features of the MLP by those of a token
+MLP_RATIO = 2  # hidden features of the MLP per feature of a token
 
 
 class SelfAttention(nn.Module):
@@ -32,7 +32,7 @@ class SelfAttention(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Attention and MLP, each behind a layer norm and added to its input (equations 2 and 3)."""
+    """Attention and MLP, each after a layer norm and added to its input (equations 2 and 3)."""
 
     def __init__(self, features: int, dropout: float) -> None:
         super().__init__()
@@ -55,11 +55,11 @@ class EncoderLayer(nn.Module):
 class Transformer(nn.Module):
     """Patches and a class token with learned positions, encoder layers, and a head on the class token.
 
-    Dropout stands where the paper's appendix B.1 has it: after the positions are added, and
-    after every dense layer but that of queries, keys and values; not on the attention's weights.
+    Dropout follows the paper's appendix B.1: after adding the positions, and after every dense layer except that of
+    queries, keys and values; not on attention weights.
 
     Args:
-        features: D, of a token; a multiple of HEADS.
+        features: D, per token; a multiple of HEADS.
         layers: of the encoder.
         dropout: share of features dropped.
     """
@@ -69,7 +69,7 @@ class Transformer(nn.Module):
         self.patches = nn.Conv2d(1, features, kernel_size=PATCH, stride=PATCH)
         self.class_token = nn.Parameter(torch.zeros(features))
         position = torch.empty(TOKENS, features)
-        if not position.is_meta:  # there, both operations would take seconds to import
+        if not position.is_meta:  # on meta, both operations would spend seconds on imports
             position = position.normal_() * 0.02
         self.position = nn.Parameter(position)
         self.encoder = nn.Sequential(
@@ -88,9 +88,9 @@ class Transformer(nn.Module):
 
 
 def transformer(hyperparameters: Hyperparameters) -> Transformer:
-    """A transformer of tokens of 4 heads' features.
+    """A transformer with 4 heads.
 
     Args:
-        hyperparameters: `filters`: features of a head; `blocks`: layers of the encoder; `dropout`.
+        hyperparameters: `filters`: features per head; `blocks`: layers of the encoder; `dropout`.
     """
     return Transformer(HEADS * hyperparameters.filters, hyperparameters.blocks, hyperparameters.dropout)

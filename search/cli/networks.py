@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 @click.option("--learning-rate", type=float, help="Step size at its peak, after warm-up.")
 @click.option("--momentum", type=float, help="Nesterov momentum of sgd.")
 @click.option("--batch-size", type=int, help="Images a gradient step.")
-@click.option("--filters", type=int, help="Filters of the first convolution; transformer: features a head.")
+@click.option("--filters", type=int, help="Filters of the first convolution; transformer: features per head.")
 @click.option("--blocks", type=int, help="Blocks of the network; simple has none.")
 @click.option("--kernel-size", type=int, help="Side of the kernels of cnn and simple.")
 @click.option("--residual", is_flag=True, default=None, help="cnn: two more convolutions, added to their inputs.")

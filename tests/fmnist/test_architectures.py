@@ -44,7 +44,7 @@ def test_cnn_has_three_blocks_that_double_in_width(filters: int) -> None:
 
 
 @pytest.mark.parametrize(("filters", "blocks"), SIZES)
-def test_cnn_has_as_many_blocks_as_it_is_told(filters: int, blocks: int) -> None:
+def test_cnn_has_the_given_number_of_blocks(filters: int, blocks: int) -> None:
     widths = [filters, 2 * filters, 4 * filters, 8 * filters][:blocks]
     convolutions = 9 * filters + sum(9 * width * 2 * width for width in widths[:-1])
     side = {1: 14, 2: 7, 3: 3, 4: 1}[blocks]
@@ -53,7 +53,7 @@ def test_cnn_has_as_many_blocks_as_it_is_told(filters: int, blocks: int) -> None
 
 
 @pytest.mark.parametrize(("filters", "blocks"), SIZES)
-def test_resnet_has_two_convolutions_a_block_and_projections_where_it_widens(filters: int, blocks: int) -> None:
+def test_resnet_has_two_convolutions_per_block_and_projections_where_it_widens(filters: int, blocks: int) -> None:
     widths = [filters, 2 * filters, 4 * filters, 8 * filters][:blocks]
     stem = 9 * filters + 2 * filters
     first = 2 * 9 * filters**2 + 2 * 2 * filters
@@ -73,7 +73,7 @@ def test_transformer_has_four_heads_of_filters_features(filters: int, blocks: in
 
 
 @pytest.mark.parametrize("kernel_size", range(1, 16))
-def test_a_kernel_of_any_size_leaves_cnn_its_images_and_simple_what_it_covers(kernel_size: int) -> None:
+def test_any_kernel_size_keeps_the_image_size_in_cnn_and_crops_it_in_simple(kernel_size: int) -> None:
     def count(architecture: str) -> int:
         network = build(hyperparameters(architecture, filters=3, blocks=2, kernel_size=kernel_size))
         assert network(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
@@ -86,7 +86,7 @@ def test_a_kernel_of_any_size_leaves_cnn_its_images_and_simple_what_it_covers(ke
 
 
 @pytest.mark.parametrize("hidden", [1, 2, 33, 400])
-def test_hidden_is_the_width_of_the_fully_connected_layers(hidden: int) -> None:
+def test_hidden_sets_the_width_of_the_fully_connected_layers(hidden: int) -> None:
     shapes = {
         architecture: [module.weight.shape for module in network.modules() if isinstance(module, nn.Linear)]
         for architecture in ("cnn", "simple")
@@ -106,13 +106,13 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def test_every_activation_is_compared_with_its_formula() -> None:
+def test_every_activation_has_a_reference_formula() -> None:
     assert list(ACTIVATIONS) == list(get_args(Activation))
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("kernel_size", [1, 4, 5])
-def test_simple_is_its_formula(activation: str, kernel_size: int) -> None:
+def test_simple_equals_its_formula(activation: str, kernel_size: int) -> None:
     made = hyperparameters("simple", filters=3, hidden=12, kernel_size=kernel_size, activation=activation, dropout=0.0)
     network, images, f = build(made), torch.randn(2, 1, 28, 28), ACTIVATIONS[activation]
     kernels, offsets, *linear = network.parameters()
@@ -126,7 +126,7 @@ def test_simple_is_its_formula(activation: str, kernel_size: int) -> None:
 @pytest.mark.parametrize(
     ("blocks", "kernel_size", "residual"), [(3, 0, True), (4, 4, True), (1, 2, True), (2, 5, False), (4, 14, False)]
 )
-def test_cnn_is_its_formula(activation: str, blocks: int, kernel_size: int, residual: bool) -> None:
+def test_cnn_equals_its_formula(activation: str, blocks: int, kernel_size: int, residual: bool) -> None:
     made = hyperparameters(
         "cnn", filters=2, blocks=blocks, kernel_size=kernel_size, residual=residual, activation=activation, dropout=0.0
     )
@@ -153,7 +153,7 @@ def test_cnn_is_its_formula(activation: str, blocks: int, kernel_size: int, resi
 
 @pytest.mark.parametrize("blocks", [1, 2, 3, 4])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_it_maps_images_to_ten_logits(architecture: str, blocks: int) -> None:
+def test_networks_map_images_to_ten_logits(architecture: str, blocks: int) -> None:
     network = build(hyperparameters(architecture, filters=3, blocks=blocks))
     logits = network(torch.zeros(7, 1, 28, 28))
     assert logits.shape == (7, 10)
@@ -161,7 +161,7 @@ def test_it_maps_images_to_ten_logits(architecture: str, blocks: int) -> None:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_an_image_is_judged_by_itself_whatever_its_memory_format(architecture: str) -> None:
+def test_predictions_do_not_depend_on_batch_or_memory_format(architecture: str) -> None:
     torch.manual_seed(0)
     network = build(hyperparameters(architecture, filters=3)).eval()
     images = torch.randn(7, 1, 28, 28)
@@ -173,7 +173,7 @@ def test_an_image_is_judged_by_itself_whatever_its_memory_format(architecture: s
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_features_are_dropped_in_training_alone(architecture: str) -> None:
+def test_features_are_dropped_only_in_training(architecture: str) -> None:
     images = torch.randn(7, 1, 28, 28)
     for dropout in (0.0, 0.5):
         network = build(hyperparameters(architecture, filters=3, dropout=dropout))
@@ -183,7 +183,7 @@ def test_features_are_dropped_in_training_alone(architecture: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("architecture", "blocks", "reached"),
+    ("architecture", "blocks", "minimum"),
     [
         ("simple", 3, 0.85),
         ("cnn", 1, 0.9),
@@ -194,30 +194,30 @@ def test_features_are_dropped_in_training_alone(architecture: str) -> None:
         ("transformer", 1, 0.87),
     ],
 )
-def test_it_learns_real_images(architecture: str, blocks: int, reached: float) -> None:
+def test_networks_learn_real_images(architecture: str, blocks: int, minimum: float) -> None:
     learner = hyperparameters(architecture, filters=8, blocks=blocks, epochs=12, learning_rate=0.003, augmentation=0.0)
     *_, last = Training(learner, seed=1).epochs(Splits(*digits(1200, 597), "test"))
-    assert last.accuracy > reached
+    assert last.accuracy > minimum
 
 
 @pytest.mark.parametrize("architecture", ["resnet", "transformer"])
-def test_a_restored_training_goes_on_bit_for_bit(architecture: str, tiny: DataSet) -> None:
+def test_a_restored_training_run_resumes_bit_exactly(architecture: str, tiny: DataSet) -> None:
     learner = hyperparameters(architecture, filters=2, blocks=2, epochs=2, dropout=0.3, augmentation=0.7)
     splits = split(tiny, "test")
-    whole, begun, restored = (Training(learner, 0) for _ in range(3))
-    for _ in whole.epochs(splits, early=True):
+    uninterrupted, interrupted, restored = (Training(learner, 0) for _ in range(3))
+    for _ in uninterrupted.epochs(splits, early=True):
         pass
-    next(begun.epochs(splits, early=True))
+    next(interrupted.epochs(splits, early=True))
     file = BytesIO()
-    torch.save(begun.state_dict(), file)
+    torch.save(interrupted.state_dict(), file)
     file.seek(0)
-    restored.load_state_dict(torch.load(file, weights_only=True), begun.history)
+    restored.load_state_dict(torch.load(file, weights_only=True), interrupted.history)
     for _ in restored.epochs(splits, early=True):
         pass
     assert [metrics.epoch for metrics in restored.history] == [0.25, 0.5, 1, 2]
-    assert [metrics.loss for metrics in restored.history] == [metrics.loss for metrics in whole.history]
+    assert [metrics.loss for metrics in restored.history] == [metrics.loss for metrics in uninterrupted.history]
     for name in ("network", "averaged"):
-        expected = whole.state_dict()[name]
+        expected = uninterrupted.state_dict()[name]
         assert all(torch.equal(value, expected[key]) for key, value in restored.state_dict()[name].items())
 
 
@@ -248,7 +248,7 @@ def test_a_residual_block_that_widens_adds_a_projection_of_its_input() -> None:
     torch.testing.assert_close(block(images), F.relu(projected), atol=1e-4, rtol=1e-4)
 
 
-def test_an_encoder_layer_is_torchs() -> None:
+def test_an_encoder_layer_equals_torchs() -> None:
     ours = EncoderLayer(features=8, dropout=0.0)
     theirs = nn.TransformerEncoderLayer(8, 4, 16, dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
     order = ("norm1", "self_attn", "norm2", "linear1", "linear2")
@@ -261,13 +261,13 @@ def test_an_encoder_layer_is_torchs() -> None:
 
 
 def shuffle_patches(images: Tensor) -> Tensor:
-    """(N, 1, 28, 28) with its 49 patches in another order."""
+    """(N, 1, 28, 28) with its 49 patches reordered."""
     patches = F.unfold(images, kernel_size=4, stride=4)  # (N, 16, 49)
     order = torch.randperm(49, generator=torch.Generator().manual_seed(1))
     return F.fold(patches[:, :, order], (28, 28), kernel_size=4, stride=4)
 
 
-def test_transformer_knows_the_places_of_patches_by_their_positions_alone() -> None:
+def test_transformer_locates_patches_only_by_position_embeddings() -> None:
     torch.manual_seed(0)
     network = build(hyperparameters("transformer", filters=4)).eval()
     assert isinstance(network, Transformer)

@@ -18,7 +18,7 @@ def images(tiny: DataSet) -> torch.Tensor:
     return tiny.train.images[:64].to(torch.float32)
 
 
-def test_rotation_equals_torchvisions(images: torch.Tensor) -> None:
+def test_rotation_equals_torchvision(images: torch.Tensor) -> None:
     degrees = torch.linspace(-180, 180, 64)
     expected = torch.stack(
         [
@@ -29,26 +29,26 @@ def test_rotation_equals_torchvisions(images: torch.Tensor) -> None:
     torch.testing.assert_close(rotate(images, degrees), expected, atol=0.02, rtol=0)  # of 255
 
 
-def test_mirrored_images_are_flipped_before_they_are_rotated(images: torch.Tensor) -> None:
+def test_mirrored_images_are_flipped_before_rotation(images: torch.Tensor) -> None:
     degrees, mirrored = torch.linspace(-15, 15, 64), torch.arange(64) % 3 == 0
     expected = rotate(flip(images, mirrored), degrees)
     torch.testing.assert_close(rotate(images, degrees, mirrored), expected, atol=0.02, rtol=0)
 
 
-def test_flip_equals_torchvisions_on_the_chosen_images_only(images: torch.Tensor) -> None:
+def test_flip_equals_torchvision_and_changes_only_the_chosen_images(images: torch.Tensor) -> None:
     chosen = torch.arange(64) % 3 == 0
     flipped = flip(images, chosen)
     assert torch.equal(flipped[chosen], reference.hflip(images[chosen]))
     assert torch.equal(flipped[~chosen], images[~chosen])
 
 
-def test_shift_moves_each_image_and_brings_in_background(images: torch.Tensor) -> None:
+def test_shift_moves_each_image_and_fills_with_background(images: torch.Tensor) -> None:
     down, right = torch.arange(64) % 9 - 4, torch.arange(64) // 9 % 9 - 4
     for image, shifted, dy, dx in zip(images, shift(images, down, right), down.tolist(), right.tolist(), strict=True):
         assert torch.equal(shifted, reference.affine(image, 0.0, [dx, dy], 1.0, [0.0, 0.0]))
 
 
-def test_jitter_equals_torchvisions(images: torch.Tensor) -> None:
+def test_jitter_equals_torchvision(images: torch.Tensor) -> None:
     brightness, contrast = torch.linspace(0.5, 1.5, 64), torch.linspace(1.5, 0.5, 64)
     for image, changed, b, c in zip(
         images, jitter(images, brightness, contrast), brightness.tolist(), contrast.tolist(), strict=True
@@ -57,12 +57,12 @@ def test_jitter_equals_torchvisions(images: torch.Tensor) -> None:
         torch.testing.assert_close(changed, expected, atol=0.05, rtol=0)
 
 
-def test_erase_clears_the_rectangle_alone(images: torch.Tensor) -> None:
-    whole = images + 1
+def test_erase_clears_only_the_rectangle(images: torch.Tensor) -> None:
+    nonzero = images + 1
     top, left, height, width = (torch.full((64,), value) for value in (3, 20, 5, 8))
     height[0] = 0
-    erased = erase(whole, top, left, height, width)
-    assert torch.equal(erased[0], whole[0])
+    erased = erase(nonzero, top, left, height, width)
+    assert torch.equal(erased[0], nonzero[0])
     assert (erased[1:, :, 3:8, 20:28] == 0).all()
     assert ((erased == 0).sum(dim=(1, 2, 3))[1:] == 40).all()
 
@@ -76,11 +76,11 @@ def test_strength_zero_changes_nothing(kind: str, images: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_image_has_a_draw_of_its_own_from_the_seed(kind: str) -> None:
+def test_each_image_is_augmented_independently_and_reproducibly(kind: str) -> None:
     image = torch.rand(1, 1, 28, 28) * 254 + 1
     torch.manual_seed(1)
     made = augment(image.expand(200, 1, 28, 28), kind, 1.0)
-    # Of 200 draws; half are not erased, 81 crops exist.
+    # Distinct results of 200 draws: half are not erased, and there are 81 crops.
     fewest = {"flip": 2, "erasing": 50, "crop": 50, "crop+flip+erasing": 150}.get(kind, 200)
     assert len(made.flatten(1).unique(dim=0)) >= fewest
     assert made.min() >= 0
@@ -90,7 +90,7 @@ def test_each_image_has_a_draw_of_its_own_from_the_seed(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["crop+flip+erasing", "erasing+flip+crop", "jitter+both", "rotation+flip"])
-def test_a_combination_is_its_parts_one_after_the_other(kind: str, images: torch.Tensor) -> None:
+def test_a_combination_applies_its_parts_in_order(kind: str, images: torch.Tensor) -> None:
     torch.manual_seed(5)
     expected = images
     for part in kind.split("+"):
@@ -99,7 +99,7 @@ def test_a_combination_is_its_parts_one_after_the_other(kind: str, images: torch
     assert torch.equal(augment(images, kind, 0.8), expected)
 
 
-def test_the_order_of_parts_counts(images: torch.Tensor) -> None:
+def test_the_order_of_parts_matters(images: torch.Tensor) -> None:
     made = []
     for kind in ("crop+jitter", "jitter+crop"):
         torch.manual_seed(5)
@@ -110,7 +110,7 @@ def test_the_order_of_parts_counts(images: torch.Tensor) -> None:
 @pytest.mark.parametrize(
     ("long", "short"), [("flip+rotation", "both"), ("crop+flip+rotation+jitter", "crop+both+jitter")]
 )
-def test_both_is_another_name_of_flip_and_rotation(long: str, short: str, images: torch.Tensor) -> None:
+def test_both_means_flip_and_rotation(long: str, short: str, images: torch.Tensor) -> None:
     made = []
     for kind in (long, short):
         torch.manual_seed(5)
@@ -127,20 +127,20 @@ def test_none_changes_and_draws_nothing(images: torch.Tensor) -> None:
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
-        ("blur", "'blur' is no augmentation"),
-        ("crop+blur", "'blur' is no augmentation"),
-        ("", "'' is no augmentation"),
-        ("crop+", "'' is no augmentation"),
-        ("crop + flip", "'crop ' is no augmentation"),
-        ("Crop", "'Crop' is no augmentation"),
-        ("none+crop", "'none' is no augmentation; write none alone"),
-        ("crop+flip+crop", "crop is in it twice"),
-        ("both+flip", "flip is in it twice"),
-        ("rotation+crop+both", "rotation is in it twice"),
-        ("both+both", "flip is in it twice"),
+        ("blur", "'blur' is not an augmentation"),
+        ("crop+blur", "'blur' is not an augmentation"),
+        ("", "'' is not an augmentation"),
+        ("crop+", "'' is not an augmentation"),
+        ("crop + flip", "'crop ' is not an augmentation"),
+        ("Crop", "'Crop' is not an augmentation"),
+        ("none+crop", "'none' is not an augmentation; write none alone"),
+        ("crop+flip+crop", "crop appears twice"),
+        ("both+flip", "flip appears twice"),
+        ("rotation+crop+both", "rotation appears twice"),
+        ("both+both", "flip appears twice"),
     ],
 )
-def test_what_is_no_combination_is_refused(kind: str, reason: str, images: torch.Tensor) -> None:
+def test_invalid_combinations_are_rejected(kind: str, reason: str, images: torch.Tensor) -> None:
     with pytest.raises(ValueError, match=re.escape(reason)):
         augment(images, kind, 0.5)
     with pytest.raises(ValidationError, match=re.escape(reason)):
@@ -148,7 +148,7 @@ def test_what_is_no_combination_is_refused(kind: str, reason: str, images: torch
 
 
 @pytest.mark.parametrize("kind", ["none", *KINDS, "flip+rotation", "erasing+jitter+crop+rotation+flip"])
-def test_a_combination_is_kept_as_it_is_written(kind: str) -> None:
+def test_a_combination_is_stored_as_written(kind: str) -> None:
     assert Hyperparameters(augmentation_kind=kind).augmentation_kind == kind
 
 
@@ -169,11 +169,11 @@ def test_strength_scales_the_other_kinds() -> None:
 def test_strength_scales_the_share_of_flips_and_the_angle(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, torch.Tensor] = {}
 
-    def stand_in(images: torch.Tensor, degrees: torch.Tensor, mirrored: torch.Tensor) -> torch.Tensor:
+    def record_arguments(images: torch.Tensor, degrees: torch.Tensor, mirrored: torch.Tensor) -> torch.Tensor:
         seen.update(flip=mirrored, rotate=degrees)
         return images
 
-    monkeypatch.setattr("fmnist.augmentation.rotate", stand_in)
+    monkeypatch.setattr("fmnist.augmentation.rotate", record_arguments)
     torch.manual_seed(0)
     images = torch.zeros(20_000, 1, 1, 1)
     for strength in (0.2, 1.0):

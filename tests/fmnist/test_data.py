@@ -24,7 +24,7 @@ def own(tmp_path: Path) -> Path:
     return folder
 
 
-def test_what_is_written_is_read_back(own: Path) -> None:
+def test_written_data_is_read_back_unchanged(own: Path) -> None:
     train, test = digits()
     loaded = data.load(own)
     assert torch.equal(loaded.train.images, train.images)
@@ -33,7 +33,7 @@ def test_what_is_written_is_read_back(own: Path) -> None:
     assert loaded.test.labels.dtype == torch.int64
 
 
-def test_another_data_set_never_passes_for_fashion_mnist(own: Path) -> None:
+def test_another_data_set_is_never_taken_for_fashion_mnist(own: Path) -> None:
     assert data.load(own).name == "data set 'own'"
     (own / "SHA256SUMS").unlink()
     with pytest.raises(DataError, match=rf"{TRAIN_IMAGES}\.gz: altered"):
@@ -45,7 +45,7 @@ def test_an_altered_file_is_named(own: Path) -> None:
     content = bytearray(gzip.decompress(file.read_bytes()))
     content[5000] ^= 1
     file.write_bytes(gzip.compress(bytes(content)))
-    with pytest.raises(DataError, match=rf"{TRAIN_IMAGES}\.gz: altered.*fetch it again"):
+    with pytest.raises(DataError, match=rf"{TRAIN_IMAGES}\.gz: altered.*download it again"):
         data.load(own)
 
 
@@ -57,7 +57,7 @@ def test_a_truncated_file_is_named(own: Path, kept: int) -> None:
         data.load(own)
 
 
-def test_a_file_of_another_format_is_named_though_its_checksum_is_declared(own: Path) -> None:
+def test_a_file_of_another_format_is_named_even_if_its_checksum_matches(own: Path) -> None:
     content = b"\0\0\x08\x01" + struct.pack(">I", 3) + b"abc"
     (own / f"{TRAIN_IMAGES}.gz").write_bytes(gzip.compress(content))
     sums = (own / "SHA256SUMS").read_text().splitlines()
@@ -67,7 +67,7 @@ def test_a_file_of_another_format_is_named_though_its_checksum_is_declared(own: 
         data.load(own)
 
 
-def test_an_empty_data_set_is_refused(tmp_path: Path) -> None:
+def test_an_empty_data_set_is_rejected(tmp_path: Path) -> None:
     train, test = digits()
     data.write(tmp_path, train, test[torch.arange(0)])
     with pytest.raises(DataError, match=r"t10k-images-idx3-ubyte\.gz: .*or empty"):
@@ -76,12 +76,12 @@ def test_an_empty_data_set_is_refused(tmp_path: Path) -> None:
 
 def test_an_incomplete_declaration_is_named(own: Path) -> None:
     (own / "SHA256SUMS").write_text("nonsense")
-    with pytest.raises(DataError, match="SHA256SUMS: must name"):
+    with pytest.raises(DataError, match="SHA256SUMS: must list"):
         data.load(own)
 
 
-def test_a_given_folder_is_the_only_one_looked_at(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(DataError, match=r"no train-images-idx3-ubyte\.gz in it"):
+def test_only_the_given_folder_is_searched(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match=r"train-images-idx3-ubyte\.gz not found"):
         source.find(tmp_path)
     monkeypatch.setenv("FMNIST_DATA", str(own))
     assert source.find() == own
@@ -89,15 +89,15 @@ def test_a_given_folder_is_the_only_one_looked_at(own: Path, tmp_path: Path, mon
         source.find(tmp_path)
 
 
-def unpack(folder: Path) -> None:
+def decompress(folder: Path) -> None:
     for file in folder.glob("*.gz"):
         file.with_suffix("").write_bytes(gzip.decompress(file.read_bytes()))
         file.unlink()
 
 
-def test_files_need_not_be_compressed_and_may_be_where_torchvision_has_them(own: Path, tmp_path: Path) -> None:
+def test_files_may_be_uncompressed_and_in_torchvisions_folder(own: Path, tmp_path: Path) -> None:
     compressed = data.load(own)
-    unpack(own)
+    decompress(own)
     root = tmp_path / "root"
     (root / "FashionMNIST").mkdir(parents=True)
     own.rename(root / "FashionMNIST" / "raw")
@@ -106,8 +106,8 @@ def test_files_need_not_be_compressed_and_may_be_where_torchvision_has_them(own:
     assert torch.equal(loaded.test.images, compressed.test.images)
 
 
-def test_a_declaration_of_another_system_is_read(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a byte order mark, check-sums in capitals, other ends of lines, and names as `sha256sum ./*` gives them."""
+def test_checksum_files_from_other_systems_are_read(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a byte order mark, checksums in capitals, other line endings, and names as printed by `sha256sum ./*`."""
     declaration = own / source.DECLARATION
     rows = [line.split() for line in declaration.read_text().splitlines()]
     lines = [f"{checksum.upper()} *./{name}\r\n" for checksum, name in rows]
@@ -126,12 +126,12 @@ def test_the_cache_comes_before_debians_folder(own: Path, tmp_path: Path, monkey
     assert source.find() == tmp_path / "cache"
 
 
-def test_an_unreachable_mirror_names_both_ways_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_download_suggests_both_alternatives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FMNIST_DATA", raising=False)
     monkeypatch.setattr(source, "DEBIAN_FOLDER", tmp_path / "absent")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(FashionMNIST, "mirrors", ["http://127.0.0.1:9/"])
-    leftover = source.cache_folder() / TRAIN_IMAGES  # torchvision downloads nothing where it finds these
+    leftover = source.cache_folder() / TRAIN_IMAGES  # torchvision skips the download if it finds these
     leftover.parent.mkdir(parents=True)
     leftover.write_bytes(b"")
     with pytest.raises(DataAbsent, match=r"apt-get install dataset-fashion-mnist.*--data-dir"):
@@ -158,15 +158,15 @@ def test_scoring_on_test_trains_on_all_training_images(tiny: DataSet) -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "why"),
+    ("labels", "reason"),
     [
-        ([0] * 50 + [1], "one training image of class 1, and none to hold out"),
-        (list(range(10)) * 2, "a sixth of 20 training images is too few .* each of 10 classes"),
+        ([0] * 50 + [1], "class 1 has only one training image"),
+        (list(range(10)) * 2, "a sixth of 20 training images is too few .* 10 classes"),
     ],
 )
-def test_too_few_images_to_hold_any_out_are_one_line(tiny: DataSet, labels: list[int], why: str) -> None:
+def test_too_few_images_for_validation_are_a_one_line_error(tiny: DataSet, labels: list[int], reason: str) -> None:
     few = replace(tiny, train=LabelledImages(tiny.train.images[: len(labels)], torch.tensor(labels)))
-    with pytest.raises(DataError, match=why):
+    with pytest.raises(DataError, match=reason):
         data.split(few, "validation")
     assert data.split(few, "test").train is few.train
     enough = replace(tiny, train=LabelledImages(tiny.train.images[:60], torch.arange(60) % 10))
@@ -174,7 +174,7 @@ def test_too_few_images_to_hold_any_out_are_one_line(tiny: DataSet, labels: list
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
-def test_standardizing_leaves_its_argument_as_it_was(dtype: torch.dtype) -> None:
+def test_standardizing_does_not_change_its_argument(dtype: torch.dtype) -> None:
     images = torch.arange(784).reshape(1, 1, 28, 28).remainder(256).to(dtype)
     before = images.clone()
     assert data.standardize(images).dtype == torch.float32
@@ -182,7 +182,7 @@ def test_standardizing_leaves_its_argument_as_it_was(dtype: torch.dtype) -> None
 
 
 @pytest.mark.fashion_mnist
-def test_fashion_mnist_is_whole_and_standardizes_to_zero_mean_and_unit_deviation() -> None:
+def test_fashion_mnist_is_complete_and_standardizes_to_zero_mean_and_unit_deviation() -> None:
     loaded = data.load()
     assert loaded.name == "Fashion-MNIST"
     assert (len(loaded.train), len(loaded.test)) == (60_000, 10_000)
@@ -193,15 +193,15 @@ def test_fashion_mnist_is_whole_and_standardizes_to_zero_mean_and_unit_deviation
 
 
 @pytest.mark.fashion_mnist
-def test_the_verified_content_is_what_torchvision_verifies() -> None:
-    """torchvision knows the md5 of the published .gz; Debian only took name and time off their headers."""
+def test_the_verified_content_matches_torchvisions_checksums() -> None:
+    """torchvision has the md5 of the published .gz; Debian only removed name and time from their headers."""
     folder = data.load().folder
     header = b"\x1f\x8b\x08\x08"
-    written = {"train": 1504176606, "t10k": 1504176627}  # 31 August 2017, as the published headers say
+    times = {"train": 1504176606, "t10k": 1504176627}  # 31 August 2017, from the published headers
     for name, md5 in FashionMNIST.resources:
         compressed = (folder / name).read_bytes()
         if compressed[3] == 0:
-            time = struct.pack("<I", written[name.split("-")[0]])
+            time = struct.pack("<I", times[name.split("-")[0]])
             compressed = header + time + compressed[8:10] + name.removesuffix(".gz").encode() + b"\0" + compressed[10:]
         assert hashlib.md5(compressed, usedforsecurity=False).hexdigest() == md5
     assert {f"{name}.gz" for name in CHECKSUMS} == {name for name, _ in FashionMNIST.resources}

@@ -1,4 +1,4 @@
-"""Several networks in one file: what they say together, and which files are refused."""
+"""Ensembles: averaged predictions, and rejected files."""
 
 import io
 from collections.abc import Callable
@@ -26,8 +26,8 @@ from tests.fmnist.test_tta import InPlace
 
 
 def finished(data: DataSet, seed: int, **values: Any) -> Checkpoint:
-    given = {"architecture": "simple", "filters": 3, "learning_rate": 0.005, "augmentation": 0.5, "epochs": 1}
-    training = Training(Hyperparameters(**given | values), seed)
+    defaults = {"architecture": "simple", "filters": 3, "learning_rate": 0.005, "augmentation": 0.5, "epochs": 1}
+    training = Training(Hyperparameters(**defaults | values), seed)
     for _ in training.epochs(split(data, "test")):
         pass
     return checkpoint.parse(checkpoint.dump(training, "test", data), "member")
@@ -35,7 +35,7 @@ def finished(data: DataSet, seed: int, **values: Any) -> Checkpoint:
 
 @pytest.fixture(scope="module")
 def members(tiny: DataSet) -> list[Checkpoint]:
-    """A mirrored one, one that is not, and one of another architecture and two epochs."""
+    """One with mirrored scores, one without, and one with another architecture and two epochs."""
     torch.set_num_threads(1)
     return [
         finished(tiny, 1, augmentation_kind="flip"),
@@ -60,32 +60,34 @@ def payload_of(content: bytes) -> dict[str, Any]:
     return payload
 
 
-def refused(content: bytes) -> str:
+def rejection(content: bytes) -> str:
     with pytest.raises(CheckpointError, match=r"^ensemble\.pt: ") as error:
         ensemble.parse(content, "ensemble.pt")
     assert "\n" not in str(error.value)
     return str(error.value)
 
 
-def test_it_says_the_mean_of_what_its_members_say(members: list[Checkpoint], content: bytes, tiny: DataSet) -> None:
+def test_an_ensemble_averages_its_members_probabilities(
+    members: list[Checkpoint], content: bytes, tiny: DataSet
+) -> None:
     made = read(content)
     result = evaluate(made.network(), tiny.test)
-    shares = [evaluate(member.network(), tiny.test).logits.double() for member in members]
-    expected = sum((each.exp() / each.exp().sum(1, keepdim=True) for each in shares), torch.zeros(1)) / len(members)
+    logits = [evaluate(member.network(), tiny.test).logits.double() for member in members]
+    expected = sum((each.exp() / each.exp().sum(1, keepdim=True) for each in logits), torch.zeros(1)) / len(members)
     assert torch.allclose(result.logits.double().exp(), expected, atol=1e-6)
     assert result.correct == int((expected.argmax(1) == tiny.test.labels).sum())
     assert torch.allclose(result.logits.exp().sum(1), torch.ones(len(tiny.test)), atol=1e-5)
     assert [member.tta for member in made.members] == ["mirror", "none", "mirror"]
 
 
-def test_members_that_change_their_input_do_not_change_each_others() -> None:
+def test_members_that_modify_their_input_do_not_affect_each_other() -> None:
     images = torch.rand(5, 1, 28, 28)
     expected = images.mul(3).flatten(1)[:, 100:110].softmax(1)
     made = MeanOfNetworks([InPlace(), InPlace(), InPlace()])
     assert torch.allclose(made(images).exp(), expected, atol=1e-6)
 
 
-def test_it_says_what_made_it(members: list[Checkpoint], content: bytes, tiny: DataSet) -> None:
+def test_an_ensemble_keeps_its_provenance(members: list[Checkpoint], content: bytes, tiny: DataSet) -> None:
     made = read(content)
     assert made.trials == [7, 0, 3]
     assert (made.score_on, made.data_set, made.data_fingerprint) == ("test", tiny.name, tiny.fingerprint)
@@ -100,7 +102,7 @@ def test_it_says_what_made_it(members: list[Checkpoint], content: bytes, tiny: D
         assert checkpoint.weights_digest(found.weights) == checkpoint.weights_digest(member.weights)
 
 
-def test_one_function_reads_either_file(
+def test_load_reads_checkpoints_and_ensembles(
     members: list[Checkpoint], content: bytes, tiny: DataSet, tmp_path: Path
 ) -> None:
     training = Training(Hyperparameters(architecture="simple", filters=2, epochs=1), 0)
@@ -109,30 +111,30 @@ def test_one_function_reads_either_file(
     (tmp_path / "ensemble.pt").write_bytes(content)
     assert isinstance(ensemble.load(tmp_path / "best.pt"), Checkpoint)
     assert isinstance(ensemble.load(tmp_path / "ensemble.pt"), Ensemble)
-    with pytest.raises(CheckpointError, match=r"ensemble\.pt: not a checkpoint of fmnist-search \("):
+    with pytest.raises(CheckpointError, match=r"ensemble\.pt: not an fmnist-search checkpoint \("):
         checkpoint.load(tmp_path / "ensemble.pt")
     with pytest.raises(CheckpointError, match=r"absent\.pt: No such file or directory; name a checkpoint"):
         ensemble.load(tmp_path / "absent.pt")
 
 
-def test_a_damaged_file_is_refused(content: bytes) -> None:
+def test_a_damaged_file_is_rejected(content: bytes) -> None:
     for place in range(0, len(content), len(content) // 97):
         changed = bytearray(content)
         changed[place] ^= 1
-        assert "damaged" in refused(bytes(changed))
+        assert "damaged" in rejection(bytes(changed))
     for kept in (0, 3, 1000, len(content) // 2, len(content) - 1):
-        refused(content[:kept])
+        rejection(content[:kept])
     unsealed = io.BytesIO()
     torch.save(payload_of(content), unsealed)
-    assert "damaged" in refused(unsealed.getvalue())
+    assert "damaged" in rejection(unsealed.getvalue())
 
 
-def copies(payload: dict[str, Any]) -> None:
+def repeat_members(payload: dict[str, Any]) -> None:
     payload["members"], payload["trials"] = payload["members"][:1] * 22, [*range(22)]
 
 
-def shared(payload: dict[str, Any]) -> None:
-    """Weights that are in the file once and would take twice its size."""
+def share_weights(payload: dict[str, Any]) -> None:
+    """Weights that are stored once but would need twice the file's size."""
     payload["members"] = payload["members"][2:] * 2
     payload["trials"] = [0, 1]
 
@@ -160,29 +162,29 @@ CHANGES: list[Callable[[dict[str, Any]], object]] = [
     lambda payload: payload["members"][1].update(weights={}),
     lambda payload: payload["members"][1]["hyperparameters"].update(filters=512),
     lambda payload: payload["members"][2]["hyperparameters"].update(epochs=3),
-    copies,
-    shared,
+    repeat_members,
+    share_weights,
 ]
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_what_does_not_fit_is_refused_although_its_digest_is_right(
+def test_invalid_content_with_a_valid_digest_is_rejected(
     content: bytes, change: Callable[[dict[str, Any]], object]
 ) -> None:
     payload = payload_of(content)
     change(payload)
-    refused(archive.write(payload))
+    rejection(archive.write(payload))
 
 
-def test_a_training_that_is_not_at_its_end_is_no_member(tiny: DataSet) -> None:
+def test_an_unfinished_training_run_cannot_be_a_member(tiny: DataSet) -> None:
     training = Training(Hyperparameters(architecture="simple", filters=2, epochs=2), 0)
     next(training.epochs(split(tiny, "test")))
     begun = checkpoint.parse(checkpoint.dump(training, "test", tiny), "begun")
-    assert "does not fit" in refused(ensemble.dump([begun], [0]))
+    assert "not valid" in rejection(ensemble.dump([begun], [0]))
 
 
 @pytest.mark.parametrize("architecture", get_args(Architecture))
-def test_as_many_as_there_may_be_fit_into_a_file(members: list[Checkpoint], architecture: Any) -> None:
+def test_the_maximum_number_of_members_fits_into_a_file(members: list[Checkpoint], architecture: Any) -> None:
     largest = Hyperparameters(architecture=architecture, filters=1, hidden=1, blocks=4, residual=True, epochs=1)
     weights = build(largest).state_dict()
     many = [
@@ -192,7 +194,7 @@ def test_as_many_as_there_may_be_fit_into_a_file(members: list[Checkpoint], arch
     assert len(read(ensemble.dump(many, [*range(MOST_MEMBERS)])).members) == MOST_MEMBERS
 
 
-def test_the_text_of_a_users_network_is_in_it_once(
+def test_the_source_of_the_users_own_network_is_stored_once(
     tiny: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -208,11 +210,11 @@ def test_the_text_of_a_users_network_is_in_it_once(
     made = read(content)
     assert made.architecture == "net.py:CNNModel"
     assert [member.source for member in made.members] == [own[0].source] * 2
-    shares = [evaluate(member.network(), tiny.test).logits.softmax(1) for member in own]
-    assert torch.allclose(evaluate(made.network(), tiny.test).logits.exp(), (shares[0] + shares[1]) / 2, atol=1e-5)
+    probabilities = [evaluate(member.network(), tiny.test).logits.softmax(1) for member in own]
+    assert torch.allclose(evaluate(made.network(), tiny.test).logits.exp(), sum(probabilities) / 2, atol=1e-5)
 
 
-def test_onnxruntime_computes_the_same_from_one_graph(content: bytes, tiny: DataSet, tmp_path: Path) -> None:
+def test_one_onnx_graph_reproduces_the_ensemble(content: bytes, tiny: DataSet, tmp_path: Path) -> None:
     assert write_onnx(read(content), tmp_path / "ensemble.onnx") < 1e-4
     session = InferenceSession(tmp_path / "ensemble.onnx", providers=["CPUExecutionProvider"])
     images = tiny.test.images.to(torch.float32).numpy()

@@ -27,7 +27,7 @@ def test_scores_equal_an_independent_count(tiny: DataSet) -> None:
     assert abs(as_json(result)["classes"]["Dress"]["recall"] - recall) < 1e-9
 
 
-def test_evaluation_mode_and_no_gradients(tiny: DataSet) -> None:
+def test_evaluate_uses_evaluation_mode_without_gradients(tiny: DataSet) -> None:
     network = Training(Hyperparameters(architecture="cnn", filters=2, dropout=0.5), 0).network.train()
     first, second = evaluate(network, tiny.test), evaluate(network, tiny.test)
     assert torch.equal(first.logits, second.logits)
@@ -41,7 +41,7 @@ def test_texts_name_every_class(tiny: DataSet) -> None:
     assert len({len(row) for row in confusion_table(result).splitlines()}) == 1
 
 
-def test_each_scored_batch_is_a_sign_of_life(tiny: DataSet) -> None:
+def test_each_scored_batch_is_counted(tiny: DataSet) -> None:
     training = Training(Hyperparameters(architecture="simple", filters=4, epochs=2), 0)
     for epoch, _ in enumerate(training.epochs(split(tiny, "test")), start=1):
         assert training.scored == epoch * math.ceil(len(tiny.test) / BATCH)

@@ -25,7 +25,7 @@ from tests.conftest import Command
 NEARLY = 1e-4  # of logits
 
 
-# Each activation and architecture, an even kernel and a residual convolution.
+# All activations and architectures, an even kernel and a residual convolution.
 NETWORKS: list[dict[str, Any]] = [
     *({"architecture": architecture} for architecture in get_args(Architecture)),
     *({"architecture": "simple", "activation": activation} for activation in get_args(Activation)),
@@ -35,7 +35,7 @@ NETWORKS: list[dict[str, Any]] = [
 
 
 def trained(network: dict[str, Any], data: DataSet) -> bytes:
-    """The checkpoint of a short training, whose batch norms have met images and whose logits are apart."""
+    """The checkpoint of a short training run, so that batch norm has statistics and logits differ."""
     hyperparameters = Hyperparameters(filters=4, epochs=2, learning_rate=0.005, **network)
     training = Training(hyperparameters, seed=4)
     for _ in training.epochs(split(data, "test")):
@@ -66,32 +66,32 @@ def session(path: Path) -> InferenceSession:
 
 
 def logits_of(path: Path, images: LabelledImages, batch: int) -> torch.Tensor:
-    """What onnxruntime computes from raw pixels, in batches of that many images."""
+    """onnxruntime's logits of raw pixels, in batches of that many images."""
     runtime = session(path)
     parts = [part.to(torch.float32).numpy() for part in images.images.split(batch)]
     return torch.cat([torch.from_numpy(runtime.run(["logits"], {"images": part})[0]) for part in parts])
 
 
 @pytest.mark.parametrize("network", NETWORKS, ids=lambda network: "-".join(map(str, network.values())))
-def test_onnxruntime_computes_from_raw_pixels_what_torch_does(
+def test_onnxruntime_reproduces_torch_from_raw_pixels(
     network: dict[str, Any], tiny: DataSet, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Of every kind of network, on real images, in batches of one, of all, and of a size with a rest."""
+    """For every kind of network, on real images, with batches of one, of all, and of a size with a remainder."""
     path = tmp_path / "folder" / "net.onnx"
-    of_it = checkpoint.parse(trained(network, tiny), "net")
-    difference = write_onnx(of_it, path)
+    loaded = checkpoint.parse(trained(network, tiny), "net")
+    difference = write_onnx(loaded, path)
     assert capfd.readouterr() == ("", "")
     assert 0 <= difference < NEARLY
-    expected = evaluate(of_it.network(), tiny.test).logits
-    shown = [prediction.class_name for prediction in predict(of_it.network(), tiny.test.images)]
-    assert shown == [CLASSES[index] for index in expected.argmax(dim=1)]
-    assert expected.std(dim=0).min() > 20 * NEARLY  # each image has logits of its own
+    expected = evaluate(loaded.network(), tiny.test).logits
+    predicted = [prediction.class_name for prediction in predict(loaded.network(), tiny.test.images)]
+    assert predicted == [CLASSES[index] for index in expected.argmax(dim=1)]
+    assert expected.std(dim=0).min() > 20 * NEARLY  # logits differ between images
     for batch in (1, 64, len(tiny.test)):
         assert (logits_of(path, tiny.test, batch) - expected).abs().max() < NEARLY
     assert [file.name for file in path.parent.iterdir()] == ["net.onnx"]
 
 
-def test_the_file_says_what_it_takes_and_what_made_it(simple: Checkpoint, tmp_path: Path) -> None:
+def test_the_file_describes_its_inputs_and_provenance(simple: Checkpoint, tmp_path: Path) -> None:
     write_onnx(simple, tmp_path / "net.onnx")
     runtime = session(tmp_path / "net.onnx")
     (images,), (logits,) = runtime.get_inputs(), runtime.get_outputs()
@@ -110,9 +110,7 @@ def test_the_file_says_what_it_takes_and_what_made_it(simple: Checkpoint, tmp_pa
     }
 
 
-def test_the_file_is_the_same_each_time_and_tells_nothing_of_the_machines_folders(
-    simple: Checkpoint, tmp_path: Path
-) -> None:
+def test_the_file_is_reproducible_and_contains_no_local_paths(simple: Checkpoint, tmp_path: Path) -> None:
     for name in ("a.onnx", "b.onnx"):
         write_onnx(simple, tmp_path / name)
     content = (tmp_path / "a.onnx").read_bytes()
@@ -125,41 +123,41 @@ def test_the_file_is_the_same_each_time_and_tells_nothing_of_the_machines_folder
 def test_a_graph_that_differs_is_not_written(
     simple: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float
 ) -> None:
-    """As when an exporter gets a layer wrong; the former file stays."""
+    """For example, if the exporter gets a layer wrong; the previous file stays."""
     path = tmp_path / "net.onnx"
-    path.write_text("former")
-    right = export._graph
+    path.write_text("previous")
+    export_graph = export._graph
 
-    def wrong(network: export._OfRawPixels) -> object:
+    def wrong(network: export._WithStandardization) -> object:
         changed = build(simple.hyperparameters)
         changed.load_state_dict({name: factor * value for name, value in simple.weights.items()})
-        return right(export._OfRawPixels(changed).eval())
+        return export_graph(export._WithStandardization(changed).eval())
 
     monkeypatch.setattr(export, "_graph", wrong)
     with pytest.raises(ExportError, match=r"onnxruntime's logits differ from torch's by .*: nothing written; pip"):
         write_onnx(simple, path)
-    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("net.onnx", "former")]
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("net.onnx", "previous")]
 
 
 def test_a_graph_that_onnxruntime_cannot_run_is_not_written(
     simple: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As when onnxruntime is older than the file format."""
-    right = export._graph
+    """For example, if onnxruntime is older than the file format."""
+    export_graph = export._graph
 
-    def of_the_future(network: export._OfRawPixels) -> object:
-        model = right(network)
+    def too_new(network: export._WithStandardization) -> object:
+        model = export_graph(network)
         model.ir_version = 99
         return model
 
-    monkeypatch.setattr(export, "_graph", of_the_future)
+    monkeypatch.setattr(export, "_graph", too_new)
     with pytest.raises(ExportError, match="onnxruntime cannot run the network: nothing written; pip install --upgrade"):
         write_onnx(simple, tmp_path / "net.onnx")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_large_logits_may_differ_by_as_much_as_float32_rounds_them(simple: Checkpoint, tmp_path: Path) -> None:
-    """Logits of a hundred million, as of a network that all but diverged: float32 tells them apart by 8."""
+def test_large_logits_may_differ_by_float32_rounding(simple: Checkpoint, tmp_path: Path) -> None:
+    """Logits of 1e8, as in a network close to divergence, have a float32 spacing of 8."""
     weights = dict(simple.weights)
     last = list(weights)[-2]
     weights[last] = weights[last] * 1e7
@@ -168,16 +166,16 @@ def test_large_logits_may_differ_by_as_much_as_float32_rounds_them(simple: Check
 
 
 @pytest.mark.parametrize("missing", ["onnx", "onnxscript", "onnxruntime"])
-def test_without_the_extra_it_says_how_to_get_it(
+def test_without_the_extra_the_error_says_how_to_install_it(
     simple: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
     monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(ExportError, match=r"^export needs the extra `onnx`; in .*: pip install -e '\.\[onnx\]'$"):
+    with pytest.raises(ExportError, match=r"^export needs the extra `onnx`; in .*, run pip install -e '\.\[onnx\]'$"):
         write_onnx(simple, tmp_path / "net.onnx")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_command_writes_beside_the_checkpoint_or_where_it_is_told(
+def test_export_writes_beside_the_checkpoint_or_to_the_given_path(
     command: Command, invoke: Command, saved: Path, tiny: DataSet, tmp_path: Path
 ) -> None:
     result = command("export", "net.pth")
@@ -191,12 +189,12 @@ def test_the_command_writes_beside_the_checkpoint_or_where_it_is_told(
     )
     expected = evaluate(checkpoint.load(saved).network(), tiny.test).predictions
     assert torch.equal(logits_of(tmp_path / "net.onnx", tiny.test, 100).argmax(dim=1), expected)
-    told = invoke("export", "net.pth", "--format", "onnx", "--to", "there/boots.onnx")
-    assert told.stdout.startswith("Saved there/boots.onnx\n")
+    named = invoke("export", "net.pth", "--format", "onnx", "--to", "there/boots.onnx")
+    assert named.stdout.startswith("Saved there/boots.onnx\n")
     assert (tmp_path / "there" / "boots.onnx").read_bytes() == (tmp_path / "net.onnx").read_bytes()
 
 
-def test_the_command_says_in_a_line_what_it_cannot_do(invoke: Command, saved: Path, tmp_path: Path) -> None:
+def test_export_errors_are_one_line(invoke: Command, saved: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     saved.with_name("odd.onnx").write_bytes(saved.read_bytes())
     for arguments, exit_code, message in (
@@ -212,7 +210,7 @@ def test_the_command_says_in_a_line_what_it_cannot_do(invoke: Command, saved: Pa
     assert saved.with_name("odd.onnx").read_bytes() == saved.read_bytes()
 
 
-def test_without_the_extra_the_command_says_so_in_a_line(saved: Path) -> None:
+def test_export_without_the_extra_is_a_one_line_error(saved: Path) -> None:
     program = (
         "import sys; sys.modules['onnxruntime'] = None; from search.cli import main; main(prog_name='fmnist-search')"
     )
@@ -222,6 +220,6 @@ def test_without_the_extra_the_command_says_so_in_a_line(saved: Path) -> None:
     assert (result.returncode, result.stdout) == (1, "")
     assert (
         result.stderr
-        == "Error: export needs the extra `onnx`; in the checkout of fmnist-search: pip install -e '.[onnx]'\n"
+        == "Error: export needs the extra `onnx`; in the fmnist-search checkout, run pip install -e '.[onnx]'\n"
     )
     assert not saved.with_suffix(".onnx").exists()

@@ -28,7 +28,7 @@ def test_dropout_drops_the_stated_share_and_scales_the_rest(probability: float, 
     assert torch.equal(features.grad, dropped.detach())
 
 
-def test_the_strongest_dropout_drops_nearly_all() -> None:
+def test_dropout_close_to_1_drops_nearly_everything() -> None:
     assert (Dropout(1 - 2**-20)(torch.ones(10_000)) == 0).float().mean() > 0.99
 
 

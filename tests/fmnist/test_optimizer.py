@@ -9,16 +9,16 @@ from fmnist.architectures import build
 from fmnist.hyperparameters import Hyperparameters
 from fmnist.optimizer import AveragedOptimizer, as_vector
 
-RATES = [0.003, 0.01, 0.02, 0.005, 0.004, 0.05]  # a step each
+RATES = [0.003, 0.01, 0.02, 0.005, 0.004, 0.05]  # one per step
 
 
 def weights_of(network: nn.Module) -> list[nn.Parameter]:
-    """What is penalized: without biases and batch norm."""
+    """The penalized parameters: without biases and batch norm."""
     return [module.weight for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
 
 
 def trained_by_torch(network: nn.Module, gradients: list[list[torch.Tensor]], values: dict[str, Any]) -> None:
-    """Train with torch's own optimizer, on gradients to which the L1 penalty's are added."""
+    """Train with torch's optimizer, adding the L1 penalty to the gradients."""
     weights = weights_of(network)
     known = {id(weight) for weight in weights}
     others = [parameter for parameter in network.parameters() if id(parameter) not in known]
@@ -44,7 +44,7 @@ def trained_by_torch(network: nn.Module, gradients: list[list[torch.Tensor]], va
     "rule",
     [{"optimizer": "adam"}, {"optimizer": "adamw"}, *({"optimizer": "sgd", "momentum": m} for m in (0.0, 0.5, 0.9))],
 )
-def test_steps_are_those_of_torchs_optimizer(rule: dict[str, Any], penalties: dict[str, float]) -> None:
+def test_steps_equal_torchs_optimizers(rule: dict[str, Any], penalties: dict[str, float]) -> None:
     torch.manual_seed(0)
     values = rule | penalties
     hyperparameters = Hyperparameters.model_validate({"filters": 2, "blocks": 2, **values})

@@ -1,4 +1,4 @@
-"""A user's own network: what is accepted, what is refused in one line, and which code runs."""
+"""The user's own network: accepted classes, one-line errors, and which code runs."""
 
 import re
 import sys
@@ -60,7 +60,7 @@ def made(**values: Any) -> Hyperparameters:
 
 
 def body(init: str = "", forward: str = "return self.fc(x.flatten(1))", signature: str = "") -> str:
-    """A network of one layer, with more in its constructor (at line 10), and its forward (from line 12 on)."""
+    """A one-layer network with extra code in its constructor (line 10) and its forward (from line 12)."""
     return f"""{HEAD}
 class CNNModel(nn.Module):
     def __init__(self{signature}):
@@ -72,7 +72,7 @@ class CNNModel(nn.Module):
 
 
 def refusal(text: str, **values: Any) -> str:
-    """The first line that refuses a network; below it there are frames of the user's code alone."""
+    """The first line of the error; only frames of the user's code may follow."""
     Path("net.py").write_text(text)
     with pytest.raises(NetworkError) as error:
         Training(made(**values), seed=0)
@@ -86,7 +86,7 @@ EXITS = "import sys; sys.exit()"
 REFUSED = {
     "a syntax error": ("def f(:\n", r"^net\.py, line 1: "),
     "a failing import": ("import nothing_of_that_name\n", r"^net\.py, line 1: .*nothing_of_that_name.*install"),
-    "an import of a sibling": ("import sibling\n", r"sibling\.py lies beside it"),
+    "an import of a sibling": ("import sibling\n", r"sibling\.py is in the same folder"),
     "a relative import": ("from .sibling import a\n", r"line 1: .*package"),
     "an exception at import": ("x = 1\n1 / 0\n", r"^net\.py, line 2: ZeroDivisionError"),
     "an exit at import": (EXITS, r"^net\.py, line 1: calls exit"),
@@ -94,8 +94,8 @@ REFUSED = {
     "no such class, but another": (HEAD + "class A(nn.Module): pass", r"has no CNNModel; did you mean A\?"),
     "not a module": ("class CNNModel: pass", "derive it"),
     "a number": ("CNNModel = 3", "name a class"),
-    "a network already made": (HEAD + "CNNModel = nn.Linear(1, 1)", "is an instance of Linear"),
-    "a function of something else": ("def CNNModel(): return 3", r"^net\.py, line 1: makes a int"),
+    "a network already made": (HEAD + "CNNModel = nn.Linear(1, 1)", "is a Linear instance"),
+    "a function of something else": ("def CNNModel(): return 3", r"^net\.py, line 1: returns a int"),
     "a required parameter": (body(signature=", width: int"), r"^net\.py, line 8: needs width"),
     "a required parameter of no type": (body(signature=", width"), "parameter width needs a type"),
     "a default of another type": (body(signature=", width: int = 'a'"), "parameter width: its default .*integer"),
@@ -110,12 +110,15 @@ REFUSED = {
     "two outputs": (body(forward="return self.fc(x.flatten(1)), x"), "returns a tuple"),
     "NaN": (body(forward="return self.fc(x.flatten(1)) * float('nan')"), "NaN"),
     "gradients": (body(forward="y = self.fc(x.flatten(1)); return y + (y - y).abs().sqrt()"), "gradients are not"),
-    "no parameters": (body("self.fc.requires_grad_(False)"), "no parameter to train"),
+    "no parameters": (body("self.fc.requires_grad_(False)"), "no trainable parameter"),
     "no gradients": (body(forward="return self.fc(x.flatten(1)).detach()"), "no gradient"),
     "an exit in the constructor": (body(EXITS), r"^net\.py, line 10: calls exit"),
     "an exit in forward": (body(forward=EXITS), r"^net\.py, line 12: calls exit"),
     "an exception in forward": (body(forward="return self.absent(x)"), r"^net\.py, line 12: AttributeError"),
-    "no forward": (HEAD + "class CNNModel(nn.Module):\n def __init__(self): super().__init__()\n", "no parameter"),
+    "no forward": (
+        HEAD + "class CNNModel(nn.Module):\n def __init__(self): super().__init__()\n",
+        "no trainable parameter",
+    ),
     "a seed in the constructor": (body("torch.manual_seed(1)"), r"^net\.py, line 8: sets torch's seed"),
     "a seed in forward": (body(forward="torch.manual_seed(1); return self.fc(x.flatten(1))"), "line 11: sets torch's"),
     "what is drawn and not kept": (
@@ -129,12 +132,12 @@ REFUSED = {
     ),
     "another generator": (
         body("import random; nn.init.constant_(self.fc.bias, random.random())"),
-        "two runs of one seed",
+        "two runs with one seed",
     ),
     "lazy layers": (body("self.fc = nn.LazyLinear(10)"), "lazy layers"),
     "a layer made in forward": (
         body("self.made = None", "self.made = self.made or nn.Linear(784, 10); return self.made(x.flatten(1))"),
-        "makes the parameter made.weight",
+        "creates parameter made.weight",
     ),
     "double precision": (body("self.double()"), "fc.weight is not float32"),
     "two parameters of the same memory": (
@@ -148,7 +151,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_network_that_cannot_be_trained_is_refused_with_file_line_and_fix(case: str) -> None:
+def test_a_network_that_cannot_be_trained_is_rejected_with_file_line_and_fix(case: str) -> None:
     text, expected = REFUSED[case]
     Path("sibling.py").write_text("a = 1")
     if case == "text of another encoding":
@@ -168,7 +171,7 @@ def test_a_network_that_cannot_be_trained_is_refused_with_file_line_and_fix(case
         ({"kind": "min"}, "kind should be 'max' or 'avg'"),
         ({"bias": 1}, "bias should be a valid boolean"),
         ({"hiden": 3}, "did you mean hidden?"),
-        ({"filters": 3}, "takes no filters"),
+        ({"filters": 3}, "has no parameter filters"),
     ],
 )
 def test_arguments_are_checked_as_strictly_as_hyperparameters(arguments: dict[str, Any], expected: str) -> None:
@@ -176,20 +179,20 @@ def test_arguments_are_checked_as_strictly_as_hyperparameters(arguments: dict[st
 
 
 @pytest.mark.parametrize("name", ["/net.py:A", "../net.py:A", "a/../net.py:A", "net.py:", ":A", "a b:C"])
-def test_names_of_other_places_are_refused(name: str) -> None:
-    with pytest.raises(ValidationError, match=r"names no network; write FILE\.py:CLASS"):
+def test_names_outside_the_folder_are_rejected(name: str) -> None:
+    with pytest.raises(ValidationError, match=r"does not name a network; write FILE\.py:CLASS"):
         made(architecture=name)
-    with pytest.raises(NetworkError, match="write one"):
+    with pytest.raises(NetworkError, match=r"write FILE\.py:CLASS"):
         load(name)
 
 
-def test_what_is_not_a_name_is_refused_with_what_to_do() -> None:
+def test_invalid_networks_are_rejected_with_a_fix() -> None:
     with pytest.raises(ValidationError, match="did you mean 'resnet'"):
         made(architecture="resnett")
     for unnamed in (torch.nn.Linear, torch.nn.Linear(1, 1), "__main__:CNNModel"):
         with pytest.raises(ValidationError, match="%%writefile"):
             made(architecture=unnamed)
-    with pytest.raises(ValidationError, match="no network of your own"):
+    with pytest.raises(ValidationError, match="not your own network"):
         Hyperparameters(network={"a": 1})
     with pytest.raises(ValidationError, match=r"write network=\{'filters'"):
         made(filters=3)
@@ -214,23 +217,23 @@ def test_equal_hyperparameters_have_equal_hashes() -> None:
     ("text", "value"),
     [("kernel_size=3", 3), ("dropout=0.5", 0.5), ("dropout=1", 1.0), ("bias=false", False), ("kind=avg", "avg")],
 )
-def test_texts_become_values_of_the_types_of_the_constructor(text: str, value: object) -> None:
+def test_texts_are_parsed_to_the_constructors_types(text: str, value: object) -> None:
     (parsed,) = load("net.py:CNNModel").parsed([text]).values()
     assert (parsed, type(parsed)) == (value, type(value))
 
 
 @pytest.mark.parametrize("text", ["kernel_size=a", "dropout=nan", "bias=maybe", "kind=min", "absent=1", "kernel_size"])
-def test_texts_of_other_values_are_refused(text: str) -> None:
+def test_invalid_texts_are_rejected(text: str) -> None:
     with pytest.raises(NetworkError, match=r"; |did you mean"):
         load("net.py:CNNModel").parsed([text])
 
 
-def test_literal_of_numbers_is_parsed() -> None:
+def test_a_literal_of_numbers_is_parsed() -> None:
     Path("net.py").write_text(body(signature=", width: Literal[3, 5] = 3"))
     assert load("net.py:CNNModel").parsed(["width=5"]) == {"width": 5}
 
 
-def test_loading_leaves_python_as_it_was(capsys: pytest.CaptureFixture[str]) -> None:
+def test_loading_has_no_side_effects(capsys: pytest.CaptureFixture[str]) -> None:
     Path("net.py").write_text("import torch; torch.manual_seed(0); torch.rand(3); print('hello')\n" + NET)
     before, path = torch.random.get_rng_state(), list(sys.path)
     first = load("net.py:CNNModel")
@@ -269,7 +272,7 @@ STATES = {
 
 
 @pytest.mark.parametrize("case", STATES)
-def test_a_training_resumes_bit_for_bit_and_scores_as_saved(tiny: DataSet, case: str) -> None:
+def test_a_training_run_resumes_bit_exactly_and_scores_as_saved(tiny: DataSet, case: str) -> None:
     Path("net.py").write_text(STATES[case])
     splits, hyperparameters = split(tiny, "test"), made(weight_decay=0.01, l1=0.001)
     training = Training(hyperparameters, seed=1)
@@ -300,12 +303,12 @@ def saved_with(tiny: DataSet, **changes: Any) -> checkpoint.Checkpoint:
     return replace(checkpoint.parse(checkpoint.dump(training, "test", tiny), "net.pt"), **changes)
 
 
-def test_other_content_than_on_record_is_shown_and_not_run(tiny: DataSet) -> None:
+def test_changed_content_is_shown_and_not_run(tiny: DataSet) -> None:
     saved = saved_with(tiny)
     forget_networks()  # as in another process
     Path("net.py").write_text(NET + "import pathlib; pathlib.Path('ran').touch()  # \x1b[2J\n")
     for use in (saved.network, lambda: checkpoint.resume(saved, torch.device("cpu"))):
-        with pytest.raises(NetworkError, match=r"not what is on record.*--network-dir\n") as error:
+        with pytest.raises(NetworkError, match=r"differs from the recorded file.*--network-dir\n") as error:
             use()
         assert "+import pathlib; pathlib.Path('ran').touch()" in str(error.value)
         assert "\x1b" not in str(error.value)
@@ -320,7 +323,7 @@ def test_other_content_than_on_record_is_shown_and_not_run(tiny: DataSet) -> Non
         saved.network()
 
 
-def test_a_checkpoint_records_the_content_that_was_trained(tiny: DataSet) -> None:
+def test_a_checkpoint_records_the_trained_source(tiny: DataSet) -> None:
     training = Training(made(), seed=0)
     next(training.epochs(split(tiny, "test")))
     Path("net.py").write_text("import pathlib; pathlib.Path('ran').touch()")
@@ -346,7 +349,7 @@ def test_a_module_is_imported_only_if_it_was_named(tiny: DataSet, monkeypatch: p
 
 
 @pytest.mark.parametrize("change", ["text", "none", "overlap"])
-def test_a_forged_record_is_refused(tiny: DataSet, change: str) -> None:
+def test_a_forged_record_is_rejected(tiny: DataSet, change: str) -> None:
     training = Training(made(), seed=0)
     next(training.epochs(split(tiny, "test")))
     content = checkpoint.dump(training, "test", tiny)
@@ -358,16 +361,16 @@ def test_a_forged_record_is_refused(tiny: DataSet, change: str) -> None:
     else:
         zero = torch.zeros(1)
         payload["weights"] = {"a": zero.expand(10**9), "b": zero.expand(1)}
-    with pytest.raises(CheckpointError, match="does not fit"):
+    with pytest.raises(CheckpointError, match="not valid"):
         checkpoint.parse(archive.write(payload), "net.pt")
 
 
-def test_weights_of_another_shape_are_one_line(tiny: DataSet) -> None:
-    with pytest.raises(CheckpointError, match="makes other weights"):
+def test_weights_of_another_shape_are_a_one_line_error(tiny: DataSet) -> None:
+    with pytest.raises(CheckpointError, match="do not match the checkpoint"):
         saved_with(tiny, hyperparameters=made(network={"hidden": 9})).network()
 
 
-def test_complexity_is_what_a_hand_counts() -> None:
+def test_complexity_matches_a_count_by_hand() -> None:
     state = torch.random.get_rng_state()
     counted = complexity(made(network={"kernel_size": 3, "hidden": 8}))
     assert counted.parameters == 2 * 9 + 2 + 98 * 8 + 8 + 8 * 10 + 10
@@ -379,8 +382,8 @@ def test_complexity_is_what_a_hand_counts() -> None:
 
 
 @pytest.mark.parametrize("name", ["helper", "imported", "Imported", "make"])
-def test_a_record_names_no_function_of_a_file_and_nothing_that_it_imports(tiny: DataSet, name: str) -> None:
-    """Whoever writes the record chooses the name, and the arguments."""
+def test_a_record_cannot_call_functions_or_imports_of_a_file(tiny: DataSet, name: str) -> None:
+    """The author of a record chooses the name and the arguments."""
     text = f"""{NET}
 import torch, pathlib
 from shutil import rmtree as imported
@@ -401,7 +404,7 @@ def make(hidden: int = 8): return CNNModel(hidden=hidden)
         assert forged.network()
 
 
-def test_it_is_tried_in_the_precision_of_the_training() -> None:
+def test_the_dry_run_uses_the_precision_of_the_training_run() -> None:
     forward = "y = self.fc(x.flatten(1)); return torch.zeros(len(x), 10).index_add(0, torch.arange(len(x)), y)"
     Path("net.py").write_text(body(forward=forward))
     network = load("net.py:CNNModel")
@@ -410,13 +413,13 @@ def test_it_is_tried_in_the_precision_of_the_training() -> None:
         try_out(network, {}, "bfloat16")
 
 
-def test_a_default_of_zero_that_means_a_fraction_is_told() -> None:
+def test_a_whole_number_default_that_should_be_a_float_is_explained() -> None:
     Path("net.py").write_text(body(signature=", rate=0"))
     with pytest.raises(NetworkError, match=r"write its default 0 as 0\.0, or annotate it as rate: float"):
         load("net.py:CNNModel").build({"rate": 0.5})
 
 
-def test_frames_of_files_whose_names_begin_like_ours_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frames_of_user_files_with_names_like_ours_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     root = Path(own_network.__file__).parent.parent
     error = ValueError()
     code = compile("raise error", str(root / "fmnist_net.py"), "exec")

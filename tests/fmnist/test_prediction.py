@@ -42,7 +42,7 @@ def grey(tensor: Tensor) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory, tiny: DataSet) -> Path:
-    """A checkpoint that knows the tiny data set."""
+    """A checkpoint trained on the tiny data set."""
     torch.set_num_threads(1)
     training = Training(SMALL, seed=4)
     for _ in training.epochs(split(tiny, "test")):
@@ -62,7 +62,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return paths
 
 
-def test_predictions_on_files_are_those_of_evaluation(saved: Path, tiny: DataSet, files: list[Path]) -> None:
+def test_predictions_on_files_equal_those_of_evaluation(saved: Path, tiny: DataSet, files: list[Path]) -> None:
     network = checkpoint.load(saved).network()
     scored = tiny.test[torch.arange(len(files))]
     evaluation = evaluate(network, scored)
@@ -80,8 +80,8 @@ def test_predictions_on_files_are_those_of_evaluation(saved: Path, tiny: DataSet
         assert sum(prediction.probabilities.values()) == pytest.approx(1, abs=1e-12)
 
 
-def test_many_images_are_predicted_in_their_order() -> None:
-    """More than a batch, by a network that was left in training mode."""
+def test_many_images_are_predicted_in_order() -> None:
+    """More than a batch, with a network left in training mode."""
     network = build(Hyperparameters(architecture="cnn", filters=2, dropout=0.5)).train()
     images = torch.from_numpy(pixels(2, BATCH + 3, 1, 28, 28))
     expected = evaluate(network, LabelledImages(images, torch.zeros(len(images), dtype=torch.int64)))
@@ -102,7 +102,7 @@ def test_many_images_are_predicted_in_their_order() -> None:
     ],
     ids=["L", "RGB", "LA", "RGBA", "P", "I;16", "three times the size"],
 )
-def test_a_grey_image_comes_back_bit_for_bit(image: Image.Image, tmp_path: Path) -> None:
+def test_a_grey_image_is_read_bit_exactly(image: Image.Image, tmp_path: Path) -> None:
     assert np.array_equal(grey(read(image, tmp_path / "i.png")), GREY)
     with Image.open(tmp_path / "i.png") as stored:
         assert stored.mode == image.mode
@@ -121,40 +121,40 @@ def test_black_and_white_is_read(tmp_path: Path) -> None:
     assert np.array_equal(grey(read(Image.fromarray(GREY > 127), tmp_path / "i.png")), np.uint8(255) * (GREY > 127))
 
 
-def test_colour_becomes_its_luminance(tmp_path: Path) -> None:
+def test_colour_is_converted_to_luminance(tmp_path: Path) -> None:
     colour = pixels(4, 28, 28, 3)
     found = grey(read(Image.fromarray(colour), tmp_path / "i.png"))
     assert np.abs(found - colour @ np.array([0.299, 0.587, 0.114])).max() <= 0.51
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
-def test_a_jpeg_is_nearly_the_image(mode: str, tmp_path: Path) -> None:
+def test_a_jpeg_is_read_with_small_errors(mode: str, tmp_path: Path) -> None:
     smooth = np.add.outer(np.arange(28), np.arange(28)).astype(np.uint8) * 4
     found = grey(read(Image.fromarray(smooth).convert("RGB").convert(mode), tmp_path / "i.jpg", quality=95))
     assert np.abs(found.astype(int) - smooth).max() <= 4
 
 
-def half_clear() -> dict[str, Image.Image]:
-    """The same image in each way of being transparent: its left half is, whatever its colour there."""
+def half_transparent() -> dict[str, Image.Image]:
+    """One image in every encoding of transparency; its left half is transparent, whatever its colour."""
     left, right = Image.new("L", (14, 28), 77), Image.new("L", (14, 28), 200)
-    whole = Image.new("L", (28, 28))
-    whole.paste(left, (0, 0))
-    whole.paste(right, (14, 0))
-    alpha = whole.point(lambda value: 255 * (value == 200))
-    marked = {mode: whole.convert(mode) for mode in ("L", "RGB")}
-    palette = whole.quantize(2)
+    image = Image.new("L", (28, 28))
+    image.paste(left, (0, 0))
+    image.paste(right, (14, 0))
+    alpha = image.point(lambda value: 255 * (value == 200))
+    marked = {mode: image.convert(mode) for mode in ("L", "RGB")}
+    palette = image.quantize(2)
     marked["L"].info["transparency"] = 77
     marked["RGB"].info["transparency"] = (77, 77, 77)
     palette.info["transparency"] = palette.getpixel((0, 0))
-    shades = whole.quantize(2)
+    shades = image.quantize(2)
     shades.info["transparency"] = bytes(255 * (index == shades.getpixel((20, 0))) for index in range(2))
-    with_alpha = {"LA": Image.merge("LA", (whole, alpha)), "RGBA": Image.merge("RGBA", (whole, whole, whole, alpha))}
+    with_alpha = {"LA": Image.merge("LA", (image, alpha)), "RGBA": Image.merge("RGBA", (image, image, image, alpha))}
     return {**marked, **with_alpha, "P": palette, "P of shades": shades}
 
 
-@pytest.mark.parametrize("kind", half_clear())
-def test_what_is_transparent_is_background(kind: str, tmp_path: Path) -> None:
-    image = half_clear()[kind]
+@pytest.mark.parametrize("kind", half_transparent())
+def test_transparent_pixels_become_background(kind: str, tmp_path: Path) -> None:
+    image = half_transparent()[kind]
     found = grey(read(image, tmp_path / "i.png"))
     assert (found[:, :14] == 0).all()
     assert (found[:, 14:] == 200).all()
@@ -163,7 +163,7 @@ def test_what_is_transparent_is_background(kind: str, tmp_path: Path) -> None:
     assert (inverted[:, 14:] == 55).all()
 
 
-def test_what_is_half_transparent_is_mixed_with_the_background(tmp_path: Path) -> None:
+def test_partly_transparent_pixels_are_blended_with_the_background(tmp_path: Path) -> None:
     image = Image.new("RGBA", (28, 28), (200, 200, 200, 51))
     assert (grey(read(image, tmp_path / "i.png")) == 40).all()
     assert (grey(read_image(tmp_path / "i.png", invert=True)) == 11).all()  # on white: 0.2 x 200 + 0.8 x 255 = 244
@@ -185,7 +185,7 @@ INVERTED: dict[str, Callable[[], tuple[Image.Image, Image.Image]]] = {
 
 
 @pytest.mark.parametrize("kind", INVERTED)
-def test_an_inverted_image_is_read_as_the_image(kind: str, tmp_path: Path) -> None:
+def test_invert_restores_an_inverted_image(kind: str, tmp_path: Path) -> None:
     image, inverted = INVERTED[kind]()
     straight = read(image, tmp_path / "i.png")
     assert torch.equal(read(inverted, tmp_path / "j.png", invert=True), straight)
@@ -204,10 +204,10 @@ def test_an_inverted_image_is_read_as_the_image(kind: str, tmp_path: Path) -> No
         ((3001, 2999), (0, 0, 28, 28)),
     ],
 )
-def test_the_aspect_ratio_stays(
+def test_the_aspect_ratio_is_kept(
     size: tuple[int, int], bounds: tuple[int, int, int, int], invert: bool, tmp_path: Path
 ) -> None:
-    """Light clothes that fill their image fill as much of the square, and what was added is background."""
+    """Light clothes fill the same share of the square, and the padding is background."""
     found = read(Image.new("L", size, 25 if invert else 230), tmp_path / "i.png", invert)
     box = Image.fromarray(grey(found))
     assert box.getbbox() == bounds
@@ -221,8 +221,8 @@ def test_reduction_averages_areas(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
-def test_a_turned_photograph_is_read_upright(suffix: str, tmp_path: Path) -> None:
-    """Orientation 6: the camera was turned, so that the stored image is to be turned clockwise."""
+def test_a_rotated_photograph_is_read_upright(suffix: str, tmp_path: Path) -> None:
+    """Orientation 6: the stored image must be rotated clockwise."""
     upright = Image.new("L", (40, 80))
     upright.paste(255, (0, 0, 40, 20))
     exif = Image.Exif()
@@ -236,15 +236,15 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def bomb(side: int) -> bytes:
-    """The start of a PNG that claims to be of this size."""
+    """The start of a PNG that claims to have this size."""
     header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 1000))
 
 
 def text_bomb(folder: Path) -> bytes:
-    """A whole image whose comment fills five megabytes when unpacked; the header's end is at 33 bytes."""
-    whole = encoded(Image.fromarray(GREY), "png", folder)
-    return whole[:33] + chunk(b"zTXt", b"Comment\0\0" + zlib.compress(b"a" * 5_000_000)) + whole[33:]
+    """A complete image whose comment decompresses to five megabytes; the header ends at byte 33."""
+    content = encoded(Image.fromarray(GREY), "png", folder)
+    return content[:33] + chunk(b"zTXt", b"Comment\0\0" + zlib.compress(b"a" * 5_000_000)) + content[33:]
 
 
 def encoded(image: Image.Image, suffix: str, folder: Path) -> bytes:
@@ -253,7 +253,7 @@ def encoded(image: Image.Image, suffix: str, folder: Path) -> bytes:
 
 
 BAD: dict[str, tuple[Callable[[Path], bytes], str]] = {
-    "empty.png": (lambda _: b"", "empty; copy or save it once more"),
+    "empty.png": (lambda _: b"", "empty; copy or save it again"),
     "words.png": (lambda _: b"an image of a boot", "not a PNG or JPEG image; convert it to one"),
     "moving.png": (lambda folder: encoded(Image.fromarray(GREY), "gif", folder), "not a PNG or JPEG image"),
     "bitmap.jpg": (lambda folder: encoded(Image.fromarray(GREY), "bmp", folder), "not a PNG or JPEG image"),
@@ -266,7 +266,7 @@ BAD: dict[str, tuple[Callable[[Path], bytes], str]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_file_that_cannot_be_read_says_why(name: str, tmp_path: Path) -> None:
+def test_the_error_for_an_unreadable_file_gives_the_reason(name: str, tmp_path: Path) -> None:
     make, message = BAD[name]
     (tmp_path / name).write_bytes(make(tmp_path))
     with pytest.raises(ImageError, match=message) as raised:
@@ -275,8 +275,8 @@ def test_a_file_that_cannot_be_read_says_why(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
-def test_a_file_cut_or_changed_anywhere_is_read_or_refused(suffix: str, tmp_path: Path) -> None:
-    """No place to cut or byte to change ends in another error, or in a warning, which is an error here."""
+def test_a_truncated_or_damaged_file_is_read_or_rejected(suffix: str, tmp_path: Path) -> None:
+    """No truncation or changed byte raises another error or a warning (warnings are errors here)."""
     content = encoded(Image.fromarray(GREY), suffix, tmp_path)
     path = tmp_path / f"hurt.{suffix}"
     refused = 0
@@ -288,12 +288,12 @@ def test_a_file_cut_or_changed_anywhere_is_read_or_refused(suffix: str, tmp_path
     assert refused > len(content) / 2
 
 
-def test_unreadable_exif_data_do_not_matter(tmp_path: Path) -> None:
+def test_unreadable_exif_data_is_ignored(tmp_path: Path) -> None:
     found = read(Image.fromarray(GREY), tmp_path / "i.png", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff\0\1")
     assert np.array_equal(grey(found), GREY)
 
 
-def test_the_command_answers_in_columns(command: Command, saved: Path, tiny: DataSet, tmp_path: Path) -> None:
+def test_predict_prints_columns(command: Command, saved: Path, tiny: DataSet, tmp_path: Path) -> None:
     for index, name in enumerate(("a.png", "a longer name.png")):
         Image.fromarray(tiny.test.images[index, 0].numpy()).save(tmp_path / name)
     images = tiny.test.images[:2]
@@ -308,11 +308,11 @@ def test_the_command_answers_in_columns(command: Command, saved: Path, tiny: Dat
     ]
 
 
-def test_the_command_answers_in_json_and_inverts(invoke: Command, saved: Path, tiny: DataSet, tmp_path: Path) -> None:
+def test_predict_prints_json_and_inverts(invoke: Command, saved: Path, tiny: DataSet, tmp_path: Path) -> None:
     Image.fromarray(255 - tiny.test.images[3, 0].numpy()).convert("RGB").save(tmp_path / "dark.png")
     (expected,) = predict(checkpoint.load(saved).network(), tiny.test.images[3:4])
-    answers = json.loads(invoke("predict", saved, "dark.png", "--invert", "--json").stdout)
-    assert answers == [
+    predictions = json.loads(invoke("predict", saved, "dark.png", "--invert", "--json").stdout)
+    assert predictions == [
         {
             "image": "dark.png",
             "class": expected.class_name,
@@ -323,7 +323,7 @@ def test_the_command_answers_in_json_and_inverts(invoke: Command, saved: Path, t
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-def test_bad_images_are_named_and_the_others_answered(
+def test_bad_images_are_named_and_the_others_are_classified(
     invoke: Command, saved: Path, files: list[Path], tmp_path: Path, as_json: bool
 ) -> None:
     (tmp_path / "words.png").write_text("a boot")
@@ -341,7 +341,7 @@ def test_bad_images_are_named_and_the_others_answered(
     assert (alone.returncode, alone.stdout) == (1, "[]\n" if as_json else "")
 
 
-def test_without_an_image_the_command_explains_its_use(invoke: Command, saved: Path) -> None:
+def test_predict_without_an_image_is_a_usage_error(invoke: Command, saved: Path) -> None:
     result = invoke("predict", saved)
     assert result.returncode == 2
     assert "Missing argument 'IMAGE" in result.stderr

@@ -1,4 +1,4 @@
-"""Standard streams that are closed or cannot be written: no file takes their place, and nothing ends in a traceback."""
+"""Closed or unwritable standard streams: no other file gets their descriptors, and no command ends in a traceback."""
 
 import itertools
 import os
@@ -33,8 +33,8 @@ HOLD = """\
 with open("own", "w") as file:
     assert file.fileno() == 1
     import fmnist
-    print("nobody hears it", flush=True)
-    file.write("mine")
+    print("discarded", flush=True)
+    file.write("own content")
 """
 
 SEARCH = """\
@@ -44,14 +44,14 @@ import sys
 from search import RunSettings, StudyDefinition, definition, run_search
 
 if __name__ == "__main__":
-    os.closerange(0, 3)  # as a program that becomes a daemon does
+    os.closerange(0, 3)  # like a daemon
     run_search(definition.read("tiny.toml"), RunSettings.of("tiny", trials=2, workers=1, quiet=True))
 """
 
 
 @pytest.fixture
 def redirected(tmp_path: Path, tiny_folder: Path) -> Redirected:
-    """Run Python with its standard streams as a shell is told to redirect them; what is left is captured."""
+    """Run Python with standard streams redirected by a shell; the others are captured."""
 
     def run(redirections: str, *arguments: str | Path, unbuffered: bool = False) -> subprocess.CompletedProcess[str]:
         environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "FMNIST_DATA": str(tiny_folder)}
@@ -68,8 +68,8 @@ def redirected(tmp_path: Path, tiny_folder: Path) -> Redirected:
     return run
 
 
-def assert_whole(folder: Path, trials: int) -> None:
-    """The database has no fault, and so many trials that are complete."""
+def assert_intact(folder: Path, trials: int) -> None:
+    """The database is intact, and its trials are all complete."""
     with closing(sqlite3.connect(folder / "studies" / "studies.db")) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     study = load_study(open_storage(default_url(folder / "studies")), "tiny")
@@ -79,7 +79,9 @@ def assert_whole(folder: Path, trials: int) -> None:
 @pytest.mark.parametrize(
     "closed", [each for n in range(1, 4) for each in itertools.combinations(CLOSING, n)], ids=" ".join
 )
-def test_importing_the_package_occupies_them(redirected: Redirected, tmp_path: Path, closed: tuple[str, ...]) -> None:
+def test_importing_the_package_reopens_closed_streams(
+    redirected: Redirected, tmp_path: Path, closed: tuple[str, ...]
+) -> None:
     (tmp_path / "look.py").write_text(LOOK)
     done = redirected(" ".join(closed), "look.py")
     assert (done.returncode, done.stderr) == (0, "")
@@ -88,37 +90,35 @@ def test_importing_the_package_occupies_them(redirected: Redirected, tmp_path: P
     assert found.endswith("[False, False, False] 0\n")
 
 
-def test_a_file_that_was_opened_before_in_the_place_of_one_stays_the_programs(
-    redirected: Redirected, tmp_path: Path
-) -> None:
+def test_a_file_opened_earlier_on_a_standard_descriptor_is_left_alone(redirected: Redirected, tmp_path: Path) -> None:
     (tmp_path / "hold.py").write_text(HOLD)
     done = redirected(">&-", "hold.py")
     assert (done.returncode, done.stderr) == (0, "")
-    assert (tmp_path / "own").read_text() == "mine"
+    assert (tmp_path / "own").read_text() == "own content"
 
 
-def test_a_search_with_closed_streams_leaves_a_whole_database(
+def test_a_search_with_closed_streams_leaves_the_database_intact(
     redirected: Redirected, study_file: Path, tmp_path: Path
 ) -> None:
     done = redirected("<&-", "-m", "search", "run", study_file, "--trials", "2", "--workers", "1", "--quiet")
     assert (done.returncode, done.stderr) == (0, "")
-    assert_whole(tmp_path, 2)
+    assert_intact(tmp_path, 2)
     assert "2 trials, 2 complete" in done.stdout
     done = redirected(" ".join(CLOSING), "-m", "search", "worker", "tiny", "--workers", "1")
     assert done.returncode == 0
-    assert_whole(tmp_path, 2)
+    assert_intact(tmp_path, 2)
 
 
-def test_a_program_that_closes_them_after_it_imported_the_package_is_as_safe(
+def test_closing_streams_after_importing_the_package_is_safe(
     redirected: Redirected, study_file: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "daemon.py").write_text(SEARCH)
     assert redirected("", "daemon.py").returncode == 0
-    assert_whole(tmp_path, 2)
+    assert_intact(tmp_path, 2)
     assert (tmp_path / "studies" / "tiny" / "report.html").is_file()
 
 
-def test_commands_that_print_and_ask_do_without_them(
+def test_commands_that_print_or_prompt_work_without_streams(
     redirected: Redirected, invoke: Command, study_file: Path, tmp_path: Path
 ) -> None:
     assert invoke("enqueue", study_file).returncode == 0
@@ -133,12 +133,12 @@ def test_commands_that_print_and_ask_do_without_them(
         done = redirected(closed, "-m", "search", *arguments)
         assert done.returncode == exit_code, (arguments, closed, done.stderr)
         assert "Traceback" not in done.stderr
-    assert invoke("status", "tiny").returncode == 0  # nobody agreed that it be deleted
+    assert invoke("status", "tiny").returncode == 0  # nobody confirmed the deletion
 
 
 @pytest.mark.parametrize("unbuffered", [False, True])
 @pytest.mark.parametrize("arguments", [["studies"], ["--help"], ["run", "--help"], ["status", "tiny", "--json"]])
-def test_an_answer_that_cannot_be_written_is_one_line(
+def test_output_that_cannot_be_written_is_a_one_line_error(
     redirected: Redirected, invoke: Command, study_file: Path, arguments: list[str], unbuffered: bool
 ) -> None:
     assert invoke("enqueue", study_file).returncode == 0

@@ -64,7 +64,7 @@ def scores(training: Training) -> list[tuple[float, float, float, int]]:
 
 
 @pytest.mark.parametrize("hyperparameters", [SMALL, OTHER])
-def test_a_seed_decides_every_weight_whatever_else_draws(splits: Splits, hyperparameters: Hyperparameters) -> None:
+def test_the_seed_alone_determines_every_weight(splits: Splits, hyperparameters: Hyperparameters) -> None:
     first = trained(splits, 5, hyperparameters)
     torch.rand(17)
     second = trained(splits, 5, hyperparameters)
@@ -85,14 +85,14 @@ def test_a_seed_decides_every_weight_whatever_else_draws(splits: Splits, hyperpa
         {"augmentation_kind": "crop+erasing"},
     ],
 )
-def test_each_hyperparameter_reaches_the_training(splits: Splits, change: dict[str, Any]) -> None:
+def test_each_hyperparameter_affects_training(splits: Splits, change: dict[str, Any]) -> None:
     one, other = (Training(made, 0) for made in (OTHER, OTHER.model_copy(update=change)))
     for training in (one, other):
         early(training, splits, 1)
     assert not same_weights(one, other)
 
 
-def test_two_trainings_in_turn_do_not_disturb_each_other(splits: Splits) -> None:
+def test_interleaved_training_runs_are_independent(splits: Splits) -> None:
     first, second = Training(SMALL, 1), Training(SMALL, 2)
     for _ in zip(first.epochs(splits), second.epochs(splits), strict=True):
         torch.rand(3)
@@ -100,7 +100,7 @@ def test_two_trainings_in_turn_do_not_disturb_each_other(splits: Splits) -> None
     assert same_weights(second, trained(splits, seed=2))
 
 
-def test_training_leaves_the_global_generator_as_it_was(splits: Splits) -> None:
+def test_training_does_not_change_the_global_generator(splits: Splits) -> None:
     torch.manual_seed(3)
     expected = torch.rand(4)
     torch.manual_seed(3)
@@ -109,20 +109,20 @@ def test_training_leaves_the_global_generator_as_it_was(splits: Splits) -> None:
 
 
 @pytest.mark.parametrize("reports", [1, 2, 3, 4])
-def test_a_restored_training_goes_on_bit_for_bit(splits: Splits, reports: int) -> None:
-    whole = Training(SMALL, 0)
-    early(whole, splits, 5)
-    begun = Training(SMALL, 0)
-    early(begun, splits, reports)
+def test_a_restored_training_run_resumes_bit_exactly(splits: Splits, reports: int) -> None:
+    uninterrupted = Training(SMALL, 0)
+    early(uninterrupted, splits, 5)
+    interrupted = Training(SMALL, 0)
+    early(interrupted, splits, reports)
     restored = Training(SMALL, 0)
-    restored.load_state_dict(begun.state_dict(), begun.history)
+    restored.load_state_dict(interrupted.state_dict(), interrupted.history)
     early(restored, splits, 5 - reports)
-    assert same_weights(restored, whole)
-    assert scores(restored) == scores(whole)
+    assert same_weights(restored, uninterrupted)
+    assert scores(restored) == scores(uninterrupted)
     assert [metrics.epoch for metrics in restored.history] == [0.25, 0.5, 1, 2, 3]
 
 
-def test_to_report_early_changes_no_weight(splits: Splits) -> None:
+def test_early_reports_change_no_weight(splits: Splits) -> None:
     reporting = Training(SMALL, 0)
     early(reporting, splits, 5)
     assert same_weights(reporting, trained(splits))
@@ -130,7 +130,7 @@ def test_to_report_early_changes_no_weight(splits: Splits) -> None:
 
 
 @pytest.mark.parametrize("batch_size", [37, 64, 500, 599, 600, 5000])
-def test_an_epoch_is_every_image_once(splits: Splits, batch_size: int) -> None:
+def test_an_epoch_uses_every_image_once(splits: Splits, batch_size: int) -> None:
     training = Training(SMALL.model_copy(update={"batch_size": batch_size}), 0)
     parts = []
     for quarter in range(4):
@@ -141,8 +141,8 @@ def test_an_epoch_is_every_image_once(splits: Splits, batch_size: int) -> None:
 
 
 @pytest.mark.parametrize("images", [2, 3, 65, 64 * 16 + 1, 64 * 32 + 1])
-def test_no_batch_is_a_single_image(images: int, splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Batch norm has no variance of one value: four blocks leave a pixel of an image."""
+def test_no_batch_has_a_single_image(images: int, splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After four blocks an image is one pixel, and batch norm has no variance for a single value."""
     index = torch.arange(images) % len(splits.train)
     few = replace(splits, train=splits.train[index])
     training, step, sizes = Training(SMALL.model_copy(update={"blocks": 4, "epochs": 1}), 0), Training._step, []
@@ -159,18 +159,18 @@ def test_no_batch_is_a_single_image(images: int, splits: Splits, monkeypatch: py
 
 
 @pytest.mark.parametrize(("batch_size", "epochs"), [(64, [0.25, 0.5, 1, 2]), (300, [0.5, 1, 2]), (600, [1, 2])])
-def test_a_network_is_scored_only_once_it_was_trained(splits: Splits, batch_size: int, epochs: list[float]) -> None:
+def test_a_network_is_scored_only_after_training_steps(splits: Splits, batch_size: int, epochs: list[float]) -> None:
     training = Training(SMALL.model_copy(update={"batch_size": batch_size, "epochs": 2}), 0)
     assert [metrics.epoch for metrics in training.epochs(splits, early=True)] == epochs
 
 
-def test_a_long_training_passes_through_the_shorter_ones(splits: Splits) -> None:
+def test_a_longer_training_run_starts_like_a_shorter_one(splits: Splits) -> None:
     short, long = (trained(splits, hyperparameters=SMALL.model_copy(update={"epochs": n})) for n in (2, 4))
     assert scores(long)[:2] == scores(short)
 
 
 def test_one_epoch_without_randomness_is_adam_with_warm_up(splits: Splits) -> None:
-    """An independent loop over the whole batch in order: one step, so the order cannot matter."""
+    """Compared with an independent loop; a single step on all images, so their order does not matter."""
     hyperparameters = Hyperparameters(
         architecture="simple", filters=2, epochs=1, batch_size=600, dropout=0.0, augmentation=0.0, learning_rate=0.01
     )
@@ -201,7 +201,7 @@ def test_the_scored_weights_are_a_moving_average(splits: Splits) -> None:
             assert (current[name] == 1).all()
 
 
-def test_the_learning_rate_rises_and_then_falls_whatever_the_epochs_to_come() -> None:
+def test_the_learning_rate_warms_up_and_decays_independently_of_the_epoch_budget() -> None:
     def rate(steps: int, epochs: int = 3) -> float:
         training = Training(SMALL.model_copy(update={"epochs": epochs, "learning_rate": 1.0}), 0)
         training.steps = steps
@@ -213,7 +213,7 @@ def test_the_learning_rate_rises_and_then_falls_whatever_the_epochs_to_come() ->
     assert rate(5000) == rate(5000, epochs=9)
 
 
-def test_the_weights_are_one_vector_and_keep_their_values_and_formats() -> None:
+def test_the_weights_form_one_vector_and_keep_their_values_and_formats() -> None:
     training = Training(SMALL, 4)
     with torch.random.fork_rng():
         torch.manual_seed(derive(4, "weights"))
@@ -247,7 +247,7 @@ def test_bfloat16_is_chosen_where_it_is_faster(
     assert fastest(torch.device("cuda")) == "float32"
 
 
-def test_precision_changes_products_and_nothing_that_is_kept_or_scored(splits: Splits) -> None:
+def test_precision_affects_neither_the_state_nor_the_scoring(splits: Splits) -> None:
     rounded, exact = (Training(SMALL, 0, precision=precision) for precision in ("bfloat16", "float32"))
     for training in (rounded, exact):
         next(training.epochs(splits))
@@ -259,7 +259,7 @@ def test_precision_changes_products_and_nothing_that_is_kept_or_scored(splits: S
     assert scored.logits.dtype == torch.float32
 
 
-def test_divergence_is_raised_not_trained_through(splits: Splits) -> None:
+def test_divergence_stops_training(splits: Splits) -> None:
     training = Training(SMALL.model_copy(update={"learning_rate": 1.0}), 0)
     with torch.no_grad():
         next(training.network.parameters()).fill_(float("nan"))
@@ -270,7 +270,7 @@ def test_divergence_is_raised_not_trained_through(splits: Splits) -> None:
 
 @pytest.mark.fashion_mnist
 def test_simple_reaches_the_write_ups_accuracy() -> None:
-    """Its best run: 83.78 % after one epoch and 87.60 % after three, with flip and rotation."""
+    """The write-up's best run reaches 83.78 % after one epoch and 87.60 % after three, with flip and rotation."""
     from fmnist import data
 
     hyperparameters = Hyperparameters(
@@ -281,8 +281,8 @@ def test_simple_reaches_the_write_ups_accuracy() -> None:
     assert third.accuracy >= 0.8760
 
 
-def test_penalties_and_smoothing_train_as_torch_has_them(splits: Splits) -> None:
-    """Three steps against the loss with its penalties written out, differentiated by torch."""
+def test_penalties_and_label_smoothing_match_torch_autograd(splits: Splits) -> None:
+    """Compares three steps with an explicit loss, including penalties, differentiated by torch."""
     hyperparameters = Hyperparameters(
         architecture="cnn", filters=3, dropout=0.0, augmentation=0.0, weight_decay=0.01, l1=0.003, label_smoothing=0.1
     )

@@ -1,4 +1,4 @@
-"""The mirrored image in every score: where, and what comes of it."""
+"""Test-time augmentation with mirrored images."""
 
 import io
 from dataclasses import replace
@@ -43,15 +43,15 @@ def trained(data: DataSet, kind: str, tta: Tta = "auto", epochs: int = 2) -> Tra
 
 @torch.no_grad()
 def both_sides(network: nn.Module, images: Tensor) -> Tensor:
-    """The mean of two softmaxes in float64, by definition; images: (N, 1, 28, 28) uint8."""
+    """The mean of two softmaxes in float64, from its definition; images: (N, 1, 28, 28) uint8."""
     one, other = (network.eval()(standardize(side.clone())).double() for side in (images, images.flip(3)))
     return (one.exp() / one.exp().sum(1, keepdim=True) + other.exp() / other.exp().sum(1, keepdim=True)) / 2
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("strength", [0.0, 0.01, 1.0])
-def test_auto_mirrors_exactly_where_the_augmentation_does(kind: str, strength: float) -> None:
-    """A bar on the left is on the right of one of 2,000 augmented copies only if they are flipped."""
+def test_auto_mirrors_if_and_only_if_the_augmentation_flips(kind: str, strength: float) -> None:
+    """Only a flip moves a bar from left to right in any of 2,000 augmented copies."""
     images = torch.zeros(2000, 1, 28, 28)
     images[..., 4:8] = 200
     torch.manual_seed(0)
@@ -63,7 +63,7 @@ def test_auto_mirrors_exactly_where_the_augmentation_does(kind: str, strength: f
     assert applied("none", hyperparameters) == "none"
 
 
-def test_the_output_is_the_logarithm_of_the_mean_of_both_sides(tiny: DataSet) -> None:
+def test_the_output_is_the_log_mean_probability_of_both_sides(tiny: DataSet) -> None:
     training = trained(tiny, "both")
     result = evaluate(training.scored_network, tiny.test)
     expected = both_sides(training.averaged, tiny.test.images)
@@ -79,14 +79,14 @@ def test_the_output_is_the_logarithm_of_the_mean_of_both_sides(tiny: DataSet) ->
     assert not torch.allclose(evaluate(training.averaged, tiny.test).logits.softmax(1).double(), expected, atol=1e-3)
 
 
-def test_an_image_and_its_mirror_image_are_the_same_to_it(tiny: DataSet) -> None:
+def test_an_image_and_its_mirror_image_get_equal_predictions(tiny: DataSet) -> None:
     network = trained(tiny, "flip").scored_network
     first, second = (predict(network, side[:50]) for side in (tiny.test.images, tiny.test.images.flip(3)))
     for one, other in zip(first, second, strict=True):
         assert one.probabilities == pytest.approx(other.probabilities, abs=1e-6)
 
 
-def test_without_flips_no_bit_differs(tiny: DataSet) -> None:
+def test_without_flips_predictions_are_bit_identical(tiny: DataSet) -> None:
     training = trained(tiny, "crop")
     assert training.scored_network is training.averaged
     loaded = checkpoint.parse(checkpoint.dump(training, "test", tiny), "net.pt")
@@ -98,14 +98,14 @@ def test_without_flips_no_bit_differs(tiny: DataSet) -> None:
     assert [replace(one, seconds=0) for one in training.history] == [replace(one, seconds=0) for one in plain.history]
 
 
-def test_it_changes_scores_and_no_weights(tiny: DataSet) -> None:
+def test_mirroring_changes_scores_but_not_weights(tiny: DataSet) -> None:
     plain, mirrored = (trained(tiny, "both", tta) for tta in ("none", "mirror"))
     states = [training.averaged.state_dict() for training in (plain, mirrored)]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     assert plain.history[-1].loss != mirrored.history[-1].loss
 
 
-def test_a_checkpoint_scores_with_what_its_training_was_scored_with(tiny: DataSet) -> None:
+def test_a_checkpoint_keeps_the_test_time_augmentation_of_its_training_run(tiny: DataSet) -> None:
     for kind, tta, recorded in (("both", "auto", "mirror"), ("both", "none", "none"), ("crop", "mirror", "mirror")):
         training = trained(tiny, kind, tta, epochs=1)
         saved = checkpoint.parse(checkpoint.dump(training, "test", tiny), "net.pt")
@@ -116,7 +116,7 @@ def test_a_checkpoint_scores_with_what_its_training_was_scored_with(tiny: DataSe
         assert replace(last, seconds=0) == replace(trained(tiny, kind, tta).history[-1], seconds=0)
 
 
-def test_a_file_of_before_was_scored_without(tiny: DataSet) -> None:
+def test_a_checkpoint_older_than_test_time_augmentation_is_scored_without_it(tiny: DataSet) -> None:
     training = trained(tiny, "both", "none")
     payload = torch.load(io.BytesIO(checkpoint.dump(training, "test", tiny)), weights_only=True)
     del payload["tta"]
@@ -126,20 +126,20 @@ def test_a_file_of_before_was_scored_without(tiny: DataSet) -> None:
 
 
 class InPlace(nn.Module):
-    """A network of somebody's that changes what it is given."""
+    """A network that changes its input in place."""
 
     def forward(self, images: Tensor) -> Tensor:
         return images.mul_(3).flatten(1)[:, 100:110]
 
 
-def test_a_network_that_changes_its_input_sees_the_right_mirror_image() -> None:
+def test_a_network_that_modifies_its_input_gets_the_right_mirror_image() -> None:
     images = torch.rand(5, 1, 28, 28)
     expected = [side.mul(3).flatten(1)[:, 100:110].softmax(1) for side in (images, images.flip(3))]
     found = with_tta(InPlace(), "mirror")(images.clone())
     assert torch.allclose(found.exp(), (expected[0] + expected[1]) / 2, atol=1e-6)
 
 
-def test_probabilities_that_float32_cannot_hold_have_a_logarithm() -> None:
+def test_log_probabilities_do_not_underflow() -> None:
     logits = torch.tensor([[0.0, -500.0], [0.0, -300.0]]).unsqueeze(1)
     found = log_mean_softmax([*logits])
     assert found[0].tolist() == pytest.approx([0, -300 - torch.tensor(2.0).log().item()], abs=1e-4)

@@ -90,7 +90,7 @@ def test_what_fails_is_marked_says_how_to_mend_it_and_is_the_exit_code(command: 
     result = command("doctor", "--storage", "postgresql://me:hunter2@127.0.0.1:9/db", data_dir=tmp_path)
     assert result.returncode == 1
     failed = [line for line in result.stdout.splitlines() if line.startswith("FAILED")]
-    assert re.match(r"FAILED +data set +.*no train-images.* in it; name the folder that holds", failed[0])
+    assert re.match(r"FAILED +data set +.*train-images.* not found; name the folder that holds", failed[0])
     assert re.match(r"FAILED +storage +.*refused; start the server, or correct the URL", failed[1])
     assert len(failed) == 2
     assert "hunter2" not in result.stdout + result.stderr
@@ -142,7 +142,7 @@ def test_a_data_set_is_looked_at_and_not_fetched(
     file = cut / "t10k-images-idx3-ubyte.gz"
     file.write_bytes(file.read_bytes()[:-100])
     truncated = check_data_set(cut)
-    assert (truncated.status, truncated.fix) == ("failed", "delete it and fetch it again")
+    assert (truncated.status, truncated.fix) == ("failed", "delete it and download it again")
     assert "t10k-images-idx3-ubyte.gz: truncated" in truncated.found
     monkeypatch.delenv("FMNIST_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

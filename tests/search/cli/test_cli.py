@@ -517,7 +517,7 @@ def test_an_output_folder_of_any_name_holds_the_database_and_the_files(
         (["run", "--name", "a\tb"], 2, "leave out U+0009"),
         (["run", "--name", "a\n"], 2, "leave out U+000A"),
         (["run", "--name", "a.finalists"], 2, "would be the finalists of another study"),
-        (["run", "--device", "cuda"], 2, "--device cuda: there is none on this machine"),
+        (["run", "--device", "cuda"], 2, "--device cuda: not available on this machine"),
         (["status"], 1, "no database studies/studies.db; start a search"),
         (["status", "--watch", "mine"], 2, "a study goes first: status mine --watch"),
         (["run", "--output", "/dev/null/x"], 1, "/dev/null/x: Not a directory; name another place"),
@@ -527,8 +527,12 @@ def test_an_output_folder_of_any_name_holds_the_database_and_the_files(
         (["train", "--dropout", "1.5"], 2, "--dropout: should be less than 1, not 1.5"),
         (["train", "--kernel-size", "16"], 2, "--kernel-size: should be less than or equal to 15, not 16"),
         (["train", "--optimizer", "lion"], 2, "'lion' is not one of"),
-        (["train", "--augmentation-kind", "crop+a_blur"], 2, "--augmentation-kind: 'a_blur' is no augmentation; write"),
-        (["train", "--augmentation-kind", "both+flip"], 2, "flip is in it twice; keep one of them"),
+        (
+            ["train", "--augmentation-kind", "crop+a_blur"],
+            2,
+            "--augmentation-kind: 'a_blur' is not an augmentation; write",
+        ),
+        (["train", "--augmentation-kind", "both+flip"], 2, "flip appears twice; keep one"),
         (["evaluate", "absent.pth"], 1, "absent.pth: No such file"),
         (["data", "--data-dir", "."], 1, "no train-images-idx3-ubyte.gz in it"),
     ],
@@ -600,7 +604,7 @@ def test_scoring_on_validation_says_so_everywhere(invoke: Command, study_file: P
 
 def test_a_foreign_checkpoint_is_refused(invoke: Command, tmp_path: Path) -> None:
     torch.save({"model": torch.zeros(2)}, tmp_path / "foreign.pth")
-    assert "foreign.pth: not a checkpoint of fmnist-search" in one_line(invoke("evaluate", "foreign.pth"), 1)
+    assert "foreign.pth: not an fmnist-search checkpoint" in one_line(invoke("evaluate", "foreign.pth"), 1)
 
 
 def test_data_says_what_it_found(command: Command, tiny_folder: Path) -> None:

@@ -85,11 +85,11 @@ def test_code_that_is_not_there_or_changed_is_refused(
         (("--architecture", "net.py:CNNModel", "--set", "kernal_size=3"), "did you mean kernel_size?"),
         (("--architecture", "net.py:CNNModel", "--set", "bias=maybe"), "--set bias=maybe: should be a valid boolean"),
         (("--architecture", "net.py:CNNModel", "--set", "bias"), "write NAME=VALUE"),
-        (("--architecture", "net.py:CNNModel", "--filters", "3"), "takes no filters"),
+        (("--architecture", "net.py:CNNModel", "--filters", "3"), "has no parameter filters"),
         (("--architecture", "net.py:CNN"), "did you mean CNNModel?"),
         (("--architecture", "net:CNNModel"), "name the file, as net.py:CLASS"),
-        (("--architecture", "../net.py:CNNModel"), "--architecture: '../net.py:CNNModel' names no network"),
-        (("--architecture", "/net.py:CNNModel"), "names no network"),
+        (("--architecture", "../net.py:CNNModel"), "--architecture: '../net.py:CNNModel' does not name a network"),
+        (("--architecture", "/net.py:CNNModel"), "does not name a network"),
         (("--architecture", "absent.py:CNNModel"), "--network-dir"),
         (("--architecture", "resnett"), "did you mean 'resnet'?"),
         (("--set", "a=3"), "name it with --architecture"),
@@ -123,7 +123,7 @@ def test_a_network_that_no_graph_can_hold_is_one_line(invoke: Command, net: Path
     branch = "return self.fc(x.flatten(1)) * (2 if float(x.sum()) > 0 else 1)"
     net.write_text(body(forward=branch))
     assert invoke(*NAMED).returncode == 0
-    assert "torch cannot write the network as a graph" in refused(invoke, "export", "net.pth", exit_code=1)
+    assert "torch cannot export the network" in refused(invoke, "export", "net.pth", exit_code=1)
     assert not (tmp_path / "net.onnx").exists()
 
 
@@ -141,5 +141,5 @@ def test_an_architecture_in_the_settings_is_for_train_alone(
 def test_other_content_does_not_run_where_its_name_is_given(invoke: Command, net: Path, tmp_path: Path) -> None:
     assert invoke(*NAMED).returncode == 0
     net.write_text(NET + "import pathlib; pathlib.Path('ran').touch()\n")
-    assert "so it is not run" in refused(invoke, "evaluate", "net.pth", "--architecture", "net.py:CNNModel")
+    assert "so it was not run" in refused(invoke, "evaluate", "net.pth", "--architecture", "net.py:CNNModel")
     assert not (tmp_path / "ran").exists()

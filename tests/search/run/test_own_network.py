@@ -159,7 +159,7 @@ def test_other_content_is_refused_with_the_difference_and_restoring_it_resumes(c
     net.write_text(OTHER)
     for command in (("worker", "mine", "--workers", "1"), ("reproduce", "mine", "1"), ("finalists", "mine")):
         first, *difference = copy.refused(*command)
-        assert re.search(r"my_net\.py: is not what is on record, so it is not run; restore it, or name", first)
+        assert re.search(r"my_net\.py: differs from the recorded file, so it was not run; restore it, or name", first)
         assert "+import pathlib; pathlib.Path('ran').touch()" in difference
     assert copy("report", "mine").returncode == 0
     page = (copy.folder / "studies" / "mine" / "report.html").read_text()

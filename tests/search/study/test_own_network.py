@@ -92,8 +92,12 @@ def mistakes(*given: str, **more: str) -> list[str]:
         ),
         ((HIDDEN, "hidden = 100"), {}, ["defaults.hidden: 100 is not in space.hidden"]),
         (("hidden = { low = 20, high = 30 }",), {}, ["hidden: the default, 8, is not in space.hidden"]),
-        ((HIDDEN, "architecture = '../net.py:CNNModel'"), {}, ["defaults.architecture: '../net.py:CNNModel' names no"]),
-        ((HIDDEN, "architecture = 'net.py'"), {}, ["defaults.architecture: 'net.py' is no network; known are"]),
+        (
+            (HIDDEN, "architecture = '../net.py:CNNModel'"),
+            {},
+            ["defaults.architecture: '../net.py:CNNModel' does not name"],
+        ),
+        ((HIDDEN, "architecture = 'net.py'"), {}, ["defaults.architecture: 'net.py' is not a network; choose"]),
     ],
 )
 def test_each_mistake_is_a_line_with_its_key_and_what_to_do(
@@ -191,8 +195,8 @@ def test_what_is_recorded_is_complete_and_loads_without_code(make: Make, tmp_pat
         ("network", [1], r"\(network\) were changed"),
         ("network", {"sha256": "a"}, r"\(network\) were changed"),
         ("network", {"sha256": "a", "text": 3}, r"\(network.text\) were changed"),
-        ("network", {"sha256": "a", "text": "import antigravity"}, "is not what is on record"),
-        ("architecture", "evil.py:CNNModel", "is not what is on record"),
+        ("network", {"sha256": "a", "text": "import antigravity"}, "differs from the recorded file"),
+        ("architecture", "evil.py:CNNModel", "differs from the recorded file"),
         ("architecture", "evil:CNNModel", r"\(network\) were changed"),
         ("architecture", "/net.py:CNNModel", r"\(defaults.architecture\) were changed"),
         ("architecture", "cnn", r"\(network\) were changed"),
