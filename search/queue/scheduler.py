@@ -1,9 +1,9 @@
-"""Which trial trains next: a paused one, a new one, or none.
+"""Decides which trial trains next: a paused one, a new one, or none.
 
-After freeze-thaw optimization (Swersky, Snoek and Adams, 2014), where no trial is ended while others are trained: all
-are paused early, and the one that promises most goes on. Their Gaussian process over curves is replaced by two measured
-facts. Of the logarithm of the error, what parts a trial from the best one at its step shrinks with the 0.3rd power of
-the training that is left, and wanders as a random walk does in the logarithm of the epochs.
+After freeze-thaw optimization (Swersky, Snoek and Adams, 2014): every trial is paused early, the most promising one
+resumes, and none ends before the search does. Their Gaussian process over learning curves is replaced by two
+measured facts about the logarithm of the error. A trial's distance from the best one at the same step shrinks with the
+0.3rd power of the share of its training that is done, and it varies like a random walk in the logarithm of the epochs.
 """
 
 import math
@@ -11,15 +11,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-# Measured by benchmarks/replay.py on the learning curves of the default study; docs/log.md has what else was tried.
-SHRINKAGE = 0.3  # exponent of the share of the training that is done, for the distance from the best
-OPTIMISM = 0.045  # of the logarithm of the error, after one e-th of a training: what a paused trial is given
-CONTENDERS = 0.08  # share of a search's trials that are trained to the end before it is over
+# Chosen with benchmarks/replay.py on learning curves of the default study; docs/log.md lists the alternatives.
+SHRINKAGE = 0.3  # exponent of the finished share of a training, for its distance from the best trial
+OPTIMISM = 0.045  # allowance for a paused trial, in the logarithm of the error, after 1/e of its training
+CONTENDERS = 0.08  # share of a search's trials that must be complete, and unbeatable, before it ends
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a trial has come.
+    """A trial's progress.
 
     step: of its last report. accuracy: at that step, in [0, 1]. end: the step after its last epoch.
     """
@@ -37,21 +37,21 @@ class Progress:
 def choose(
     best: Mapping[int, float], complete: Sequence[Progress], paused: Sequence[Progress], begun: int, tickets: int
 ) -> Progress | Literal["new"] | None:
-    """Decide what a free worker does.
+    """Decide what a free worker trains.
 
-    A trial that leads at its step goes on, so that samplers learn of whole trainings early; then each ticket begins;
-    then the trial that promises most goes on, until enough trials are complete that are better than any of them may
-    become.
+    While there are tickets, a trial that leads at its step resumes, which shows samplers complete trials early;
+    otherwise a new trial starts. After that the most promising trial resumes, until enough trials are complete whose
+    accuracy no paused one may exceed.
 
     Args:
-        best: highest accuracy of all trials at each step that any has reported.
+        best: highest accuracy of all trials at each reported step.
         complete: trials at their end.
-        paused: those that may go on, with the one that the worker has just trained.
-        begun: trials of the search that have begun, whatever became of them.
-        tickets: trials that have not begun.
+        paused: trials that may resume, including the one that the worker has just trained.
+        begun: number of trials of the search that have started.
+        tickets: number of trials that have not.
 
     Returns:
-        One of `paused`; "new" for a ticket; None if nothing is left that is worth training.
+        One of `paused`; "new" for a ticket; None if nothing is worth training.
     """
     ranked = sorted(paused, key=lambda trial: (promise(trial, best), trial.number))
     if tickets:
@@ -62,29 +62,29 @@ def choose(
 
 
 def _bound(best: Mapping[int, float], complete: Sequence[Progress], begun: int) -> float:
-    """What the last of the contenders came to; infinite while they are too few."""
+    # Distance of the last contender from the best trial; infinite while too few trials are complete.
     wanted = max(1, round(CONTENDERS * begun))
     ends = sorted(promise(trial, best) for trial in complete)
     return ends[wanted - 1] if len(ends) >= wanted else math.inf
 
 
 def promise(trial: Progress, best: Mapping[int, float]) -> float:
-    """How far a trial's error may end above the least one of any trial, in logarithms: an optimistic guess.
+    """Optimistic forecast of how far a trial's error ends above the lowest one, in logarithms; lower is better.
 
-    The less the better; of a complete trial how far it is above.
+    For a complete trial, the distance itself.
     """
     return _behind(trial, best) - OPTIMISM * math.sqrt(math.log(trial.end / trial.step))
 
 
 def expected(trial: Progress, best: Mapping[int, float]) -> float:
-    """The accuracy that a trial is expected to reach at its end."""
+    """Forecast of a trial's accuracy at its end, without optimism."""
     return 1 - math.exp(_log_error(best[max(best)]) + _behind(trial, best))
 
 
 def _behind(trial: Progress, best: Mapping[int, float]) -> float:
     left = trial.end / trial.step
     gap = _log_error(trial.accuracy) - _log_error(best[trial.step])
-    at_end = best[max(step for step in best if step <= trial.end)]  # as far as any trial has come
+    at_end = best[max(step for step in best if step <= trial.end)]  # or at the last step that any trial reached
     short = _log_error(at_end) - _log_error(best[max(best)])
     return gap * float(left**-SHRINKAGE) + short
 

@@ -1,4 +1,4 @@
-"""The finalists' stage: their study made or extended, its queue drained, the winner's file put in place."""
+"""The finalists stage: train the best configurations again, then publish the winner and its ensemble."""
 
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -46,14 +46,14 @@ from search.worker.retention import drop_partial
 def run_finalists(
     settings: RunSettings, top: int, seeds: int, console: Console
 ) -> tuple[Standings | None, Stopped | None]:
-    """Train the best `top` configurations of a study, and its default, with `seeds` fresh seeds each.
+    """Train a study's `top` best configurations and its default again, with `seeds` fresh seeds each.
 
     Returns:
-        How they stand, and what stopped it before the end.
+        The standings, and what stopped the stage early, if anything did.
 
     Raises:
         DataError, StorageError, StudyError, NetworkError, ArtifactError, NotOurs: nothing was started.
-        WorkersDied, ClusterError, TooManyFailures: the workers cannot go on.
+        WorkersDied, ClusterError, TooManyFailures: the workers cannot continue.
     """
     worker = settings.worker
     check_outputs(settings.place.folder)
@@ -80,12 +80,15 @@ def retrain(
     *,
     early: bool = False,
 ) -> tuple[bool, Stopped | None]:
-    """Train what is missing of the finalists; returns whether anything was, and what stopped it.
+    """Train the missing finalist trials and publish the result.
 
     Args:
-        settings: the search's own.
-        deadline: as `RunSettings.deadline` has it.
-        early: choose them from an unfinished search too. Otherwise nothing is done before the goal is reached.
+        settings: of the search.
+        deadline: as in `RunSettings.deadline`.
+        early: also choose finalists while the search is unfinished. Otherwise that is a no-op.
+
+    Returns:
+        Whether there was anything to do, and what stopped it early, if anything did.
     """
     folder = settings.place.folder
     worker = replace(settings.worker, study=finalists_name(study.study_name))
@@ -94,24 +97,24 @@ def retrain(
     chosen = retry(lambda: _choose(study, top, seeds, settings, data, early=early))
     if chosen is None:
         return False, None
-    again, definition, goal, unfinished = chosen
+    finalist_study, definition, goal, unfinished = chosen
     view = retry(lambda: load_study(open_storage(worker.storage), worker.study))
     had_work, stopped = False, None
     while stopped is None and not retry(lambda: tickets.is_done(view)):
         if not settings.quiet and not had_work:
             console.print(_announcement(definition, top, unfinished=unfinished), soft_wrap=True)
         had_work = True
-        stopped = drain(again, view, settings, goal, console, deadline)
+        stopped = drain(finalist_study, view, settings, goal, console, deadline)
     if had_work and not stopped and not settings.quiet:
         console.print("Scoring the winner and the ensemble.")
-    published = retry(lambda: _publish_if_decided(study, again, folder, worker.storage, data))
+    published = retry(lambda: _publish_if_decided(study, finalist_study, folder, worker.storage, data))
     return had_work or published, stopped
 
 
 def _choose(
     study: optuna.Study, top: int, seeds: int, settings: RunSettings, data: DataSet, *, early: bool
 ) -> tuple[optuna.Study, StudyDefinition, int, bool] | None:
-    """Create or extend the finalists' study; None while the search has not reached its goal, unless `early`.
+    """Create or extend the finalists' study; None while the search is unfinished, unless `early`.
 
     Args:
         settings: of the finalists' study.
@@ -121,8 +124,8 @@ def _choose(
     """
     worker = settings.worker
     with lock(worker.storage):
-        # Checked under the lock, because a command that raises the goal holds it too: finalists chosen before and
-        # after that would both be trained.
+        # Under the lock, because a command that raises the goal holds it too. Otherwise finalists chosen before and
+        # after the change would both be trained.
         unfinished = not tickets.is_done(study)
         definition = finalists.define(study, top, seeds) if early or not unfinished else None
         if definition is None:
@@ -130,51 +133,57 @@ def _choose(
         storage = open_storage(worker.storage, "write")
         if own := own_network_of(study):
             definition = definition.of_network(own)
-        again = open_study(storage, worker.study, definition, data, settings.place, allow_mixed=worker.allow_mixed)
-        release(again)
-        drop_partial(again, artifacts_of(again))
-        if (precision := study.user_attrs.get(PRECISION)) and PRECISION not in again.user_attrs:
-            again.set_user_attr(PRECISION, precision)  # else a machine of another might train the finalists alone
-        return again, definition, tickets.top_up(again, definition, None), unfinished
+        finalist_study = open_study(
+            storage, worker.study, definition, data, settings.place, allow_mixed=worker.allow_mixed
+        )
+        release(finalist_study)
+        drop_partial(finalist_study, artifacts_of(finalist_study))
+        if (precision := study.user_attrs.get(PRECISION)) and PRECISION not in finalist_study.user_attrs:
+            finalist_study.set_user_attr(PRECISION, precision)  # so that only machines of that precision train them
+        return finalist_study, definition, tickets.top_up(finalist_study, definition, None), unfinished
 
 
-def _publish_if_decided(study: optuna.Study, again: optuna.Study, folder: Path, url: str, data: DataSet) -> bool:
-    """Publish the winner and its ensemble if that is still to be done; returns whether it was."""
-    # Under the lock: of two commands that end together, one could otherwise put the file of an earlier winner in the
-    # place of the present one's, which the other has just put on record.
+def _publish_if_decided(
+    study: optuna.Study, finalist_study: optuna.Study, folder: Path, url: str, data: DataSet
+) -> bool:
+    """Publish the winner and its ensemble unless that has been done; returns whether it did."""
+    # Under the lock: of two commands that end together, the slower one could otherwise overwrite the winner's file
+    # with that of an earlier winner.
     with lock(url):
         standings = finalists.standings_of(study, folder)
         if standings is None or standings.winner is None or not standings.unsettled:
             return False
-        whole = publish_winner(study, again, standings, folder, data)
+        whole = publish_winner(study, finalist_study, standings, folder, data)
     if whole:
-        publish_ensemble(again, folder, url, data)
+        publish_ensemble(finalist_study, folder, url, data)
     return whole
 
 
-def publish_winner(study: optuna.Study, again: optuna.Study, standings: Standings, folder: Path, data: DataSet) -> bool:
-    """Publish the winner, once all finalists are trained; returns False if its checkpoint was removed.
+def publish_winner(
+    study: optuna.Study, finalist_study: optuna.Study, standings: Standings, folder: Path, data: DataSet
+) -> bool:
+    """Publish the winner once all finalists are trained; returns False if its checkpoint was deleted.
 
-    Its first training, whatever that scored, is copied to BEST in the study's folder. If other images chose
-    it, the test images are looked at now. That it is done is put on record, and what the search had found.
+    Copies the winner's first training, whatever its score, to BEST in the study's folder. If the validation images
+    chose it, this is when the test images are used. Records the publication and the search results it is based on.
 
     Args:
-        study: the search; again: the study of its finalists.
+        study: the search; finalist_study: the study of its finalists.
         standings: with a winner.
 
     Raises:
-        CheckpointError: a training's file is damaged or not the one on record.
+        CheckpointError: a checkpoint is damaged, or differs from its record.
         NetworkError: the user's own network cannot score the test images.
         OSError, ArtifactError: a file cannot be written or read.
     """
     assert standings.winner is not None
-    artifacts, trials = artifacts_of(again), again.get_trials(deepcopy=False)
-    numbers, former = standings.winner.again.trials, again.user_attrs.get(SETTLED, {})
+    artifacts, trials = artifacts_of(finalist_study), finalist_study.get_trials(deepcopy=False)
+    numbers, former = standings.winner.again.trials, finalist_study.user_attrs.get(SETTLED, {})
     trainings = [read_checkpoint(trials[number], artifacts) for number in numbers]
-    found = asdict(finalists.find(study, finalists.points_of(definition_of(again), trials)))
-    known = former["test"] if former.get("trials") == numbers else []  # looked at once is enough
+    found = asdict(finalists.find(study, finalists.points_of(definition_of(finalist_study), trials)))
+    known = former["test"] if former.get("trials") == numbers else []  # the test images are used once
     if trainings[0] is None:
-        again.set_user_attr(SETTLED, {"trials": numbers, "test": known, "found": found, "removed": True})
+        finalist_study.set_user_attr(SETTLED, {"trials": numbers, "test": known, "found": found, "removed": True})
         return False
     content, first = trainings[0]
     write_whole(folder / BEST, content)
@@ -187,7 +196,7 @@ def publish_winner(study: optuna.Study, again: optuna.Study, standings: Standing
         "single": asdict(_single(numbers[0], content, first, tests, data)),
         "ensemble": {"members": standings.members},  # fixed before any ensemble is scored
     }
-    again.set_user_attr(SETTLED, record)
+    finalist_study.set_user_attr(SETTLED, record)
     return True
 
 
@@ -198,7 +207,7 @@ def _evaluations(trainings: list[Checkpoint], images: LabelledImages) -> list[Ev
 
 
 def _single(trial: int, content: bytes, saved: Checkpoint, tests: list[Evaluation], data: DataSet) -> Published:
-    """The network in BEST: the first of those that were tested, if other images chose it."""
+    # The network in BEST is the first of `tests`.
     network, scores = saved.network(), {str(saved.score_on): _scored(saved.history[-1])}
     if tests:
         scores["test"] = _scored(tests[0])
@@ -207,20 +216,20 @@ def _single(trial: int, content: bytes, saved: Checkpoint, tests: list[Evaluatio
     return Published([trial], saved.digest, len(content) / 1e6, milliseconds, scores)
 
 
-def publish_ensemble(again: optuna.Study, folder: Path, url: str, data: DataSet) -> None:
-    """Make the ensemble whose members `publish_winner` has put on record, score it once, and write it to ENSEMBLE.
+def publish_ensemble(finalist_study: optuna.Study, folder: Path, url: str, data: DataSet) -> None:
+    """Build the ensemble whose members `publish_winner` has recorded, score it once, and write it to ENSEMBLE.
 
     Raises:
-        CheckpointError: a training's file is damaged or not the one on record.
+        CheckpointError: a checkpoint is damaged, or differs from its record.
         NetworkError: the user's own network cannot score images.
         OSError, ArtifactError: a file cannot be written or read.
     """
-    settled = again.user_attrs[SETTLED]
+    settled = finalist_study.user_attrs[SETTLED]
     members = settled["ensemble"]["members"]
-    made = _ensemble(again, members, data)  # without the lock, for which workers of other studies would wait
+    made = _ensemble(finalist_study, members, data)  # without the lock: workers of other studies need it
     with lock(url):
-        if again.user_attrs[SETTLED] != settled:
-            return  # another command has published the same meanwhile, or a later winner
+        if finalist_study.user_attrs[SETTLED] != settled:
+            return  # meanwhile another command has published the same ensemble or a later winner
         if isinstance(made, str):
             (folder / ENSEMBLE).unlink(missing_ok=True)  # of an earlier winner
             outcome: dict[str, Any] = {"without": made}
@@ -228,26 +237,26 @@ def publish_ensemble(again: optuna.Study, folder: Path, url: str, data: DataSet)
             content, published = made
             write_whole(folder / ENSEMBLE, content)
             outcome = {"published": asdict(published)}
-        again.set_user_attr(SETTLED, settled | {"ensemble": {"members": members, **outcome}})
+        finalist_study.set_user_attr(SETTLED, settled | {"ensemble": {"members": members, **outcome}})
 
 
-def _ensemble(again: optuna.Study, members: list[int], data: DataSet) -> tuple[bytes, Published] | str:
+def _ensemble(finalist_study: optuna.Study, members: list[int], data: DataSet) -> tuple[bytes, Published] | str:
     """The file of an ensemble and its scores, or why there is none."""
     if len(members) == 1:
-        return "there is one training of the winner, and nothing ties with it"
+        return "the winner was trained once, and no other configuration is tied with it"
     if len(members) > ensemble.MOST_MEMBERS:
-        return f"{len(members)} trainings tie, and an ensemble has {ensemble.MOST_MEMBERS} at the most"
-    artifacts, trials = artifacts_of(again), again.get_trials(deepcopy=False)
+        return f"{len(members)} networks are tied, and an ensemble has at most {ensemble.MOST_MEMBERS}"
+    artifacts, trials = artifacts_of(finalist_study), finalist_study.get_trials(deepcopy=False)
     read = [read_checkpoint(trials[number], artifacts) for number in members]
     if None in read:
-        return f"the checkpoint of training {members[read.index(None)]} was removed"
+        return f"the checkpoint of finalist trial {members[read.index(None)]} was deleted"
     content = ensemble.dump([saved for _, saved in filter(None, read)], members)
     try:
-        made = ensemble.parse(content, ENSEMBLE)  # what is scored is what will be read
-    except CheckpointError as error:  # of other images with --allow-mixed, or a network of thousands of tensors
-        return f"its trainings cannot be in one file ({error})"
+        made = ensemble.parse(content, ENSEMBLE)  # score exactly what a user will load
+    except CheckpointError as error:  # trained on other images (--allow-mixed), or too many tensors
+        return f"its networks do not fit in one file ({error})"
     assert isinstance(made, Ensemble)
-    return content, _of_ensemble(made, len(content), definition_of(again).score_on, data)
+    return content, _of_ensemble(made, len(content), definition_of(finalist_study).score_on, data)
 
 
 def _of_ensemble(made: Ensemble, size: int, score_on: ScoreOn, data: DataSet) -> Published:
@@ -266,9 +275,9 @@ def _scored(result: Evaluation | EpochMetrics) -> Scored:
 
 def _announcement(definition: StudyDefinition, top: int, *, unfinished: bool) -> str:
     size = len(definition.grid)
-    whom = "the best, the default and those of before" if size > top + 1 else "the best and the default"
-    warning = " The search is unfinished, so it may still find others." if unfinished else ""
+    which = "the best, the default and earlier finalists" if size > top + 1 else "the best and the default"
+    warning = " The search is unfinished and may still find better ones." if unfinished else ""
     return (
-        f"Finalists: {count(size, 'configuration')}, {whom}, "
-        f"trained again with {count(definition.seeds, 'fresh seed')} each.{warning}"
+        f"Finalists: training {count(size, 'configuration')} ({which}) again "
+        f"with {count(definition.seeds, 'fresh seed')} each.{warning}"
     )

@@ -1,4 +1,4 @@
-"""Optuna's sampler and pruner for a study, and what each gets to see."""
+"""Optuna's sampler and pruner for a study, and the trials that each is shown."""
 
 import copy
 import heapq
@@ -31,23 +31,23 @@ from search.study.space import distribution
 
 
 class SlackPruner(BasePruner):
-    """Prunes a trial whose error is more than a share above the least error of any trial at that step.
+    """Prunes a trial whose error exceeds the lowest error of any trial at the same step by more than a share.
 
-    After the bandit policy of Azure Machine Learning, whose slack is a share of the metric; here
-    it is one of the error, and falls with the fourth root of the step, as good trials come closer
-    to each other while they train. A rule that ranks trials, such as successive halving, ends good
-    ones as well where many are alike. There is no grace for what begins slowly and ends well.
+    After the bandit policy of Azure Machine Learning, whose slack is a share of the metric. Here it is a share of
+    the error and falls with the fourth root of the step, because good trials converge while they train. Rules that
+    rank trials, such as successive halving, also prune good ones where many are alike. Trials that start slowly and
+    end well are pruned.
 
     Args:
-        slack: the share, at step `unit`.
-        unit: a number of steps; with it, 16 times the steps halve the share.
+        slack: the share at step `unit`.
+        unit: number of steps; at 16 times as many, the share is half as large.
     """
 
     def __init__(self, slack: float, unit: int) -> None:
         self.slack, self.unit = slack, unit
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
-        """Whether the trial's last report, an accuracy in [0, 1], is too far behind. Running trials count too."""
+        """Whether the trial's last accuracy, in [0, 1], is too far behind that of any other trial, running or not."""
         step = trial.last_step
         if step is None:
             return False
@@ -56,37 +56,37 @@ class SlackPruner(BasePruner):
         return 1 - trial.intermediate_values[step] > (1 - best) * (1 + share)
 
 
-HISTORY = 1000  # finished trials that a sampler looks at
-TPE_BEST = 25  # trials of them that TPE counts as good, at the most
+HISTORY = 1000  # finished trials that a sampler is shown
+TPE_BEST = 25  # TPE models at most that many as good ones
 
-SLACK = 0.05  # of the least error: how much more a trial may have after one epoch
+SLACK = 0.05  # how much a trial's error may exceed the lowest one after one epoch, as a share
 
 
 def sampler(definition: StudyDefinition, number: int) -> BaseSampler:
-    """A sampler for one trial. Two workers never share a sequence of random numbers."""
+    """A sampler for one trial, seeded by its number: no two workers share a sequence of random numbers."""
     seed = derive(definition.seed, "sampler", number) % 2**32
     if definition.sampler == "tpe":
         if not has_conditions(definition.space):
             return TPESampler(seed=seed)
         with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
-            # Without groups TPE would take only what all trials have from their history, and draw the rest by itself.
+            # Without groups TPE would model only the parameters that all trials have, and draw the others at random.
             return TPESampler(seed=seed, multivariate=True, group=True)
     if definition.sampler == "gp":
         return GPSampler(seed=seed, warn_independent_sampling=False)
-    return RandomSampler(seed=seed)  # only for what a ticket of these samplers leaves open
+    return RandomSampler(seed=seed)  # for parameters that a ticket leaves open
 
 
 def propose(definition: StudyDefinition, trials: list[FrozenTrial], number: int, fixed: Point) -> Point:
-    """The parameters of a trial.
+    """Sample the parameters of a trial.
 
-    The sampler works on a study in memory, which holds what it may see and nothing else.
+    The sampler works on a study in memory that holds exactly the trials it may see.
 
     Args:
-        trials: those of the study; the trial itself and waiting ones are not looked at.
+        trials: of the study; the trial itself and waiting ones are ignored.
         number: of the trial.
-        fixed: parameters that its ticket holds.
+        fixed: parameters set by its ticket.
     """
-    asked: list[optuna.Trial] = []  # of that study, once it is needed
+    asked: list[optuna.Trial] = []  # of that study, created on first use
 
     def choose(name: str, table: Parameter) -> Any:
         if name in fixed:
@@ -105,10 +105,9 @@ def propose(definition: StudyDefinition, trials: list[FrozenTrial], number: int,
 
 
 def _with_paused(definition: StudyDefinition, trials: list[FrozenTrial]) -> list[FrozenTrial]:
-    """The trials, the paused ones as if they had ended: TPE takes those that run for bad ones.
+    """The trials, with paused ones shown as pruned, because TPE treats running ones as bad.
 
-    GP looks at complete trials only, and would learn of hardly any: what stopped early is shown to it with the accuracy
-    that it is expected to come to.
+    GP models complete trials only, of which there are few: it is shown the others with their forecast accuracy.
     """
     if definition.pruner != "freeze":
         return trials
@@ -135,14 +134,14 @@ def _with_paused(definition: StudyDefinition, trials: list[FrozenTrial]) -> list
 
 
 def _seen_as(definition: StudyDefinition, name: str, table: Parameter) -> str:
-    """The sampler's name for a table: each of several is a parameter of its own."""
+    # Each of several tables is a parameter of its own.
     tables = definition.space[name]
     number = next(number for number, each in enumerate(tables, start=1) if each is table)
     return name if len(tables) == 1 else f"{name} #{number}"
 
 
 def _ranks(table: Parameter) -> dict[Any, int]:
-    """What the sampler sees of numbers in choices, as Optuna's choices have no order; empty of other tables."""
+    # Samplers see the ranks of numbers in `choices`, because Optuna's categories have no order. Empty for other tables.
     ranked = sorted(table.choices) if table.choices is not None and table.ordered else []
     return {value: rank for rank, value in enumerate(ranked)}
 
@@ -153,9 +152,9 @@ def _scale(table: Parameter) -> BaseDistribution:
 
 
 class _VisibleTrial(FrozenTrial):
-    """One that a study takes as it is: a deep copy of each would take longer than all else that a sampler does.
+    """Makes `add_trial` copy shallowly: deep copies would take longer than the rest of sampling.
 
-    What it holds is that of the trial itself, which is safe as no sampler changes the parameters or values of a trial.
+    Sharing is safe because no sampler changes a trial's parameters or values.
     """
 
     def __deepcopy__(self, _memo: dict[int, Any]) -> Self:
@@ -163,11 +162,8 @@ class _VisibleTrial(FrozenTrial):
 
 
 def _visible(definition: StudyDefinition, trials: list[FrozenTrial]) -> Iterator[FrozenTrial]:
-    """What the sampler looks at of the trials.
-
-    Left out are those that are no point of the space: one that was enqueued without this package may be outside its
-    ranges, and one that was claimed just now may have no parameters yet.
-    """
+    # Leaves out trials that are no point of the space: one enqueued by another program may lie outside its ranges,
+    # and one claimed just now may have no parameters yet.
     scales = {
         id(table): (_seen_as(definition, name, table), _scale(table), _ranks(table))
         for name, tables in definition.space.items()
@@ -196,11 +192,10 @@ def _visible(definition: StudyDefinition, trials: list[FrozenTrial]) -> Iterator
 
 
 def limit_history(trials: list[FrozenTrial]) -> list[FrozenTrial]:
-    """The trials that tell a sampler most, so that sampling takes no longer as a study grows.
+    """The most informative trials, so that sampling does not slow down as a study grows.
 
-    Those that run, the newest finished ones, and the best: TPE's good trials are the best
-    tenth, 25 at the most, so that only the others, to which it gives the less weight the
-    older they are, become fewer.
+    They are the running ones, the newest finished ones, and the best. TPE models the best tenth, at most 25, as good,
+    so only other trials are left out, to which it gives less weight the older they are.
     """
     finished = [trial for trial in trials if trial.state in FINISHED]
     kept = {trial.number for trial in finished}
@@ -212,7 +207,7 @@ def limit_history(trials: list[FrozenTrial]) -> list[FrozenTrial]:
 
 
 def pruner(definition: StudyDefinition) -> BasePruner:
-    """The pruner. Its first verdict falls after a quarter of an epoch, the first report."""
+    """A study's pruner. It is first asked after a quarter of an epoch."""
     first = STEPS_PER_EPOCH // 4
     longest = definition.longest_epochs() * STEPS_PER_EPOCH
     pruners: dict[str, Any] = {
@@ -221,7 +216,7 @@ def pruner(definition: StudyDefinition) -> BasePruner:
         "hyperband": lambda: HyperbandPruner(min_resource=first, max_resource=longest, reduction_factor=3),
         "median": lambda: MedianPruner(n_startup_trials=5),
         "percentile": lambda: PercentilePruner(25.0, n_startup_trials=5),
-        "freeze": NopPruner,  # the queue pauses trials
+        "freeze": NopPruner,  # the queue pauses trials instead
         "none": NopPruner,
     }
     made: BasePruner = pruners[definition.pruner]()

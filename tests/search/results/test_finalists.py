@@ -548,7 +548,7 @@ def test_run_ends_with_the_finalists_and_goes_on_with_them(invoke: Command, stud
     assert "Finalists" not in stopped.stdout
     first = invoke("run", "tiny.toml", "--workers", "2", "--finalists", "3")
     assert first.returncode == 0, first.stderr
-    assert "trained again with 3 fresh seeds each" in first.stdout
+    assert "again with 3 fresh seeds each" in first.stdout
     assert "Winner: trial" in first.stdout
     assert "one of 3)" in first.stdout
     assert (tmp_path / "studies" / "tiny" / "best.pt").is_file()

@@ -198,8 +198,8 @@ def test_where_a_members_checkpoint_was_removed_there_is_none_and_it_is_said(
     (tmp_path / "s.finalists" / "checkpoints" / f"trial-{removed:05d}-epoch-1.pt").unlink()
     again.set_user_attr("settled", {"trials": [99], "test": []})
     after = published(searched, tmp_path)
-    assert after.without_ensemble == f"the checkpoint of training {removed} was removed"
-    assert wording.ensemble(after) == f"Ensemble         none: the checkpoint of training {removed} was removed"
+    assert after.without_ensemble == f"the checkpoint of finalist trial {removed} was deleted"
+    assert wording.ensemble(after) == f"Ensemble         none: the checkpoint of finalist trial {removed} was deleted"
     assert (after.ensemble, after.unsettled) == (None, False)
     assert after.checkpoint is not None
     assert not (tmp_path / "s" / ENSEMBLE).exists()  # that of before
@@ -211,11 +211,11 @@ def test_one_training_is_no_ensemble_and_too_many_are_none(
     study, settings = make(definition(sampler="grid", defaults=QUICK, space={"filters": {"choices": [4]}}), 1)
     work(settings, lambda: False)
     alone = published((study, settings), tmp_path, seeds=1)
-    assert alone.without_ensemble == "there is one training of the winner, and nothing ties with it"
+    assert alone.without_ensemble == "the winner was trained once, and no other configuration is tied with it"
     assert not (tmp_path / "s" / ENSEMBLE).exists()
     monkeypatch.setattr(ensemble, "MOST_MEMBERS", 2)
     many = published((study, settings), tmp_path, seeds=3)
-    assert many.without_ensemble == "3 trainings tie, and an ensemble has 2 at the most"
+    assert many.without_ensemble == "3 networks are tied, and an ensemble has at most 2"
 
 
 def test_a_winner_that_another_command_published_meanwhile_stays(
