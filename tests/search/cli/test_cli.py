@@ -111,7 +111,7 @@ def test_a_report_leads_back_to_the_search_that_it_is_of(
     (tmp_path / "elsewhere").mkdir()
     output, errors = Process(*again, cwd=tmp_path / "elsewhere", env={"HOME": str(tmp_path)}).communicate()
     assert errors == ""
-    assert "Metrics: the same bit for bit. Weights: the same bit for bit." in output
+    assert "Metrics: bit-identical. Weights: bit-identical." in output
 
 
 def test_a_report_is_opened_in_the_users_browser(invoke: Command, study_file: Path, tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_a_report_is_opened_in_the_users_browser(invoke: Command, study_file: Pa
     page = tmp_path / "studies" / "tiny" / "report.html"
     assert (tmp_path / "shown").read_text().strip() == page.as_uri()
     assert "No trial is complete yet." in page.read_text()
-    assert "--open shows a page" in one_line(invoke("report", "tiny", "--open", "--format", "json"), 2)
+    assert "--open needs a web page" in one_line(invoke("report", "tiny", "--open", "--format", "json"), 2)
 
 
 def test_several_studies_are_compared_as_numbers_too(invoke: Command, study_file: Path, tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_whoever_reads_no_further_ends_the_search_without_a_word(study_file: Pat
 def test_best_is_null_before_a_trial_is_complete(invoke: Command, study_file: Path, tmp_path: Path) -> None:
     study_file.write_text(LONG)
     stopped = invoke("run", "tiny.toml", "--trials", "2", "--timeout", "0.5", "--workers", "1")
-    assert "Time is up: 0 of 2 trials are finished; the same command goes on from here." in stopped.stdout
+    assert "Time is up: 0 of 2 trials are finished; run the same command to resume." in stopped.stdout
     assert stopped.returncode == 0
     assert json.loads(invoke("best", "tiny", "--json").stdout) == {"best": None, "winner": None}
     assert json.loads(invoke("status", "tiny", "--json").stdout)["best"] is None
@@ -329,8 +329,8 @@ def test_an_artifact_folder_that_cannot_be_is_one_line(invoke: Command, study_fi
 def test_a_study_is_shared_out_by_its_commands(invoke: Command, study_file: Path, tmp_path: Path) -> None:
     """enqueue makes and fills it, a worker that has no study file drains it, and its trials can be had again."""
     made = invoke("enqueue", "tiny.toml", "--set", "learning_rate=0.003", "--set", "filters=2")
-    assert made.stdout == "Study tiny: 1 added, 1 waiting, 1 in all.\n"
-    assert invoke("enqueue", "tiny", "--trials", "6").stdout == "Study tiny: 6 added, 7 waiting, 7 in all.\n"
+    assert made.stdout == "Study tiny: 1 added, 1 waiting, 1 in total.\n"
+    assert invoke("enqueue", "tiny", "--trials", "6").stdout == "Study tiny: 6 added, 7 waiting, 7 in total.\n"
     study_file.unlink()
     worked = invoke("worker", "tiny", "--workers", "1")
     assert worked.returncode == 0, worked.stderr
@@ -345,14 +345,14 @@ def test_a_study_is_shared_out_by_its_commands(invoke: Command, study_file: Path
     best = json.loads(invoke("best", "tiny", "--json").stdout)["best"]
     (checkpoints / "trial-00001-epoch-0.5.pt").touch()
     collected = invoke("gc", "tiny", "--keep", "2").stdout
-    assert collected == "Removed 3 checkpoints of beaten trials and 1 that no trial names.\n"
+    assert collected == "Removed 3 checkpoints of outperformed trials and 1 orphaned file.\n"
     assert tmp_path / best["checkpoint"] in checkpoints.glob("trial-*")
     assert len(list(checkpoints.glob("trial-*"))) == 2
 
     again = invoke("reproduce", "tiny", "3")
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("the same\n") == 4
-    assert "Metrics: the same bit for bit. Weights: the same bit for bit." in again.stdout
+    assert "Metrics: bit-identical. Weights: bit-identical." in again.stdout
     assert "has no trial 7; its last is 6" in one_line(invoke("reproduce", "tiny", "7"), 2)
 
 
@@ -365,7 +365,7 @@ def test_a_trial_that_comes_out_otherwise_is_said(invoke: Command, study_file: P
     again = invoke("reproduce", "tiny", "0")
     assert again.returncode == 1
     assert "epoch 1: recorded 50.00 %, now " in again.stdout
-    assert "Metrics: different. Weights: the same bit for bit." in again.stdout
+    assert "Metrics: different. Weights: bit-identical." in again.stdout
 
 
 def test_a_ticket_that_the_study_cannot_have_is_refused(invoke: Command, study_file: Path, tmp_path: Path) -> None:
@@ -380,7 +380,7 @@ def test_delete_asks_first(invoke: Command, study_file: Path, tmp_path: Path) ->
     assert refused.returncode == 1
     assert "Delete study tiny with 1 finished and 0 running trials" in refused.stdout
     assert counts(tmp_path)["complete"] == 1
-    assert invoke("delete", "tiny", "--yes").stdout == "Study tiny is deleted.\n"
+    assert invoke("delete", "tiny", "--yes").stdout == "Deleted study tiny.\n"
     assert not (tmp_path / "studies" / "tiny").exists()
     assert "no study named 'tiny'" in one_line(invoke("status", "tiny"), 2)
 
@@ -426,7 +426,7 @@ def test_stop_ends_a_search_that_runs_elsewhere(invoke: Command, study_file: Pat
     assert "asked: trial 0 by process" in stopped.stdout
     output, _ = process.communicate()
     assert process.returncode == 0
-    assert "Stopped by `fmnist-search stop`: 0 of 2 trials are finished; the same command goes on from here." in output
+    assert "Stopped by `fmnist-search stop`: 0 of 2 trials are finished; run the same command to resume." in output
     assert counts(tmp_path) == {"complete": 0, "pruned": 0, "failed": 0, "running": 0, "waiting": 2, "paused": 0}
 
 
@@ -519,7 +519,7 @@ def test_an_output_folder_of_any_name_holds_the_database_and_the_files(
         (["run", "--name", "a.finalists"], 2, "would be the finalists of another study"),
         (["run", "--device", "cuda"], 2, "--device cuda: there is none on this machine"),
         (["status"], 1, "no database studies/studies.db; start a search"),
-        (["status", "--watch", "mine"], 2, "a study goes first: status mine --watch"),
+        (["status", "--watch", "mine"], 2, "put the study first: status mine --watch"),
         (["run", "--output", "/dev/null/x"], 1, "/dev/null/x: Not a directory; name another place"),
         (["report"], 1, "no database"),
         (["dashboard"], 1, "no database"),

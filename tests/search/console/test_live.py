@@ -82,7 +82,7 @@ def test_ctrl_c_leaves_what_is_said_of_it(searching: Start, columns: int) -> Non
     text = text.replace("\n", "")
     assert "Stopping after" in terminal.output
     assert "Stopping after" not in text
-    assert "Stopped: 0 of 6 trials are finished; the same command goes on from here." in text
+    assert "Stopped: 0 of 6 trials are finished; run the same command to resume." in text
 
 
 def test_ctrl_c_twice_leaves_one_word(searching: Start, study_file: Path) -> None:

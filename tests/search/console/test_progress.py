@@ -49,7 +49,7 @@ def test_a_pipe_gets_one_line_a_trial_that_numbers_it_and_one_a_remark() -> None
     assert piped() == [
         "[6/11] trial -1 complete at 90.00 % (filters=8), best 91.23 %",
         "[6/11] trial -1 failed: OSError: [/red] :bug: full really (filters=8), best 91.23 %",
-        "[7/11] trial -1 no reason is recorded at 80.00 % (filters=8), best 91.23 %",
+        "[7/11] trial -1 no reason recorded at 80.00 % (filters=8), best 91.23 %",
         "Stopping",
     ]
     assert piped(quiet=True) == []

@@ -411,8 +411,8 @@ def test_a_port_in_use_is_one_line(site: Site) -> None:
     [
         (["--auth", "me"], 2, "--auth me needs a password: name a file with --password-file, or set FMNIST_SEARCH_"),
         (["--auth", "me", "--password-file", "absent"], 2, "File 'absent' does not exist."),
-        (["--auth", "me", "--password-file", "{empty}"], 2, "its first line is empty; write the password there"),
-        (["--password-file", "{empty}"], 2, "--password-file is the password of a user: name that user with --auth"),
+        (["--auth", "me", "--password-file", "{empty}"], 2, "the first line is empty; write the password there"),
+        (["--password-file", "{empty}"], 2, "--password-file needs a user; name one with --auth"),
         (["--auth", "a:b", "--password-file", "{full}"], 2, "--auth 'a:b' cannot name a user; give a name without"),
         (["--auth", "", "--password-file", "{full}"], 2, "--auth '' cannot name a user"),
         (["--host", "no host"], 1, "--host no host: "),

@@ -556,7 +556,7 @@ def test_run_ends_with_the_finalists_and_goes_on_with_them(invoke: Command, stud
     assert "Nothing left to do" in again.stdout
     assert again.stdout[again.stdout.index("Winner") :] == first.stdout[first.stdout.index("Winner") :]
     assert "Winner: trial" in invoke("best", "tiny").stdout
-    assert re.search(r"trainings finished\. .*default.* Winner: trial", invoke("status", "tiny").stdout)
+    assert re.search(r"training runs finished\. .*default.* Winner: trial", invoke("status", "tiny").stdout)
 
     winner, standings = (json.loads(invoke(name, "tiny", "--json").stdout) for name in ("best", "finalists"))
     winner, first = winner["winner"], standings["finalists"][0]["again"]
