@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from search import logs
-from search.console.terminal import held_back
+from search.console.terminal import signals_deferred
 from search.formatting import assignments, duration, percent
 from search.results.summary import Summary, TrialCounts
 from search.study.record import reason_of
@@ -210,12 +210,12 @@ def live_view(console: Console, draw: Callable[[], RenderableType], *, stays: bo
 
     live = Live(console=console, get_renderable=render, refresh_per_second=REFRESH, transient=not stays)
     try:
-        with held_back():
+        with signals_deferred():
             live.start()
             console.show_cursor(True)  # so that kill -9 or Ctrl-Z does not leave a terminal without cursor
         with logs.diverted(lambda text: console.print(text, soft_wrap=True)):
             yield
     finally:
         over = True
-        with held_back():  # no signal interrupts the last frame
+        with signals_deferred():  # no signal interrupts the last frame
             live.stop()

@@ -16,7 +16,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from search.console.progress import live_view
-from search.console.terminal import handled
+from search.console.terminal import signals_handled
 from search.database.retry import retry
 from search.database.url import options_for
 from search.formatting import count, marked, percent, short
@@ -251,7 +251,7 @@ def watch(study: optuna.Study, folder: Path, console: Console, seconds: float, *
     last_busy = float("-inf")  # time.monotonic(), when trials were last unfinished
     live = console.is_interactive and not as_json
     view = live_view(console, lambda: Text("\n".join(status(*shown))), stays=True)
-    with handled(signal.default_int_handler), view if live else nullcontext():
+    with signals_handled(signal.default_int_handler), view if live else nullcontext():
         while True:
             busy, awaited = retry(lambda: (_is_busy(study), _awaits_finalists(study)))
             shown = retry(read)  # after the check, so that the last status shown is final

@@ -18,7 +18,7 @@ def terminal() -> Console:
 
 
 @contextmanager
-def handled(handler: Handler) -> Iterator[None]:
+def signals_handled(handler: Handler) -> Iterator[None]:
     """Handle SIGINT and SIGTERM with `handler` inside this context."""
     before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -29,11 +29,11 @@ def handled(handler: Handler) -> Iterator[None]:
 
 
 @contextmanager
-def held_back() -> Iterator[None]:
+def signals_deferred() -> Iterator[None]:
     """Defer SIGINT and SIGTERM until this context ends, so that its body runs to completion."""
     arrived: list[int] = []
     try:
-        with handled(lambda number, _frame: arrived.append(number)):
+        with signals_handled(lambda number, _frame: arrived.append(number)):
             yield
     finally:
         for number in arrived:
@@ -60,5 +60,5 @@ class Interrupts:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        with handled(self):
+        with signals_handled(self):
             yield

@@ -127,7 +127,7 @@ def test_more_threads_than_cores_are_warned_of(monkeypatch: pytest.MonkeyPatch) 
     import torch
 
     assert [check.status for check in check_torch(workers=None)] == ["ok", "ok"]
-    assert "give --workers" in str(list(check_torch(workers=256))[1])
+    assert "use --workers" in str(list(check_torch(workers=256))[1])
     torch.set_num_threads(256)
     (_, threads) = check_torch(workers=None)
     assert (threads.status, threads.fix) == ("warning", "unset OMP_NUM_THREADS")
@@ -156,7 +156,7 @@ def test_a_database_of_ours_is_well_also_while_it_is_used(tmp_path: Path) -> Non
     with opened(url, "create") as storage, storage.engine.connect():
         checks = stored(url)
     assert {check.status for check in checks.values()} == {"ok"}
-    assert checks["storage"].found.endswith("studies.db can be written, 0 studies")
+    assert checks["storage"].found.endswith("studies.db is writable, 0 studies")
     assert checks["schema"].found.startswith("v")
     assert checks["WAL"].found.startswith("on")
 
@@ -207,7 +207,7 @@ def test_what_a_server_refuses_is_named(postgresql: Server) -> None:
         connection.execute("CREATE ROLE guest LOGIN")
         connection.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
         guest = url.replace("tester@", "guest@")
-        assert stored(guest)["storage"].fix == "say GRANT CREATE ON SCHEMA public TO guest"
+        assert stored(guest)["storage"].fix == "run GRANT CREATE ON SCHEMA public TO guest"
         connection.execute("ALTER ROLE guest SET default_transaction_read_only = on")
     assert "read-only" in stored(guest)["storage"].found
     assert "does not exist" in list(check_database(postgresql.url("nosuch"), workers=2))[-1].found
@@ -217,7 +217,7 @@ def test_folders_that_cannot_be_are_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for place in (str(tmp_path / "file"), str(tmp_path / "file" / "below"), "ftp://x", "s3://"):
         assert check_artifacts(place).status == "failed"
-    assert "cannot be made" in stored(default_url(tmp_path / "file" / "below"))["storage"].found
+    assert "cannot create" in stored(default_url(tmp_path / "file" / "below"))["storage"].found
     assert check_artifacts(str(tmp_path)).status == check_artifacts(str(tmp_path / "new" / "x")).status == "ok"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
@@ -245,4 +245,4 @@ def test_little_room_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     free = shutil.disk_usage(tmp_path).free
     monkeypatch.setattr("search.doctor.COMFORTABLE", 2 * free)
     (check,) = check_disk([tmp_path, tmp_path / "new" / "folder"])
-    assert (check.status, check.fix) == ("warning", "make room, or name another --output")
+    assert (check.status, check.fix) == ("warning", "free some space, or name another --output")

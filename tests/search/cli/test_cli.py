@@ -322,7 +322,7 @@ def test_a_study_that_is_out_of_memory_in_each_trial_ends_with_the_reason(
 
 def test_an_artifact_folder_that_cannot_be_is_one_line(invoke: Command, study_file: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("a file where the folder should be")
-    assert "no such artifact store" in one_line(invoke("run", "tiny.toml", "--artifacts", "ftp://x"), 1)
+    assert "unsupported artifact store" in one_line(invoke("run", "tiny.toml", "--artifacts", "ftp://x"), 1)
     assert "file" in one_line(invoke("run", "tiny.toml", "--artifacts", "file", "--name", "other"), 1)
 
 
@@ -509,14 +509,14 @@ def test_an_output_folder_of_any_name_holds_the_database_and_the_files(
         (["run", "--sampler", "best"], 2, "'best' is not one of"),
         (["run", "--storage", "mysql://u:hunter2@h/d"], 1, "mysql: no such storage"),
         (["run", "--name", "../up"], 2, "'../up' cannot name a folder"),
-        (["run", "--name", "é" * 123], 2, "a name of 246 bytes is too long for a folder; 245 are the most"),
+        (["run", "--name", "é" * 123], 2, "a name of 246 bytes is too long for a folder; use at most 245"),
         (["enqueue", "cnn", "--name", "studies.db"], 2, "'studies.db' is a name that fmnist-search has"),
         (["run", "--name", "studies.db-wal"], 2, "is a name that fmnist-search has"),
         (["run", "--name", "uploads"], 2, "is a name that fmnist-search has"),
-        (["run", "--name", "a\u200cb"], 2, r"cannot name a study: leave out U+200C, which cannot be seen"),
-        (["run", "--name", "a\tb"], 2, "leave out U+0009"),
-        (["run", "--name", "a\n"], 2, "leave out U+000A"),
-        (["run", "--name", "a.finalists"], 2, "would be the finalists of another study"),
+        (["run", "--name", "a\u200cb"], 2, r"cannot name a study; remove the unprintable U+200C"),
+        (["run", "--name", "a\tb"], 2, "remove the unprintable U+0009"),
+        (["run", "--name", "a\n"], 2, "remove the unprintable U+000A"),
+        (["run", "--name", "a.finalists"], 2, "is reserved for the finalists of another study"),
         (["run", "--device", "cuda"], 2, "--device cuda: there is none on this machine"),
         (["status"], 1, "no database studies/studies.db; start a search"),
         (["status", "--watch", "mine"], 2, "put the study first: status mine --watch"),

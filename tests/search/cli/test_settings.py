@@ -103,7 +103,7 @@ def test_every_option_has_its_two_variables_and_its_key() -> None:
     [
         ("wrokers = 3", "wrokers: is an unknown key; did you mean 'workers'?"),
         ("[run]\ntrails = 3", "run.trails: is an unknown key; did you mean 'trials'?"),
-        ("[worker]\ntrials = 3", "worker.trials: is an unknown key; known are"),
+        ("[worker]\ntrials = 3", "worker.trials: is an unknown key; use one of"),
         ("[wroker]\ngrace = 3", "wroker: is an unknown key; did you mean 'worker'?"),
         ("[storage]\nurl = 'x'", "storage: is an unknown key"),
         ("workers = true", "workers: should be a whole number"),

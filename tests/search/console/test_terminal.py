@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from search.console.terminal import Interrupts, handled, held_back
+from search.console.terminal import Interrupts, signals_deferred, signals_handled
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -23,8 +23,8 @@ def test_the_first_asks_and_the_second_ends(number: signal.Signals) -> None:
 
 def test_what_is_held_back_comes_afterwards_even_after_an_error() -> None:
     arrived: list[int] = []
-    with handled(lambda number, _frame: arrived.append(number)):
-        with held_back():
+    with signals_handled(lambda number, _frame: arrived.append(number)):
+        with signals_deferred():
             signal.raise_signal(signal.SIGINT)
             signal.raise_signal(signal.SIGTERM)
             assert arrived == []
@@ -34,7 +34,7 @@ def test_what_is_held_back_comes_afterwards_even_after_an_error() -> None:
         assert arrived[2:] == [signal.SIGTERM]
 
 
-@held_back()
+@signals_deferred()
 def interrupted() -> None:
     signal.raise_signal(signal.SIGTERM)
     Path("/nosuch").stat()

@@ -131,7 +131,7 @@ def test_a_browser_finds_its_way_below_the_prefix(proxied: Site, browser: Any) -
 
 def test_a_dashboard_of_another_version_is_refused_and_not_half_served(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(prefix.PATHS, prefix.SCRIPT, ["something|/else"])
-    with pytest.raises(PrefixError, match="cannot be served below a prefix; give it a host name"):
+    with pytest.raises(PrefixError, match="cannot be served below a prefix; use a separate host name"):
         Prefixed(lambda *_: [], "/tuning")
 
 
@@ -144,4 +144,4 @@ def test_what_is_no_path_is_refused(path: str) -> None:
 def test_behind_a_proxy_a_sign_in_is_needed(searched: Path) -> None:
     code, line = refused(searched, "--behind-proxy")
     assert code == 2
-    assert "--behind-proxy: other machines would reach the dashboard; let users sign in with --auth USER" in line
+    assert "--behind-proxy: other machines could reach the dashboard; require a sign-in with --auth USER" in line

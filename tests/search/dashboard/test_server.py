@@ -257,7 +257,7 @@ def test_a_server_may_be_empty_before_the_first_study(tmp_path: Path, postgresql
 def test_a_study_keeps_its_name_by_which_its_files_and_workers_go(site: Site) -> None:
     for name in ("renamed", "../elsewhere"):
         answer = site.ask("/api/studies/1/rename", "POST", {"study_name": name})
-        assert (answer.status, b"go by its name" in answer.body) == (403, True)
+        assert (answer.status, b"refer to a study by name" in answer.body) == (403, True)
     assert site.study()["name"] == "shown"
 
 
@@ -336,7 +336,7 @@ def test_no_file_but_artifacts_can_be_reached(searched: Path, tmp_path: Path) ->
                 new = json.dumps(json.loads(record) | {"name": altered})
                 database.execute(f"UPDATE trial_user_attributes SET value_json = ? WHERE {mine}", [new])  # noqa: S608
             answer = served.ask(path)
-            assert (answer.status, b"would lead out of their folder" in answer.body) == (502, True)
+            assert (answer.status, b"it leads out of the folder" in answer.body) == (502, True)
 
 
 def test_a_checkpoint_that_is_gone_is_said_to_be(searched: Path, tmp_path: Path) -> None:
@@ -346,7 +346,7 @@ def test_a_checkpoint_that_is_gone_is_said_to_be(searched: Path, tmp_path: Path)
         name = trial["artifacts"][2]["filename"]
         (output / "shown" / "checkpoints" / name).unlink()
         answer = served.ask(served.artifact(trial, name))
-        assert (answer.status, answer.body.decode()) == (404, f"{name} is gone\n")
+        assert (answer.status, answer.body.decode()) == (404, f"{name} not found in the study's checkpoints\n")
         served.process.kill()
         assert "Traceback" not in served.process.communicate()[1]
 
@@ -376,7 +376,7 @@ ELSEWHERE = "192.0.2.1"  # an address of documentation (RFC 5737): no machine ha
 def test_without_a_sign_in_it_is_served_to_no_other_machine(searched: Path, host: str) -> None:
     code, line = refused(searched, "--host", host)
     assert code == 2
-    assert line.startswith(f"Error: --host {host}: other machines would reach the dashboard; let users sign in with ")
+    assert line.startswith(f"Error: --host {host}: other machines could reach the dashboard; require a sign-in with ")
 
 
 @pytest.mark.parametrize("arguments", [("--insecure",), ("--auth", USER)])
@@ -386,7 +386,7 @@ def test_it_is_if_that_is_said(searched: Path, arguments: tuple[str, ...]) -> No
     assert code == 1
     assert line == (
         f"Error: port 80 cannot be opened on {ELSEWHERE} (Cannot assign requested address); "
-        "choose one of this machine with --host"
+        "choose an address of this machine with --host"
     )
 
 
@@ -413,8 +413,8 @@ def test_a_port_in_use_is_one_line(site: Site) -> None:
         (["--auth", "me", "--password-file", "absent"], 2, "File 'absent' does not exist."),
         (["--auth", "me", "--password-file", "{empty}"], 2, "the first line is empty; write the password there"),
         (["--password-file", "{empty}"], 2, "--password-file needs a user; name one with --auth"),
-        (["--auth", "a:b", "--password-file", "{full}"], 2, "--auth 'a:b' cannot name a user; give a name without"),
-        (["--auth", "", "--password-file", "{full}"], 2, "--auth '' cannot name a user"),
+        (["--auth", "a:b", "--password-file", "{full}"], 2, "--auth 'a:b' is not a valid user name; use one without"),
+        (["--auth", "", "--password-file", "{full}"], 2, "--auth '' is not a valid user name"),
         (["--host", "no host"], 1, "--host no host: "),
         (["--output", "absent"], 1, "no database absent/studies.db"),
         (["--port", "0"], 2, "0 is not in the range"),
@@ -573,7 +573,8 @@ def test_wrong_passwords_are_logged_and_delay_the_next_try(searched: Path) -> No
         served.process.kill()
         lines = served.process.communicate()[1].splitlines()
     failed = [
-        re.search(r"sign-in from 127.0.0.1 failed, (\d+) times by now; the next in (\d+) s", line) for line in lines
+        re.search(r"sign-in from 127.0.0.1 failed \((\d+) times\); next attempt allowed in (\d+) s", line)
+        for line in lines
     ]
     assert [match.groups() for match in failed if match][:3] == [("1", "0"), ("2", "0"), ("3", "1")]
     assert not any("wrong" in line or SECRET in line for line in lines)

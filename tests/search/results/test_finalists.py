@@ -511,7 +511,7 @@ def test_a_request_to_stop_is_for_the_finalists_too(searched: Searched, retrain:
 def test_the_name_of_finalists_is_not_given_to_another_study(command: Command, study_file: Path) -> None:
     refused = command("run", "tiny.toml", "--name", "tiny.finalists")
     assert refused.returncode == 2
-    assert "would be the finalists of another study" in refused.stderr
+    assert "is reserved for the finalists of another study" in refused.stderr
 
 
 def configuration(accuracies: list[float], behind: Difference | None) -> Configuration:
