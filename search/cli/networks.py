@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 @click.option("--filters", type=int, help="Filters of the first convolution; transformer: features per head.")
 @click.option("--blocks", type=int, help="Blocks of the network; simple has none.")
 @click.option("--kernel-size", type=int, help="Kernel size of cnn and simple.")
-@click.option("--residual", is_flag=True, default=None, help="cnn: add two residual convolutions.")
+@click.option("--residual", is_flag=True, default=None, help="cnn: add two convolutions with residual connections.")
 @click.option("--hidden", type=int, help="Features of the first fully connected layer of cnn and simple.")
 @click.option("--activation", type=click.Choice(get_args(Activation)), help="Activation function of cnn and simple.")
 @click.option("--dropout", type=float, help="Dropout probability.")

@@ -126,7 +126,7 @@ def best(study: str, storage: str | None, output: Path | None, as_json: bool) ->
 @click.option(
     "--to",
     type=UserPath(dir_okay=False),
-    help="File to write.  [default: report.html in the study's folder, comparison.html for several studies; or .json]",
+    help="File to write.  [default: report.html in the study's folder, comparison.html for several; .json for JSON]",
 )
 @force_option
 @click.option("--open", "in_browser", is_flag=True, help="Open the page in the browser.")

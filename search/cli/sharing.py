@@ -183,7 +183,7 @@ def delete(study: str, storage: str | None, output: Path | None, artifacts: str 
 @study_argument
 @storage_options
 @deleting_from_option
-@click.option("--keep", type=click.IntRange(1), help="Best checkpoints to keep.  [default: that of the last run]")
+@click.option("--keep", type=click.IntRange(1), help="Best checkpoints to keep.  [default: the --keep of the last run]")
 def gc(study: str, storage: str | None, output: Path | None, artifacts: str | None, keep: int | None) -> None:
     """Remove checkpoints of STUDY, except those of the best trials and those that unfinished trials need.
 

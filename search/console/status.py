@@ -48,7 +48,7 @@ def show(console: Console, result: RunResult, storage: str) -> None:
     elif not result.had_work:
         say(
             f"Nothing left to do: study {name} has {count(trials.finished, 'finished trial')} of {result.goal}; "
-            "ask for more with --trials."
+            "request more with --trials."
         )
     else:
         failed = f", {trials.failed} failed and were replaced" if trials.failed else ""
@@ -70,8 +70,8 @@ def show(console: Console, result: RunResult, storage: str) -> None:
     else:
         if not repeated:
             say(wording.caution(result.summary))
-        missing = f"not found in {location_of(result.study, result.report.parent)}"
-        say(f"Best checkpoint  {best.checkpoint or missing}")
+        checkpoint = best.checkpoint or f"not found in {location_of(result.study, result.report.parent)}"
+        say(f"Best checkpoint  {checkpoint}")
     say(f"Report           {result.report}")
     say(f"Explore it       fmnist-search dashboard{options_for(storage)}")
 

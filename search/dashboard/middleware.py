@@ -1,6 +1,6 @@
 """WSGI middleware in front of optuna-dashboard: sign-in and request checks.
 
-optuna-dashboard has no sign-in. This middleware checks every request before it: pages, API, static files, artifacts.
+optuna-dashboard has no sign-in. This middleware checks every request first: pages, API, static files and artifacts.
 """
 
 import base64
