@@ -8,7 +8,7 @@ COMPLETION_TIMEOUT = 2  # seconds to wait for a database server
 
 def stored(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete names of studies in the database given by the command line so far, the environment or the settings."""
-    return [CompletionItem(name) for name in _in_database(context) if name.startswith(incomplete)]
+    return [CompletionItem(name) for name in _study_names(context) if name.startswith(incomplete)]
 
 
 def startable(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -21,7 +21,7 @@ def startable(context: click.Context, parameter: click.Parameter, incomplete: st
     return [file, *existing, *(CompletionItem(name) for name in sorted(new) if name.startswith(incomplete))]
 
 
-def _in_database(context: click.Context) -> list[str]:
+def _study_names(context: click.Context) -> list[str]:
     # By SQL: importing Optuna takes a second. A shell cannot show an error, so an error yields no names.
     import sqlalchemy
 

@@ -52,7 +52,7 @@ def data_dir_option(command: Command) -> Command:
     )(command)
 
 
-def _or_from_file(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+def _storage_from_file(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
     """The value of --storage, else the first line of the file named by STORAGE_FILE, a container's secret."""
     given = context.get_parameter_source(str(parameter.name)) in (
         ParameterSource.COMMANDLINE,
@@ -75,7 +75,7 @@ def _or_from_file(context: click.Context, parameter: click.Parameter, value: str
 def storage_options(command: Command) -> Command:
     command = click.option(
         "--storage",
-        callback=_or_from_file,
+        callback=_storage_from_file,
         help="Database: sqlite:///FILE or postgresql://USER@HOST/DB.  [default: studies.db in the output folder]",
     )(command)
     return click.option(
@@ -169,7 +169,7 @@ def score_on_option(default: str) -> Callable[[Command], Command]:
     )
 
 
-def _look_in(context: click.Context, parameter: click.Parameter, folder: Path | None) -> None:
+def _set_network_dir(context: click.Context, parameter: click.Parameter, folder: Path | None) -> None:
     context.meta[str(parameter.name)] = folder
     if folder is not None and not context.resilient_parsing:
         from fmnist import own_network
@@ -191,7 +191,7 @@ def network_dir_option(default: str) -> Callable[[Command], Command]:
     return click.option(
         "--network-dir",
         type=UserPath(file_okay=False, exists=True),
-        callback=_look_in,
+        callback=_set_network_dir,
         expose_value=False,
         is_eager=True,  # before --architecture, which loads the network
         help=f"Folder with the file of your own network.  [default: {default}]",

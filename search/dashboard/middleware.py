@@ -68,41 +68,42 @@ class SignIn:
 
     def __init__(self, application: WSGIApplication, credentials: Credentials) -> None:
         self.application, self.credentials = application, credentials
-        self.wrong: OrderedDict[str, tuple[int, float]] = OrderedDict()  # address: (failures, time of next attempt)
-        self.right: bytes | None = None  # hash of the credentials last accepted
+        self.failures: OrderedDict[str, tuple[int, float]] = OrderedDict()  # address: (failures, time of next attempt)
+        self.accepted: bytes | None = None  # hash of the credentials last accepted
         self.lock = threading.Lock()
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        given, address = _given(environ.get("HTTP_AUTHORIZATION", "")), client_of(environ.get("REMOTE_ADDR", ""))
+        given = _basic_credentials(environ.get("HTTP_AUTHORIZATION", ""))
+        address = client_of(environ.get("REMOTE_ADDR", ""))
         if given is not None:
             hashed = hashlib.sha256(given).digest()
-            if self.right is not None and hmac.compare_digest(hashed, self.right):
+            if self.accepted is not None and hmac.compare_digest(hashed, self.accepted):
                 return self.application(environ, start_response)
-            left = self._left(address)
-            if left > 0:
-                wait = ("Retry-After", str(math.ceil(left)))
-                why = f"Too many wrong passwords from {address}; try again in {math.ceil(left)} s."
+            delay = self._remaining_delay(address)
+            if delay > 0:
+                wait = ("Retry-After", str(math.ceil(delay)))
+                why = f"Too many wrong passwords from {address}; try again in {math.ceil(delay)} s."
                 return refuse(start_response, "429 Too Many Requests", why, wait)
             if self.credentials.match(given):
-                self.right = hashed
+                self.accepted = hashed
                 return self.application(environ, start_response)
-            self._count(address)
+            self._record_failure(address)
         ask = ("WWW-Authenticate", 'Basic realm="fmnist-search", charset="UTF-8"')
         return refuse(start_response, "401 Unauthorized", "Sign in with the user and password of this dashboard.", ask)
 
-    def _left(self, address: str) -> float:
+    def _remaining_delay(self, address: str) -> float:
         """Seconds until an address may try again."""
         with self.lock:
-            return self.wrong.get(address, (0, 0.0))[1] - time.monotonic()
+            return self.failures.get(address, (0, 0.0))[1] - time.monotonic()
 
-    def _count(self, address: str) -> None:
+    def _record_failure(self, address: str) -> None:
         with self.lock:
-            times, until = self.wrong.pop(address, (0, 0.0))
+            times, until = self.failures.pop(address, (0, 0.0))
             times = 1 if time.monotonic() - until > RESET_AFTER else times + 1
             delay = min(2.0 ** (times - FREE_ATTEMPTS), LONGEST_DELAY) if times >= FREE_ATTEMPTS else 0.0
-            self.wrong[address] = times, time.monotonic() + delay
-            if len(self.wrong) > MOST_ADDRESSES:
-                self.wrong.popitem(last=False)
+            self.failures[address] = times, time.monotonic() + delay
+            if len(self.failures) > MOST_ADDRESSES:
+                self.failures.popitem(last=False)
         log.warning("sign-in from %s failed (%d times); next attempt allowed in %.0f s", address, times, delay)
 
 
@@ -247,7 +248,7 @@ def client_of(address: str) -> str:
     return address if parsed.version == 4 else str(ipaddress.ip_network((parsed, 64), strict=False))
 
 
-def _given(authorization: str) -> bytes | None:
+def _basic_credentials(authorization: str) -> bytes | None:
     """USER:PASSWORD from an Authorization header; None if it has none."""
     scheme, _, encoded = authorization.partition(" ")
     if scheme.lower() != "basic":

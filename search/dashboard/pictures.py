@@ -48,7 +48,7 @@ def learning_curve(title: str, score_on: str, history: Sequence[Epoch]) -> str:
     y = _Axis(min(values) - room, max(values) + room, BOTTOM, TOP)
     scored = [(x.place(epoch.epoch), y.place(epoch.accuracy)) for epoch in history]
     training = [(x.place(epoch.epoch), y.place(epoch.train_accuracy)) for epoch in history]
-    return _drawn(
+    return _render(
         "curve.svg",
         title=f"{title}: {percent(history[-1].accuracy)} {score_on}",
         lines=[(score_on, BEST_COLOUR, "", scored), ("training", COLOURS["complete"], "2 5", training)],
@@ -68,7 +68,7 @@ def confusion_matrix(title: str, confusion: Sequence[Sequence[int]]) -> str:
         confusion: (10, 10), a row for each true class.
     """
     rows = [[(count, count / max(sum(row), 1)) for count in row] for row in confusion]
-    return _drawn("confusion.svg", title=title, classes=CLASSES, rows=rows, cell=CELL, colour=COLOURS["complete"])
+    return _render("confusion.svg", title=title, classes=CLASSES, rows=rows, cell=CELL, colour=COLOURS["complete"])
 
 
 def _round_step(least: float) -> float:
@@ -77,7 +77,7 @@ def _round_step(least: float) -> float:
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= least * (1 - 1e-9))
 
 
-def _drawn(template: str, **values: Any) -> str:
+def _render(template: str, **values: Any) -> str:
     environment = Environment(
         loader=PackageLoader("search.dashboard", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )

@@ -79,7 +79,7 @@ def serve(settings: DashboardSettings, ready: Callable[[str], None]) -> None:
         DashboardError: the port cannot be opened on the host.
         StorageError: the database cannot be opened.
     """
-    family, address = _resolved(settings.host, settings.port)
+    family, address = _resolve(settings.host, settings.port)
     local = ipaddress.ip_address(address[0].partition("%")[0]).is_loopback and not settings.behind_proxy
     if not (local or settings.credentials or settings.insecure):
         option = "--behind-proxy" if settings.behind_proxy else f"--host {settings.host}"
@@ -97,7 +97,7 @@ def serve(settings: DashboardSettings, ready: Callable[[str], None]) -> None:
             fix = "an address of this machine with --host" if no_such_address else "another with --port"
             reason = f"port {settings.port} cannot be opened on {address[0]} ({error.strerror})"
             raise DashboardError(f"{reason}; choose {fix}") from error
-        logging.getLogger("optuna_dashboard._bottle_util").addFilter(_shorten)
+        logging.getLogger("optuna_dashboard._bottle_util").addFilter(_drop_traceback)
         largest = LARGEST_READING if settings.read_only else LARGEST
         server = BoundedServer(
             application,
@@ -113,7 +113,7 @@ def serve(settings: DashboardSettings, ready: Callable[[str], None]) -> None:
             server.run()
 
 
-def _shorten(record: logging.LogRecord) -> bool:
+def _drop_traceback(record: logging.LogRecord) -> bool:
     """A logging filter that drops the traceback from what optuna-dashboard logs about failed requests."""
     record.msg, record.args = record.getMessage().partition("\n")[0], None
     return True
@@ -144,14 +144,14 @@ def _dashboard(settings: DashboardSettings, mode: Mode) -> WSGIApplication:
         # optuna-dashboard would answer "internal server error" and log a traceback.
         with reported(settings.storage), storage.engine.connect() as connection:
             connection.exec_driver_sql("SELECT 1")
-        if not _is_known(storage, environ["PATH_INFO"]):
+        if not _exists(storage, environ["PATH_INFO"]):
             return refuse(start_response, "404 Not Found", "No such study or trial.")
         return application(environ, start_response)  # type: ignore[no-any-return]
 
     return checked
 
 
-def _is_known(storage: RDBStorage, path: str) -> bool:
+def _exists(storage: RDBStorage, path: str) -> bool:
     """Whether the study and the trial in a path exist; optuna-dashboard does not check."""
     match = IDS.match(path)
     if match is None:
@@ -171,7 +171,7 @@ def _is_known(storage: RDBStorage, path: str) -> bool:
     return True
 
 
-def _resolved(host: str, port: int) -> tuple[socket.AddressFamily, tuple[Any, ...]]:
+def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, tuple[Any, ...]]:
     """A host's socket family and address.
 
     Raises:
