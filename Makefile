@@ -1,7 +1,7 @@
-# `make help` lists the targets. PYTHON names the interpreter that the virtual environment is made from.
+# `make help` lists the targets. PYTHON is the interpreter for the virtual environment.
 PYTHON ?= python3
 BIN := .venv/bin
-GENERATED := docs/command-line.md docs/own-network.md docs/python-api.md docs/study-files.md  # cog writes parts of them
+GENERATED := docs/command-line.md docs/own-network.md docs/python-api.md docs/study-files.md  # cog generates parts of these
 
 .DEFAULT_GOAL := help
 .PHONY: help install dev data run test chaos check docs docker-check docker-test format clean
@@ -13,7 +13,7 @@ help:  ## list the targets
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "$(PYTHON) is $$($(PYTHON) --version); Python 3.11 or newer is needed: make PYTHON=python3.11 ..."; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info >= (3, 14))' || \
-		echo "Warning: $$($(PYTHON) --version) was never tested with fmnist-search, but Python 3.11 to 3.13 were."
+		echo "Warning: $$($(PYTHON) --version) is not tested with fmnist-search; if something fails, use Python 3.11 to 3.13."
 	$(PYTHON) -m venv .venv
 	@touch $@
 
@@ -25,27 +25,27 @@ help:  ## list the targets
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-install: .venv/installed  ## make .venv and install fmnist-search into it
+install: .venv/installed  ## create .venv and install fmnist-search into it
 
-dev: .venv/dev  ## the same, with what tests and checks need
+dev: .venv/dev  ## the same, plus the dependencies of tests and checks
 
 data: .venv/installed  ## find, download or install the data set, and verify it
 	@$(BIN)/fmnist-search data || { test $$? = 3 && command -v apt-get > /dev/null && \
-		echo "Installing Debian's package of the data set." && \
+		echo "Installing Debian's data set package." && \
 		$$(test $$(id -u) = 0 || echo sudo) apt-get update -qq && \
 		$$(test $$(id -u) = 0 || echo sudo) apt-get install -y -qq dataset-fashion-mnist && \
 		$(BIN)/fmnist-search data; }
 
-run: data  ## search: 50 trials and the finalists on the real data set, some 20 minutes on two recent cores
+run: data  ## run a search: 50 trials and the finalists on Fashion-MNIST, about 20 minutes on two recent cores
 	$(BIN)/fmnist-search run --trials 50
 
 test: dev data  ## run the whole test suite
 	$(BIN)/pytest --numprocesses 2 --dist worksteal
 
-chaos: dev  ## end workers 200 times, by kill -9 and SIGTERM, on SQLite and on PostgreSQL: about 15 minutes
+chaos: dev  ## kill workers 200 times, with SIGKILL and SIGTERM, on SQLite and PostgreSQL: about 15 minutes
 	$(BIN)/pytest tests/test_faults.py -k test_chaos --kills 200 -s
 
-check: dev docker-check docs  ## lint, types, the documents' links and whether their generated parts are up to date
+check: dev docker-check docs  ## check lint, types, links of the documents, and that their generated parts are up to date
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -54,7 +54,7 @@ check: dev docker-check docs  ## lint, types, the documents' links and whether t
 docs: dev  ## build the documents as a site, build/docs/index.html; warnings are errors
 	$(BIN)/sphinx-build --quiet --fresh-env --fail-on-warning --keep-going docs build/docs
 
-docker-check: dev  ## lint the Dockerfile, and hold the compose files against their schema
+docker-check: dev  ## lint the Dockerfile, and validate the compose files
 	$(BIN)/hadolint docker/Dockerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml docker/compose.gpu.yaml
 
@@ -66,5 +66,5 @@ format: dev  ## format the code and update the generated parts of the documents
 	$(BIN)/ruff format .
 	$(BIN)/cog -r $(GENERATED)
 
-clean:  ## remove the virtual environment and caches, but no study
+clean:  ## remove the virtual environment and caches, but no studies
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

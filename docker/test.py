@@ -1,7 +1,7 @@
-"""Builds the image, runs the whole service, ends workers in mid-trial, and looks whether all is as it should be.
+"""Builds the image, runs the whole service, kills and stops workers mid-trial, and checks the result.
 
-With Docker, or with podman and podman-compose, whichever is there. `make docker-test` runs it; DOCKER_BUILD_ARGS are
-more arguments for the build, such as a proxy or a mounted pip.conf.
+Uses Docker if its engine runs, else podman and podman-compose. Run it with `make docker-test`; DOCKER_BUILD_ARGS adds
+arguments to the build, such as a proxy or a mounted pip.conf.
 """
 
 import base64
@@ -42,7 +42,7 @@ epochs = 3
 [space]
 learning_rate = {{ low = 0.0005, high = 0.005, log = true }}
 """
-# Where no registry can be reached Debian's PostgreSQL stands for the official image, as far as compose.yaml needs it.
+# Without access to a registry, Debian's PostgreSQL replaces the official image, as far as compose.yaml needs it.
 POSTGRES_ENTRYPOINT = """\
 #!/bin/sh
 set -eu
@@ -77,9 +77,9 @@ class Service:
         if self.engine == "podman" and not Path("/run/systemd/system").exists():
             self.environment["CONTAINERS_CONF"] = str(_without_systemd(folder))
 
-    def call(self, *command: str | Path, check: bool = True, said: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run a command of the engine or of its compose; what it printed is in the result."""
-        if said:
+    def call(self, *command: str | Path, check: bool = True, echo: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a command and capture its output; echo: print the command."""
+        if echo:
             print("$", shlex.join(map(str, command)), flush=True)
         done = subprocess.run(
             list(map(str, command)),
@@ -94,7 +94,7 @@ class Service:
         return done
 
     def start(self, *command: str) -> subprocess.Popen[bytes]:
-        """Start a command whose output is to be seen."""
+        """Start a command without capturing its output."""
         print("$", shlex.join(command), flush=True)
         return subprocess.Popen(command, cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL)
 
@@ -102,15 +102,16 @@ class Service:
         return self.call(*self.compose, "--file", "docker/compose.yaml", *arguments, check=check)
 
     def containers(self, service: str) -> list[str]:
-        """The identifiers of a service's containers that run."""
+        """The ids of a service's running containers."""
         labels = ("com.docker.compose.project=" + PROJECT, "com.docker.compose.service=" + service)
         filters = [each for label in labels for each in ("--filter", f"label={label}")]
-        return self.call(self.engine, "ps", "--quiet", "--no-trunc", *filters, said=False).stdout.split()
+        return self.call(self.engine, "ps", "--quiet", "--no-trunc", *filters, echo=False).stdout.split()
 
     def remove(self) -> None:
-        """Remove containers, volumes and network. podman-compose leaves the scaled workers, and what they use."""
+        """Remove containers, volumes and network."""
+        # First by label: podman-compose leaves scaled workers and what they use.
         label = f"label=com.docker.compose.project={PROJECT}"
-        containers = self.call(self.engine, "ps", "--all", "--quiet", "--filter", label, said=False).stdout.split()
+        containers = self.call(self.engine, "ps", "--all", "--quiet", "--filter", label, echo=False).stdout.split()
         self.call(self.engine, "rm", "--force", *containers, check=False)
         self.composed("--profile", "search", "down", "--volumes", check=False)
 
@@ -118,20 +119,20 @@ class Service:
         return self.call(self.engine, "inspect", "--format", template, thing).stdout.strip()
 
     def sql(self, query: str) -> list[str]:
-        """The rows of an answer of one column; none while the database is not there."""
+        """The rows of a query with one column; none while the database is unavailable."""
         (container,) = self.containers("postgres")
         psql = ["psql", "--host", "127.0.0.1", "--username", "fmnist", "--dbname", "studies", "-tAc", query]
         self.environment["PGPASSWORD"] = (self.folder / "docker/secrets/postgres-password").read_text().strip()
         exec_ = [self.engine, "exec", "--env", "PGPASSWORD", container]
-        return self.call(*exec_, *psql, check=False, said=False).stdout.splitlines()
+        return self.call(*exec_, *psql, check=False, echo=False).stdout.splitlines()
 
     def build(self) -> None:
-        """The image, and what it and the database are made from if no registry has it."""
+        """Build the image, and the base images too if no registry can be reached."""
         if self.call(self.engine, "pull", "--quiet", BASE, check=False).returncode:
             self.environment["POSTGRES_IMAGE"] = POSTGRES
             self._bases_from_packages()
         revision = self.call("git", "-C", ROOT, "describe", "--always", "--dirty").stdout.strip()
-        kind = ["--format", "docker"] if self.engine == "podman" else []  # OCI's has no health check
+        kind = ["--format", "docker"] if self.engine == "podman" else []  # the OCI format has no health check
         own = shlex.split(os.environ.get("DOCKER_BUILD_ARGS", ""))
         named = ["--build-arg", f"REVISION={revision}", "--tag", IMAGE, "--file", "docker/Dockerfile"]
         began = time.monotonic()
@@ -155,15 +156,14 @@ class Service:
 
 
 def _docker_runs() -> bool:
-    """Whether Docker has an engine and compose here."""
-    asked = (["docker", "info"], ["docker", "compose", "version"])
+    commands = (["docker", "info"], ["docker", "compose", "version"])
     return bool(shutil.which("docker")) and not any(
-        subprocess.run(each, capture_output=True, check=False).returncode for each in asked
+        subprocess.run(each, capture_output=True, check=False).returncode for each in commands
     )
 
 
 def _without_systemd(folder: Path) -> Path:
-    """Settings with which podman runs where systemd does not, and the limits of a process cannot be raised."""
+    """A configuration for podman without systemd and without the right to raise process limits."""
     file = folder / "containers.conf"
     file.write_text(
         '[containers]\ndefault_ulimits = ["nofile=20000:20000", "nproc=4096:4096"]\n'
@@ -174,7 +174,7 @@ def _without_systemd(folder: Path) -> Path:
 
 @contextmanager
 def service() -> Iterator[Service]:
-    """A service that is to be started, with secrets of its own; nothing is left of it."""
+    """A service with its own secrets, not yet started; removed completely on exit."""
     with tempfile.TemporaryDirectory(prefix="fmnist-search-") as temporary:
         folder = Path(temporary)
         files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -184,7 +184,7 @@ def service() -> Iterator[Service]:
         (folder / "short.toml").write_text(STUDY)
         made = Service(folder)
         made.call("docker/init-secrets")
-        made.remove()  # of a run that was killed
+        made.remove()  # left over from a killed run
         try:
             yield made
         finally:
@@ -192,23 +192,23 @@ def service() -> Iterator[Service]:
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = 300) -> Any:
-    """Wait for a condition, and return what it came to."""
+    """Wait until a condition returns a true value, and return it."""
     end = time.monotonic() + seconds
     while not (value := condition()):
         if time.monotonic() > end:
-            raise SystemExit(f"not within {seconds:.0f} s: {what}")
+            raise SystemExit(f"timeout after {seconds:.0f} s: {what}")
         time.sleep(0.5)
     return value
 
 
-def check(what: str, well: object) -> None:
-    print(f"{'ok    ' if well else 'FAILED'} {what}", flush=True)
-    if not well:
+def check(what: str, passed: object) -> None:
+    print(f"{'ok    ' if passed else 'FAILED'} {what}", flush=True)
+    if not passed:
         raise SystemExit(1)
 
 
 def attempts(running: Service, *states: str) -> dict[int, list[dict[str, Any]]]:
-    """The attempts at each trial in one of some states, by its number."""
+    """The attempts at each trial in one of `states`, by trial number."""
     rows = running.sql(
         "SELECT json_build_object('number', number, 'state', state, 'attempts', value_json::json) "
         "FROM trial_user_attributes JOIN trials USING (trial_id) WHERE key = 'attempts'"
@@ -216,8 +216,8 @@ def attempts(running: Service, *states: str) -> dict[int, list[dict[str, Any]]]:
     return {each["number"]: each["attempts"] for each in map(json.loads, rows) if each["state"] in states}
 
 
-def asked(path: str, authorization: str = "") -> int:
-    """The status of an answer of the dashboard, to USER:PASSWORD if they are given."""
+def status_of(path: str, authorization: str = "") -> int:
+    """The dashboard's HTTP status for a path; authorization: USER:PASSWORD."""
     connection = HTTPConnection("127.0.0.1", PORT, timeout=30)
     encoded = base64.b64encode(authorization.encode()).decode()
     connection.request("GET", path, headers={"Authorization": f"Basic {encoded}"} if authorization else {})
@@ -230,28 +230,28 @@ def listens() -> bool:
 
 
 def main() -> None:
-    """Build, run, disturb, look."""
+    """Build the image, run the service with failures, and check the result."""
     with service() as running:
         running.build()
         running.composed("up", "--detach", "--no-build", "--scale", "worker=3")
         workers = running.containers("worker")
-        check("three workers are there", len(workers) == 3)
-        look_at_confinement(running, workers[0])
+        check("three workers are running", len(workers) == 3)
+        check_confinement(running, workers[0])
 
         study = ["--volume", f"{running.folder}/short.toml:/short.toml:ro", "search", "run", "/short.toml"]
         search = running.start(
             *running.compose, "--file", "docker/compose.yaml", "--profile", "search", "run", "--rm", "-T", *study
         )
         killed, stopped = disturb(running, workers, search)
-        check("run ends well", search.wait() == 0)
+        check("run succeeds", search.wait() == 0)
 
         found = attempts(running, "COMPLETE")
         print(f"attempts at trial {killed}, whose worker was killed: {[each['outcome'] for each in found[killed]]}")
         print(f"attempts at trial {stopped}, whose worker was stopped: {[each['outcome'] for each in found[stopped]]}")
-        check("the trial of the killed worker was trained to its end by another", len(found[killed]) > 1)
-        check("the stopped worker gave its trial back", found[stopped][0]["outcome"] == "given back")
+        check("another worker finished the killed worker's trial", len(found[killed]) > 1)
+        check("the stopped worker returned its trial", found[stopped][0]["outcome"] == "given back")
         states = running.sql("SELECT state || ' ' || count(*) FROM trials GROUP BY state")
-        check(f"the budget is exact: {', '.join(states)}", states == [f"COMPLETE {TRIALS}"])
+        check(f"the number of trials is exact: {', '.join(states)}", states == [f"COMPLETE {TRIALS}"])
         by_host = {each[-1]["host"] for each in found.values()}
         check(f"containers that finished trials: {len(by_host)}", len(by_host) > 1)
 
@@ -261,43 +261,43 @@ def main() -> None:
             not running.call(running.engine, "exec", running.containers("worker")[0], *health).returncode,
         )
         password = (running.folder / "docker/secrets/dashboard-password").read_text().strip()
-        until(listens, "the dashboard answers")
+        until(listens, "the dashboard responds")
         for path in ("/dashboard", "/api/studies", "/static/bundle.js"):
-            without, signed_in = asked(path), asked(path, f"me:{password}")
+            without, signed_in = status_of(path), status_of(path, f"me:{password}")
             check(f"{path}: {without} without sign-in, {signed_in} with it", (without, signed_in) == (401, 200))
 
         (dashboard,) = running.containers("dashboard")
         running.call(running.engine, "cp", f"{dashboard}:/studies/short/report.html", "report.html")
         report = (running.folder / "report.html").read_text()
-        check(f"the report came out: {len(report) / 1e6:.1f} MB", "Study short" in report)
+        check(f"the report was written: {len(report) / 1e6:.1f} MB", "Study short" in report)
 
 
-def look_at_confinement(running: Service, worker: str) -> None:
-    """No root, no capabilities, no new privileges, nothing to write to but the volume and /tmp."""
+def check_confinement(running: Service, worker: str) -> None:
+    """Check that a worker has no root, capabilities or new privileges, and writes only to the volume and /tmp."""
 
     def inside(program: str) -> str:
         return running.call(running.engine, "exec", worker, "python3", "-c", program).stdout
 
     status = dict(line.split(":\t", 1) for line in inside("print(open('/proc/1/status').read())").splitlines() if line)
-    check("the worker is user 10001", status["Uid"].split() == ["10001"] * 4)
+    check("the worker runs as user 10001", status["Uid"].split() == ["10001"] * 4)
     check("it has no capabilities", int(status["CapEff"], 16) == int(status["CapBnd"], 16) == 0)
-    check("it can get no new privileges", status["NoNewPrivs"] == "1")
+    check("it cannot gain privileges", status["NoNewPrivs"] == "1")
     program = "import os; print([each for each in ('/', '/opt', '/var/lib', '/studies', '/tmp') if os.access(each, 2)])"
-    check("it can write to /studies and /tmp only", inside(program).strip() == "['/studies', '/tmp']")
+    check("it can write only to /studies and /tmp", inside(program).strip() == "['/studies', '/tmp']")
 
 
 def disturb(running: Service, workers: list[str], search: subprocess.Popen[bytes]) -> tuple[int, int]:
-    """Kill one worker and stop another, each in mid-trial; returns the numbers of their trials."""
+    """Kill one worker and stop another, each mid-trial; return the numbers of their trials."""
 
     def busy() -> dict[str, int]:
-        """The worker containers that are at a trial, and which."""
-        at = {tried[-1]["host"]: number for number, tried in attempts(running, "RUNNING").items() if tried}
-        return {each: at[each[:12]] for each in workers if each[:12] in at}
+        """The trial numbers of busy worker containers."""
+        by_host = {tried[-1]["host"]: number for number, tried in attempts(running, "RUNNING").items() if tried}
+        return {each: by_host[each[:12]] for each in workers if each[:12] in by_host}
 
-    until(lambda: len(busy()) >= 2 or search.poll() is not None, "two workers are at trials")
-    check("the search goes on", search.poll() is None)
-    held = running.sql("SELECT count(*) FROM pg_stat_activity WHERE datname = 'studies' GROUP BY client_addr")
-    print(f"connections of each container: {', '.join(sorted(held))}")
+    until(lambda: len(busy()) >= 2 or search.poll() is not None, "two workers are training trials")
+    check("the search is still running", search.poll() is None)
+    connections = running.sql("SELECT count(*) FROM pg_stat_activity WHERE datname = 'studies' GROUP BY client_addr")
+    print(f"connections of each container: {', '.join(sorted(connections))}")
     (kill, killed), (stop, stopped), *_ = busy().items()
     running.call(running.engine, "kill", "--signal", "KILL", kill)
     began = time.monotonic()

@@ -1,8 +1,7 @@
-"""Where the checkpoints of a study are: in a folder, or in a bucket that speaks S3.
+"""Checkpoint storage of a study: a folder or an S3 bucket.
 
-A checkpoint's name holds trial and epoch, so that its content never changes; the trial's
-user attribute "checkpoint" names the one that counts. A process that lost its ticket may
-therefore still write a file, but nobody is misled by it.
+A checkpoint's name contains trial and epoch, so that its content never changes, and the trial's user attribute
+"checkpoint" names the valid one. A process that lost its ticket may therefore still write a file without harm.
 """
 
 import re
@@ -15,16 +14,13 @@ from typing import Any, Protocol
 from fmnist.errors import ExpectedError
 from fmnist.files import expand, write_whole
 
-CONNECT_TIMEOUT, READ_TIMEOUT = 10, 20  # seconds that a bucket has to answer each of the five tries of a call
-TRANSIENT_CODES = ("RequestTimeout", "SlowDown", "Throttling", "ThrottlingException")  # that come with status 4xx
+CONNECT_TIMEOUT, READ_TIMEOUT = 10, 20  # seconds, for each of boto3's five attempts per call
+TRANSIENT_CODES = ("RequestTimeout", "SlowDown", "Throttling", "ThrottlingException")  # with HTTP status 4xx
 _CHECKPOINT = re.compile(r"\.?trial-(\d+)-epoch-.*")
 
 
 class ArtifactError(ExpectedError):
-    """The artifact store cannot be used; the message says what to do.
-
-    transient: whether it may work again by itself, as after a server's restart.
-    """
+    """The artifact store cannot be used; transient: whether retrying may help."""
 
     def __init__(self, message: str, *, transient: bool = False) -> None:
         super().__init__(message)
@@ -32,22 +28,22 @@ class ArtifactError(ExpectedError):
 
 
 class Artifacts(Protocol):
-    """A study's files by name. Each write is whole or did not happen."""
+    """A study's files by name. Writes are atomic."""
 
     location: str
 
     def write(self, name: str, content: bytes) -> None: ...
 
     def read(self, name: str) -> bytes | None:
-        """The content of a file, None if it is not there."""
+        """The content of a file, None if it does not exist."""
 
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file, if it exists."""
 
     def names(self) -> list[str]: ...
 
     def locate(self, name: str) -> str | None:
-        """The file's path or URL, for people to read; None if it is known to be gone."""
+        """The file's path or URL for display; None if it is known to be missing."""
 
 
 def checkpoint_name(number: int, epoch: float) -> str:
@@ -56,24 +52,20 @@ def checkpoint_name(number: int, epoch: float) -> str:
 
 
 def trial_of(name: str) -> int | None:
-    """The number of the trial whose checkpoint a file is, or was to become; None for another file."""
+    """The trial number in the name of a checkpoint or its temporary file; None for other files."""
     match = _CHECKPOINT.fullmatch(name)
     return int(match[1]) if match else None
 
 
 def _checked(name: str) -> str:
-    """A file's name, which comes from the database: somebody may have altered it to lead out of the store.
-
-    Raises:
-        ArtifactError: it would.
-    """
+    # Names come from the database, where somebody may have changed one into a path out of the store.
     if "/" in name or "\0" in name or name in ("", ".", ".."):
-        raise ArtifactError(f"{name!r} names no artifact: it would lead out of their folder")
+        raise ArtifactError(f"{name!r} is not an artifact's name: it leads out of the folder")
     return name
 
 
 def located(place: str | None) -> str | None:
-    """A place as it means the same in any working directory."""
+    """A folder or URL made independent of the working directory."""
     if place is None:
         return None
     scheme, separator, rest = place.partition("://")
@@ -81,20 +73,20 @@ def located(place: str | None) -> str | None:
 
 
 def open_artifacts(location: str) -> Artifacts:
-    """The store at a folder's path or an s3:// URL.
+    """Open the store at a folder's path or an s3:// URL.
 
     Raises:
-        ArtifactError: it cannot be.
+        ArtifactError: the URL is invalid, or boto3 is not installed.
     """
     if location.startswith("s3://"):
         return Bucket(location)
     if "://" in location:
-        raise ArtifactError(f"{location}: no such artifact store; use a folder or s3://BUCKET/PREFIX")
+        raise ArtifactError(f"{location}: unsupported artifact store; use a folder or s3://BUCKET/PREFIX")
     return Folder(Path(location))
 
 
 class Folder:
-    """A folder, which all machines of the search must see."""
+    """A folder, shared by all machines of the search."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -103,7 +95,7 @@ class Folder:
     def write(self, name: str, content: bytes) -> None:
         path = self.path / _checked(name)
         if path.is_dir():
-            path.rmdir()  # nobody's if it is empty; else this says that it is in the way
+            path.rmdir()  # nothing is lost if it is empty; else this raises OSError
         write_whole(path, content)
 
     def read(self, name: str) -> bytes | None:
@@ -125,7 +117,7 @@ class Folder:
 
 
 class Bucket:
-    """A folder of an S3 bucket; credentials and endpoint are those that boto3 finds."""
+    """A prefix in an S3 bucket; boto3 finds credentials and endpoint."""
 
     def __init__(self, url: str) -> None:
         try:
@@ -135,23 +127,23 @@ class Bucket:
             raise ArtifactError(
                 "s3:// needs the extra `s3`; in the checkout of fmnist-search: pip install -e '.[s3]'"
             ) from error
-        self.bucket, _, prefix = url.removeprefix("s3://").partition("/")  # a prefix may hold ? and #
+        self.bucket, _, prefix = url.removeprefix("s3://").partition("/")  # not urlsplit: a prefix may contain ? and #
         if not self.bucket:
-            raise ArtifactError(f"{url}: names no bucket; write s3://BUCKET/PREFIX")
+            raise ArtifactError(f"{url}: the bucket is missing; write s3://BUCKET/PREFIX")
         self.folder = "".join(f"{part}/" for part in prefix.split("/") if part)
         self.location = f"s3://{self.bucket}/{self.folder}".rstrip("/")
         self.failures = (BotoCoreError, ClientError)
 
     @cached_property
     def client(self) -> Any:
-        """boto3's; made when it is needed, as that takes a while."""
+        """boto3's client, created on first use because it is slow."""
         import boto3
         from botocore.config import Config
 
         try:
-            # All tries of a call take less than a lease's grace: a bucket out of reach is no sign of a dead worker.
+            # All attempts of a call take less than a lease's grace, so that an unreachable bucket costs no lease.
             return boto3.client("s3", config=Config(connect_timeout=CONNECT_TIMEOUT, read_timeout=READ_TIMEOUT))
-        except (*self.failures, ValueError) as error:  # the latter for a malformed endpoint
+        except (*self.failures, ValueError) as error:  # ValueError: malformed endpoint
             raise self._error(error) from error
 
     def write(self, name: str, content: bytes) -> None:
@@ -176,7 +168,7 @@ class Bucket:
             return sorted(key.removeprefix(self.folder) for key in found if key is not None)
 
     def locate(self, name: str) -> str | None:
-        return f"{self.location}/{name}"  # whether it is there would cost a request
+        return f"{self.location}/{name}"  # checking that it exists would cost a request
 
     def _key(self, name: str) -> str:
         return self.folder + _checked(name)
@@ -191,7 +183,7 @@ class Bucket:
     def _error(self, error: Exception) -> ArtifactError:
         reason = " ".join(str(error).split())
         return ArtifactError(
-            f"{self.location}: {reason}; check bucket, endpoint and credentials, as boto3 finds them",
+            f"{self.location}: {reason}; check bucket, endpoint and credentials in boto3's configuration",
             transient=self._is_transient(error),
         )
 
@@ -199,7 +191,7 @@ class Bucket:
         from botocore.exceptions import ClientError, ConnectionError, HTTPClientError
 
         if not isinstance(error, ClientError):
-            return isinstance(error, ConnectionError | HTTPClientError)  # no answer, or half of one
+            return isinstance(error, ConnectionError | HTTPClientError)  # no response, or an incomplete one
         answer: dict[str, Any] = error.response
         status = int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         return status >= 500 or status == 429 or answer.get("Error", {}).get("Code") in TRANSIENT_CODES

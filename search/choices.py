@@ -1,4 +1,4 @@
-"""Choices and defaults that the command line's help has too. Nothing heavy is imported here."""
+"""Choices and defaults that --help shows; imports nothing heavy."""
 
 from pathlib import Path
 from typing import Literal, get_args
@@ -10,8 +10,8 @@ SAMPLERS: tuple[str, ...] = get_args(SamplerName)
 PRUNERS: tuple[str, ...] = get_args(PrunerName)
 ENGINES: tuple[str, ...] = get_args(Engine)
 
-GRACE = 120.0  # seconds of silence after which the holder of a trial is taken for dead
-OUTPUT = Path("studies")  # where no output folder is given
-KEEP = 5  # checkpoints of the best trials
-TOP, SEEDS = 3, 3  # finalists beside the default configuration, and trainings of each
-FINALISTS = ".finalists"  # the end of the names of finalists' studies
+GRACE = 120.0  # seconds without a heartbeat after which the worker of a trial counts as dead
+OUTPUT = Path("studies")  # default output folder
+KEEP = 5  # best trials whose checkpoints are kept
+TOP, SEEDS = 3, 3  # finalists besides the default configuration, and training runs of each
+FINALISTS = ".finalists"  # suffix of the names of finalists' studies

@@ -1,6 +1,6 @@
-"""Checks of what a search needs from this machine, each with how to fix what fails.
+"""Checks that this machine can run a search, each with a fix for what fails.
 
-Nothing is made but a file that is removed at once where checkpoints go, and nothing is downloaded.
+The only side effect is a test file in the checkpoint storage, removed at once. Nothing is downloaded.
 """
 
 import os
@@ -31,7 +31,7 @@ Status = Literal["ok", "warning", "failed"]
 
 @dataclass(frozen=True)
 class Check:
-    """The result of one check. fix: what to do about it. A warning stops no search."""
+    """The result of one check; fix: what to do if it is not ok. A search can run despite warnings."""
 
     name: str
     status: Status
@@ -44,13 +44,13 @@ class Check:
 
     @classmethod
     def warning(cls, name: str, text: str) -> Self:
-        """From one line: what was found; what to do."""
+        """From a line "what was found; what to do"."""
         found, _, fix = _in_one_line(text).partition("; ")
         return cls(name, "warning", found, fix or None)
 
     @classmethod
     def failed(cls, name: str, trouble: str | Exception) -> Self:
-        """From one line, as the errors that a user can fix have it: what was found; what to do."""
+        """From a line "what is wrong; what to do", the format of expected errors."""
         found, _, fix = _in_one_line(str(trouble)).partition("; ")
         return cls(name, "failed", found, fix or None)
 
@@ -59,51 +59,51 @@ def _in_one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-OLDEST, NEWEST = (3, 11), (3, 13)  # Python that the tests were run on; a newer one is warned of
+OLDEST, NEWEST = (3, 11), (3, 13)  # tested versions of Python; newer ones get a warning
 NEEDED, COMFORTABLE = 100_000_000, 1_000_000_000  # bytes of free disk
 
 
 def check_python(running: tuple[int, int] = sys.version_info[:2]) -> Check:
-    """The interpreter's version."""
+    """Check the interpreter's version."""
     oldest, newest, this = (".".join(map(str, each)) for each in (OLDEST, NEWEST, running))
     if running < OLDEST:
         return Check.failed("Python", f"{this}; install Python {oldest} or newer, and fmnist-search into it")
     if running > NEWEST:
-        return Check.warning("Python", f"{this} was never tested; if something fails, use Python {oldest} to {newest}")
+        return Check.warning("Python", f"{this} is not tested; if something fails, use Python {oldest} to {newest}")
     return Check.ok("Python", f"{platform.python_version()}, {sys.executable}")
 
 
 def check_torch(workers: int | None) -> Iterator[Check]:
-    """Whether torch can be imported, what it trains on, and whether it has as many threads as cores at most."""
+    """Check that torch can be imported, its device, and that workers or threads do not outnumber cores."""
     try:
         import torch as installed
     except (ImportError, OSError) as error:
-        yield Check.failed(
-            "torch", f"cannot be imported ({error}); install it again: pip install --force-reinstall torch"
-        )
+        yield Check.failed("torch", f"cannot be imported ({error}); reinstall it: pip install --force-reinstall torch")
         return
     from search.run.local import cores
 
     accelerators = {"cuda": installed.cuda.is_available(), "mps": installed.backends.mps.is_available()}
-    device = next((name for name, there in accelerators.items() if there), "cpu")
+    device = next((name for name, available in accelerators.items() if available), "cpu")
     yield Check.ok("torch", f"{installed.__version__}, trains on {device}")
-    threads, here = installed.get_num_threads(), cores()
-    if workers and workers > here:
-        yield Check.warning("threads", f"{workers} workers on {here} cores; give --workers {here}")
-    elif threads > here:
-        yield Check.warning("threads", f"torch takes {threads} on {here} cores; unset OMP_NUM_THREADS")
+    threads, available_cores = installed.get_num_threads(), cores()
+    if workers and workers > available_cores:
+        found = f"{workers} workers on {available_cores} cores"
+        yield Check.warning("threads", f"{found}; use --workers {available_cores}")
+    elif threads > available_cores:
+        found = f"torch uses {threads} threads on {available_cores} cores"
+        yield Check.warning("threads", f"{found}; unset OMP_NUM_THREADS")
     else:
-        yield Check.ok("threads", f"{workers or here} workers on {here} cores")
+        yield Check.ok("threads", f"{workers or available_cores} workers on {available_cores} cores")
 
 
 def check_data_set(folder: Path | None) -> Check:
-    """Whether the data set is here and whole."""
+    """Check that the data set is present and intact."""
     try:
         from fmnist import data, source
 
         found = source.find(folder)
         if found is None:
-            return Check.warning("data set", "is not here yet; `run` downloads it, as does `fmnist-search data`")
+            return Check.warning("data set", "not on this machine yet; `run` or `fmnist-search data` downloads it")
         loaded = data.load(found)
     except (ExpectedError, ImportError, OSError) as error:
         return Check.failed("data set", error)
@@ -112,30 +112,30 @@ def check_data_set(folder: Path | None) -> Check:
 
 
 def check_artifacts(place: str) -> Check:
-    """Whether checkpoints can be written where they go."""
+    """Check that checkpoints can be written to a folder or bucket."""
     name = f"doctor-{os.getpid()}"
     folder = None if "://" in place else Path(place)
     try:
         if folder is not None and not folder.is_dir():
-            above = nearest(folder)
-            if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-                return Check.failed("artifacts", f"{folder} cannot be made; make {above} a folder that can be written")
-            return Check.ok("artifacts", f"{folder}, which is made when it is needed")
+            parent = nearest(folder)
+            if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+                return Check.failed("artifacts", f"cannot create {folder}; make {parent} a writable folder")
+            return Check.ok("artifacts", f"{folder}, created when needed")
         store = open_artifacts(place)
         store.write(name, b"written by fmnist-search doctor")
         store.remove(name)
     except (ArtifactError, OSError) as error:
         return Check.failed("artifacts", error)
-    return Check.ok("artifacts", f"{store.location} can be written")
+    return Check.ok("artifacts", f"{store.location} is writable")
 
 
 def check_disk(folders: Iterable[Path]) -> Iterator[Check]:
-    """The room on each disk that has one of the folders, or will have it."""
+    """Check the free space of each disk that has or will have one of the folders."""
     disks = {folder.stat().st_dev: folder for folder in map(nearest, folders)}
     for folder in disks.values():
         free = shutil.disk_usage(folder).free
         found = f"{free / 1e9:.1f} GB in {folder.resolve()}"
-        fix = "make room, or name another --output"
+        fix = "free some space, or name another --output"
         if free < NEEDED:
             yield Check.failed("free disk", f"{found}; {fix}")
         elif free < COMFORTABLE:
@@ -145,7 +145,7 @@ def check_disk(folders: Iterable[Path]) -> Iterator[Check]:
 
 
 def check_report() -> Check:
-    """Whether a report can be written. Its figures need no browser: plotly's JavaScript goes into the page."""
+    """Check that a report can be written. This needs no browser: plotly's JavaScript is embedded in the page."""
     try:
         from plotly.offline import get_plotlyjs
 
@@ -153,30 +153,30 @@ def check_report() -> Check:
 
         get_plotlyjs()
     except (ImportError, OSError) as error:
-        return Check.failed("report", f"cannot be written ({error}); install plotly and jinja2 again with pip")
-    return Check.ok("report", f"plotly {version('plotly')}, which draws without browser and network")
+        return Check.failed("report", f"cannot be written ({error}); reinstall plotly and jinja2 with pip")
+    return Check.ok("report", f"plotly {version('plotly')}, needs no browser and no network")
 
 
 def nearest(path: Path) -> Path:
-    """The path if it is there, else what is there of the folders above it."""
+    """The path if it exists, else its closest existing parent."""
     return next(each for each in (path.absolute(), *path.absolute().parents) if os.access(each, os.F_OK))
 
 
-REACH = 5  # seconds within which a server answers and a lock is free
+REACH = 5  # seconds to wait for a server or a lock
 
 
 def database_folders(url: str) -> list[Path]:
-    """The folder of the database's file, if it is one of this machine."""
+    """The folder of an SQLite database's file, as a list; empty for a server."""
     file = _file(url)
     return [file.parent] if file else []
 
 
 def check_database(url: str, workers: int) -> Iterator[Check]:
-    """Reach, write access, schema and write-ahead log of the database; it is not made where there is none."""
+    """Check connection, write access, schema and write-ahead log of the database; a missing one is not created."""
     try:
         file = _file(url)
         if file and not os.access(file, os.F_OK):
-            yield _absent(file)
+            yield _check_creatable(file)
         else:
             with reported(url), _connected(url) as connection:
                 yield from _check_tables(url, connection)
@@ -187,18 +187,17 @@ def check_database(url: str, workers: int) -> Iterator[Check]:
 
 
 def _file(url: str) -> Path | None:
-    """The file of an SQLite database."""
     try:
         return file_of(url)
     except StorageError:
-        return None  # which `check_database` says
+        return None  # `check_database` reports it
 
 
-def _absent(file: Path) -> Check:
-    above = nearest(file)
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        return Check.failed("storage", f"{file} cannot be made; make {above} a folder that can be written")
-    return Check.ok("storage", f"{file}, which `run` makes")
+def _check_creatable(file: Path) -> Check:
+    parent = nearest(file)
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        return Check.failed("storage", f"cannot create {file}; make {parent} a writable folder")
+    return Check.ok("storage", f"{file}, created by `run`")
 
 
 def _connected(url: str) -> Connection:
@@ -208,24 +207,24 @@ def _connected(url: str) -> Connection:
 
 
 def _check_tables(url: str, connection: Connection) -> Iterator[Check]:
-    """The checks of a database that is there.
+    """Check an existing database.
 
     Raises:
-        StorageError: of the first thing that is not well.
+        StorageError: at the first failure.
     """
-    sqlite, made = connection.dialect.name == "sqlite", has_schema(connection, url)
+    sqlite, has_tables = connection.dialect.name == "sqlite", has_schema(connection, url)
     if sqlite:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
-        connection.exec_driver_sql("CREATE TABLE doctor (x)")  # BEGIN may pass on a read-only disk
+        connection.exec_driver_sql("CREATE TABLE doctor (x)")  # BEGIN alone may succeed on a read-only disk
         connection.rollback()
     elif connection.scalar(sqlalchemy.text("SHOW transaction_read_only")) == "on":
         raise StorageError(f"{masked(url)}: read-only; name the primary server, or let {_user(connection)} write")
-    if not made:
-        may = "SELECT has_schema_privilege(current_schema(), 'CREATE')"
-        if not sqlite and not connection.scalar(sqlalchemy.text(may)):
+    if not has_tables:
+        may_create = "SELECT has_schema_privilege(current_schema(), 'CREATE')"
+        if not sqlite and not connection.scalar(sqlalchemy.text(may_create)):
             grant = f"GRANT CREATE ON SCHEMA public TO {_user(connection)}"
-            raise StorageError(f"{masked(url)}: {_user(connection)} may not make tables in it; say {grant}")
-        yield Check.ok("storage", f"{masked(url)} is not in use yet; `run` makes its tables")
+            raise StorageError(f"{masked(url)}: {_user(connection)} may not create tables; run {grant}")
+        yield Check.ok("storage", f"{masked(url)} is empty; `run` creates its tables")
         return
     if not sqlite:
         tables = sorted({*columns_by_table()} & {*sqlalchemy.inspect(connection).get_table_names()})
@@ -235,18 +234,18 @@ def _check_tables(url: str, connection: Connection) -> Iterator[Check]:
         for table in tables:
             if not connection.scalar(write, {"table": table}):
                 grant = f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {_user(connection)}"
-                raise StorageError(f"{masked(url)}: {_user(connection)} may not write in it; say {grant}")
+                raise StorageError(f"{masked(url)}: {_user(connection)} may not write to it; run {grant}")
     with opened(url) as storage:
         studies = count(len(optuna.get_all_study_names(storage)), "study").replace("studys", "studies")
         schema = storage.get_current_version()
-    yield Check.ok("storage", f"{masked(url)} can be written, {studies}")
-    yield Check.ok("schema", f"{schema}, that of Optuna {optuna.__version__}")
+    yield Check.ok("storage", f"{masked(url)} is writable, {studies}")
+    yield Check.ok("schema", f"{schema}, for Optuna {optuna.__version__}")
     if sqlite:
         journal = connection.scalar(sqlalchemy.text("PRAGMA journal_mode"))
         if journal == "wal":
             yield Check.ok("WAL", "on: readers do not wait for writers")
         else:
-            fix = "the next `run` turns it on, unless the disk is another machine's"
+            fix = "the next `run` turns it on, except on a network file system"
             yield Check.warning("WAL", f"off, journal mode is {journal}; {fix}")
 
 
@@ -256,9 +255,9 @@ def _user(connection: Connection) -> str:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a search would be started with; None is what is taken where nothing is given.
+    """The options of the search to check for; None means an option's default.
 
-    only: the parts that are looked at; all if there are none.
+    only: names of the parts to check; empty means all.
     """
 
     storage: str | None
@@ -270,14 +269,14 @@ class Plan:
 
 
 def examine(plan: Plan) -> Iterator[Check]:
-    """All checks, each as soon as it is done."""
+    """Yield all checks, each when it is done."""
     for name, part in parts(plan).items():
         if name in (plan.only or (name,)):
             yield from part()
 
 
 def parts(plan: Plan) -> dict[str, Callable[[], Iterable[Check]]]:
-    """What can be looked at, by name."""
+    """The functions that run the checks, by the name of the part."""
     url = plan.storage or default_url(plan.output)
     return {
         "python": lambda: [check_python()],

@@ -1,8 +1,8 @@
-"""Log lines: their format, what they are about, and where they go.
+"""Logging: line format, the study, trial or worker that a line is about, and destinations.
 
 `2026-11-28 12:03:44 INFO tiny trial 2 worker host:4711: claimed`
 
-Each package has a logger of its name. Worker processes send their lines to the process that watches over them.
+Each package logs under its name. Worker processes send their records to the process that supervises them.
 """
 
 import json
@@ -23,7 +23,8 @@ from typing import Any, Literal, get_args
 Level = Literal["debug", "info", "warning", "error"]
 LEVELS: tuple[Level, ...] = get_args(Level)
 
-LONGEST, SHORT = 4000, 400  # bytes of a worker's line, as a pipe takes 4,096 whole; characters of one that was longer
+LONGEST = 4000  # bytes of a worker's line: a pipe writes up to 4,096 atomically
+SHORT = 400  # characters to which the message of a longer line is cut
 PASSWORD = re.compile(r"(?<=://)([^\s/:@]*):[^\s/@]*(?=@)")
 
 _subject: ContextVar[Mapping[str, str]] = ContextVar("subject", default=MappingProxyType({}))
@@ -32,7 +33,7 @@ _secrets: set[str] = set()
 
 @contextmanager
 def about(**parts: str | int) -> Iterator[None]:
-    """Set the `study`, `trial` or `worker` that this thread's log lines name, in addition to those set already."""
+    """Set the `study`, `trial` or `worker` shown in this thread's log lines, in addition to those already set."""
     token = _subject.set({**_subject.get(), **{name: str(part) for name, part in parts.items()}})
     try:
         yield
@@ -41,7 +42,7 @@ def about(**parts: str | int) -> Iterator[None]:
 
 
 def hide(*secrets: str) -> None:
-    """Replace secrets with *** in every log line from now on."""
+    """Replace secrets by *** in all later log lines."""
     _secrets.update(filter(None, secrets))
 
 
@@ -50,13 +51,13 @@ class _Formatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(subject)s: %(message)s", "%Y-%m-%d %H:%M:%S")
 
     def format(self, record: logging.LogRecord) -> str:
-        if not hasattr(record, "subject"):  # that of a worker's record came with it
-            record.subject = _about()
+        if not hasattr(record, "subject"):  # a worker's record arrives with it
+            record.subject = _current_subject()
         return _clean(super().format(record))
 
 
-def _about() -> str:
-    """What this thread's lines are about, in words: `tiny trial 2 worker host:4711`."""
+def _current_subject() -> str:
+    """What this thread's lines are about: `tiny trial 2 worker host:4711`."""
     parts = _subject.get()
     named = (
         parts[name] if name == "study" else f"{name} {parts[name]}"
@@ -74,8 +75,6 @@ def _clean(text: str) -> str:
 
 
 class _Lines(logging.Handler):
-    """Hands each record to `write` as a line."""
-
     def __init__(self, write: Callable[[str], object]) -> None:
         super().__init__()
         self.write = write
@@ -86,22 +85,22 @@ class _Lines(logging.Handler):
 
 
 class _ToParent(logging.Handler):
-    """Sends each record to the parent process, as a line of JSON; one that the parent does not read in time is lost."""
+    """Sends each record to the parent process as a line of JSON."""
 
     def __init__(self, parent: Connection) -> None:
         super().__init__()
-        os.set_blocking(parent.fileno(), False)
+        os.set_blocking(parent.fileno(), False)  # rather lose a line than wait for a parent that does not read
         self.write = _into(parent.fileno())
 
     def emit(self, record: logging.LogRecord) -> None:
         sent: dict[str, Any] = {"name": record.name, "levelno": record.levelno, "levelname": record.levelname}
-        sent |= {"created": record.created, "subject": _about(), "msg": _clean(record.getMessage())}
+        sent |= {"created": record.created, "subject": _current_subject(), "msg": _clean(record.getMessage())}
         line = json.dumps(sent)
         self.write(line if len(line) < LONGEST else json.dumps({**sent, "msg": f"{sent['msg'][:SHORT]} ..."}))
 
 
 def _to_standard_error(line: str) -> None:
-    with suppress(OSError, ValueError):  # closed or full: no search ends for a line of its log
+    with suppress(OSError, ValueError):  # closed or full: a lost log line must not stop a search
         sys.stderr.write(f"{line}\n")
         sys.stderr.flush()
 
@@ -110,10 +109,10 @@ _handler = _Lines(_to_standard_error)
 
 
 def configure(level: Level, file: Path | None = None) -> None:
-    """Write the lines of this process and its workers to standard error, or append them to a file.
+    """Log this process and its workers to standard error, or append to a file.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: the file is not writable.
     """
     _handler.write = (
         _to_standard_error if file is None else _into(os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666))
@@ -122,7 +121,7 @@ def configure(level: Level, file: Path | None = None) -> None:
 
 
 def configure_worker(level: Level, parent: Connection) -> None:
-    """Send what this process logs to its parent."""
+    """Send the log records of this process to its parent."""
     _install(level, _ToParent(parent))
 
 
@@ -135,7 +134,7 @@ def _install(level: Level, handler: logging.Handler) -> None:
 
 def _into(descriptor: int) -> Callable[[str], None]:
     def write(line: str) -> None:
-        with suppress(OSError):  # a full disk, or a parent that is gone: no search ends for a line of its log
+        with suppress(OSError):  # full disk, or parent has ended: a lost log line must not stop a search
             os.write(descriptor, f"{line}\n".encode(errors="replace"))
 
     return write
@@ -143,7 +142,7 @@ def _into(descriptor: int) -> Callable[[str], None]:
 
 @contextmanager
 def diverted(write: Callable[[str], object]) -> Iterator[None]:
-    """Give `write` the lines that are for a terminal on standard error, as they would break a live view there."""
+    """Inside this context, pass lines for a terminal to `write`: on standard error they would break a live view."""
     before = _handler.write
     if before is _to_standard_error and sys.stderr.isatty():
         _handler.write = write
@@ -155,18 +154,18 @@ def diverted(write: Callable[[str], object]) -> Iterator[None]:
 
 @contextmanager
 def gathered() -> Iterator[Callable[[], Connection]]:
-    """Log what worker processes send, as if this process had logged it.
+    """Log the records that worker processes send.
 
     Yields:
-        What returns the end that workers are given to write to. It is made when it is first asked for: OSError then
-        says that this process may open or start nothing more.
+        A function that returns the connection for workers to write to, opened at the first call. It raises OSError if
+        this process cannot open another file or start another thread.
     """
     ends: list[Connection] = []
 
     def relay(reader: Connection) -> None:
         with os.fdopen(reader.fileno(), encoding="utf-8", errors="replace", closefd=False) as lines:
             for line in lines:
-                with suppress(ValueError):  # torn: the worker was killed while it wrote
+                with suppress(ValueError):  # incomplete: the worker was killed while writing
                     record = logging.makeLogRecord(json.loads(line))
                     logging.getLogger(record.name).handle(record)
 
@@ -174,15 +173,15 @@ def gathered() -> Iterator[Callable[[], Connection]]:
 
     def writer() -> Connection:
         if not ends:
-            reader, theirs = Pipe(duplex=False)
+            reader, worker_end = Pipe(duplex=False)
             thread = threading.Thread(target=relay, args=(reader,), daemon=True)
             try:
                 thread.start()
             except RuntimeError as error:
                 reader.close()
-                theirs.close()
+                worker_end.close()
                 raise OSError(str(error)) from error
-            ends.extend((reader, theirs))
+            ends.extend((reader, worker_end))
             threads.append(thread)
         return ends[1]
 
@@ -190,8 +189,8 @@ def gathered() -> Iterator[Callable[[], Connection]]:
         yield writer
     finally:
         for thread in threads:
-            reader, theirs = ends
-            theirs.close()
-            thread.join(timeout=1.0)  # seconds: a worker that could not be ended still holds the other end
+            reader, worker_end = ends
+            worker_end.close()
+            thread.join(timeout=1.0)  # seconds: a worker that could not be killed still holds the other end
             if not thread.is_alive():
                 reader.close()

@@ -221,7 +221,7 @@ def test_time_that_is_up_leaves_trials_paused(url: str, search: Callable[..., Pr
     output, errors = process.communicate()
     assert errors == ""
     counted = summarize(study).trials
-    assert f"Time is up: 0 of 5 trials are finished and {counted.paused} are paused; the same command" in output
+    assert f"Time is up: 0 of 5 trials are finished and {counted.paused} are paused; run the same command" in output
     assert (counted.running, counted.paused + counted.waiting) == (0, 5)
     assert counted.paused >= 1
     assert {kind_of(attempt) for trial in trials_of(study) for attempt in attempts_of(trial)} <= {PAUSE, "given back"}

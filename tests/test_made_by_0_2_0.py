@@ -113,7 +113,7 @@ def test_status_counts_the_trials(here: Run) -> None:
     text = said(here("status", "tiny"))
     assert "Study tiny: 8 trials finished (3 complete, 5 pruned), 0 running, 0 waiting, 0 failed." in text
     assert "Best so far: trial 6, 88.00 % on test." in text
-    assert "Finalists: 6 of 6 trainings finished. " in text
+    assert "Finalists: 6 of 6 training runs finished. " in text
     assert WINNER in text
     assert json.loads(said(here("status", "tiny", "--json"))) == {
         "study": "tiny",
@@ -212,7 +212,7 @@ def test_a_trial_is_trained_again_or_it_is_said_why_not(here: Run, made: Path) -
     result = here("reproduce", "tiny", "3")
     epochs = re.findall(r"^epoch (\S+): recorded (\S+) %, now \S+ %, (?:the same|DIFFERENT)$", result.stdout, re.M)
     assert epochs == [("0.25", "15.67"), ("0.5", "17.00"), ("1", "33.00")]
-    same = result.stdout.endswith("Metrics: the same bit for bit. Weights: the same bit for bit.\n")
+    same = result.stdout.endswith("Metrics: bit-identical. Weights: bit-identical.\n")
     assert (result.returncode, result.stderr != "") == ((0, False) if same else (1, True))
     assert "trial 0 is WAITING; reproduce one that is" in refused(here("reproduce", "stopped", "0"))
 
@@ -272,7 +272,7 @@ def test_a_training_that_was_stopped_is_resumed_with_allow_mixed(process: Run, m
 
 def test_tickets_are_added(here: Run) -> None:
     assert said(here("enqueue", "stopped", "--set", "learning_rate=0.005")) == (
-        "Study stopped: 1 added, 2 waiting, 2 in all.\n"
+        "Study stopped: 1 added, 2 waiting, 2 in total.\n"
     )
     assert "Workers of study stopped end" in said(here("stop", "stopped"))
 
@@ -281,13 +281,13 @@ def test_checkpoints_of_beaten_trials_are_removed(here: Run, made: Path) -> None
     """Records of 0.2.0 say that a checkpoint was removed in another way than those of today."""
     dropped = [trial.number for trial in study_in(made, "tiny").trials if trial.user_attrs[CHECKPOINT]["name"] is None]
     assert dropped == [0, 1, 2, 3, 4, 5, 7]
-    assert said(here("gc", "tiny")) == "Removed 0 checkpoints of beaten trials and 0 that no trial names.\n"
-    assert said(here("gc", "networks", "--keep", "1")).startswith("Removed 3 checkpoints of beaten trials")
+    assert said(here("gc", "tiny")) == "Removed 0 checkpoints of outperformed trials and 0 orphaned files.\n"
+    assert said(here("gc", "networks", "--keep", "1")).startswith("Removed 3 checkpoints of outperformed trials")
     assert [path.name for path in (made / "networks" / "checkpoints").glob("*.pt")] == ["trial-00000-epoch-3.pt"]
 
 
 def test_a_study_is_deleted_with_its_finalists_and_files(here: Run, made: Path) -> None:
-    assert said(here("delete", "tiny", "--yes")) == "Study tiny is deleted.\n"
+    assert said(here("delete", "tiny", "--yes")) == "Deleted study tiny.\n"
     assert not (made / "tiny").exists()
     assert not (made / "tiny.finalists").exists()
     assert optuna.get_all_study_names(open_storage(default_url(made))) == ["networks", "stopped"]

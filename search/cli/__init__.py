@@ -19,47 +19,45 @@ from search.cli import deployment, doctor, networks, results, serving, settings,
 
 
 class ExpectedFailure(click.ClickException):
-    """An error that the user can fix, without a traceback of ours: one line, or one for each mistake in a file."""
+    """An error that the user can fix, shown without a traceback: one line, or one line per mistake in a file."""
 
     def __init__(self, error: ExpectedError | OSError) -> None:
         text = str(error)
         if isinstance(error, OSError) and error.filename:
-            text = f"{error.filename}: {error.strerror}; name another place, or mend this one"
+            text = f"{error.filename}: {error.strerror}; name another place, or fix this one"
         elif isinstance(error, OSError):
             text = error.strerror or text
-            if _output_is_lost():
-                text = f"standard output cannot be written: {text}; send it somewhere else"
-        # What follows a first line: mistakes in a study file, frames of the user's code, or what differs in it.
+            if _discard_lost_output():
+                text = f"cannot write to standard output: {text}; redirect it elsewhere"
+        # Further lines are mistakes in a study file, or stack frames of or differences in the user's code.
         first, *rest = text.splitlines() or [""]
         super().__init__("\n".join([" ".join(first.split()), *map(str.rstrip, rest)]))
         self.exit_code = getattr(error, "exit_code", 1)  # type: ignore[misc]  # click reads the instance's
 
 
-def _output_is_lost() -> bool:
-    """Whether standard output cannot be written. If so, what it still holds is thrown away."""
+def _discard_lost_output() -> bool:
+    """Whether standard output cannot be written; if so, discard what is buffered."""
     try:
         sys.stdout.flush()
     except OSError:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # Python flushes at exit, and would report it too
+        # Python flushes again at exit and would report the error a second time.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return True
     return False
 
 
 @contextmanager
 def _expected_failures() -> Iterator[None]:
-    """Turn the errors that a user can fix into one line."""
     try:
         yield
     except BrokenPipeError:
-        raise  # whoever read the output has enough of it; click ends without a word
+        raise  # the reader closed the pipe, as `head` does: click exits silently
     except (ExpectedError, OSError) as error:
         raise ExpectedFailure(error) from error
 
 
 class Group(click.Group):
-    """Commands in the order in which a user meets them."""
+    """A command group that keeps the order in which commands were added, and reads the settings file."""
 
     def add_command(self, cmd: click.Command, name: str | None = None) -> None:
         super().add_command(cmd, name)
@@ -69,16 +67,16 @@ class Group(click.Group):
         return list(self.commands)
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        gc.set_threshold(100_000)  # objects; at the usual 700 it took a sixth of short commands, while they import
+        gc.set_threshold(100_000)  # objects; at the default of 700, collections during imports took 1/6 of the time
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="replace")  # a dash that the terminal cannot show is no reason to end
+                stream.reconfigure(errors="replace")  # do not fail on a dash that the terminal's encoding lacks
         return super().main(*args, **kwargs)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         with _expected_failures():
             rest = super().parse_args(ctx, args)
-        with suppress(click.UsageError) if ctx.resilient_parsing else nullcontext():  # a shell that completes
+        with suppress(click.UsageError) if ctx.resilient_parsing else nullcontext():  # shell completion shows no errors
             ctx.default_map = settings.read(ctx, self.commands)
         return rest
 
@@ -104,11 +102,11 @@ def main() -> None:
       fmnist-search doctor
       fmnist-search run --trials 50
 
-    An option that is not given is taken from the environment (--data-dir of `run`: FMNIST_SEARCH_RUN_DATA_DIR,
-    else FMNIST_SEARCH_DATA_DIR), then from fmnist-search.toml in the working directory (data-dir below [run],
-    else at the top), then its default.
+    Options that are not on the command line come from the environment (--data-dir of `run`:
+    FMNIST_SEARCH_RUN_DATA_DIR, else FMNIST_SEARCH_DATA_DIR), then from fmnist-search.toml in the working directory
+    (data-dir below [run], else at the top), then from their defaults.
     """
-    logs.configure("warning")  # the commands that have --log-level do it again
+    logs.configure("warning")  # commands with --log-level configure it again
 
 
 for command in (

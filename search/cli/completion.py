@@ -1,28 +1,28 @@
-"""What a shell completes beside options and their choices: the names of studies."""
+"""Shell completion of study names."""
 
 import click
 from click.shell_completion import CompletionItem
 
-COMPLETION_TIMEOUT = 2  # seconds that a shell waits for a database server
+COMPLETION_TIMEOUT = 2  # seconds to wait for a database server
 
 
 def stored(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """The studies in the database that the command line so far, the environment and the settings mean."""
-    return [CompletionItem(name) for name in _in_database(context) if name.startswith(incomplete)]
+    """Complete names of studies in the database given by the command line so far, the environment or the settings."""
+    return [CompletionItem(name) for name in _study_names(context) if name.startswith(incomplete)]
 
 
 def startable(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Those, the ones that can be run by name, and files."""
+    """Complete stored studies, studies of the catalogue, and files."""
     from search.study.definition import known
 
-    there = stored(context, parameter, incomplete)
-    new = known().keys() - {item.value for item in there}
-    file = CompletionItem(incomplete, type="file")  # first, as bash forgets what comes before it
-    return [file, *there, *(CompletionItem(name) for name in sorted(new) if name.startswith(incomplete))]
+    existing = stored(context, parameter, incomplete)
+    new = known().keys() - {item.value for item in existing}
+    file = CompletionItem(incomplete, type="file")  # first: bash drops the items before it
+    return [file, *existing, *(CompletionItem(name) for name in sorted(new) if name.startswith(incomplete))]
 
 
-def _in_database(context: click.Context) -> list[str]:
-    """Without Optuna, which takes a second to import. A shell has no place for an error: then there are none."""
+def _study_names(context: click.Context) -> list[str]:
+    # By SQL: importing Optuna takes a second. A shell cannot show an error, so an error yields no names.
     import sqlalchemy
 
     from search.database.url import StorageError, absolute, connect_args, file_of, url_of

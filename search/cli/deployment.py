@@ -12,18 +12,18 @@ if TYPE_CHECKING:
     from fmnist.prediction import Prediction
 
 
-@click.command(short_help="Say what clothes images show.")
+@click.command(short_help="Classify images.")
 @click.argument("checkpoint", type=UserPath(dir_okay=False))
 @click.argument("images", type=UserPath(), nargs=-1, required=True, metavar="IMAGE...")
-@click.option("--invert", is_flag=True, help="The images show dark clothes on white, as photographs of products do.")
+@click.option("--invert", is_flag=True, help="The images show dark clothes on white, like product photographs.")
 @json_option
 @own_network_options
 @click.pass_context
 def predict(context: click.Context, checkpoint: Path, images: tuple[Path, ...], invert: bool, as_json: bool) -> None:
-    """Say what clothes each IMAGE shows: its most likely class, and the probability.
+    """Classify each IMAGE: print its most likely class and the probability.
 
-    CHECKPOINT may be an ensemble too. An IMAGE is a PNG or JPEG file of any size, in grey or
-    colour. Where one cannot be read, the others are answered all the same, and the exit code is 1.
+    CHECKPOINT may be an ensemble. An IMAGE is a PNG or JPEG file of any size, greyscale or colour. Unreadable
+    images are reported, the others classified; the exit code is then 1.
 
     \b
     Example:
@@ -36,8 +36,8 @@ def predict(context: click.Context, checkpoint: Path, images: tuple[Path, ...], 
     network = saved.network()
     read, errors = prediction.read_images(images, invert)
     with user_code.running(saved.architecture):
-        answers = prediction.predict(network, [image for _, image in read]) if read else []
-    named = [(path, answer) for (path, _), answer in zip(read, answers, strict=True)]
+        predictions = prediction.predict(network, [image for _, image in read]) if read else []
+    named = [(path, predicted) for (path, _), predicted in zip(read, predictions, strict=True)]
     click.echo(
         json.dumps([prediction_json(*pair) for pair in named]) if as_json else prediction_table(named), nl=as_json
     )
@@ -57,10 +57,10 @@ def predict(context: click.Context, checkpoint: Path, images: tuple[Path, ...], 
 @force_option
 @own_network_options
 def export(checkpoint: Path, to: Path | None, force: bool) -> None:
-    """Write the network of a CHECKPOINT or an ensemble for other runtimes, and check that they agree with torch.
+    """Export the network of a CHECKPOINT or an ensemble to ONNX, and check that onnxruntime agrees with torch.
 
-    The ONNX graph takes raw pixels, 0 to 255, `images` (batch, 1, 28, 28) float32, and gives
-    `logits` (batch, 10), whose softmax is the probabilities. It needs the extra `onnx`.
+    The graph takes raw pixels, 0 to 255, `images` (batch, 1, 28, 28) float32, and returns `logits` (batch, 10),
+    whose softmax gives the probabilities. Needs the extra `onnx`.
 
     \b
     Example:
@@ -80,13 +80,13 @@ def export(checkpoint: Path, to: Path | None, force: bool) -> None:
         difference = write_onnx(saved, target)
     click.echo(
         f"Saved {target}\n"
-        f"Largest difference of logits between onnxruntime and torch: {difference:.1e} "
+        f"Largest difference between the logits of onnxruntime and torch: {difference:.1e} "
         f"({sum(BATCHES)} random images, in batches of {', '.join(map(str, BATCHES))})"
     )
 
 
 def prediction_table(named: "list[tuple[Path, Prediction]]") -> str:
-    """A line an image, in columns: its file, class and probability."""
+    """Predictions as a table with a line per image: file, class, probability."""
     rows = [
         (click.format_filename(path), prediction.class_name, f"{100 * prediction.probability:.1f} %")
         for path, prediction in named
@@ -96,7 +96,7 @@ def prediction_table(named: "list[tuple[Path, Prediction]]") -> str:
 
 
 def prediction_json(path: Path, prediction: "Prediction") -> dict[str, Any]:
-    """The same as plain values, with the probability of each class."""
+    """A prediction as JSON values, with the probability of each class."""
     return {
         "image": str(path),
         "class": prediction.class_name,

@@ -1,4 +1,4 @@
-"""The command that looks at what a search needs of this machine: doctor."""
+"""The command that checks this machine: doctor."""
 
 import json
 from pathlib import Path
@@ -11,12 +11,12 @@ from search.cli.options import artifacts_option, data_dir_option, json_option, s
 PARTS = ("python", "torch", "data", "storage", "artifacts", "disk", "report")  # of search.doctor, which imports Optuna
 
 
-@click.command(short_help="Check what a search needs here.")
+@click.command(short_help="Check that this machine can run a search.")
 @storage_options
 @artifacts_option
 @data_dir_option
 @workers_option
-@click.option("--only", type=click.Choice(PARTS), multiple=True, help="Look at this part alone; repeatable.")
+@click.option("--only", type=click.Choice(PARTS), multiple=True, help="Check only this part; repeatable.")
 @json_option
 @click.pass_context
 def doctor(
@@ -29,10 +29,10 @@ def doctor(
     only: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Check this machine for what a search needs, and say how to fix what is missing.
+    """Check that this machine can run a search, and print how to fix what fails.
 
-    Python, torch and its threads, the data set, the database, the place of checkpoints, free disk, the report. It
-    makes no database and downloads nothing. The exit code is 1 if something failed; warnings do not count.
+    Checks Python, torch and its threads, the data set, the database, checkpoint storage, free disk space and the
+    report. Creates no database and downloads nothing. The exit code is 1 if a check failed, and 0 with warnings only.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""The commands that train and score one network, and find its data: train, evaluate, data."""
+"""The commands that train and score one network and find the data set: train, evaluate, data."""
 
 import json
 import re
@@ -27,43 +27,43 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--epochs", type=int, help="Passes over the training images.")
+@click.option("--epochs", type=int, help="Passes over the training set.")
 @click.option(
     "--architecture",
-    help=f"The network: {', '.join(get_args(Architecture))}, or FILE.py:CLASS or MODULE:CLASS of yours.",
+    help=f"Network: {', '.join(get_args(Architecture))}, or FILE.py:CLASS or MODULE:CLASS for your own.",
 )
 @click.option(
     "--set",
     "arguments",
     multiple=True,
     metavar="NAME=VALUE",
-    help="An argument of your network's constructor; repeatable.",
+    help="A constructor argument of your network; repeatable.",
 )
 @network_dir_option("working directory")
 @click.option("--optimizer", type=click.Choice(get_args(Optimizer)), help="Adam, AdamW or SGD.")
-@click.option("--learning-rate", type=float, help="Step size at its peak, after warm-up.")
+@click.option("--learning-rate", type=float, help="Peak learning rate, after warm-up.")
 @click.option("--momentum", type=float, help="Nesterov momentum of sgd.")
-@click.option("--batch-size", type=int, help="Images a gradient step.")
+@click.option("--batch-size", type=int, help="Images per gradient step.")
 @click.option("--filters", type=int, help="Filters of the first convolution; transformer: features per head.")
 @click.option("--blocks", type=int, help="Blocks of the network; simple has none.")
-@click.option("--kernel-size", type=int, help="Side of the kernels of cnn and simple.")
-@click.option("--residual", is_flag=True, default=None, help="cnn: two more convolutions, added to their inputs.")
+@click.option("--kernel-size", type=int, help="Kernel size of cnn and simple.")
+@click.option("--residual", is_flag=True, default=None, help="cnn: add two convolutions with residual connections.")
 @click.option("--hidden", type=int, help="Features of the first fully connected layer of cnn and simple.")
 @click.option("--activation", type=click.Choice(get_args(Activation)), help="Activation function of cnn and simple.")
-@click.option("--dropout", type=float, help="Share of features dropped.")
+@click.option("--dropout", type=float, help="Dropout probability.")
 @click.option("--weight-decay", type=float, help="L2 penalty; adamw: decoupled decay.")
 @click.option("--l1", type=float, help="L1 penalty.")
 @click.option("--label-smoothing", type=float, help="Share of each label spread over all classes.")
-@click.option("--augmentation", type=float, help="Strength of augmentation, from 0 to 1.")
-@click.option("--augmentation-kind", help=f"none, or some of {', '.join(get_args(Augmentation))} joined by +.")
+@click.option("--augmentation", type=float, help="Augmentation strength, from 0 to 1.")
+@click.option("--augmentation-kind", help=f"none, or any of {', '.join(get_args(Augmentation))}, joined by +.")
 @click.option(
     "--tta",
     type=click.Choice(get_args(Tta)),
     default="auto",
     show_default=True,
-    help="Score the image and its mirror image, auto: where the augmentation flips.",
+    help="Test-time augmentation: also score the mirror image; auto: if the augmentation flips.",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Decides every random choice.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of every random choice.")
 @score_on_option("test")
 @data_dir_option
 @device_option
@@ -71,7 +71,7 @@ if TYPE_CHECKING:
     "--save",
     type=UserPath(dir_okay=False),
     help="Checkpoint to write.  "
-    "[default: fashion_mnist_cnn_full.pth, or with the name of another data set in place of fashion_mnist]",
+    "[default: fashion_mnist_cnn_full.pth, with the data set's name instead of fashion_mnist for another one]",
 )
 @force_option
 def train(
@@ -85,10 +85,10 @@ def train(
     arguments: tuple[str, ...],
     **given: Any,
 ) -> None:
-    """Train one network and save it. What is not given is the default.
+    """Train one network and save it. Omitted hyperparameters have their default values.
 
     \b
-    Example:
+    Examples:
       fmnist-search train --architecture simple --filters 8 --epochs 3
       fmnist-search train --residual --augmentation-kind crop+flip+erasing
       fmnist-search train --architecture my_net.py:CNNModel --set kernel_size=3
@@ -117,7 +117,7 @@ def train(
 
 @click.command(short_help="Score a CHECKPOINT.")
 @click.argument("checkpoint", type=UserPath(dir_okay=False))
-@score_on_option("as the checkpoint was scored")
+@score_on_option("the images that scored the checkpoint")
 @data_dir_option
 @json_option
 @own_network_options
@@ -125,7 +125,7 @@ def evaluate(checkpoint: Path, score_on: "ScoreOn | None", data_dir: Path | None
     """Score a CHECKPOINT or an ensemble: accuracy, classification report, confusion matrix.
 
     \b
-    Example:
+    Examples:
       fmnist-search evaluate fashion_mnist_cnn_full.pth
       fmnist-search evaluate studies/cnn/ensemble.pt
     """
@@ -135,7 +135,7 @@ def evaluate(checkpoint: Path, score_on: "ScoreOn | None", data_dir: Path | None
     saved = load(checkpoint)
     loaded = data.load(data_dir)
     if loaded.fingerprint != saved.data_fingerprint:
-        click.echo(f"Note: it was trained on {saved.data_set} and is scored on {loaded.name}.", err=True)
+        click.echo(f"Note: trained on {saved.data_set}, scored on {loaded.name}.", err=True)
     splits = data.split(loaded, score_on or saved.score_on)
     network = saved.network()
     with user_code.running(saved.architecture):
@@ -150,7 +150,7 @@ def evaluate(checkpoint: Path, score_on: "ScoreOn | None", data_dir: Path | None
 @click.command()
 @data_dir_option
 def data(data_dir: Path | None) -> None:
-    """Find or fetch the data set, verify it, and say where it is.
+    """Find or download the data set, verify it, and print its folder.
 
     \b
     Example:
@@ -166,24 +166,17 @@ def data(data_dir: Path | None) -> None:
 
 
 def _file_name(data_set: "DataSet") -> str:
-    """A data set's name as the beginning of a file's."""
     name = data_set.name if data_set.name == "Fashion-MNIST" else data_set.folder.resolve().name
     return re.sub(r"\W+", "_", name.lower()).strip("_")[:40] or "data"
 
 
 def test_line(score_on: str, scores: "EpochMetrics | Evaluation") -> str:
-    """The write-up's line on a set of images."""
+    """One line with the loss and accuracy on a set of images, in the write-up's format."""
     share = f"{scores.correct}/{scores.total} ({100 * scores.accuracy:.0f}%)"
     return f"{score_on.capitalize()} set: Average loss: {scores.loss:.4f}, Accuracy: {share}"
 
 
 def _hyperparameters(given: dict[str, Any], arguments: tuple[str, ...]) -> "Hyperparameters":
-    """The default configuration with the given values; a network of the user's own is loaded.
-
-    Raises:
-        click.UsageError: a value is out of its bounds.
-        NetworkError: the network cannot be used.
-    """
     from pydantic import ValidationError
 
     from fmnist import own_network
@@ -199,7 +192,7 @@ def _hyperparameters(given: dict[str, Any], arguments: tuple[str, ...]) -> "Hype
         raise click.UsageError("\n".join(f"--{name.replace('_', '-')}: {text}" for name, text in wrong)) from error
     if not own:
         if arguments:
-            raise click.UsageError(f"--set {arguments[0]}: is for a network of your own; name it with --architecture")
+            raise click.UsageError(f"--set {arguments[0]}: needs a network of your own; name it with --architecture")
         return hyperparameters
     network = own_network.load(hyperparameters.architecture)
     values = {name: value for name, value in given.items() if name not in TRAINING} | network.parsed(arguments)

@@ -1,4 +1,4 @@
-"""What several commands share: options, and what they mean."""
+"""Options that several commands share."""
 
 import math
 import os
@@ -24,17 +24,17 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class FiniteRange(click.FloatRange):
-    """A range of floats, and so neither infinite nor NaN, which is in every range of click's."""
+    """A range of finite floats; click's accepts NaN in every range."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         number: float = super().convert(value, param, ctx)
         if not math.isfinite(number):
-            self.fail(f"{number} is no finite number.", param, ctx)
+            self.fail(f"{number} is not a finite number.", param, ctx)
         return number
 
 
 class UserPath(click.Path):
-    """A path in which ~ is the user's home: a shell leaves it as it is in --option=~/x, and nothing else expands it."""
+    """A path in which ~ is expanded: shells do not expand it in --option=~/x."""
 
     def __init__(self, **limits: bool) -> None:
         super().__init__(path_type=Path, **limits)
@@ -44,17 +44,16 @@ class UserPath(click.Path):
 
 
 def data_dir_option(command: Command) -> Command:
-    """Where the data set is looked for."""
     return click.option(
         "--data-dir",
         type=UserPath(file_okay=False),
         help="Folder of the four Fashion-MNIST files.  "
-        "[default: FMNIST_DATA, else user cache, Debian's package, or download]",
+        "[default: FMNIST_DATA, else the user's cache, Debian's package, or a download]",
     )(command)
 
 
-def _or_from_file(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    """The value of --storage, else the first line of the file that the environment names: a secret, in containers."""
+def _storage_from_file(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """The value of --storage, else the first line of the file named by STORAGE_FILE, a container's secret."""
     given = context.get_parameter_source(str(parameter.name)) in (
         ParameterSource.COMMANDLINE,
         ParameterSource.ENVIRONMENT,
@@ -67,23 +66,22 @@ def _or_from_file(context: click.Context, parameter: click.Parameter, value: str
     except OSError as error:
         raise click.UsageError(f"{STORAGE_FILE}: {file} cannot be read ({error.strerror}); name a file") from error
     except UnicodeDecodeError as error:
-        raise click.UsageError(f"{STORAGE_FILE}: {file} is no text; name another file") from error
+        raise click.UsageError(f"{STORAGE_FILE}: {file} is not a text file; name another file") from error
     if not lines or not lines[0].strip():
         raise click.UsageError(f"{STORAGE_FILE}: the first line of {file} is empty; write the URL there")
     return lines[0].strip()
 
 
 def storage_options(command: Command) -> Command:
-    """Where studies are: their database and their files."""
     command = click.option(
         "--storage",
-        callback=_or_from_file,
+        callback=_storage_from_file,
         help="Database: sqlite:///FILE or postgresql://USER@HOST/DB.  [default: studies.db in the output folder]",
     )(command)
     return click.option(
         "--output",
         type=UserPath(file_okay=False),
-        help="Folder of outputs; each study has a folder of its name there.  [default: ./studies]",
+        help="Output folder, with a subfolder for each study.  [default: ./studies]",
     )(command)
 
 
@@ -92,37 +90,34 @@ device_option = click.option(
     type=click.Choice(["auto", "cpu", "cuda", "mps"]),
     default="auto",
     show_default=True,
-    help="Where to train; auto takes an accelerator if there is one.",
+    help="Device to train on; auto uses an accelerator if there is one.",
 )
 
 
 workers_option = click.option(
-    "--workers", type=click.IntRange(1, 256), help="Worker processes.  [default: one a GPU, else one a core]"
+    "--workers", type=click.IntRange(1, 256), help="Worker processes.  [default: one per GPU, else one per core]"
 )
 
 
 def log_options(default: str) -> Callable[[Command], Command]:
-    """How much is logged, and where to."""
-
     def decorated(command: Command) -> Command:
         command = click.option(
             "--log-file",
             type=UserPath(dir_okay=False),
-            help="File to which log lines are appended.  [default: standard error]",
+            help="File to append log lines to.  [default: standard error]",
         )(command)
         return click.option(
             "--log-level",
             type=click.Choice(LEVELS),
             default=default,
             show_default=True,
-            help="What is logged: info is each step of each trial, warning what went wrong or is waited for.",
+            help="info: each step of each trial; warning: failures and waiting.",
         )(command)
 
     return decorated
 
 
 def worker_options(command: Command) -> Command:
-    """How workers run on this machine."""
     for option in reversed(
         [
             workers_option,
@@ -133,12 +128,12 @@ def worker_options(command: Command) -> Command:
                 type=FiniteRange(1, 86400),
                 default=GRACE,
                 show_default=True,
-                help="Seconds without progress after which other workers take over a trial of these.",
+                help="Seconds without progress after which other workers take over these workers' trials.",
             ),
             click.option(
                 "--allow-mixed",
                 is_flag=True,
-                help="Work on a study that was started with other data or versions of fmnist-search or torch.",
+                help="Work on a study started with other data or other versions of fmnist-search or torch.",
             ),
         ]
     ):
@@ -147,36 +142,34 @@ def worker_options(command: Command) -> Command:
 
 
 def cluster_options(command: Command) -> Command:
-    """Whether workers run on this machine."""
     command = click.option(
-        "--address", default="auto", show_default=True, help="Ray cluster to use, as HOST:PORT of its head."
+        "--address", default="auto", show_default=True, help="Ray cluster to use: HOST:PORT of its head node."
     )(command)
     return click.option(
         "--engine",
         type=click.Choice(ENGINES),
         default="local",
         show_default=True,
-        help="Where workers run: on this machine, or on a Ray cluster, which needs --workers.",
+        help="Run workers on this machine (local) or on a Ray cluster (ray), which needs --workers.",
     )(command)
 
 
 def check_engine(engine: str, workers: int | None) -> None:
-    """Refuse a cluster without a number of workers."""
+    """Raise click.UsageError if the number of workers on a cluster is missing."""
     if engine == "ray" and workers is None:
-        raise click.UsageError("--engine ray needs --workers: a cluster may grow to the number that is asked for")
+        raise click.UsageError("--engine ray needs --workers: the number of workers that the cluster may grow to")
 
 
 def score_on_option(default: str) -> Callable[[Command], Command]:
-    """Which images score; `default` says in words which do if the option is not given."""
+    """The option --score-on; `default` describes its default in the help."""
     return click.option(
         "--score-on",
         type=click.Choice(["test", "validation"]),
-        help=f"Images that score: the test set, or a sixth of the training set.  [default: {default}]",
+        help=f"Images to score on: the test set, or a sixth of the training set.  [default: {default}]",
     )
 
 
-def _look_in(context: click.Context, parameter: click.Parameter, folder: Path | None) -> None:
-    """Let networks of the user's own be looked for in a folder."""
+def _set_network_dir(context: click.Context, parameter: click.Parameter, folder: Path | None) -> None:
     context.meta[str(parameter.name)] = folder
     if folder is not None and not context.resilient_parsing:
         from fmnist import own_network
@@ -185,7 +178,7 @@ def _look_in(context: click.Context, parameter: click.Parameter, folder: Path | 
 
 
 def _trust(context: click.Context, parameter: click.Parameter, architecture: str | None) -> None:
-    """Let a record name what the user names here; a setting of that name is meant for `train`."""
+    # Only from the command line: an `architecture` in the environment or the settings file is meant for `train`.
     given = context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
     if architecture is not None and given and not context.resilient_parsing:
         from fmnist import own_network
@@ -194,44 +187,43 @@ def _trust(context: click.Context, parameter: click.Parameter, architecture: str
 
 
 def network_dir_option(default: str) -> Callable[[Command], Command]:
-    """Where the file of a user's own network is."""
+    """The option --network-dir; `default` describes its default in the help."""
     return click.option(
         "--network-dir",
         type=UserPath(file_okay=False, exists=True),
-        callback=_look_in,
+        callback=_set_network_dir,
         expose_value=False,
-        is_eager=True,  # before a network is looked for
-        help=f"Folder of the file of your own network.  [default: {default}]",
+        is_eager=True,  # before --architecture, which loads the network
+        help=f"Folder with the file of your own network.  [default: {default}]",
     )
 
 
 def own_network_options(command: Command) -> Command:
-    """Where the code of a network on record is, and whether it may be imported."""
+    """The options that locate the code of a recorded network and allow importing it."""
     command = click.option(
         "--architecture",
         callback=_trust,
         expose_value=False,
         metavar="MODULE:CLASS",
-        help="Your own network, if it is importable or made by a function: run only if you name it, too.",
+        help="Your own network, if it is an importable module or a factory function: its code runs only if named here.",
     )(command)
     return network_dir_option("working directory")(command)
 
 
-force_option = click.option("--force", is_flag=True, help="Overwrite a file that fmnist-search did not write.")
+force_option = click.option("--force", is_flag=True, help="Overwrite a file not written by fmnist-search.")
 
 
 def json_option(command: Command) -> Command:
-    """Whether the answer is printed as JSON."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")(command)
 
 
 artifacts_option = click.option(
     "--artifacts",
-    help="Where checkpoints go, each study's in a place of its name: a folder, or s3://BUCKET/PREFIX.  "
-    "[default: in the study's folder]",
+    help="Checkpoint storage: a folder or s3://BUCKET/PREFIX, with a subfolder for each study.  "
+    "[default: the study's folder]",
 )
 deleting_from_option = click.option(
-    "--artifacts", help="The --artifacts of `run`, to delete below it: a folder, or s3://BUCKET/PREFIX."
+    "--artifacts", help="The --artifacts of `run`, to allow deletion there: a folder or s3://BUCKET/PREFIX."
 )
 study_argument = click.argument("study", default="cnn", shell_complete=completion.stored)
 new_study_argument = click.argument("study", default="cnn", shell_complete=completion.startable)
@@ -241,7 +233,7 @@ new_study_argument = click.argument("study", default="cnn", shell_complete=compl
 def opened_study(
     name: str, storage: str | None, output: Path | None, mode: Literal["read", "write"] = "read"
 ) -> "Iterator[tuple[optuna.Study, Path]]":
-    """Open a study, and say where its files are."""
+    """Open a study; yield it with the folder of its files."""
     from search.database.connection import opened
     from search.database.retry import reported
     from search.database.url import url_of

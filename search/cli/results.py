@@ -1,4 +1,4 @@
-"""The commands that look at a study: status, best, report."""
+"""The commands that read a study: status, best, report."""
 
 import gc
 import json
@@ -25,13 +25,13 @@ from search.cli.options import (
 
 
 class Pause(FiniteRange):
-    """Seconds; a name in their place is the study's, which click has taken for the option's value."""
+    """An interval in seconds."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         try:
             float(value)
-        except ValueError:
-            self.fail(f"{value!r} is no number of seconds; a study goes first: status {value} --watch", param, ctx)
+        except ValueError:  # in `status --watch cnn`, click takes the study for the option's value
+            self.fail(f"{value!r} is not a number of seconds; put the study first: status {value} --watch", param, ctx)
         return super().convert(value, param, ctx)
 
 
@@ -44,13 +44,13 @@ class Pause(FiniteRange):
     is_flag=False,
     flag_value=2.0,
     metavar="[SECONDS]",
-    help="Show it again every so many seconds, 2 if none are given, until the search is finished.",
+    help="Refresh every SECONDS, 2 by default, until the search is finished.",
 )
 @json_option
 def status(study: str, storage: str | None, output: Path | None, watch: float | None, as_json: bool) -> None:
-    """Show how far a study is: trials by state, the best so far.
+    """Show a study's progress: trials by state, best trial so far.
 
-    With --watch it is redrawn in place on a terminal; elsewhere a line is printed whenever something changed.
+    With --watch, a terminal is redrawn in place; elsewhere each change prints a line.
 
     \b
     Examples:
@@ -58,7 +58,7 @@ def status(study: str, storage: str | None, output: Path | None, watch: float | 
       fmnist-search status cnn --json
     """
     if not watch:
-        gc.disable()  # it ends soon: even the collector's last look takes a tenth of its time
+        gc.disable()  # short-lived process: the final collection alone takes a tenth of its time
 
     from search.console.status import show_status
     from search.console.terminal import terminal
@@ -78,14 +78,14 @@ def status(study: str, storage: str | None, output: Path | None, watch: float | 
         show_status(terminal(), summary, standings)
 
 
-@click.command(short_help="Show a study's answer.")
+@click.command(short_help="Show a study's winner or best trial.")
 @study_argument
 @storage_options
 @json_option
 def best(study: str, storage: str | None, output: Path | None, as_json: bool) -> None:
-    """Show a study's answer: the winner of its finalists, or before that its best trial, and the checkpoint.
+    """Show the winner among a study's finalists, or its best trial if there is none yet, and the checkpoint.
 
-    With --json it is both: the best single trial, and the winner, which is null until the finalists are trained.
+    With --json it prints both: the best single trial, and the winner, null until the finalists are trained.
 
     \b
     Examples:
@@ -97,15 +97,17 @@ def best(study: str, storage: str | None, output: Path | None, as_json: bool) ->
     from search.results.finalists import standings_of
     from search.results.ranking import rank
     from search.results.summary import summarize
+    from search.study.places import location_of
     from search.study.store import definition_of
 
     with opened_study(study, storage, output) as (opened, folder):
         summary, standings, definition = summarize(opened, folder), standings_of(opened, folder), definition_of(opened)
+        location = location_of(opened, folder)
         ranking = rank(definition, opened.get_trials(deepcopy=False)) if definition.seeds > 1 else None
     if as_json:
         click.echo(json.dumps(summary.answer_as_json(standings)))
     else:
-        show_best(terminal(), summary, standings, ranking)
+        show_best(terminal(), summary, standings, location, ranking)
 
 
 @click.command(short_help="Write the report of a STUDY.")
@@ -119,15 +121,15 @@ def best(study: str, storage: str | None, output: Path | None, as_json: bool) ->
     type=click.Choice(["html", "json"]),
     default="html",
     show_default=True,
-    help="A page for people, or all its numbers for programs.",
+    help="A web page, or all its numbers for programs.",
 )
 @click.option(
     "--to",
     type=UserPath(dir_okay=False),
-    help="File to write.  [default: report.html in the study's folder, or comparison.html beside several; or .json]",
+    help="File to write.  [default: report.html in the study's folder, comparison.html for several; .json for JSON]",
 )
 @force_option
-@click.option("--open", "in_browser", is_flag=True, help="Show the page in the browser.")
+@click.option("--open", "in_browser", is_flag=True, help="Open the page in the browser.")
 def report(
     studies: tuple[str, ...],
     storage: str | None,
@@ -138,11 +140,10 @@ def report(
     force: bool,
     in_browser: bool,
 ) -> None:
-    """Write a report on a STUDY, or one that compares several: a file that needs no network.
+    """Write the report of a STUDY, or a comparison of several, as one self-contained file.
 
-    It may be written at any time, also while the study runs.
-
-    The page of one study goes into the database too: its answer and main figures, for the dashboard.
+    Works at any time, also while the study runs. A single study's answer and main figures are stored in the database
+    too, for the dashboard.
 
     \b
     Examples:
@@ -156,7 +157,7 @@ def report(
     from search.report import write, write_comparison
 
     if in_browser and form == "json":
-        raise click.UsageError("--open shows a page; leave it out with --format json")
+        raise click.UsageError("--open needs a web page; omit it with --format json")
     with ExitStack() as stack:
         opened = [stack.enter_context(opened_study(name, storage, output)) for name in studies or ("cnn",)]
         study, folder = opened[0]
@@ -170,4 +171,4 @@ def report(
             written = write(study, folder, at, lambda: load(data_dir), url_of(storage, output), form)
     click.echo(written)
     if in_browser and not webbrowser.open(written.resolve().as_uri()):
-        raise click.ClickException(f"there is no browser here; open {written} in one")
+        raise click.ClickException(f"no browser found; open {written} in one")

@@ -1,4 +1,4 @@
-"""The command that serves what others look at: dashboard."""
+"""The command that serves the dashboard."""
 
 import os
 import sys
@@ -18,16 +18,18 @@ PASSWORD = "FMNIST_SEARCH_PASSWORD"  # noqa: S105  # the variable's name
 @storage_options
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(1, 65535), default=8080, show_default=True, help="Port to listen on.")
-@click.option("--auth", metavar="USER", help=f"Let in only USER, with a password: a file's, {PASSWORD}, or asked for.")
+@click.option(
+    "--auth", metavar="USER", help=f"Require a sign-in as USER; password: --password-file, {PASSWORD}, or prompt."
+)
 @click.option(
     "--password-file",
     type=UserPath(exists=True, dir_okay=False),
-    help="File whose first line is the password of --auth.",
+    help="File whose first line is the password for --auth.",
 )
-@click.option("--insecure", is_flag=True, help="Let other machines in without --auth.")
+@click.option("--insecure", is_flag=True, help="Allow other machines without --auth.")
 @click.option("--read-only", is_flag=True, help="Refuse every change: delete, rename, tell, upload, notes.")
-@click.option("--prefix", metavar="PATH", help="Serve it below a path of a site, such as /tuning.")
-@click.option("--behind-proxy", is_flag=True, help="A proxy serves it: believe what that says of who asks.")
+@click.option("--prefix", metavar="PATH", help="Serve below this URL path, such as /tuning.")
+@click.option("--behind-proxy", is_flag=True, help="Trust a reverse proxy's X-Forwarded-For and X-Forwarded-Proto.")
 def dashboard(
     storage: str | None,
     output: Path | None,
@@ -42,8 +44,8 @@ def dashboard(
 ) -> None:
     """Serve optuna-dashboard for the database and the artifacts of its studies.
 
-    It is for this machine only, unless --host says otherwise; then users must sign in. HTTP is
-    not encrypted: across a network put a proxy with TLS before it, or an SSH tunnel.
+    Only this machine can reach it, unless --host names another address, which requires --auth. HTTP is not
+    encrypted: across a network use a proxy with TLS or an SSH tunnel.
 
     \b
     Examples:
@@ -58,7 +60,7 @@ def dashboard(
     from search.study.places import folder_of
 
     if password_file and auth is None:
-        raise click.UsageError("--password-file is the password of a user: name that user with --auth")
+        raise click.UsageError("--password-file needs a user; name one with --auth")
     url = url_of(storage, output)
     file = file_of(url)
     settings = DashboardSettings(
@@ -73,19 +75,14 @@ def dashboard(
         prefix=check_prefix(prefix) if prefix else "",
         behind_proxy=behind_proxy,
     )
-    serve(settings, lambda address: click.echo(f"{address}  (Ctrl-C ends it)"))
+    serve(settings, lambda address: click.echo(f"{address}  (Ctrl-C to stop)"))
 
 
 def _password(user: str, file: Path | None) -> str:
-    """The password from a file, else from the environment, else from a prompt.
-
-    Raises:
-        click.UsageError: there is none.
-    """
     if file:
         password = next(iter(file.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()), "")
         if not password:
-            raise click.UsageError(f"--password-file {file}: its first line is empty; write the password there")
+            raise click.UsageError(f"--password-file {file}: the first line is empty; write the password there")
         return password
     if password := os.environ.pop(PASSWORD, ""):
         return password

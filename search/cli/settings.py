@@ -1,8 +1,8 @@
-"""Where an option's value comes from when it is not on the command line: the environment, then a file.
+"""Option values from the environment and the settings file.
 
-The precedence is click's own: flag, environment, file, default. Both places know an option by its long name,
-for all commands that have it or for one: `FMNIST_SEARCH_WORKERS`, `FMNIST_SEARCH_RUN_WORKERS`, and in the file
-`workers = 4` at its top or below `[run]`.
+Precedence is click's: command line, environment, file, default. An option is set by its long name, for all commands
+that have it or for one: `FMNIST_SEARCH_WORKERS` or `FMNIST_SEARCH_RUN_WORKERS`; in the file, `workers = 4` at the top
+or below `[run]`.
 """
 
 import os
@@ -22,13 +22,13 @@ PREFIX = "FMNIST_SEARCH"
 
 
 def options_of(command: click.Command) -> dict[str, click.Option]:
-    """A command's options by the names that settings have for them: that of --data-dir is data-dir."""
+    """A command's options by their names in the settings: data-dir for --data-dir."""
     options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
     return {max(option.opts, key=len).removeprefix("--"): option for option in options}
 
 
 def name_variables(command: click.Command) -> None:
-    """Let each option of a command be set by the environment: for this command, or for all that have it."""
+    """Give each option of a command its environment variables: one for this command, one for all commands."""
     for name, option in options_of(command).items():
         own = [option.envvar] if isinstance(option.envvar, str) else option.envvar or []
         named = [f"{PREFIX}_{command.name}_{name}", f"{PREFIX}_{name}"]
@@ -36,7 +36,7 @@ def name_variables(command: click.Command) -> None:
 
 
 def name_source(error: click.BadParameter) -> None:
-    """Let an error name the environment variable that a wrong value came from, if it did."""
+    """Make an error name the environment variable that an invalid value came from."""
     context, option = error.ctx, error.param
     source = context.get_parameter_source(str(option.name)) if context and option else None
     if option and source is ParameterSource.ENVIRONMENT:
@@ -44,40 +44,40 @@ def name_source(error: click.BadParameter) -> None:
 
 
 def as_arguments(context: click.Context) -> list[str]:
-    """The options that a command has from the environment or the file, as its command line would have them."""
+    """A command's options from the environment and the file, as command-line arguments."""
     arguments = []
     for name, option in options_of(context.command).items():
-        # Of an option that only a callback sees, that one keeps the value.
+        # The callback of an option that is not passed to the command stores its value in `meta`.
         value = (context.params if option.expose_value else context.meta)[str(option.name)]
-        elsewhere = context.get_parameter_source(str(option.name)) in (
+        from_settings = context.get_parameter_source(str(option.name)) in (
             ParameterSource.ENVIRONMENT,
             ParameterSource.DEFAULT_MAP,
         )
-        if elsewhere and value is not False:
+        if from_settings and value is not False:
             arguments += [f"--{name}"] if option.is_flag else [f"--{name}", str(value)]
     return arguments
 
 
 def read(context: click.Context, commands: Mapping[str, click.Command]) -> dict[str, dict[str, Any]]:
-    """The settings file, as click's default map: for each command the values of its parameters.
+    """Read the settings file as click's default map: parameter values by command.
 
     Raises:
-        click.UsageError: the file is no TOML, or has a key or value that no option has.
+        click.UsageError: the file is unreadable or not TOML, or has an unknown key or an invalid value.
     """
     try:
         content = tomllib.loads(FILE.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise _wrong(f"{error.strerror}; make it readable, or move it away") from error
+        raise _error(f"{error.strerror}; make it readable, or move it away") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _wrong(f"not TOML: {error}") from error
+        raise _error(f"not TOML: {error}") from error
     known = {name: options_of(command) for name, command in commands.items()}
     tables = {key: value for key, value in content.items() if isinstance(value, dict)}
     shared = {key: value for key, value in content.items() if key not in tables}
     shareable = {key for options in known.values() for key in options}
     for key in shared.keys() & known.keys() - shareable:
-        raise _wrong(f"{key}: is a command; write [{key}], and its options below")
+        raise _error(f"{key}: is a command; write [{key}], and its options below")
     _check_keys(shared, shareable)
     _check_keys(tables, known)
     values = {}
@@ -91,31 +91,31 @@ def read(context: click.Context, commands: Mapping[str, click.Command]) -> dict[
     return values
 
 
-def _wrong(what: str) -> click.UsageError:
-    return click.UsageError(f"{FILE}: {' '.join(what.split())}")
+def _error(text: str) -> click.UsageError:
+    return click.UsageError(f"{FILE}: {' '.join(text.split())}")
 
 
 def _check_keys(given: Iterable[str], known: Collection[str], prefix: str = "") -> None:
     for key in given:
         if key not in known:
-            raise _wrong(f"{prefix}{key}: is an unknown key; {did_you_mean(key, sorted(known))}")
+            raise _error(f"{prefix}{key}: is an unknown key; {did_you_mean(key, sorted(known))}")
 
 
 def _checked(context: click.Context, option: click.Option, key: str, value: Any) -> Any:
-    """A value of the type that the option has. What is wrong is not shown unless the option's type shows it."""
+    # Errors do not quote the value, which may hold a password, unless the option's type does.
     kind, types = _kind(option)
     given = value if option.multiple and isinstance(value, list) else [value]
     if not given or any(type(each) not in types or "\0" in str(each) for each in given):
-        raise _wrong(f"{key}: should be {kind}")
+        raise _error(f"{key}: should be {kind}")
     try:
         option.type_cast_value(context, given if option.multiple else value)
     except click.BadParameter as error:
-        raise _wrong(f"{key}: {error.message}") from error
+        raise _error(f"{key}: {error.message}") from error
     return given if option.multiple else value
 
 
 def _kind(option: click.Option) -> tuple[str, tuple[type, ...]]:
-    """An option's type in words and in TOML's types."""
+    """An option's type for an error message, and the Python types of its TOML values."""
     if option.is_flag:
         return "true or false", (bool,)
     if isinstance(option.type, IntParamType):

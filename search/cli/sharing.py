@@ -1,4 +1,4 @@
-"""The commands that share a study out and look after it: worker, enqueue, stop, delete, gc, reproduce."""
+"""The commands that distribute and maintain a study: worker, enqueue, stop, delete, gc, reproduce."""
 
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,10 @@ from search.cli.options import (
 from search.logs import Level
 
 
-@click.command(short_help="Work on a STUDY of another process.")
+@click.command(short_help="Work on a STUDY that another process started.")
 @study_argument
 @storage_options
-@click.option("--follow", is_flag=True, help="Stay when the queue is empty, and wait for the study and its tickets.")
+@click.option("--follow", is_flag=True, help="Keep waiting for the study and for tickets when the queue is empty.")
 @own_network_options
 @worker_options
 @log_options("info")
@@ -43,10 +43,10 @@ def worker(
     log_level: Level,
     log_file: Path | None,
 ) -> None:
-    """Work on a STUDY that another process started, from any machine that reaches its database.
+    """Work on a STUDY that another process started, from any machine that can reach its database.
 
-    The study's definition comes from the database. SIGTERM or Ctrl-C: the workers finish
-    their epoch, save, and give their trials back.
+    The study's definition is read from the database. On SIGTERM or Ctrl-C, workers finish their epoch, save a
+    checkpoint, and return their trials to the queue.
 
     \b
     Examples:
@@ -94,7 +94,7 @@ def enqueue(
     name: str | None,
     data_dir: Path | None,
 ) -> None:
-    """Add tickets to the queue of STUDY, for workers to run; make the study if there is none.
+    """Add tickets to the queue of STUDY for workers to run; create the study if it does not exist.
 
     \b
     Examples:
@@ -109,14 +109,14 @@ def enqueue(
     named = name or Path(study).stem
     place = Place((output or OUTPUT) / named, located(artifacts))
     result = add(study, trials, assignments, url_of(storage, output), place, named, data_dir)
-    click.echo(f"Study {result.study}: {result.added} added, {result.waiting} waiting, {result.goal} in all.")
+    click.echo(f"Study {result.study}: {result.added} added, {result.waiting} waiting, {result.goal} in total.")
 
 
-@click.command(short_help="Ask all workers of a STUDY to end.")
+@click.command(short_help="Ask all workers of a STUDY to stop.")
 @study_argument
 @storage_options
 def stop(study: str, storage: str | None, output: Path | None) -> None:
-    """Ask all workers of STUDY, wherever they run, to finish their epoch and end.
+    """Ask all workers of STUDY, on every machine, to finish their epoch and stop.
 
     \b
     Example:
@@ -131,19 +131,19 @@ def stop(study: str, storage: str | None, output: Path | None) -> None:
         request_stop(opened)
     for holder in holders:
         click.echo(f"asked: {holder}")
-    click.echo(f"Workers of study {study} end after their running epochs; `run` or `worker` goes on from there.")
+    click.echo(f"Workers of study {study} stop after their current epochs; resume with `run` or `worker`.")
 
 
 @click.command()
 @study_argument
 @storage_options
 @deleting_from_option
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def delete(study: str, storage: str | None, output: Path | None, artifacts: str | None, yes: bool) -> None:
     """Delete STUDY: its trials, finalists, checkpoints and report.
 
-    Only files below --output and --artifacts, or beside an SQLite database, are deleted. Other files of the study
-    are listed and kept.
+    Only files below --output and --artifacts, or beside an SQLite database, are deleted. The study's other files are
+    kept, and their locations printed.
 
     \b
     Examples:
@@ -162,30 +162,30 @@ def delete(study: str, storage: str | None, output: Path | None, artifacts: str 
         trials, roots = summarize(opened, folder).trials, deletable_roots(opened, output, located(artifacts))
         files = retention.files_of(opened, folder, located(artifacts))
         places = [place for each in files for place in each.places]
-        left = [place for place in places if not is_within(place, roots)]
-        rest = f" Files in {' and '.join(left)} stay: name them with --output or --artifacts." if left else ""
+        kept = [place for place in places if not is_within(place, roots)]
+        note = f" Files in {' and '.join(kept)} are kept; to delete them, name --output or --artifacts." if kept else ""
         if not yes:
-            gone = " and ".join(place for place in places if place not in left)
+            deleted = " and ".join(place for place in places if place not in kept)
             click.confirm(
                 f"Delete study {study} with {trials.finished} finished and {trials.running} running trials, "
-                f"its finalists{f' and their files in {gone}' if gone else ''}?{rest}",
+                f"its finalists{f' and their files in {deleted}' if deleted else ''}?{note}",
                 abort=True,
             )
         with lock(url):
-            for each in reversed(files):  # the finalists first: they are found by way of the study
+            for each in reversed(files):  # the finalists first: the study's record leads to them
                 retention.delete(each, roots)
-    click.echo(f"Study {study} is deleted.")
-    if left:
-        click.echo(f"Its files in {' and '.join(left)} were kept.")
+    click.echo(f"Deleted study {study}.")
+    if kept:
+        click.echo(f"Kept its files in {' and '.join(kept)}.")
 
 
-@click.command(short_help="Remove checkpoints of beaten trials.")
+@click.command(short_help="Remove checkpoints of outperformed trials.")
 @study_argument
 @storage_options
 @deleting_from_option
-@click.option("--keep", type=click.IntRange(1), help="Best checkpoints to keep.  [default: as the last run said]")
+@click.option("--keep", type=click.IntRange(1), help="Best checkpoints to keep.  [default: the --keep of the last run]")
 def gc(study: str, storage: str | None, output: Path | None, artifacts: str | None, keep: int | None) -> None:
-    """Remove the checkpoints of STUDY that are not among its best and that no waiting or running trial needs.
+    """Remove checkpoints of STUDY, except those of the best trials and those that unfinished trials need.
 
     Only files below --output and --artifacts, or beside an SQLite database, are removed.
 
@@ -202,19 +202,20 @@ def gc(study: str, storage: str | None, output: Path | None, artifacts: str | No
         location = retention.files_of(opened, folder, located(artifacts))[0].location
         check_within(opened, location, deletable_roots(opened, output, located(artifacts)))
         store = open_artifacts(location)
-        beaten = retention.drop_beaten(opened, store, keep or opened.user_attrs[KEEP])
+        outperformed = retention.drop_beaten(opened, store, keep or opened.user_attrs[KEEP])
         orphans = retention.drop_orphans(opened, store)
-    click.echo(f"Removed {count(beaten, 'checkpoint')} of beaten trials and {orphans} that no trial names.")
+    removed = f"{count(outperformed, 'checkpoint')} of outperformed trials and {count(orphans, 'orphaned file')}"
+    click.echo(f"Removed {removed}.")
 
 
-@click.command(short_help="Train a trial again, bit for bit.")
+@click.command(short_help="Train a trial again and compare it bit by bit.")
 @study_argument
 @click.argument("number", type=click.IntRange(0))
 @storage_options
 @own_network_options
 @data_dir_option
 def reproduce(study: str, number: int, storage: str | None, output: Path | None, data_dir: Path | None) -> None:
-    """Train trial NUMBER of STUDY again and say whether it comes out the same, bit for bit.
+    """Train trial NUMBER of STUDY again and report whether metrics and weights are bit-identical.
 
     \b
     Example:
@@ -224,7 +225,7 @@ def reproduce(study: str, number: int, storage: str | None, output: Path | None,
     from search.formatting import percent
     from search.study.definition import differences
     from search.study.store import VERSIONS, versions
-    from search.worker.reproduce import reproduce as again
+    from search.worker.reproduce import reproduce as reproduce_trial
 
     def show(compared: Any) -> None:
         verdict = "the same" if compared.recorded == compared.found else "DIFFERENT"
@@ -233,14 +234,14 @@ def reproduce(study: str, number: int, storage: str | None, output: Path | None,
         )
 
     with opened_study(study, storage, output) as (opened, _):
-        result = again(opened, number, load(data_dir), show)
+        result = reproduce_trial(opened, number, load(data_dir), show)
         changed = differences(opened.user_attrs[VERSIONS], versions())
-    click.echo(f"Metrics: {_same(result.same_metrics)}. Weights: {_same(result.same_weights)}.")
+    click.echo(f"Metrics: {_verdict(result.same_metrics)}. Weights: {_verdict(result.same_weights)}.")
     if not (result.same_metrics and result.same_weights):
         if changed:
             click.echo(f"Note: the study was started with other versions ({'; '.join(changed)}).", err=True)
         raise SystemExit(1)
 
 
-def _same(same: bool) -> str:
-    return "the same bit for bit" if same else "different"
+def _verdict(same: bool) -> str:
+    return "bit-identical" if same else "different"

@@ -1,4 +1,4 @@
-"""The commands that start work on a study: run, finalists; and studies, which lists what there is."""
+"""The commands that start a search: run, finalists; and studies, which lists the catalogue."""
 
 import json
 import sys
@@ -29,39 +29,39 @@ from search.cli.settings import as_arguments
 from search.logs import Level
 
 
-@click.command(short_help="Search for the best training of a STUDY.")
+@click.command(short_help="Run the search of a STUDY.")
 @new_study_argument
-@click.option("--trials", type=click.IntRange(1), help="Finished trials to reach.  [default: as the study says]")
+@click.option("--trials", type=click.IntRange(1), help="Finished trials to reach.  [default: the study's]")
 @click.option(
-    "--timeout", type=FiniteRange(0, min_open=True), help="Seconds after which trials stop at their next report."
+    "--timeout",
+    type=FiniteRange(0, min_open=True),
+    help="Seconds after which trials stop at their next intermediate value.",
 )
 @storage_options
 @artifacts_option
 @click.option("--keep", type=click.IntRange(1), default=KEEP, show_default=True, help="Best checkpoints to keep.")
 @click.option("--name", help="Name of the study in the database.  [default: the study file's]")
-@click.option("--seed", type=click.IntRange(0), help="Seed of every random choice.  [default: as the study says]")
-@click.option("--sampler", type=click.Choice(SAMPLERS), help="How parameters are chosen.  [default: as the study says]")
-@click.option("--pruner", type=click.Choice(PRUNERS), help="How trials are pruned.  [default: as the study says]")
-@score_on_option("as the study says")
+@click.option("--seed", type=click.IntRange(0), help="Seed of every random choice.  [default: the study's]")
+@click.option("--sampler", type=click.Choice(SAMPLERS), help="How configurations are chosen.  [default: the study's]")
+@click.option("--pruner", type=click.Choice(PRUNERS), help="How trials are pruned.  [default: the study's]")
+@score_on_option("the study's")
 @click.option(
     "--finalists",
     type=click.IntRange(0, 100),
     help=f"Best configurations to train again at the end, with {SEEDS} fresh seeds each.  "
-    f"[default: as the study says, or {TOP}]",
+    f"[default: the study's, or {TOP}]",
 )
 @click.option(
     "--audit",
     type=FiniteRange(0, 1),
-    help="Share of pruned trials to train to the end all the same, to see what pruning misses.  [default: 0]",
+    help="Share of pruned trials to train to the end anyway, to measure what pruning misses.  [default: 0]",
 )
 @network_dir_option("the study file's")
 @worker_options
 @log_options("warning")
 @cluster_options
 @click.option("--quiet", is_flag=True, help="Print only the result.")
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print nothing but JSON: an object a line for each trial, then the result."
-)
+@click.option("--json", "as_json", is_flag=True, help="Print only JSON: one line per trial, then the result.")
 def run(
     study: str,
     trials: int | None,
@@ -84,10 +84,9 @@ def run(
     as_json: bool,
     **overrides: Any,
 ) -> None:
-    """Search: bring STUDY (a name or a .toml file) to a number of finished trials, then train the best again.
+    """Run STUDY (a name or a .toml file) until --trials trials are finished, then train the best again.
 
-    Run it again to go on where it was: the same number of trials finishes what was
-    begun, a larger one adds the difference.
+    The same command resumes an interrupted search; a larger --trials adds the difference.
 
     \b
     Examples:
@@ -140,12 +139,12 @@ def run(
         raise SystemExit(130)
 
 
-@click.command(short_help="Train the best again with fresh seeds.")
+@click.command(short_help="Train the best configurations again with fresh seeds.")
 @study_argument
 @click.option(
     "--top", type=click.IntRange(0, 100), default=TOP, show_default=True, help="Best configurations to train again."
 )
-@click.option("--seeds", type=click.IntRange(1, 100), default=SEEDS, show_default=True, help="Trainings of each.")
+@click.option("--seeds", type=click.IntRange(1, 100), default=SEEDS, show_default=True, help="Training runs of each.")
 @storage_options
 @own_network_options
 @worker_options
@@ -173,8 +172,8 @@ def finalists(
 ) -> None:
     """Train the best configurations of STUDY, and its default, again with fresh seeds.
 
-    What is trained already counts and stays: a larger --top or --seeds adds the
-    difference. Of an unfinished search they are the best so far.
+    Existing training runs count: a larger --top or --seeds adds the difference. In an unfinished search, the best so
+    far are trained.
 
     \b
     Example:
@@ -221,7 +220,7 @@ def finalists(
 
 @click.command(short_help="List the studies that can be run by name.")
 def studies() -> None:
-    """List the studies that can be run by name: those of this package and those in ./studies.
+    """List the studies that can be run by name: those of the package and those in ./studies.
 
     \b
     Example:

@@ -1,1 +1,1 @@
-"""What a terminal shows: progress, status, signals."""
+"""Terminal output: progress, status, signals."""

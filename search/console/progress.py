@@ -1,4 +1,4 @@
-"""What a search shows while it runs: a live view on a terminal, plain or JSON lines elsewhere."""
+"""Progress of a running search: a live view on a terminal, plain or JSON lines elsewhere."""
 
 import json
 import time
@@ -16,24 +16,24 @@ from rich.table import Table
 from rich.text import Text
 
 from search import logs
-from search.console.terminal import held_back
+from search.console.terminal import signals_deferred
 from search.formatting import assignments, duration, percent
 from search.results.summary import Summary, TrialCounts
 from search.study.record import reason_of
 
 NARROW = 40  # columns
-QUIET = 30.0  # seconds without a line, after which one says how far the search is
+QUIET = 30.0  # seconds without output after which a progress line is printed
 STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
 
 class Progress:
-    """Shows a study's summaries as they come.
+    """Shows the progress of a study.
 
     Args:
-        console: where to; not a terminal means one plain line a finished trial, and one after each QUIET seconds.
-        goal: finished trials that the run ends with.
-        finished: trials that were finished before it began.
-        quiet: say nothing.
+        console: if not a terminal, gets one plain line per finished trial, and one after QUIET seconds without any.
+        goal: finished trials at which the run ends.
+        finished: trials finished before the run began.
+        quiet: print nothing.
         as_json: print a `record` of each finished trial.
     """
 
@@ -44,7 +44,7 @@ class Progress:
         self.quiet = quiet
         self.as_json = as_json
         self.started = self.printed = time.monotonic()
-        self.note = self.said = ""
+        self.note = self.printed_note = ""
         self.summary: Summary | None = None
         self.live = console.is_interactive and not quiet
 
@@ -53,22 +53,22 @@ class Progress:
         return live_view(self.console, self.view, stays=False) if self.live else nullcontext()
 
     def show(self, summary: Summary, newly_finished: list[FrozenTrial]) -> None:
-        """Show the study as it is now."""
+        """Show the current summary and the trials that finished since the last call."""
         self.summary = summary
-        for trial in newly_finished:  # counted here: the summary is of a moment before they were read
+        for trial in newly_finished:  # counted here, as the summary was read before them
             self.counted += counts(trial)
             if self.as_json:
                 print(json.dumps(self.record(trial)), file=self.console.file, flush=True)
             self._print(f"[{self.counted}/{self.goal}] {line(trial, summary)}")
-        if self.note != self.said:
-            self.said = self.note
+        if self.note != self.printed_note:
+            self.printed_note = self.note
             self._print(self.note)
-        if time.monotonic() - self.printed > QUIET:  # paused trials may finish together, at the end of the search
+        if time.monotonic() - self.printed > QUIET:  # paused trials may all finish at the end of the search
             self._print(f"[{self.counted}/{self.goal}] {standing(summary)}")
 
     def say(self, note: str) -> None:
-        """Show a remark on what happens next, when something is shown next: it may come from a signal's handler."""
-        self.note = note
+        """Show a note with the next update."""
+        self.note = note  # not printed at once: the caller may be a signal handler
 
     def _print(self, text: str) -> None:
         self.printed = time.monotonic()
@@ -76,10 +76,10 @@ class Progress:
             self.console.print(text, soft_wrap=True)
 
     def record(self, trial: FrozenTrial) -> dict[str, Any]:
-        """The record that `run --json` prints of a finished trial.
+        """The record of a finished trial that `run --json` prints.
 
-        value: its accuracy, None if it has none. reason: why it did not come to its end, None if it did.
-        finished, goal: trials that count, by then, and when the run ends.
+        value: accuracy or None. reason: why the trial did not complete, None if it did.
+        finished, goal: trials that count toward the budget, so far and at the end of the run.
         """
         assert self.summary
         return {
@@ -95,7 +95,7 @@ class Progress:
         }
 
     def view(self) -> RenderableType:
-        """The whole live view."""
+        """The live view."""
         if self.summary is None:
             return Text(self.note, style="yellow")
         summary, trials = self.summary, self.summary.trials
@@ -128,31 +128,31 @@ class Progress:
     def _time(self, trials: TrialCounts) -> str:
         elapsed = time.monotonic() - self.started
         done = trials.finished - self.finished_before
-        if done < 3 or trials.paused:  # nobody knows how many of the paused will be continued
+        if done < 3 or trials.paused:  # how many paused trials will be continued is unknown
             return f"{duration(elapsed)} elapsed"
         left = elapsed / done * (self.goal - trials.finished)
         return f"{duration(elapsed)} elapsed, about {duration(left)} left"
 
 
 def standing(summary: Summary) -> str:
-    """A search at this moment in one line."""
+    """The current state of a search in one line."""
     trials = summary.trials
     counts = f"{f'{trials.paused} paused, ' if trials.paused else ''}{trials.waiting} waiting"
-    at_work = [
+    running = [
         f"trial {each.label} at epoch {each.epoch:g} of {each.epochs}"
         + ("" if each.accuracy is None else f" ({percent(each.accuracy)})")
         for each in summary.running
     ]
     best = f"; best {percent(summary.best.value)}" if summary.best else ""
-    return "; ".join([counts, *at_work]) + best
+    return "; ".join([counts, *running]) + best
 
 
 def line(trial: FrozenTrial, summary: Summary) -> str:
-    """One finished trial in one line."""
-    reached = f" at {percent(trial.value)}" if trial.value is not None else ""
+    """A finished trial in one line."""
+    score = f" at {percent(trial.value)}" if trial.value is not None else ""
     result = {
-        TrialState.COMPLETE: f"complete{reached}",
-        TrialState.PRUNED: f"{reason(trial)}{reached}",
+        TrialState.COMPLETE: f"complete{score}",
+        TrialState.PRUNED: f"{reason(trial)}{score}",
         TrialState.FAIL: f"failed: {reason(trial)}",
     }[trial.state]
     best = f", best {percent(summary.best.value)}" if summary.best else ""
@@ -161,26 +161,26 @@ def line(trial: FrozenTrial, summary: Summary) -> str:
 
 def reason(trial: FrozenTrial) -> str:
     """Why a trial was pruned or failed, in one line."""
-    return " ".join((reason_of(trial) or "no reason is recorded").split())
+    return " ".join((reason_of(trial) or "no reason recorded").split())
 
 
 def counts(trial: FrozenTrial) -> bool:
-    """Whether a finished trial is one of those that a budget counts."""
+    """Whether a finished trial counts toward the budget."""
     return trial.state != TrialState.FAIL
 
 
 class FinishedTrials:
-    """The trials of a study that have finished since it was last asked.
+    """Tracks which trials of a study have finished since the last call of `new`.
 
     Attributes:
-        before: how many a budget counts of those that had finished when it was made.
+        before: finished trials that counted toward the budget at the start.
     """
 
     def __init__(self, study: optuna.Study) -> None:
         self.study = study
-        there = self._finished()
-        self.before = sum(map(counts, there))
-        self.seen = {trial.number for trial in there}
+        finished = self._finished()
+        self.before = sum(map(counts, finished))
+        self.seen = {trial.number for trial in finished}
 
     def _finished(self) -> list[FrozenTrial]:
         return [trial for trial in self.study.get_trials(deepcopy=False) if trial.state.is_finished()]
@@ -191,33 +191,31 @@ class FinishedTrials:
         return fresh
 
 
-ECHO = 4  # columns left free: the terminal's echo of two Ctrl-C in them begins no line that nobody would erase
-REFRESH = 2  # times a second: what a slow connection bears
+ECHO = 4  # columns left free for the echo of two Ctrl-C (^C^C), which would otherwise wrap to a line that stays
+REFRESH = 2  # per second: low enough for a slow connection
 
 
 @contextmanager
 def live_view(console: Console, draw: Callable[[], RenderableType], *, stays: bool) -> Iterator[None]:
-    """Show what `draw` returns at the end of a terminal, until this is over.
-
-    The cursor is not hidden, so that what ends a process without asking it (`kill -9`) or stops it (Ctrl-Z) does
-    not leave a terminal without one. No signal interrupts the last drawing.
+    """Show what `draw` returns at the bottom of a terminal inside this context.
 
     Args:
-        stays: whether it is still to be seen afterwards.
+        stays: whether the view remains on the terminal afterwards.
     """
     over = False
 
-    def drawn() -> RenderableType:  # at last rich would let a view that is to go overflow the terminal
+    def render() -> RenderableType:
+        # Nothing in the last frame of a transient view, which rich would let overflow the terminal.
         return "" if over and not stays else Constrain(draw(), console.width - ECHO)
 
-    live = Live(console=console, get_renderable=drawn, refresh_per_second=REFRESH, transient=not stays)
+    live = Live(console=console, get_renderable=render, refresh_per_second=REFRESH, transient=not stays)
     try:
-        with held_back():
+        with signals_deferred():
             live.start()
-            console.show_cursor(True)
+            console.show_cursor(True)  # so that kill -9 or Ctrl-Z does not leave a terminal without cursor
         with logs.diverted(lambda text: console.print(text, soft_wrap=True)):
             yield
     finally:
         over = True
-        with held_back():
+        with signals_deferred():  # no signal interrupts the last frame
             live.stop()

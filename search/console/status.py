@@ -1,4 +1,4 @@
-"""What the commands print about a study: the result of a run, its status, its best trial."""
+"""What commands print about a study: the result of a run, status, best trial, finalists."""
 
 import json
 import signal
@@ -16,7 +16,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from search.console.progress import live_view
-from search.console.terminal import handled
+from search.console.terminal import signals_handled
 from search.database.retry import retry
 from search.database.url import options_for
 from search.formatting import count, marked, percent, short
@@ -27,26 +27,28 @@ from search.results.ranking import Configuration, rank
 from search.results.summary import RunResult, Summary, summarize
 from search.study import space
 from search.study.catalogue import Entry
+from search.study.places import location_of
 from search.study.store import definition_of, finalists_of
 
-SHOWN = 5  # trials in the table of the best
+SHOWN = 5  # trials in the table of best trials
+_RESUME = "run the same command to resume"
 _WHY = {"interrupted": "Stopped", "timeout": "Time is up", "request": "Stopped by `fmnist-search stop`"}
 
 
 def show(console: Console, result: RunResult, storage: str) -> None:
-    """The end of a run: what was done, the best trials, where things lie, how to look further."""
+    """Print the result of a run: trials, best trials or finalists, checkpoint, report, next command."""
     trials, name = result.summary.trials, result.summary.study
     say = _speaker(console)
     if result.stopped and trials.finished >= result.goal:
-        say(f"{_WHY[result.stopped]} before the finalists were trained; the same command goes on from here.")
+        say(f"{_WHY[result.stopped]} before the finalists were trained; {_RESUME}.")
     elif result.stopped:
         paused = f" and {trials.paused} are paused" if trials.paused else ""
         done = f"{trials.finished} of {result.goal} trials are finished{paused}"
-        say(f"{_WHY[result.stopped]}: {done}; the same command goes on from here.")
+        say(f"{_WHY[result.stopped]}: {done}; {_RESUME}.")
     elif not result.had_work:
         say(
             f"Nothing left to do: study {name} has {count(trials.finished, 'finished trial')} of {result.goal}; "
-            "ask for more with --trials."
+            "request more with --trials."
         )
     else:
         failed = f", {trials.failed} failed and were replaced" if trials.failed else ""
@@ -56,7 +58,7 @@ def show(console: Console, result: RunResult, storage: str) -> None:
         say(untrained)
     best = result.summary.best
     if best is None:
-        say("No trial is complete yet, so there is no best one.")
+        say("No complete trial yet, so no best trial.")
         return
     ranked = rank(definition, read)
     repeated = wording.ranked(ranked) if definition.seeds > 1 else None
@@ -68,13 +70,14 @@ def show(console: Console, result: RunResult, storage: str) -> None:
     else:
         if not repeated:
             say(wording.caution(result.summary))
-        say(f"Best checkpoint  {best.checkpoint or 'is gone'}")
+        checkpoint = best.checkpoint or f"not found in {location_of(result.study, result.report.parent)}"
+        say(f"Best checkpoint  {checkpoint}")
     say(f"Report           {result.report}")
-    say(f"Look further     fmnist-search dashboard{options_for(storage)}")
+    say(f"Explore it       fmnist-search dashboard{options_for(storage)}")
 
 
 def best_trials(study: optuna.Study, score_on: str) -> Table:
-    """The complete trials of the highest accuracy, with their parameters."""
+    """Table of the complete trials with the highest accuracy, and their parameters."""
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     ranked = sorted(complete, key=_accuracy, reverse=True)[:SHOWN]
     definition = definition_of(study)
@@ -89,7 +92,7 @@ def best_trials(study: optuna.Study, score_on: str) -> Table:
 
 
 def ranking(configurations: list[Configuration], study: str) -> Table:
-    """Configurations of several trainings each, the best first."""
+    """Table of configurations trained with several seeds, best first."""
     columns = ("accuracy", "95 % interval", "seeds", "seconds", "")
     table = _table(f"Configurations of study {study}", "configuration", *columns)
     for place, configuration in enumerate(configurations):
@@ -105,10 +108,10 @@ def ranking(configurations: list[Configuration], study: str) -> Table:
 
 
 def show_finalists(console: Console, study: str, standings: Standings | None) -> None:
-    """The finalists' table, and the winner in words."""
+    """Print the table of finalists, and the winner in words."""
     say = _speaker(console)
     if standings is None:
-        say(f"Study {study} has no finalists yet: no trial is complete, or none is trained again.")
+        say(f"Study {study} has no finalists yet: no trial is complete, or no finalists were requested.")
         return
     columns = ("trial", "search", "re-trained", "95 % interval", "change", "seeds")
     table = _table(f"Finalists of study {study}", *columns)
@@ -124,14 +127,14 @@ def show_finalists(console: Console, study: str, standings: Standings | None) ->
             wording.standing(finalist.again, "" if place else standings.title),
         )
     for unscored in standings.unscored:
-        searched = "-" if unscored.search is None else percent(unscored.search)
-        all_of_them = f"{unscored.diverged} of {unscored.diverged} diverged"
-        table.add_row(wording.name(unscored), searched, "-", "-", "-", "0", all_of_them)
+        search_score = "-" if unscored.search is None else percent(unscored.search)
+        note = f"{unscored.diverged} of {unscored.diverged} diverged"
+        table.add_row(wording.name(unscored), search_score, "-", "-", "-", "0", note)
     console.print(table)
     for paragraph in wording.answer(standings):
         say(paragraph)
     if standings.trained < standings.wanted:
-        say(f"{standings.trained} of {standings.wanted} trainings are finished; the same command goes on from here.")
+        say(f"{standings.trained} of {standings.wanted} training runs are finished; {_RESUME}.")
     _say_networks(say, standings)
 
 
@@ -142,24 +145,24 @@ def _say_networks(say: Callable[[str], None], standings: Standings) -> None:
 
 
 def show_catalogue(console: Console, entries: list[Entry]) -> None:
-    """The studies that can be run by name."""
+    """Print the studies that can be run by name."""
     table = _table(None, "study", "sampler", "trials", "minutes", "question")
     for entry in entries:
         minutes = "" if entry.minutes is None else str(entry.minutes)
         table.add_row(entry.name, entry.sampler, str(entry.trials), minutes, entry.description)
     console.print(table)
-    _speaker(console)("Minutes are of two cores. Start one with `fmnist-search run STUDY`.")
+    _speaker(console)("Minutes were measured on two cores. Start a study with `fmnist-search run STUDY`.")
 
 
 def show_status(console: Console, summary: Summary, standings: Standings | None) -> None:
-    """A study at this moment."""
+    """Print the current state of a study."""
     say = _speaker(console)
     for line in status(summary, standings):
         say(line)
 
 
 def status(summary: Summary, standings: Standings | None, *, running: bool = True) -> list[str]:
-    """A study at this moment, in lines; `running`: with one for each trial at work."""
+    """The current state of a study, as lines; `running`: include a line for each running trial."""
     trials = summary.trials
     lines = [
         f"Study {summary.study}: {count(trials.finished, 'trial')} finished "
@@ -173,18 +176,23 @@ def status(summary: Summary, standings: Standings | None, *, running: bool = Tru
     if summary.best:
         lines.append(f"Best so far: trial {summary.best.label}, {percent(summary.best.value)} on {summary.score_on}.")
     if standings:
-        trained = f"{standings.trained} of {standings.wanted} trainings finished. " if standings.decided else ""
+        trained = f"{standings.trained} of {standings.wanted} training runs finished. " if standings.decided else ""
         lines.append(f"Finalists: {trained}{' '.join(wording.answer(standings))}")
     return lines
 
 
 def show_best(
-    console: Console, summary: Summary, standings: Standings | None, ranking: list[Configuration] | None = None
+    console: Console,
+    summary: Summary,
+    standings: Standings | None,
+    location: str,
+    ranking: list[Configuration] | None = None,
 ) -> None:
-    """The winner of the finalists, or else the best trial, its parameters and checkpoint.
+    """Print the winner among the finalists, else the best trial with its parameters and checkpoint.
 
     Args:
-        ranking: of a study that trains each configuration several times: its first is the answer.
+        location: folder or URL of the study's checkpoints.
+        ranking: configurations, best first, of a study that trains each with several seeds.
     """
     say = _speaker(console)
     if standings:
@@ -197,17 +205,17 @@ def show_best(
         return
     if ranking and (answer := wording.ranked(ranking)):
         say(answer)
-        say(f"Its trainings: {wording.listed([f'trial {number}' for number in ranking[0].trials])}.")
+        say(f"Its training runs: {wording.listed([f'trial {number}' for number in ranking[0].trials])}.")
         return
     say(f"Trial {summary.best.label} of study {summary.study}: {percent(summary.best.value)} on {summary.score_on}.")
     say(wording.caution(summary))
     for name, value in summary.best.params.items():
         say(f"  {name} = {short(value)}")
-    say(f"Checkpoint: {summary.best.checkpoint or 'is gone'}")
+    say(f"Checkpoint: {summary.best.checkpoint or f'not found in {location}'}")
 
 
 def _table(title: str | None, *columns: str) -> Table:
-    folded = [Column(column, overflow="fold") for column in columns]  # where it is narrow, and no digit is lost
+    folded = [Column(column, overflow="fold") for column in columns]  # a narrow terminal wraps cells, loses no digit
     return Table(*folded, title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
 
 
@@ -220,47 +228,50 @@ def _speaker(console: Console) -> Callable[[str], None]:
     return partial(console.print, soft_wrap=True)
 
 
-AWAITED_FINALISTS = 30.0  # seconds after the last trial within which a `run` has made the study of its finalists
+AWAITED_FINALISTS = 30.0  # seconds after the last trial within which `run` creates the finalists' study
 
 
 def watch(study: optuna.Study, folder: Path, console: Console, seconds: float, *, as_json: bool) -> None:
-    """Show a study's status every so many seconds, until it and its finalists are finished.
+    """Show a study's status until it and its finalists are finished.
 
-    On a terminal it is drawn in its place; elsewhere a line is printed whenever it says something new.
+    On a terminal the status is redrawn in place; elsewhere each change prints a line.
+
+    Args:
+        seconds: between refreshes.
 
     Raises:
         StudyError: the study was deleted.
-        KeyboardInterrupt: by Ctrl-C, and by SIGTERM too.
+        KeyboardInterrupt: on Ctrl-C or SIGTERM.
     """
 
-    def look() -> tuple[Summary, Standings | None]:
+    def read() -> tuple[Summary, Standings | None]:
         return summarize(study, folder), standings_of(study, folder)
 
-    shown, said, busy = retry(look), "", float("-inf")  # when something was last left to do
+    shown, printed = retry(read), ""
+    last_busy = float("-inf")  # time.monotonic(), when trials were last unfinished
     live = console.is_interactive and not as_json
     view = live_view(console, lambda: Text("\n".join(status(*shown))), stays=True)
-    with handled(signal.default_int_handler), view if live else nullcontext():
+    with signals_handled(signal.default_int_handler), view if live else nullcontext():
         while True:
-            left, awaited = retry(lambda: (_is_busy(study), _awaits_finalists(study)))
-            shown = retry(look)  # after that: the last to be shown is the end
+            busy, awaited = retry(lambda: (_is_busy(study), _awaits_finalists(study)))
+            shown = retry(read)  # after the check, so that the last status shown is final
             line = json.dumps(shown[0].as_json(shown[1])) if as_json else " ".join(status(*shown, running=False))
-            if not live and line != said:
+            if not live and line != printed:
                 print(line, file=console.file, flush=True)
-                said = line
-            if left:
-                busy = time.monotonic()
-            elif not awaited or time.monotonic() - busy > AWAITED_FINALISTS:
+                printed = line
+            if busy:
+                last_busy = time.monotonic()
+            elif not awaited or time.monotonic() - last_busy > AWAITED_FINALISTS:
                 return
             time.sleep(seconds)
 
 
 def _is_busy(study: optuna.Study) -> bool:
-    """Whether trials are left, of the study or of its finalists."""
     finalists = finalists_of(study)
     return not all(tickets.is_done(each) for each in ([study, finalists] if finalists else [study]))
 
 
 def _awaits_finalists(study: optuna.Study) -> bool:
-    """Whether a `run` would choose finalists now, or is about to. Workers do not: nobody may ever do so."""
+    # `run` chooses finalists, workers do not: without a `run` this may stay true for ever.
     finalists = finalists_of(study)
     return definition_of(study).finalists > 0 and (finalists is None or tickets.goal(finalists)["trials"] == 0)

@@ -1,4 +1,4 @@
-"""The terminal of a search: what is printed there, and Ctrl-C and SIGTERM in the process that watches over workers."""
+"""The console of a search, and Ctrl-C and SIGTERM in the process that supervises workers."""
 
 import signal
 import sys
@@ -12,14 +12,14 @@ Handler = Callable[[int, FrameType | None], object]
 
 
 def terminal() -> Console:
-    """Standard output. What is printed there is printed as it is: names and descriptions are not rich's markup."""
-    interactive = None if sys.stdout.isatty() else False  # whatever FORCE_COLOR says
+    """Standard output as a rich console without markup: names and descriptions are printed verbatim."""
+    interactive = None if sys.stdout.isatty() else False  # overrides FORCE_COLOR
     return Console(markup=False, emoji=False, highlight=False, force_interactive=interactive)
 
 
 @contextmanager
-def handled(handler: Handler) -> Iterator[None]:
-    """Give both signals to a handler, until this is over."""
+def signals_handled(handler: Handler) -> Iterator[None]:
+    """Handle SIGINT and SIGTERM with `handler` inside this context."""
     before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
@@ -29,11 +29,11 @@ def handled(handler: Handler) -> Iterator[None]:
 
 
 @contextmanager
-def held_back() -> Iterator[None]:
-    """Let both signals wait until this is over: what is done in it is done whole."""
+def signals_deferred() -> Iterator[None]:
+    """Defer SIGINT and SIGTERM until this context ends, so that its body runs to completion."""
     arrived: list[int] = []
     try:
-        with handled(lambda number, _frame: arrived.append(number)):
+        with signals_handled(lambda number, _frame: arrived.append(number)):
             yield
     finally:
         for number in arrived:
@@ -41,10 +41,10 @@ def held_back() -> Iterator[None]:
 
 
 class Interrupts:
-    """The first asks to stop after the running epochs, the second at once.
+    """A signal handler: the first signal requests a stop after the current epochs, the second stops at once.
 
     Args:
-        on_first: is called in a signal's handler, so it may set something but not print.
+        on_first: called from the signal handler, so it may set a flag but must not print.
     """
 
     def __init__(self, on_first: Callable[[], None]) -> None:
@@ -60,5 +60,5 @@ class Interrupts:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        with handled(self):
+        with signals_handled(self):
             yield

@@ -1,1 +1,1 @@
-"""optuna-dashboard with a sign-in, checkpoints and pictures."""
+"""optuna-dashboard with a sign-in, checkpoints and pictures of trials."""

@@ -1,7 +1,7 @@
-"""The artifacts of trials as optuna-dashboard reads them: `optuna.artifacts`' store, over what is there already.
+"""The artifact store from which optuna-dashboard reads the artifacts of trials; nothing is stored twice.
 
-A learning curve and a confusion matrix are drawn from the trial's record when they are asked for; a checkpoint is read
-from where the study keeps it. What people upload in the dashboard is in a folder of its own.
+Learning curves and confusion matrices are drawn from the trial's record on request; checkpoints are read from the
+study's checkpoint storage. Uploads have a folder of their own.
 """
 
 import hashlib
@@ -28,8 +28,8 @@ class TrialArtifacts:
     """An `optuna.artifacts` store.
 
     Args:
-        folder: says where a study's files are.
-        uploads: the folder of what people upload.
+        folder: returns the folder of a study.
+        uploads: folder of uploaded files.
     """
 
     def __init__(self, storage: RDBStorage, folder: Callable[[optuna.Study], Path], uploads: Path) -> None:
@@ -40,8 +40,8 @@ class TrialArtifacts:
         """The content of an artifact.
 
         Raises:
-            ArtifactNotFound: there is no such artifact, or its file is gone, damaged or not the one on record.
-            ArtifactError: the study's checkpoints are out of reach.
+            ArtifactNotFound: the artifact is unknown, or its file is missing, damaged or not the recorded one.
+            ArtifactError: the study's checkpoint storage is unreachable.
         """
         found = self._registered(artifact_id)
         if found is None:
@@ -51,20 +51,20 @@ class TrialArtifacts:
         except CheckpointError as error:
             raise ArtifactNotFound(str(error)) from error
         if content is None:
-            raise ArtifactNotFound(f"{found.name} is gone")
+            raise ArtifactNotFound(f"{found.name} not found in the study's checkpoints")
         return BytesIO(content)
 
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:
-        """Store what somebody uploads."""
+        """Store an upload."""
         self.uploads.mkdir(parents=True, exist_ok=True)
         self._uploaded.write(artifact_id, content_body)
 
     def remove(self, artifact_id: str) -> None:
-        """Remove an artifact's file; a picture has none.
+        """Remove an artifact's file; pictures have none.
 
         Raises:
-            ArtifactNotFound: there is no such artifact.
-            ArtifactError: the study's checkpoints are out of reach.
+            ArtifactNotFound: the artifact is unknown.
+            ArtifactError: the study's checkpoint storage is unreachable.
         """
         found = self._registered(artifact_id)
         if found is None:
@@ -73,7 +73,7 @@ class TrialArtifacts:
             self._files(self._study(found)).remove(found.name)
 
     def _registered(self, artifact_id: str) -> Registered | None:
-        """The artifact as a trial registered it; None if there is none, or if it was uploaded."""
+        """The artifact as a trial registered it; None if unknown or uploaded."""
         if (self.uploads / artifact_id).is_file():
             return None
         with self.storage.engine.connect() as connection:
@@ -88,7 +88,7 @@ class TrialArtifacts:
             return confusion_matrix(f"{title}, {score_on} images", saved.confusion if saved else []).encode()
         name, digest = (saved.name, saved.digest) if saved else (None, None)
         content = self._files(study).read(name) if name else None
-        if content is not None and digest is not None:  # checked without torch, which the dashboard does not import
+        if content is not None and digest is not None:  # checked here, as fmnist.checkpoint would import torch
             body, end = content[: -len(digest)], content[-len(digest) :]
             if end != digest.encode() or hashlib.sha256(body).hexdigest() != digest:
                 raise CheckpointError(f"{name}: damaged, or not what trial {trial.number} wrote")

@@ -1,7 +1,7 @@
-"""Connections: how many one client may have, and how long a request may take to arrive.
+"""Limits on connections per client, and on the time in which a request must arrive.
 
-waitress alone takes a hundred connections from whoever comes first, and keeps each for as long as a byte comes now and
-then. Nobody has signed in by then.
+waitress alone accepts a hundred connections in total and keeps each open as long as a byte arrives now and then, so
+that one client without a sign-in could block all others.
 """
 
 import socket
@@ -14,12 +14,12 @@ from waitress.server import TcpWSGIServer
 
 from search.dashboard.middleware import client_of
 
-MOST, MOST_OF_CLIENT = 1000, 32  # connections; a browser has six
-PATIENCE = 10  # seconds that a connection may be idle, and that the headers of a request may take
+MOST, MOST_OF_CLIENT = 1000, 32  # connections in total and per client; a browser opens six
+PATIENCE = 10  # seconds for which a connection may be idle, and within which a request's headers must arrive
 
 
 class Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
-    """A connection on which data counts as activity only once the headers of a request are complete."""
+    """A connection on which incomplete request headers do not count as activity."""
 
     def handle_read(self) -> None:
         before = self.last_activity  # type: ignore[has-type]
@@ -29,14 +29,14 @@ class Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
 
 
 class BoundedServer(TcpWSGIServer):  # type: ignore[misc]
-    """waitress with a bound on the connections of one client: a new one takes the place of its oldest idle one.
+    """waitress with a limit on the connections of one client: a new one replaces its longest idle one.
 
     Args:
-        listener: bound to an address.
-        threads: that answer requests.
-        largest: bytes of a request.
-        prefix: of the paths that it is asked for.
-        behind_proxy: who asks, and by what scheme, is what a proxy says; it is the one client, and bounds its own.
+        listener: socket bound to an address.
+        threads: number of threads that answer requests.
+        largest: limit of a request's size in bytes.
+        prefix: of URL paths.
+        behind_proxy: take client address and scheme from the proxy's headers, and do not limit its connections.
     """
 
     channel_class = Channel
@@ -64,7 +64,7 @@ class BoundedServer(TcpWSGIServer):  # type: ignore[misc]
             connection_limit=MOST,
             channel_timeout=PATIENCE,
             cleanup_interval=1,
-            asyncore_use_poll=True,  # select() knows no descriptor above 1023
+            asyncore_use_poll=True,  # select() does not support descriptors above 1023
         )
         where = (listener.family, listener.type, listener.proto, listener.getsockname())
         super().__init__(application, _sock=listener, adj=settings, bind_socket=False, sockinfo=where)

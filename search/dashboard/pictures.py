@@ -1,4 +1,4 @@
-"""Pictures of one trial as SVG, drawn whenever somebody looks. The templates beside this lay them out."""
+"""Pictures of one trial as SVG, drawn on request from the templates in this folder."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from fmnist.classes import CLASSES
 from search.formatting import BEST_COLOUR, COLOURS, INK, percent
 from search.study.record import Epoch
 
-# In units of the pictures, which are 400 by 300; the dashboard shows them at half that size.
+# In units of the pictures, which are 400 by 300; the dashboard shows them at half size.
 LEFT, RIGHT, TOP, BOTTOM = 66, 380, 62, 252
 CELL = 24
 MOST_TICKS = 6
@@ -19,7 +19,7 @@ MOST_TICKS = 6
 
 @dataclass(frozen=True)
 class _Axis:
-    """A range of values between two ends of the picture, and round values within it."""
+    """Maps values from low to high onto picture coordinates from start to end."""
 
     low: float
     high: float
@@ -36,10 +36,10 @@ class _Axis:
 
 
 def learning_curve(title: str, score_on: str, history: Sequence[Epoch]) -> str:
-    """A trial's accuracy after each report, on the images that it learns from and on those that score it.
+    """SVG of a trial's accuracy at each intermediate value, on the training images and the scored images.
 
     Args:
-        score_on: which images score it.
+        score_on: name of the scored images.
         history: at least one row.
     """
     values = [value for epoch in history for value in (epoch.accuracy, epoch.train_accuracy)]
@@ -48,7 +48,7 @@ def learning_curve(title: str, score_on: str, history: Sequence[Epoch]) -> str:
     y = _Axis(min(values) - room, max(values) + room, BOTTOM, TOP)
     scored = [(x.place(epoch.epoch), y.place(epoch.accuracy)) for epoch in history]
     training = [(x.place(epoch.epoch), y.place(epoch.train_accuracy)) for epoch in history]
-    return _drawn(
+    return _render(
         "curve.svg",
         title=f"{title}: {percent(history[-1].accuracy)} {score_on}",
         lines=[(score_on, BEST_COLOUR, "", scored), ("training", COLOURS["complete"], "2 5", training)],
@@ -62,22 +62,22 @@ def learning_curve(title: str, score_on: str, history: Sequence[Epoch]) -> str:
 
 
 def confusion_matrix(title: str, confusion: Sequence[Sequence[int]]) -> str:
-    """Images of each class by the class that they were taken for; the darker, the more of the true class.
+    """SVG of the images of each true class by predicted class; shades are shares of the true class.
 
     Args:
         confusion: (10, 10), a row for each true class.
     """
     rows = [[(count, count / max(sum(row), 1)) for count in row] for row in confusion]
-    return _drawn("confusion.svg", title=title, classes=CLASSES, rows=rows, cell=CELL, colour=COLOURS["complete"])
+    return _render("confusion.svg", title=title, classes=CLASSES, rows=rows, cell=CELL, colour=COLOURS["complete"])
 
 
 def _round_step(least: float) -> float:
-    """The least of 1, 2 and 5 times a power of ten that is no smaller."""
+    """The smallest of 1, 2 and 5 times a power of ten that is at least `least`."""
     power = 10.0 ** math.floor(math.log10(least))
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= least * (1 - 1e-9))
 
 
-def _drawn(template: str, **values: Any) -> str:
+def _render(template: str, **values: Any) -> str:
     environment = Environment(
         loader=PackageLoader("search.dashboard", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )

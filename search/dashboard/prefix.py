@@ -1,8 +1,8 @@
-"""The dashboard below a path of a site, such as /tuning, where a proxy has other things beside it.
+"""The dashboard below a URL path, such as /tuning, on a site that a proxy shares among services.
 
-optuna-dashboard's page and its script hold absolute paths, and it has no setting for another place (its pages ask for
-/static, /api, /artifacts and /csv, and its router knows /dashboard). They are therefore served with those paths
-changed; a version in which one of them is not found is refused, not served half working.
+optuna-dashboard has no setting for this: its page and its script contain absolute paths (/static, /api, /artifacts,
+/csv, and /dashboard in its router). They are served with these paths rewritten; a version in which one is missing is
+refused.
 """
 
 import gzip
@@ -16,7 +16,7 @@ import optuna_dashboard
 from fmnist.errors import ExpectedError, UsageError
 
 SCRIPT, PAGE = "/static/bundle.js", "index.html"
-# What each file has, and where the prefix goes into it: after what is before the bar.
+# The paths in each file; the bar marks where the prefix is inserted.
 PATHS = {
     PAGE: ['src="|/static/'],
     SCRIPT: ["${this.baseURL}|/api/", "`|/artifacts/", "`${e}|/artifacts/", "`|/csv/", 'url_prefix:"|/dashboard"'],
@@ -24,32 +24,32 @@ PATHS = {
 
 
 class PrefixError(ExpectedError):
-    """The dashboard that is installed cannot be served below a prefix."""
+    """The installed optuna-dashboard cannot be served below a prefix."""
 
 
 def check_prefix(prefix: str) -> str:
-    """A prefix without its last slash.
+    """A prefix without trailing slash.
 
     Raises:
-        UsageError: it is no path.
+        UsageError: it is not a URL path.
     """
     if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+/?", prefix) or {".", ".."} & set(prefix.split("/")):
-        raise UsageError(f"--prefix {prefix}: is no path; write one like /tuning")
+        raise UsageError(f"--prefix {prefix}: is not a URL path; write one like /tuning")
     return prefix.rstrip("/")
 
 
 class Prefixed:
-    """Serves the page and its script with their paths changed; all else is the application's.
+    """Serves the page and its script with rewritten paths, and everything else from the application.
 
     Raises:
-        PrefixError: they are not what is known here.
+        PrefixError: a path was not found in them.
     """
 
     def __init__(self, application: WSGIApplication, prefix: str) -> None:
         self.application, self.prefix = application, prefix
         folder = Path(str(optuna_dashboard.__file__)).parent
-        self.page = _changed((folder / PAGE).read_text(encoding="utf-8"), PAGE, prefix)
-        self.script = gzip.compress(_changed((folder / "public" / "bundle.js").read_text("utf-8"), SCRIPT, prefix))
+        self.page = _rewritten((folder / PAGE).read_text(encoding="utf-8"), PAGE, prefix)
+        self.script = gzip.compress(_rewritten((folder / "public" / "bundle.js").read_text("utf-8"), SCRIPT, prefix))
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         path = environ["PATH_INFO"].rstrip("/")
@@ -66,33 +66,33 @@ class Prefixed:
         return self.application(environ, start_response)
 
     def _page(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """The page with the status and the headers that the dashboard gives it, such as its policy for content."""
-        found: list[str] = []
+        statuses: list[str] = []
 
-        def start(status: str, given: list[tuple[str, str]], *_: object) -> object:
-            found.append(status)
+        # The application is asked too, for its status and headers such as its content security policy.
+        def start(status: str, headers: list[tuple[str, str]], *_: object) -> object:
+            statuses.append(status)
             if not status.startswith("200"):
-                return start_response(status, given)
+                return start_response(status, headers)
             replaced = {"content-length", "content-encoding", "last-modified", "etag", "accept-ranges"}
-            headers = [each for each in given if each[0].lower() not in replaced]
+            headers = [each for each in headers if each[0].lower() not in replaced]
             return start_response(status, [*headers, ("Content-Length", str(len(self.page)))])
 
         environ.pop("HTTP_IF_MODIFIED_SINCE", None)
         body = self.application(environ, start)  # type: ignore[arg-type]
-        if not found[0].startswith("200"):
+        if not statuses[0].startswith("200"):
             return body
         if hasattr(body, "close"):
             body.close()
         return [self.page]
 
 
-def _changed(text: str, name: str, prefix: str) -> bytes:
+def _rewritten(text: str, name: str, prefix: str) -> bytes:
     for known in PATHS[name]:
         before, path = known.split("|")
         if before + path not in text:
             raise PrefixError(
-                f"optuna-dashboard {optuna_dashboard.__version__} cannot be served below a prefix; give it a host name "
-                "of its own, or install the version of constraints.txt"
+                f"optuna-dashboard {optuna_dashboard.__version__} cannot be served below a prefix; "
+                "use a separate host name, or install the version in constraints.txt"
             )
         text = text.replace(before + path, before + prefix + path)
     return text.encode()

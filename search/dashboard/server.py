@@ -1,4 +1,4 @@
-"""optuna-dashboard over the studies' database, for those who may see it."""
+"""Serves optuna-dashboard for the studies' database, with access control."""
 
 import errno
 import ipaddress
@@ -20,43 +20,43 @@ from fmnist.errors import ExpectedError, UsageError
 from search.dashboard.artifacts import TrialArtifacts
 from search.dashboard.connections import BoundedServer
 from search.dashboard.middleware import (
+    AllowedHosts,
     ByMethod,
     Credentials,
-    KnownHosts,
-    SafeAnswers,
+    SafeResponses,
     SignIn,
-    SoundRequests,
-    keeping_names,
-    own_origin,
+    ValidRequests,
     read_only,
     refuse,
+    same_origin,
+    without_rename,
 )
 from search.dashboard.prefix import Prefixed
 from search.database.connection import Mode, open_storage
 from search.database.retry import reported
 from search.database.url import parse
 
-# Whole numbers in a path: of a study and one of its trials, or of a trial.
+# Ids in a path: of a study and one of its trials, or of a trial.
 IDS = re.compile(r"/(?:api/)?(studies|artifacts|csv|trials)/(\d+)(?:/(\d+))?(?=/|$)")
-LARGEST_ID, LONGEST_ID = 2**31 - 1, 10  # as the columns are, and digits of it
-LARGEST, LARGEST_READING = 32 * 2**20, 2**16  # bytes of a request: it is read before anybody is asked who he is
+LARGEST_ID, LONGEST_ID = 2**31 - 1, 10  # of the database's integer columns; its digits
+LARGEST, LARGEST_READING = 32 * 2**20, 2**16  # bytes of a request: it is read before the sign-in
 
 
 class DashboardError(ExpectedError):
-    """The dashboard cannot be served; the message says what to do."""
+    """The dashboard cannot be served."""
 
 
 @dataclass(frozen=True)
 class DashboardSettings:
     """What is served, where, and to whom.
 
-    folder: says where a study's files are. uploads: the folder of what people upload. host, port: to listen on.
-    credentials: of the one user who may sign in; without them whoever reaches it is let in, and other machines only
-    reach it if that is meant to be `insecure`. read_only: nobody changes anything. prefix: of all paths, such as
-    /tuning. behind_proxy: a proxy serves it to other machines, and says who asks.
+    folder: returns the folder of a study. uploads: folder of uploaded files. host, port: to listen on.
+    credentials: of the only user; None lets everybody in, and is refused for other machines unless `insecure`.
+    read_only: refuse all changes. prefix: of URL paths, such as /tuning. behind_proxy: a proxy serves it to other
+    machines; trust its headers.
     """
 
-    storage: str = field(repr=False)  # it may hold a password
+    storage: str = field(repr=False)  # may contain a password
     folder: Callable[[optuna.Study], Path]
     uploads: Path
     host: str
@@ -75,16 +75,16 @@ def serve(settings: DashboardSettings, ready: Callable[[str], None]) -> None:
         ready: called with the page's address once the port is open.
 
     Raises:
-        UsageError: other machines would reach it without a sign-in.
-        DashboardError: it cannot listen there.
+        UsageError: other machines could reach it without a sign-in.
+        DashboardError: the port cannot be opened on the host.
         StorageError: the database cannot be opened.
     """
-    family, address = _resolved(settings.host, settings.port)
+    family, address = _resolve(settings.host, settings.port)
     local = ipaddress.ip_address(address[0].partition("%")[0]).is_loopback and not settings.behind_proxy
     if not (local or settings.credentials or settings.insecure):
         option = "--behind-proxy" if settings.behind_proxy else f"--host {settings.host}"
         raise UsageError(
-            f"{option}: other machines would reach the dashboard; let users sign in with --auth USER, "
+            f"{option}: other machines could reach the dashboard; require a sign-in with --auth USER, "
             "or let anybody read and change the studies with --insecure"
         )
     application = _application(settings, local)
@@ -93,10 +93,11 @@ def serve(settings: DashboardSettings, ready: Callable[[str], None]) -> None:
         try:
             listener.bind(address)
         except OSError as error:
-            mend = "one of this machine with --host" if error.errno == errno.EADDRNOTAVAIL else "another with --port"
+            no_such_address = error.errno == errno.EADDRNOTAVAIL
+            fix = "an address of this machine with --host" if no_such_address else "another with --port"
             reason = f"port {settings.port} cannot be opened on {address[0]} ({error.strerror})"
-            raise DashboardError(f"{reason}; choose {mend}") from error
-        logging.getLogger("optuna_dashboard._bottle_util").addFilter(_shorten)
+            raise DashboardError(f"{reason}; choose {fix}") from error
+        logging.getLogger("optuna_dashboard._bottle_util").addFilter(_drop_traceback)
         largest = LARGEST_READING if settings.read_only else LARGEST
         server = BoundedServer(
             application,
@@ -107,54 +108,51 @@ def serve(settings: DashboardSettings, ready: Callable[[str], None]) -> None:
             behind_proxy=settings.behind_proxy,
         )
         host = f"[{address[0]}]" if family == socket.AF_INET6 else address[0]
-        with suppress(KeyboardInterrupt):  # which the server knows to end by, once it runs
+        with suppress(KeyboardInterrupt):  # of a Ctrl-C before the server runs, which handles it itself
             ready(f"http://{host}:{settings.port}{settings.prefix}/")
             server.run()
 
 
-def _shorten(record: logging.LogRecord) -> bool:
-    """Leave the traceback out of what the dashboard logs of a request that it could not answer."""
+def _drop_traceback(record: logging.LogRecord) -> bool:
+    """A logging filter that drops the traceback from what optuna-dashboard logs about failed requests."""
     record.msg, record.args = record.getMessage().partition("\n")[0], None
     return True
 
 
 def _application(settings: DashboardSettings, local: bool) -> WSGIApplication:
-    """The dashboard and what stands before it.
-
-    What reads has a storage of its own, which waits for no writer, and for which no writer waits. A server's database
-    may be empty: a service is there before its first study.
-    """
+    # Reading requests have a storage of their own, so that they neither wait for writers nor block them.
+    # A server's database may still be empty: the service may start before its first study.
     mode: Mode = "write" if parse(settings.storage).drivername == "sqlite" else "create"
     changing: WSGIApplication = (
-        read_only if settings.read_only else SoundRequests(keeping_names(_dashboard(settings, mode)))
+        read_only if settings.read_only else ValidRequests(without_rename(_dashboard(settings, mode)))
     )
-    application: WSGIApplication = SafeAnswers(ByMethod(_dashboard(settings, "read"), own_origin(changing)))
+    application: WSGIApplication = SafeResponses(ByMethod(_dashboard(settings, "read"), same_origin(changing)))
     if settings.prefix:
         application = Prefixed(application, settings.prefix)
     if settings.credentials:
         return SignIn(application, settings.credentials)
-    return KnownHosts(application, settings.host) if local else application
+    return AllowedHosts(application, settings.host) if local else application
 
 
 def _dashboard(settings: DashboardSettings, mode: Mode) -> WSGIApplication:
-    """optuna-dashboard itself, which is asked nothing while its database is out of reach."""
+    """optuna-dashboard, guarded against an unreachable database and unknown ids."""
     storage = open_storage(settings.storage, mode)
     application = optuna_dashboard.wsgi(storage, TrialArtifacts(storage, settings.folder, settings.uploads))
-    application.catchall = False  # an error is for those to answer who know what it means
+    application.catchall = False  # let exceptions reach SafeResponses
 
     def checked(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        # of its API's errors the dashboard itself says nothing but "internal server error", and logs a traceback
+        # optuna-dashboard would answer "internal server error" and log a traceback.
         with reported(settings.storage), storage.engine.connect() as connection:
             connection.exec_driver_sql("SELECT 1")
-        if not _is_known(storage, environ["PATH_INFO"]):
-            return refuse(start_response, "404 Not Found", "There is no such study or trial.")
+        if not _exists(storage, environ["PATH_INFO"]):
+            return refuse(start_response, "404 Not Found", "No such study or trial.")
         return application(environ, start_response)  # type: ignore[no-any-return]
 
     return checked
 
 
-def _is_known(storage: RDBStorage, path: str) -> bool:
-    """Whether the study and the trial that a path names are in the database; the dashboard would not say."""
+def _exists(storage: RDBStorage, path: str) -> bool:
+    """Whether the study and the trial in a path exist; optuna-dashboard does not check."""
     match = IDS.match(path)
     if match is None:
         return True
@@ -173,11 +171,11 @@ def _is_known(storage: RDBStorage, path: str) -> bool:
     return True
 
 
-def _resolved(host: str, port: int) -> tuple[socket.AddressFamily, tuple[Any, ...]]:
-    """What a host's name means on this machine, as a socket takes it: the address first.
+def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, tuple[Any, ...]]:
+    """A host's socket family and address.
 
     Raises:
-        DashboardError: it means nothing.
+        DashboardError: the host is unknown.
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]

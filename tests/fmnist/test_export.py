@@ -183,7 +183,7 @@ def test_export_writes_beside_the_checkpoint_or_to_the_given_path(
     first, second = result.stdout.splitlines()
     assert first == "Saved net.onnx"
     assert re.fullmatch(
-        r"Largest difference of logits between onnxruntime and torch: \d\.\de-\d\d "
+        r"Largest difference between the logits of onnxruntime and torch: \d\.\de-\d\d "
         r"\(256 random images, in batches of 1, 5, 250\)",
         second,
     )

@@ -1,4 +1,4 @@
-"""Artifact stores by one set of tests: a folder, and a bucket of a real server that speaks S3."""
+"""One set of tests for both artifact stores: a folder, and a bucket on a real S3 server."""
 
 import re
 import socket
@@ -33,7 +33,7 @@ pytest.importorskip("moto")
 
 @pytest.fixture(params=["folder", "prefix", "whole bucket"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Where an empty store is."""
+    """The location of an empty store."""
     if request.param == "folder":
         return str(tmp_path / "deep" / "artifacts")
     url: str = request.getfixturevalue("bucket")
@@ -45,7 +45,7 @@ def artifacts(place: str) -> Artifacts:
     return open_artifacts(place)
 
 
-def test_what_is_not_there(artifacts: Artifacts) -> None:
+def test_missing_files_read_as_none_and_are_removed_without_error(artifacts: Artifacts) -> None:
     assert artifacts.names() == []
     assert artifacts.read("nothing.pt") is None
     artifacts.remove("nothing.pt")
@@ -53,13 +53,13 @@ def test_what_is_not_there(artifacts: Artifacts) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 20_000_000], ids="{:,} bytes".format)
-def test_what_is_written_is_read_whole_by_any_process(artifacts: Artifacts, place: str, size: int) -> None:
+def test_a_written_file_is_read_back_completely(artifacts: Artifacts, place: str, size: int) -> None:
     content = (bytes(range(256)) * (size // 256 + 1))[:size]
     artifacts.write("trial-00000-epoch-0.25.pt", content)
     assert open_artifacts(place).read("trial-00000-epoch-0.25.pt") == content
 
 
-def test_a_file_is_replaced_and_removed_and_the_others_stay(artifacts: Artifacts) -> None:
+def test_replacing_and_removing_leaves_other_files_unchanged(artifacts: Artifacts) -> None:
     for name in ("b", "a", "c"):
         artifacts.write(name, name.encode())
     artifacts.write("b", b"more than it was")
@@ -69,7 +69,7 @@ def test_a_file_is_replaced_and_removed_and_the_others_stay(artifacts: Artifacts
     assert [artifacts.read(name) for name in "abc"] == [None, b"more than it was", b"c"]
 
 
-def test_names_go_on_beyond_the_thousand_of_one_answer(bucket: str) -> None:
+def test_names_lists_more_than_one_page_of_results(bucket: str) -> None:
     artifacts = open_artifacts(f"{bucket}/prefix")
     names = [checkpoint_name(number, 1) for number in range(1001)]
     for name in names:
@@ -77,20 +77,18 @@ def test_names_go_on_beyond_the_thousand_of_one_answer(bucket: str) -> None:
     assert artifacts.names() == names
 
 
-def test_a_store_says_where_it_and_a_file_are(artifacts: Artifacts, place: str) -> None:
+def test_a_store_has_its_location_and_those_of_files(artifacts: Artifacts, place: str) -> None:
     artifacts.write("a", b"")
     assert artifacts.location == place
     assert artifacts.locate("a") == f"{place}/a"
 
 
-def test_a_folder_knows_what_is_gone(tmp_path: Path) -> None:
+def test_a_missing_file_in_a_folder_has_no_location(tmp_path: Path) -> None:
     assert open_artifacts(str(tmp_path)).locate("a") is None
 
 
 @pytest.mark.parametrize("kind", ["folder", "bucket"])
-def test_stores_beside_and_within_each_other_do_not_meet(
-    kind: str, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_adjacent_and_nested_stores_are_independent(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     root = str(tmp_path) if kind == "folder" else request.getfixturevalue("bucket")
     places = [f"{root}/{path}" for path in ("one", "one-more", "one/deeper", "on", "what?", "what?e", "what#")]
     for place in [*places, root]:
@@ -102,7 +100,7 @@ def test_stores_beside_and_within_each_other_do_not_meet(
     assert [place for place in places if not open_artifacts(place).names()] == places[:1]
 
 
-def test_slashes_too_many_mean_the_same_place(bucket: str) -> None:
+def test_extra_slashes_are_ignored(bucket: str) -> None:
     open_artifacts(f"{bucket}/a/b").write("mark", b"")
     for url in (f"{bucket}/a/b/", f"{bucket}//a//b"):
         assert open_artifacts(url).names() == ["mark"]
@@ -110,7 +108,9 @@ def test_slashes_too_many_mean_the_same_place(bucket: str) -> None:
     assert located(f"{bucket}/a/b/") == f"{bucket}/a/b"
 
 
-def test_a_folder_means_the_same_in_any_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_is_located_independently_of_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert located("artifacts") == str(tmp_path / "artifacts")
     assert located(None) is None
@@ -127,16 +127,14 @@ def each_call(artifacts: Artifacts) -> list[Callable[[], object]]:
 
 
 @pytest.mark.parametrize("url", ["s3://no-such-bucket/prefix", "s3://Not A Bucket!/prefix"])
-def test_a_bucket_that_is_not_there_is_an_error_in_one_line_whatever_is_done(s3: None, url: str) -> None:
+def test_a_missing_bucket_is_a_one_line_error_in_each_call(s3: None, url: str) -> None:
     for call in each_call(open_artifacts(url)):
         with pytest.raises(ArtifactError, match=rf"^{url}: .*bucket.*; check bucket, endpoint") as caught:
             call()
         assert "\n" not in str(caught.value)
 
 
-def test_a_server_that_does_not_answer_is_an_error(
-    bucket: str, monkeypatch: pytest.MonkeyPatch, unused_endpoint: str
-) -> None:
+def test_an_unreachable_server_is_an_error(bucket: str, monkeypatch: pytest.MonkeyPatch, unused_endpoint: str) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", unused_endpoint)
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     for call in each_call(open_artifacts(bucket)):
@@ -146,13 +144,13 @@ def test_a_server_that_does_not_answer_is_an_error(
 
 @pytest.fixture
 def unused_endpoint() -> Iterator[str]:
-    """An address that refuses connections: bound, but nobody listens."""
+    """An address that refuses connections: bound, but not listening."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{bound.getsockname()[1]}"
 
 
-def test_without_credentials_it_says_so(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_credentials_are_reported(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.setattr("boto3.DEFAULT_SESSION", None)
@@ -168,14 +166,18 @@ def test_a_malformed_endpoint_is_an_error(s3: None, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize(
     ("url", "why"),
-    [("s3://", "names no bucket"), ("s3:///prefix", "names no bucket"), ("gs://b/p", "no such artifact")],
+    [
+        ("s3://", "the bucket is missing"),
+        ("s3:///prefix", "the bucket is missing"),
+        ("gs://b/p", "unsupported artifact store"),
+    ],
 )
 def test_malformed_urls_are_refused(s3: None, url: str, why: str) -> None:
     with pytest.raises(ArtifactError, match=rf"^{url}: {why}.*s3://BUCKET/PREFIX$"):
         open_artifacts(url)
 
 
-def test_without_boto3_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_boto3_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "boto3", None)
     with pytest.raises(ArtifactError, match=re.escape("pip install -e '.[s3]'")):
         open_artifacts("s3://bucket/prefix")
@@ -184,11 +186,11 @@ def test_without_boto3_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("name", ["../a", "a/../../b", "/etc/passwd", "..", ".", "", "a\0"])
 def test_a_name_that_leads_out_of_the_store_is_refused(artifacts: Artifacts, name: str) -> None:
     for call in (lambda: artifacts.write(name, b""), lambda: artifacts.read(name), lambda: artifacts.remove(name)):
-        with pytest.raises(ArtifactError, match="names no artifact"):
+        with pytest.raises(ArtifactError, match="not an artifact's name"):
             call()
 
 
-def test_a_folder_that_cannot_be_made_is_an_error_of_the_system(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_an_os_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OSError):
         open_artifacts(str(tmp_path / "file" / "deeper")).write("a", b"")
@@ -202,7 +204,7 @@ def saved(study: optuna.Study, number: int) -> Checkpoint:
     return checkpoint.parse(content, name)
 
 
-def test_a_study_trains_resumes_and_is_cleared_up_in_a_bucket(bucket: str, make: Make, tmp_path: Path) -> None:
+def test_a_study_trains_resumes_and_is_deleted_in_a_bucket(bucket: str, make: Make, tmp_path: Path) -> None:
     study, settings = make(definition(), 2, artifacts=f"{bucket}/studies/s")
     artifacts = artifacts_of(study)
     assert isinstance(artifacts, Bucket)
@@ -217,7 +219,7 @@ def test_a_study_trains_resumes_and_is_cleared_up_in_a_bucket(bucket: str, make:
     work(settings, lambda: False)
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 2
     history = saved(study, 0).history
-    assert history[:1] == first.history  # to the seconds that it took: it was not trained again
+    assert history[:1] == first.history  # including the seconds taken, so it was not trained again
     assert history[-1].epoch == 2
     assert artifacts.names() == [MARK, checkpoint_name(0, 2), checkpoint_name(1, 2)]
     assert not (tmp_path / "s" / "checkpoints").exists()
@@ -230,7 +232,7 @@ def test_a_study_trains_resumes_and_is_cleared_up_in_a_bucket(bucket: str, make:
     best = study.best_trial.number
     assert retention.drop_beaten(study, artifacts, keep=1) == 1
     assert artifacts.names() == [MARK, checkpoint_name(best, 2)]
-    fresh = load_study(open_storage(settings.storage), "s")  # the other has finished trials in its cache
+    fresh = load_study(open_storage(settings.storage), "s")  # the other has cached the finished trials
     assert [checkpoint_of(trial) is None for trial in fresh.trials] == [number != best for number in range(2)]
     assert retention.drop_beaten(study, artifacts, keep=1) == 0
 
@@ -244,10 +246,10 @@ def test_a_study_trains_resumes_and_is_cleared_up_in_a_bucket(bucket: str, make:
     assert artifacts.names() == ["notes.txt"]
 
 
-def test_a_checkpoint_that_is_not_the_one_on_record_is_neither_reported_on_nor_served(
+def test_a_checkpoint_other_than_the_recorded_one_is_neither_reported_nor_served(
     make: Make, tmp_path: Path, tiny: DataSet
 ) -> None:
-    """Though it is a whole one, and of the same study."""
+    """Even if it is a valid checkpoint of the same study."""
     study, settings = make(definition(), 2)
     work(settings, lambda: False)
     artifacts, best = artifacts_of(study), study.best_trial.number
@@ -266,9 +268,9 @@ def test_a_checkpoint_that_is_not_the_one_on_record_is_neither_reported_on_nor_s
         dashboard.open_reader(meta.artifact_id)
 
 
-def test_the_doctor_tries_a_bucket(bucket: str) -> None:
+def test_doctor_checks_a_bucket(bucket: str) -> None:
     place = f"{bucket}/prefix"
-    assert doctor.check_artifacts(place).found == f"{place} can be written"
+    assert doctor.check_artifacts(place).found == f"{place} is writable"
     assert open_artifacts(place).names() == []
     absent = doctor.check_artifacts("s3://nosuch/prefix")
     assert absent.status == "failed"

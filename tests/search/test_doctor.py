@@ -1,4 +1,4 @@
-"""`doctor` and what it finds where something is amiss: the real defect each time."""
+"""`doctor` on real defects."""
 
 import json
 import os
@@ -41,9 +41,9 @@ NEEDED = ["Python", "torch", "threads", "data set", "storage", "artifacts", "fre
 def doctor(
     tmp_path: Path, *arguments: str, before: str = "", environment: dict[str, str] | None = None
 ) -> dict[str, Check]:
-    """Run it as a user would; returns what it found, after checking that its exit code says whether something failed.
+    """Run the command and return its checks by name; the exit code must match them.
 
-    before: shell commands of root in a view of the file system of their own, which ends with the command.
+    before: shell commands to run first as root, in a private mount namespace.
     """
     call = [sys.executable, "-m", "search", "doctor", "--json", *arguments]
     if before:
@@ -60,7 +60,7 @@ def doctor(
 
 
 def stored(url: str) -> dict[str, Check]:
-    """What is found of a database, and that a failure is its last word and says how to fix it."""
+    """The checks of a database by name; a failure must be the last one and have a fix."""
     checks = list(check_database(url, workers=2))
     for check in checks:
         assert "\n" not in check.found
@@ -68,17 +68,17 @@ def stored(url: str) -> dict[str, Check]:
     return {check.name: check for check in checks}
 
 
-def test_a_machine_on_which_nothing_is_there_yet_is_well_and_stays_as_it_is(command: Command, tmp_path: Path) -> None:
+def test_a_fresh_machine_passes_and_is_not_changed(command: Command, tmp_path: Path) -> None:
     result = command("doctor")
     assert result.returncode == 0, result.stdout
     found = [re.match(r"(?:ok|warning) +([\w ]+?)  ", line) for line in result.stdout.splitlines()]
     assert [line and line.group(1) for line in found] == NEEDED
-    assert "studies/studies.db, which `run` makes" in result.stdout
+    assert "studies/studies.db, created by `run`" in result.stdout
     assert list(tmp_path.iterdir()) == []
 
 
-def test_parts_can_be_looked_at_alone_without_torch(tmp_path: Path) -> None:
-    """As a container's health check does again and again."""
+def test_parts_can_be_checked_alone_without_torch(tmp_path: Path) -> None:
+    """A container's health check does so regularly."""
     empty = {"PYTHONPATH": str(tmp_path)}
     (tmp_path / "torch.py").write_text("raise ImportError('not needed')")
     assert list(doctor(tmp_path, "--only", "storage", "--only", "disk", environment=empty)) == ["storage", "free disk"]
@@ -86,7 +86,7 @@ def test_parts_can_be_looked_at_alone_without_torch(tmp_path: Path) -> None:
     assert list(parts(Plan(None, tmp_path, None, None, None))) == list(PARTS)
 
 
-def test_what_fails_is_marked_says_how_to_mend_it_and_is_the_exit_code(command: Command, tmp_path: Path) -> None:
+def test_failures_are_marked_have_a_fix_and_set_the_exit_code(command: Command, tmp_path: Path) -> None:
     result = command("doctor", "--storage", "postgresql://me:hunter2@127.0.0.1:9/db", data_dir=tmp_path)
     assert result.returncode == 1
     failed = [line for line in result.stdout.splitlines() if line.startswith("FAILED")]
@@ -96,7 +96,7 @@ def test_what_fails_is_marked_says_how_to_mend_it_and_is_the_exit_code(command: 
     assert "hunter2" not in result.stdout + result.stderr
 
 
-def test_the_versions_of_python_are_those_of_the_package() -> None:
+def test_python_versions_match_the_package() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     oldest, newest = OLDEST, NEWEST
     assert project["requires-python"] == f">={oldest[0]}.{oldest[1]}"
@@ -111,7 +111,7 @@ def test_the_versions_of_python_are_those_of_the_package() -> None:
     assert check_python((oldest[0], oldest[1] - 1)).status == "failed"
 
 
-def test_a_broken_torch_and_plotly_are_named_and_the_other_checks_go_on(tmp_path: Path) -> None:
+def test_broken_torch_and_plotly_are_reported_and_other_checks_continue(tmp_path: Path) -> None:
     for package in ("torch", "plotly"):
         (tmp_path / "broken" / package).mkdir(parents=True)
         (tmp_path / "broken" / package / "__init__.py").write_text(f"raise OSError('lib{package}.so: cannot open')")
@@ -123,17 +123,17 @@ def test_a_broken_torch_and_plotly_are_named_and_the_other_checks_go_on(tmp_path
     assert checks["storage"].status == "ok"
 
 
-def test_more_threads_than_cores_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_threads_than_cores_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     assert [check.status for check in check_torch(workers=None)] == ["ok", "ok"]
-    assert "give --workers" in str(list(check_torch(workers=256))[1])
+    assert "use --workers" in str(list(check_torch(workers=256))[1])
     torch.set_num_threads(256)
     (_, threads) = check_torch(workers=None)
     assert (threads.status, threads.fix) == ("warning", "unset OMP_NUM_THREADS")
 
 
-def test_a_data_set_is_looked_at_and_not_fetched(
+def test_a_data_set_is_checked_and_not_downloaded(
     tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert check_data_set(tiny_folder).found == (f"data set 'digits': 600 + 300 images, verified, in {tiny_folder}")
@@ -151,17 +151,17 @@ def test_a_data_set_is_looked_at_and_not_fetched(
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_database_of_ours_is_well_also_while_it_is_used(tmp_path: Path) -> None:
+def test_a_database_in_use_passes(tmp_path: Path) -> None:
     url = default_url(tmp_path)
     with opened(url, "create") as storage, storage.engine.connect():
         checks = stored(url)
     assert {check.status for check in checks.values()} == {"ok"}
-    assert checks["storage"].found.endswith("studies.db can be written, 0 studies")
+    assert checks["storage"].found.endswith("studies.db is writable, 0 studies")
     assert checks["schema"].found.startswith("v")
     assert checks["WAL"].found.startswith("on")
 
 
-def test_a_write_ahead_log_that_is_off_is_warned_of_and_left_off(tmp_path: Path) -> None:
+def test_a_disabled_write_ahead_log_is_a_warning_and_stays_disabled(tmp_path: Path) -> None:
     url = default_url(tmp_path)
     open_storage(url, "create").engine.dispose()
     connection = sqlite3.connect(tmp_path / "studies.db")
@@ -171,7 +171,7 @@ def test_a_write_ahead_log_that_is_off_is_warned_of_and_left_off(tmp_path: Path)
     connection.close()
 
 
-def test_a_locked_database_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_locked_database_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("search.doctor.REACH", 0.1)
     url = default_url(tmp_path)
     open_storage(url, "create").engine.dispose()
@@ -181,17 +181,17 @@ def test_a_locked_database_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     other.close()
 
 
-def test_a_foreign_a_broken_and_an_empty_database_are_told_apart(tmp_path: Path) -> None:
+def test_foreign_broken_and_empty_databases_are_distinguished(tmp_path: Path) -> None:
     file, url = tmp_path / "studies.db", default_url(tmp_path)
     file.touch()
-    assert "not in use yet" in stored(url)["storage"].found
+    assert "is empty" in stored(url)["storage"].found
     sqlite3.connect(file).execute("CREATE TABLE cats (name)").connection.close()
     assert "another program (cats)" in stored(url)["storage"].found
     file.write_bytes(b"this is not a database" * 100)
     assert "not a database" in stored(url)["storage"].found
 
 
-def test_the_schema_of_another_optuna_is_named(url: str) -> None:
+def test_another_optunas_schema_is_reported(url: str) -> None:
     with opened(url, "create") as storage, storage.engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = 'v0.9.0.a'"))
     checks = list(check_database(url, workers=2))
@@ -199,31 +199,31 @@ def test_the_schema_of_another_optuna_is_named(url: str) -> None:
     assert "optuna" in f"{checks[-1].found} {checks[-1].fix}"
 
 
-def test_what_a_server_refuses_is_named(postgresql: Server) -> None:
+def test_missing_privileges_on_a_server_are_reported(postgresql: Server) -> None:
     url = postgresql.create_database()
-    assert "not in use yet" in stored(url)["storage"].found
+    assert "is empty" in stored(url)["storage"].found
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("DROP ROLE IF EXISTS guest")
         connection.execute("CREATE ROLE guest LOGIN")
         connection.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
         guest = url.replace("tester@", "guest@")
-        assert stored(guest)["storage"].fix == "say GRANT CREATE ON SCHEMA public TO guest"
+        assert stored(guest)["storage"].fix == "run GRANT CREATE ON SCHEMA public TO guest"
         connection.execute("ALTER ROLE guest SET default_transaction_read_only = on")
     assert "read-only" in stored(guest)["storage"].found
     assert "does not exist" in list(check_database(postgresql.url("nosuch"), workers=2))[-1].found
 
 
-def test_folders_that_cannot_be_are_named(tmp_path: Path) -> None:
+def test_unusable_folders_are_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for place in (str(tmp_path / "file"), str(tmp_path / "file" / "below"), "ftp://x", "s3://"):
         assert check_artifacts(place).status == "failed"
-    assert "cannot be made" in stored(default_url(tmp_path / "file" / "below"))["storage"].found
+    assert "cannot create" in stored(default_url(tmp_path / "file" / "below"))["storage"].found
     assert check_artifacts(str(tmp_path)).status == check_artifacts(str(tmp_path / "new" / "x")).status == "ok"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.mark.parametrize("journal", ["wal", "delete"])
-def test_a_read_only_disk_is_named(tmp_path: Path, tiny_folder: Path, journal: str) -> None:
+def test_a_read_only_disk_is_reported(tmp_path: Path, tiny_folder: Path, journal: str) -> None:
     open_storage(default_url(tmp_path / "studies"), "create").engine.dispose()
     sqlite3.connect(tmp_path / "studies" / "studies.db").execute(f"PRAGMA journal_mode={journal}").connection.close()
     mount = f"mount --bind {tmp_path} {tmp_path}; mount -o remount,ro,bind {tmp_path}; cd {tmp_path}"
@@ -232,7 +232,7 @@ def test_a_read_only_disk_is_named(tmp_path: Path, tiny_folder: Path, journal: s
     assert "writ" in (checks["storage"].fix or "")
 
 
-def test_a_full_disk_is_named(tmp_path: Path, tiny_folder: Path) -> None:
+def test_a_full_disk_is_reported(tmp_path: Path, tiny_folder: Path) -> None:
     (tmp_path / "studies").mkdir()
     fill = "mount -t tmpfs -o size=1m tmpfs studies; cat /dev/zero > studies/zeros || true"
     checks = doctor(tmp_path, "--data-dir", str(tiny_folder), before=fill)
@@ -241,8 +241,8 @@ def test_a_full_disk_is_named(tmp_path: Path, tiny_folder: Path) -> None:
     assert checks["free disk"].found.startswith("0.0 GB in ")
 
 
-def test_little_room_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_low_disk_space_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free = shutil.disk_usage(tmp_path).free
     monkeypatch.setattr("search.doctor.COMFORTABLE", 2 * free)
     (check,) = check_disk([tmp_path, tmp_path / "new" / "folder"])
-    assert (check.status, check.fix) == ("warning", "make room, or name another --output")
+    assert (check.status, check.fix) == ("warning", "free some space, or name another --output")

@@ -1,4 +1,4 @@
-"""What searches and workers log, as their own processes write it."""
+"""Log lines of real searches and workers."""
 
 import io
 import json
@@ -34,14 +34,14 @@ WORKER = r"worker \S+:\d+"
 
 
 def parsed(text: str) -> list[tuple[str, str, str]]:
-    """Level, subject and message of each line."""
+    """Level, subject and message of each log line."""
     found = [LINE.fullmatch(line) for line in text.splitlines()]
     assert all(found), text
     return [(match[1], match[2], match[3]) for match in found if match]
 
 
 def of_trial(lines: list[tuple[str, str, str]], number: int, study: str = "tiny") -> list[str]:
-    """The messages about a trial, in their order."""
+    """The messages about a trial, in order."""
     return [message for _, subject, message in lines if re.fullmatch(rf"{study} trial {number}( {WORKER})?", subject)]
 
 
@@ -60,17 +60,17 @@ def test_each_step_of_a_trial_is_a_line(command: Command, study_file: Path, tmp_
     assert any(re.fullmatch(r"worker process \d+ started", message) for *_, message in lines)
 
 
-def test_nothing_is_logged_where_nothing_went_wrong(command: Command, study_file: Path) -> None:
+def test_nothing_is_logged_if_nothing_fails(command: Command, study_file: Path) -> None:
     assert command("run", "tiny.toml", "--trials", "1", "--workers", "1", "--quiet").stderr == ""
 
 
-def test_a_worker_that_is_killed_and_the_one_that_goes_on_tell_the_story(
-    study_file: Path, start: Launch, tmp_path: Path
-) -> None:
+def test_the_log_shows_how_a_killed_workers_trial_is_resumed(study_file: Path, start: Launch, tmp_path: Path) -> None:
     study_file.write_text(study_file.read_text().replace("epochs = 2", "epochs = 40"))
     process = start("tiny.toml", "--trials", "1", "--workers", "1", "--log-level", "info", stderr=subprocess.PIPE)
     (pid,) = worker_pids(process.pid)
-    while not list((tmp_path / "studies" / "tiny" / "checkpoints").glob("*-epoch-1.pt")):  # the first is on record
+    while not list(
+        (tmp_path / "studies" / "tiny" / "checkpoints").glob("*-epoch-1.pt")
+    ):  # until the first epoch is saved
         assert process.poll() is None
         time.sleep(0.05)
     os.kill(pid, signal.SIGKILL)
@@ -86,7 +86,7 @@ def test_a_worker_that_is_killed_and_the_one_that_goes_on_tell_the_story(
     assert ("WARNING", "tiny", f"worker process {pid} ended with exit code -9") in lines
 
 
-def test_a_worker_that_is_stopped_gives_back(study_file: Path, start: Launch) -> None:
+def test_a_stopped_worker_logs_that_it_returned_its_trial(study_file: Path, start: Launch) -> None:
     study_file.write_text(study_file.read_text().replace("epochs = 2", "epochs = 400"))
     process = start("tiny.toml", "--trials", "1", "--workers", "1", "--log-level", "info", stderr=subprocess.PIPE)
     process.send_signal(signal.SIGTERM)
@@ -94,13 +94,13 @@ def test_a_worker_that_is_stopped_gives_back(study_file: Path, start: Launch) ->
     assert of_trial(parsed(errors), 0)[-1] == "given back"
 
 
-def test_a_file_that_cannot_be_written_is_one_line(command: Command, study_file: Path) -> None:
+def test_an_unwritable_log_file_is_a_one_line_error(command: Command, study_file: Path) -> None:
     result = command("run", "tiny.toml", "--log-file", "nowhere/log.txt")
     assert result.returncode == 1
     assert result.stderr.startswith("Error: nowhere/log.txt: No such file")
 
 
-def test_what_failed_or_was_ended_early_says_why(
+def test_failed_and_early_ended_trials_are_logged_with_the_reason(
     make: Make, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     _, settings = make(definition(), 2)
@@ -131,17 +131,15 @@ def test_a_password_is_never_logged(
     with pytest.raises(StorageError):
         retry.retry(lambda: open_storage(quoted, "create"))
     log = logging.getLogger("search.database")
-    for told in (full, quoted, f"FATAL: wrong password '{secret}' of me"):
-        log.warning("at %s", told)
+    for text in (full, quoted, f"FATAL: wrong password '{secret}' of me"):
+        log.warning("at %s", text)
     lines = capfd.readouterr().err
     assert "waiting for the database for up to" in lines
     assert secret not in lines
     assert quote(secret, safe="") not in lines
 
 
-def test_lines_leave_standard_error_only_for_a_view_on_the_same_terminal(
-    monkeypatch: pytest.MonkeyPatch, log_lines: None
-) -> None:
+def test_lines_are_diverted_only_from_a_terminal(monkeypatch: pytest.MonkeyPatch, log_lines: None) -> None:
     above: list[str] = []
     for terminal in (False, True):
         stream = io.StringIO()
@@ -153,8 +151,8 @@ def test_lines_leave_standard_error_only_for_a_view_on_the_same_terminal(
         assert len(above) == terminal
 
 
-def test_what_a_worker_logs_goes_where_the_program_that_called_wants_it(caplog: pytest.LogCaptureFixture) -> None:
-    """As if it had logged it itself, by the standard library's rules."""
+def test_worker_records_are_handled_by_the_callers_logging_configuration(caplog: pytest.LogCaptureFixture) -> None:
+    """By the standard library's rules, as if this process had logged them."""
     logger = logging.getLogger("search")
     logger.handlers, logger.propagate = [], True
     context = multiprocessing.get_context("fork")
@@ -182,7 +180,7 @@ def descriptors() -> list[str]:
     return sorted(path.name for path in Path("/proc/self/fd").iterdir())
 
 
-def test_a_thread_that_cannot_be_started_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_thread_start_leaves_no_open_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -197,7 +195,7 @@ def test_a_thread_that_cannot_be_started_leaves_nothing_open(monkeypatch: pytest
     assert descriptors() == opened
 
 
-def test_a_record_of_several_lines_is_one_line(capfd: pytest.CaptureFixture[str], log_lines: None) -> None:
+def test_a_multi_line_record_is_logged_as_one_line(capfd: pytest.CaptureFixture[str], log_lines: None) -> None:
     with logs.about(study="tiny", trial=3):
         logging.getLogger("search.worker").warning("first\nsecond")
     assert parsed(capfd.readouterr().err) == [("WARNING", "tiny trial 3", "first second")]

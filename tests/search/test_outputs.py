@@ -1,4 +1,4 @@
-"""What commands write for their user, and what they leave alone."""
+"""Output files of commands, and foreign files that they must not overwrite."""
 
 import os
 from collections.abc import Callable
@@ -23,7 +23,7 @@ ONE_EPOCH = definition(defaults={"architecture": "simple", "epochs": 1, "filters
 
 @pytest.fixture
 def written(make: Make, tmp_path: Path, invoke: Command) -> Command:
-    """Commands in a folder in which study s, in studies.db, has one trial, and net.pth is a checkpoint."""
+    """Commands in a folder with study s (one trial) in studies.db and the checkpoint net.pth."""
     study, settings = make(ONE_EPOCH, 1)
     work(settings, lambda: False)
     name = study.trials[0].user_attrs["checkpoint"]["name"]
@@ -44,10 +44,10 @@ def written(make: Make, tmp_path: Path, invoke: Command) -> Command:
         ("comparison.json", ("report", "s", "s", "--output", ".", "--format", "json"), "--to"),
     ],
 )
-def test_a_file_of_somebody_else_is_not_overwritten_unless_forced(
+def test_a_foreign_file_is_overwritten_only_with_force(
     written: Command, tmp_path: Path, file: str, arguments: tuple[str, ...], option: str
 ) -> None:
-    """Nothing is trained for it before; with --force it is, and then it is ours, and overwritten as ever."""
+    """It is refused before training. Once overwritten with --force, it needs no --force again."""
     path = tmp_path / file
     path.write_bytes(MINE)
     result = written(*arguments)
@@ -65,7 +65,7 @@ def test_the_checkpoint_is_named_after_the_data_set(invoke: Command, tiny_folder
     odd = tmp_path / "My Boots: 2nd/try…"
     odd.parent.mkdir()
     odd.symlink_to(tiny_folder)
-    assert "Saved digits_cnn_full.pth" in invoke(*TRAIN, data_dir=odd).stdout  # the name of the folder that it is
+    assert "Saved digits_cnn_full.pth" in invoke(*TRAIN, data_dir=odd).stdout  # symbolic links are resolved
     odd.unlink()
     odd.mkdir()
     for file in tiny_folder.iterdir():
@@ -74,7 +74,7 @@ def test_the_checkpoint_is_named_after_the_data_set(invoke: Command, tiny_folder
     assert checkpoint.load(tmp_path / "try_cnn_full.pth").data_set == "data set 'try…'"
 
 
-def test_a_folder_in_its_place_is_noticed_before_anything_is_trained(invoke: Command, tmp_path: Path) -> None:
+def test_a_folder_at_the_output_path_is_reported_before_training(invoke: Command, tmp_path: Path) -> None:
     (tmp_path / "digits_cnn_full.pth").mkdir()
     for force in ([], ["--force"]):
         result = invoke(*TRAIN, *force)
@@ -82,7 +82,7 @@ def test_a_folder_in_its_place_is_noticed_before_anything_is_trained(invoke: Com
         assert "digits_cnn_full.pth: Is a directory" in result.stderr
 
 
-def test_what_is_empty_or_no_file_is_written_as_ever(written: Command, tmp_path: Path) -> None:
+def test_empty_files_devices_and_pipes_are_written_without_force(written: Command, tmp_path: Path) -> None:
     (tmp_path / "empty.html").touch()
     for to in ("empty.html", "/dev/null"):
         assert written("report", "s", "--output", ".", "--to", to).returncode == 0
@@ -99,7 +99,7 @@ def test_what_is_empty_or_no_file_is_written_as_ever(written: Command, tmp_path:
 
 @pytest.mark.parametrize("name", [REPORT, BEST])
 @pytest.mark.parametrize("command", [("run", "tiny.toml"), ("finalists", "s")])
-def test_a_search_does_not_begin_where_it_would_overwrite_files(
+def test_a_search_that_would_overwrite_foreign_files_does_not_start(
     written: Command, study_file: Path, tmp_path: Path, name: str, command: tuple[str, ...]
 ) -> None:
     assert study_file.exists()
@@ -123,7 +123,7 @@ def _replace(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [_keep, _replace])
-def test_a_study_that_is_deleted_takes_its_own_files_only(
+def test_deleting_a_study_deletes_only_its_own_files(
     make: Make, tmp_path: Path, tiny: DataSet, change: Callable[[Path], None]
 ) -> None:
     study, settings = make(ONE_EPOCH, 1)

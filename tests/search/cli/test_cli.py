@@ -1,4 +1,4 @@
-"""The commands as a user meets them: processes of their own, real files, real signals."""
+"""The commands as real processes, with real files and real signals."""
 
 import contextlib
 import json
@@ -35,13 +35,13 @@ LONG = STUDY.replace("epochs = 2", "epochs = 400")
 
 
 def counts(folder: Path, name: str = "tiny") -> dict[str, int]:
-    """How many trials of the study in a folder's database are in each state."""
+    """Trials by state, of the study in a folder's database."""
     study = load_study(open_storage(default_url(folder / "studies")), name)
     return asdict(summarize(study, folder / "studies" / name).trials)
 
 
 def one_line(result: subprocess.CompletedProcess[str], exit_code: int) -> str:
-    """The error message, after checking that it is one clear line and no traceback."""
+    """The error message, which must be one line without traceback."""
     assert result.returncode == exit_code, result.stderr
     assert "Traceback" not in result.stderr
     *_, last = result.stderr.strip().splitlines()
@@ -49,7 +49,7 @@ def one_line(result: subprocess.CompletedProcess[str], exit_code: int) -> str:
     return last
 
 
-def test_run_reaches_its_number_then_has_nothing_to_do_then_adds_the_difference(
+def test_run_reaches_its_goal_then_has_nothing_to_do_then_adds_the_difference(
     command: Command, invoke: Command, study_file: Path, tmp_path: Path
 ) -> None:
     first = command("run", "tiny.toml", "--workers", "2")
@@ -71,7 +71,7 @@ def test_run_reaches_its_number_then_has_nothing_to_do_then_adds_the_difference(
     assert counts(tmp_path)["complete"] == 8
 
 
-def test_status_and_best_print_the_promised_json(invoke: Command, study_file: Path, tmp_path: Path) -> None:
+def test_status_and_best_print_the_documented_json(invoke: Command, study_file: Path, tmp_path: Path) -> None:
     invoke("run", "tiny.toml", "--trials", "2", "--workers", "1", "--quiet")
     status = json.loads(invoke("status", "tiny", "--json").stdout)
     assert list(status) == ["study", "direction", "trials", "best", "winner"]
@@ -94,10 +94,9 @@ def test_status_and_best_print_the_promised_json(invoke: Command, study_file: Pa
     assert "one seed" in invoke("best", "tiny").stdout
 
 
-def test_a_report_leads_back_to_the_search_that_it_is_of(
+def test_a_report_has_the_commands_that_made_it_and_reproduce_its_winner(
     command: Command, invoke: Command, study_file: Path, tmp_path: Path
 ) -> None:
-    """Its numbers name the command that made it, and one that trains the answer again, in whatever folder."""
     (tmp_path / "fmnist-search.toml").write_text("[run]\nquiet = true\n")
     arguments = ["tiny.toml", "--trials", "2", "--workers", "1", "--finalists", "1"]
     assert command("run", *arguments).returncode == 0
@@ -111,7 +110,7 @@ def test_a_report_leads_back_to_the_search_that_it_is_of(
     (tmp_path / "elsewhere").mkdir()
     output, errors = Process(*again, cwd=tmp_path / "elsewhere", env={"HOME": str(tmp_path)}).communicate()
     assert errors == ""
-    assert "Metrics: the same bit for bit. Weights: the same bit for bit." in output
+    assert "Metrics: bit-identical. Weights: bit-identical." in output
 
 
 def test_a_report_is_opened_in_the_users_browser(invoke: Command, study_file: Path, tmp_path: Path) -> None:
@@ -131,7 +130,7 @@ def test_a_report_is_opened_in_the_users_browser(invoke: Command, study_file: Pa
     page = tmp_path / "studies" / "tiny" / "report.html"
     assert (tmp_path / "shown").read_text().strip() == page.as_uri()
     assert "No trial is complete yet." in page.read_text()
-    assert "--open shows a page" in one_line(invoke("report", "tiny", "--open", "--format", "json"), 2)
+    assert "--open needs a web page" in one_line(invoke("report", "tiny", "--open", "--format", "json"), 2)
 
 
 def test_several_studies_are_compared_as_numbers_too(invoke: Command, study_file: Path, tmp_path: Path) -> None:
@@ -142,7 +141,7 @@ def test_several_studies_are_compared_as_numbers_too(invoke: Command, study_file
     assert (compared["answers"], compared["left_out"]) == ([], ["one", "two"])
 
 
-def test_run_prints_an_object_a_line_for_a_program_and_each_at_once(
+def test_run_json_prints_one_object_per_line_without_delay(
     invoke: Command, study_file: Path, launch, tmp_path: Path
 ) -> None:  # type: ignore[no-untyped-def]
     study_file.write_text(STUDY.replace("finalists = 0", "finalists = 1"))
@@ -175,7 +174,7 @@ def test_run_prints_an_object_a_line_for_a_program_and_each_at_once(
     assert (tmp_path / result["report"]).is_file()
 
 
-def test_whoever_reads_no_further_ends_the_search_without_a_word(study_file: Path, launch, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_closed_pipe_ends_the_search_silently(study_file: Path, launch, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     process = launch("tiny.toml", "--workers", "1", "--json", stderr=subprocess.PIPE)
     process.stdout.readline()
     process.stdout.close()
@@ -185,17 +184,17 @@ def test_whoever_reads_no_further_ends_the_search_without_a_word(study_file: Pat
     assert counts(tmp_path)["running"] == 0
 
 
-def test_best_is_null_before_a_trial_is_complete(invoke: Command, study_file: Path, tmp_path: Path) -> None:
+def test_best_is_null_until_a_trial_is_complete(invoke: Command, study_file: Path, tmp_path: Path) -> None:
     study_file.write_text(LONG)
     stopped = invoke("run", "tiny.toml", "--trials", "2", "--timeout", "0.5", "--workers", "1")
-    assert "Time is up: 0 of 2 trials are finished; the same command goes on from here." in stopped.stdout
+    assert "Time is up: 0 of 2 trials are finished; run the same command to resume." in stopped.stdout
     assert stopped.returncode == 0
     assert json.loads(invoke("best", "tiny", "--json").stdout) == {"best": None, "winner": None}
     assert json.loads(invoke("status", "tiny", "--json").stdout)["best"] is None
     assert counts(tmp_path) == {"complete": 0, "pruned": 0, "failed": 0, "running": 0, "waiting": 2, "paused": 0}
 
 
-def test_a_smaller_number_still_ends_with_what_an_earlier_run_asked_for(
+def test_a_smaller_number_of_trials_does_not_reduce_the_goal_of_an_earlier_run(
     invoke: Command, study_file: Path, start, tmp_path: Path
 ) -> None:  # type: ignore[no-untyped-def]
     study_file.write_text(STUDY.replace("epochs = 2", "epochs = 12"))
@@ -203,15 +202,15 @@ def test_a_smaller_number_still_ends_with_what_an_earlier_run_asked_for(
     process.kill()
     process.communicate()
     result = invoke("run", "tiny.toml", "--trials", "1", "--workers", "1")
-    said = (
+    expected = (
         r"Study tiny: 2 trials( \(\d (is|are) finished already\))?, as an earlier run asked for more than 1, of simple"
     )
-    assert re.match(said, result.stdout)
+    assert re.match(expected, result.stdout)
     assert counts(tmp_path) == {"complete": 2, "pruned": 0, "failed": 0, "running": 0, "waiting": 0, "paused": 0}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_search_gives_its_tickets_back(
+def test_a_stopped_search_returns_its_tickets(
     command: Command, study_file: Path, start, tmp_path: Path, number: signal.Signals
 ) -> None:  # type: ignore[no-untyped-def]
     study_file.write_text(LONG)
@@ -224,7 +223,7 @@ def test_a_stopped_search_gives_its_tickets_back(
     assert counts(tmp_path) == {"complete": 0, "pruned": 0, "failed": 0, "running": 0, "waiting": 2, "paused": 0}
 
 
-def test_a_search_goes_on_where_it_was(invoke: Command, study_file: Path, start: Launch, tmp_path: Path) -> None:
+def test_a_search_resumes_from_its_checkpoint(invoke: Command, study_file: Path, start: Launch, tmp_path: Path) -> None:
     study_file.write_text(LONG)
     invoke("run", "tiny.toml", "--trials", "2", "--workers", "1", "--timeout", "3", "--quiet")
     before = newest_checkpoint(tmp_path)
@@ -238,15 +237,15 @@ def test_a_search_goes_on_where_it_was(invoke: Command, study_file: Path, start:
 
 
 def newest_checkpoint(folder: Path) -> checkpoint.Checkpoint:
-    """That of trial 0 of the study in a folder's database."""
+    """The latest checkpoint of trial 0."""
     study = load_study(open_storage(default_url(folder / "studies")), "tiny")
     while True:
         name = study.get_trials()[0].user_attrs["checkpoint"]["name"]
-        with contextlib.suppress(checkpoint.CheckpointError):  # it may just have made room for the next
+        with contextlib.suppress(checkpoint.CheckpointError):  # it may just have been replaced
             return checkpoint.load(folder / "studies" / "tiny" / "checkpoints" / name)
 
 
-def test_a_second_interrupt_stops_at_once_and_holds_nothing(
+def test_a_second_interrupt_stops_at_once_and_leaves_no_running_trial(
     command: Command, study_file: Path, start, tmp_path: Path
 ) -> None:  # type: ignore[no-untyped-def]
     study_file.write_text(LONG.replace("filters = 4", "filters = 256").replace("high = 4", "high = 256"))
@@ -262,20 +261,18 @@ def test_a_second_interrupt_stops_at_once_and_holds_nothing(
     assert counts(tmp_path)["running"] == 0
 
 
-def test_a_search_killed_hard_is_finished_by_the_same_command(
-    invoke: Command, study_file: Path, start, tmp_path: Path
-) -> None:  # type: ignore[no-untyped-def]
+def test_the_same_command_finishes_a_killed_search(invoke: Command, study_file: Path, start, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     study_file.write_text(STUDY.replace("epochs = 2", "epochs = 12"))
     process = start("tiny.toml", "--trials", "2", "--workers", "2")
     process.kill()
-    process.communicate()  # ends when the workers, which hold the pipe, have ended too
+    process.communicate()  # returns when the workers, which hold the pipe, have ended
     result = invoke("run", "tiny.toml", "--trials", "2", "--workers", "2")
     assert result.returncode == 0, result.stderr
     assert counts(tmp_path) == {"complete": 2, "pruned": 0, "failed": 0, "running": 0, "waiting": 0, "paused": 0}
 
 
 @pytest.mark.parametrize(("number", "started"), [(signal.SIGINT, worker_servers), (signal.SIGTERM, worker_pids)])
-def test_a_signal_to_all_while_workers_start_is_as_quiet_as_later(
+def test_a_signal_to_all_processes_while_workers_start_prints_no_error(
     study_file: Path,
     launch,  # type: ignore[no-untyped-def]
     tmp_path: Path,
@@ -298,7 +295,7 @@ def test_a_signal_to_all_while_workers_start_is_as_quiet_as_later(
     assert counts(tmp_path)["running"] == 0
 
 
-def test_a_study_that_is_out_of_memory_in_each_trial_ends_with_the_reason(
+def test_a_study_whose_trials_all_run_out_of_memory_ends_with_the_reason(
     command: Command, study_file: Path, tmp_path: Path
 ) -> None:
     larger = STUDY.replace("filters = 4\n", "filters = 1024\nbatch_size = 600\n").replace(
@@ -317,20 +314,19 @@ def test_a_study_that_is_out_of_memory_in_each_trial_ends_with_the_reason(
         "running": 0,
         "waiting": 20,
         "paused": 0,
-    }  # with those to come
+    }  # waiting includes tickets not yet created
 
 
-def test_an_artifact_folder_that_cannot_be_is_one_line(invoke: Command, study_file: Path, tmp_path: Path) -> None:
+def test_an_unusable_artifact_store_is_a_one_line_error(invoke: Command, study_file: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("a file where the folder should be")
-    assert "no such artifact store" in one_line(invoke("run", "tiny.toml", "--artifacts", "ftp://x"), 1)
+    assert "unsupported artifact store" in one_line(invoke("run", "tiny.toml", "--artifacts", "ftp://x"), 1)
     assert "file" in one_line(invoke("run", "tiny.toml", "--artifacts", "file", "--name", "other"), 1)
 
 
-def test_a_study_is_shared_out_by_its_commands(invoke: Command, study_file: Path, tmp_path: Path) -> None:
-    """enqueue makes and fills it, a worker that has no study file drains it, and its trials can be had again."""
+def test_enqueue_worker_gc_and_reproduce_work_together(invoke: Command, study_file: Path, tmp_path: Path) -> None:
     made = invoke("enqueue", "tiny.toml", "--set", "learning_rate=0.003", "--set", "filters=2")
-    assert made.stdout == "Study tiny: 1 added, 1 waiting, 1 in all.\n"
-    assert invoke("enqueue", "tiny", "--trials", "6").stdout == "Study tiny: 6 added, 7 waiting, 7 in all.\n"
+    assert made.stdout == "Study tiny: 1 added, 1 waiting, 1 in total.\n"
+    assert invoke("enqueue", "tiny", "--trials", "6").stdout == "Study tiny: 6 added, 7 waiting, 7 in total.\n"
     study_file.unlink()
     worked = invoke("worker", "tiny", "--workers", "1")
     assert worked.returncode == 0, worked.stderr
@@ -345,18 +341,18 @@ def test_a_study_is_shared_out_by_its_commands(invoke: Command, study_file: Path
     best = json.loads(invoke("best", "tiny", "--json").stdout)["best"]
     (checkpoints / "trial-00001-epoch-0.5.pt").touch()
     collected = invoke("gc", "tiny", "--keep", "2").stdout
-    assert collected == "Removed 3 checkpoints of beaten trials and 1 that no trial names.\n"
+    assert collected == "Removed 3 checkpoints of outperformed trials and 1 orphaned file.\n"
     assert tmp_path / best["checkpoint"] in checkpoints.glob("trial-*")
     assert len(list(checkpoints.glob("trial-*"))) == 2
 
     again = invoke("reproduce", "tiny", "3")
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("the same\n") == 4
-    assert "Metrics: the same bit for bit. Weights: the same bit for bit." in again.stdout
+    assert "Metrics: bit-identical. Weights: bit-identical." in again.stdout
     assert "has no trial 7; its last is 6" in one_line(invoke("reproduce", "tiny", "7"), 2)
 
 
-def test_a_trial_that_comes_out_otherwise_is_said(invoke: Command, study_file: Path, tmp_path: Path) -> None:
+def test_reproduce_reports_a_difference(invoke: Command, study_file: Path, tmp_path: Path) -> None:
     invoke("run", "tiny.toml", "--trials", "1", "--workers", "1", "--quiet")
     database = sqlite3.connect(tmp_path / "studies" / "studies.db")
     with database:
@@ -365,10 +361,10 @@ def test_a_trial_that_comes_out_otherwise_is_said(invoke: Command, study_file: P
     again = invoke("reproduce", "tiny", "0")
     assert again.returncode == 1
     assert "epoch 1: recorded 50.00 %, now " in again.stdout
-    assert "Metrics: different. Weights: the same bit for bit." in again.stdout
+    assert "Metrics: different. Weights: bit-identical." in again.stdout
 
 
-def test_a_ticket_that_the_study_cannot_have_is_refused(invoke: Command, study_file: Path, tmp_path: Path) -> None:
+def test_a_ticket_outside_the_search_space_is_refused(invoke: Command, study_file: Path, tmp_path: Path) -> None:
     message = one_line(invoke("enqueue", "tiny.toml", "--set", "filters=9"), 2)
     assert "--set filters=9: filters is searched in 2 to 4; change it" in message
     assert counts(tmp_path)["waiting"] == 0
@@ -376,16 +372,16 @@ def test_a_ticket_that_the_study_cannot_have_is_refused(invoke: Command, study_f
 
 def test_delete_asks_first(invoke: Command, study_file: Path, tmp_path: Path) -> None:
     invoke("run", "tiny.toml", "--trials", "1", "--workers", "1", "--quiet")
-    refused = invoke("delete", "tiny")  # nobody answers
+    refused = invoke("delete", "tiny")  # standard input is empty
     assert refused.returncode == 1
     assert "Delete study tiny with 1 finished and 0 running trials" in refused.stdout
     assert counts(tmp_path)["complete"] == 1
-    assert invoke("delete", "tiny", "--yes").stdout == "Study tiny is deleted.\n"
+    assert invoke("delete", "tiny", "--yes").stdout == "Deleted study tiny.\n"
     assert not (tmp_path / "studies" / "tiny").exists()
     assert "no study named 'tiny'" in one_line(invoke("status", "tiny"), 2)
 
 
-def test_a_study_that_is_deleted_while_it_is_run_ends_the_run(invoke: Command, study_file: Path, start) -> None:  # type: ignore[no-untyped-def]
+def test_deleting_a_study_ends_its_run(invoke: Command, study_file: Path, start) -> None:  # type: ignore[no-untyped-def]
     study_file.write_text(LONG)
     process = start("tiny.toml", "--trials", "2", "--workers", "1")
     assert invoke("delete", "tiny", "--yes").returncode == 0
@@ -396,13 +392,13 @@ def test_a_study_that_is_deleted_while_it_is_run_ends_the_run(invoke: Command, s
 
 
 @pytest.mark.parametrize("suffix", ["", "-wal"])
-def test_a_database_that_is_deleted_during_a_run_ends_it(
+def test_deleting_the_database_ends_a_run(
     study_file: Path,
     start,  # type: ignore[no-untyped-def]
     tmp_path: Path,
     suffix: str,
 ) -> None:
-    """At the next report, long before its trials are trained; and their checkpoints are still there."""
+    """It ends at the next intermediate value, and keeps the checkpoints."""
     study_file.write_text(LONG)
     process = start("tiny.toml", "--trials", "2", "--workers", "1")
     database = tmp_path / "studies" / f"studies.db{suffix}"
@@ -419,14 +415,14 @@ def test_a_database_that_is_deleted_during_a_run_ends_it(
         assert not database.exists()
 
 
-def test_stop_ends_a_search_that_runs_elsewhere(invoke: Command, study_file: Path, start, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_stop_ends_a_search_in_another_process(invoke: Command, study_file: Path, start, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     study_file.write_text(LONG)
     process = start("tiny.toml", "--trials", "2", "--workers", "1")
     stopped = invoke("stop", "tiny")
     assert "asked: trial 0 by process" in stopped.stdout
     output, _ = process.communicate()
     assert process.returncode == 0
-    assert "Stopped by `fmnist-search stop`: 0 of 2 trials are finished; the same command goes on from here." in output
+    assert "Stopped by `fmnist-search stop`: 0 of 2 trials are finished; run the same command to resume." in output
     assert counts(tmp_path) == {"complete": 0, "pruned": 0, "failed": 0, "running": 0, "waiting": 2, "paused": 0}
 
 
@@ -451,7 +447,7 @@ def test_a_worker_that_follows_waits_for_database_study_and_tickets(
     assert "Stopping after the running epochs" in output
 
 
-def test_a_worker_of_no_study_says_so(invoke: Command, study_file: Path) -> None:
+def test_a_worker_without_a_study_is_a_one_line_error(invoke: Command, study_file: Path) -> None:
     assert "no database studies/studies.db" in one_line(invoke("worker", "tiny"), 1)
     invoke("enqueue", "tiny.toml")
     assert "no study named 'tinny' in this database; there are tiny" in one_line(invoke("worker", "tinny"), 2)
@@ -477,7 +473,7 @@ def test_a_machine_of_another_precision_is_refused_before_its_workers_start(
     assert f"trained in {here}, and this machine trains in {other}" in message
 
 
-def test_output_moves_everything(invoke: Command, study_file: Path, tmp_path: Path) -> None:
+def test_output_moves_all_files(invoke: Command, study_file: Path, tmp_path: Path) -> None:
     invoke("run", "tiny.toml", "--trials", "1", "--workers", "1", "--output", "elsewhere", "--quiet")
     assert sorted(path.name for path in (tmp_path / "elsewhere").glob("*")) == ["studies.db", "studies.db.lock", "tiny"]
     assert not (tmp_path / "studies").exists()
@@ -485,7 +481,7 @@ def test_output_moves_everything(invoke: Command, study_file: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("name", ["per%20cent", "what?", "a{b}c#d"])
-def test_an_output_folder_of_any_name_holds_the_database_and_the_files(
+def test_an_output_folder_may_have_special_characters(
     invoke: Command, study_file: Path, tmp_path: Path, name: str
 ) -> None:
     assert invoke("enqueue", "tiny.toml", "--output", name).returncode == 0
@@ -509,17 +505,17 @@ def test_an_output_folder_of_any_name_holds_the_database_and_the_files(
         (["run", "--sampler", "best"], 2, "'best' is not one of"),
         (["run", "--storage", "mysql://u:hunter2@h/d"], 1, "mysql: no such storage"),
         (["run", "--name", "../up"], 2, "'../up' cannot name a folder"),
-        (["run", "--name", "é" * 123], 2, "a name of 246 bytes is too long for a folder; 245 are the most"),
-        (["enqueue", "cnn", "--name", "studies.db"], 2, "'studies.db' is a name that fmnist-search has"),
-        (["run", "--name", "studies.db-wal"], 2, "is a name that fmnist-search has"),
-        (["run", "--name", "uploads"], 2, "is a name that fmnist-search has"),
-        (["run", "--name", "a\u200cb"], 2, r"cannot name a study: leave out U+200C, which cannot be seen"),
-        (["run", "--name", "a\tb"], 2, "leave out U+0009"),
-        (["run", "--name", "a\n"], 2, "leave out U+000A"),
-        (["run", "--name", "a.finalists"], 2, "would be the finalists of another study"),
+        (["run", "--name", "é" * 123], 2, "a name of 246 bytes is too long for a folder; use at most 245"),
+        (["enqueue", "cnn", "--name", "studies.db"], 2, "'studies.db' is reserved for a file"),
+        (["run", "--name", "studies.db-wal"], 2, "is reserved for a file"),
+        (["run", "--name", "uploads"], 2, "is reserved for a file"),
+        (["run", "--name", "a\u200cb"], 2, r"cannot name a study; remove the unprintable U+200C"),
+        (["run", "--name", "a\tb"], 2, "remove the unprintable U+0009"),
+        (["run", "--name", "a\n"], 2, "remove the unprintable U+000A"),
+        (["run", "--name", "a.finalists"], 2, "is reserved for the finalists of another study"),
         (["run", "--device", "cuda"], 2, "--device cuda: not available on this machine"),
         (["status"], 1, "no database studies/studies.db; start a search"),
-        (["status", "--watch", "mine"], 2, "a study goes first: status mine --watch"),
+        (["status", "--watch", "mine"], 2, "put the study first: status mine --watch"),
         (["run", "--output", "/dev/null/x"], 1, "/dev/null/x: Not a directory; name another place"),
         (["report"], 1, "no database"),
         (["dashboard"], 1, "no database"),
@@ -537,7 +533,7 @@ def test_an_output_folder_of_any_name_holds_the_database_and_the_files(
         (["data", "--data-dir", "."], 1, "no train-images-idx3-ubyte.gz in it"),
     ],
 )
-def test_bad_input_is_one_clear_line(invoke: Command, arguments: list[str], exit_code: int, message: str) -> None:
+def test_bad_input_is_a_one_line_error(invoke: Command, arguments: list[str], exit_code: int, message: str) -> None:
     if "cuda" in arguments and torch.cuda.is_available():
         arguments = ["run", "--device", "cuda9"]
         message = "is not one of"
@@ -546,7 +542,9 @@ def test_bad_input_is_one_clear_line(invoke: Command, arguments: list[str], exit
     assert "hunter2" not in line
 
 
-def test_train_prints_the_write_ups_lines_and_saves(command: Command, invoke: Command, tmp_path: Path) -> None:
+def test_train_prints_the_write_ups_lines_and_saves_a_checkpoint(
+    command: Command, invoke: Command, tmp_path: Path
+) -> None:
     arguments = ["--architecture", "simple", "--filters", "4", "--epochs", "2", "--seed", "3"]
     result = command("train", *arguments)
     assert result.returncode == 0, result.stderr
@@ -565,7 +563,7 @@ def test_train_prints_the_write_ups_lines_and_saves(command: Command, invoke: Co
 
 
 @pytest.mark.parametrize(("kind", "tta", "recorded"), [("flip", "auto", "mirror"), ("flip", "none", "none")])
-def test_train_scores_as_tta_says_and_evaluate_scores_the_same(
+def test_train_and_evaluate_score_alike_with_and_without_tta(
     invoke: Command, tmp_path: Path, kind: str, tta: str, recorded: str
 ) -> None:
     network = ("--architecture", "simple", "--epochs", "1", "--augmentation-kind", kind, "--augmentation", "1")
@@ -575,7 +573,7 @@ def test_train_scores_as_tta_says_and_evaluate_scores_the_same(
     scores = json.loads(invoke("evaluate", "net.pth", "--json").stdout)
     assert f"Average loss: {scores['loss']:.4f}, Accuracy: {scores['correct']}/{scores['total']}" in trained.stdout
     table = invoke("evaluate", "net.pth").stdout.partition("\n\n")[2].partition("\n\n")[0]
-    assert table in trained.stdout  # the report at the end is of the same predictions
+    assert table in trained.stdout  # the final classification report uses the same predictions
 
 
 def test_train_takes_every_hyperparameter(invoke: Command, tmp_path: Path) -> None:
@@ -594,7 +592,7 @@ def test_train_takes_every_hyperparameter(invoke: Command, tmp_path: Path) -> No
     )
 
 
-def test_scoring_on_validation_says_so_everywhere(invoke: Command, study_file: Path) -> None:
+def test_scoring_on_validation_is_shown_in_each_output(invoke: Command, study_file: Path) -> None:
     result = invoke("run", "tiny.toml", "--trials", "1", "--workers", "1", "--score-on", "validation")
     assert "validation accuracy" in result.stdout
     assert "on validation" in invoke("best", "tiny").stdout
@@ -607,14 +605,14 @@ def test_a_foreign_checkpoint_is_refused(invoke: Command, tmp_path: Path) -> Non
     assert "foreign.pth: not an fmnist-search checkpoint" in one_line(invoke("evaluate", "foreign.pth"), 1)
 
 
-def test_data_says_what_it_found(command: Command, tiny_folder: Path) -> None:
+def test_data_prints_what_it_found(command: Command, tiny_folder: Path) -> None:
     assert command("data").stdout == (
         f"data set 'digits': 600 training and 300 test images, verified, in {tiny_folder}\n"
     )
 
 
 @pytest.mark.parametrize("name", main.commands)
-def test_every_command_has_help_with_an_example_that_it_takes(name: str) -> None:
+def test_every_command_has_help_with_a_valid_example(name: str) -> None:
     result = CliRunner().invoke(main, [name, "--help"], prog_name="fmnist-search")
     assert result.exit_code == 0
     summary, *_ = result.output.split("\n\n")[1:]
@@ -624,12 +622,11 @@ def test_every_command_has_help_with_an_example_that_it_takes(name: str) -> None
     for example in examples:
         program, *arguments = shlex.split(example.split(" > ")[0])
         assert program == name
-        main.commands[name].make_context(name, arguments)  # raises what a user would be told
+        main.commands[name].make_context(name, arguments)  # raises a usage error for invalid arguments
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["--version"]])
-def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
-    """What makes --help answer at once: neither torch nor optuna nor any of their like is loaded."""
+def test_help_imports_no_heavy_module(arguments: list[str]) -> None:
     program = (
         "import sys; from search.cli import main; main(sys.argv[1:], standalone_mode=False); "
         "print('loaded', *{'torch', 'optuna', 'plotly', 'sklearn', 'numpy', 'pydantic'} & sys.modules.keys())"
@@ -638,8 +635,7 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     assert result.stdout.splitlines()[-1] == "loaded"
 
 
-def test_status_does_without_torch(invoke: Command, tmp_path: Path) -> None:
-    """Which takes seconds to import."""
+def test_status_does_not_import_torch(invoke: Command, tmp_path: Path) -> None:
     invoke("enqueue", "cnn", "--trials", "1")
     program = (
         "import sys; from search.cli import main; main(['status', 'cnn'], standalone_mode=False); "

@@ -17,7 +17,7 @@ SHIPPED = [path.stem for path in definition.bundled()]
 
 
 def environment(tmp_path: Path, **more: str) -> dict[str, str]:
-    """One in which the shell finds fmnist-search."""
+    """An environment in which the shell finds fmnist-search."""
     program = tmp_path / "bin" / "fmnist-search"
     program.parent.mkdir(exist_ok=True)
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m search "$@"\n')
@@ -26,7 +26,7 @@ def environment(tmp_path: Path, **more: str) -> dict[str, str]:
 
 
 def completed(tmp_path: Path, line: str, **more: str) -> list[str]:
-    """What click's script for a shell gets for a command line of which the last word is to be completed."""
+    """Completions of the last word of a command line, as click's shell script gets them."""
     *_, last = words = line.split(" ")
     variables = {"COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1), "_FMNIST_SEARCH_COMPLETE": "bash_complete"}
     result = subprocess.run(
@@ -40,13 +40,13 @@ def completed(tmp_path: Path, line: str, **more: str) -> list[str]:
 
 @pytest.fixture
 def there(make: Make, tmp_path: Path) -> str:
-    """A database with the study "s"; returns its URL."""
+    """The URL of a database with the study "s"."""
     make(defined(), 1)
     return default_url(tmp_path)
 
 
 def test_bash_completes_commands_options_choices_and_studies(there: str, tmp_path: Path) -> None:
-    """In a real bash, by the line of docs/command-line.md."""
+    """In a real bash, with the line from docs/command-line.md."""
     script = """
         eval "$(_FMNIST_SEARCH_COMPLETE=bash_source fmnist-search)"
         complete -p fmnist-search
@@ -75,13 +75,13 @@ def test_bash_completes_commands_options_choices_and_studies(there: str, tmp_pat
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
-def test_zsh_and_fish_have_scripts_too(shell: str, tmp_path: Path) -> None:
+def test_zsh_and_fish_have_completion_scripts(shell: str, tmp_path: Path) -> None:
     variables = environment(tmp_path, _FMNIST_SEARCH_COMPLETE=f"{shell}_source")
     result = subprocess.run(["fmnist-search"], env=variables, capture_output=True, text=True, check=True)
     assert f"{shell}_complete" in result.stdout
 
 
-def test_studies_are_those_of_the_database_that_is_meant(there: str, tmp_path: Path) -> None:
+def test_studies_are_completed_from_the_configured_database(there: str, tmp_path: Path) -> None:
     assert completed(tmp_path, f"fmnist-search status --output {tmp_path} ") == ["s"]
     assert completed(tmp_path, "fmnist-search status ", FMNIST_SEARCH_STORAGE=there) == ["s"]
     (tmp_path / "fmnist-search.toml").write_text(f'storage = "{there}"')
@@ -90,7 +90,7 @@ def test_studies_are_those_of_the_database_that_is_meant(there: str, tmp_path: P
     assert completed(tmp_path, "fmnist-search status x") == []
 
 
-def test_studies_of_postgresql_are_completed(postgresql: Server, tmp_path: Path) -> None:
+def test_studies_in_postgresql_are_completed(postgresql: Server, tmp_path: Path) -> None:
     import optuna
 
     url = postgresql.create_database()
@@ -98,8 +98,8 @@ def test_studies_of_postgresql_are_completed(postgresql: Server, tmp_path: Path)
     assert completed(tmp_path, "fmnist-search stop ", FMNIST_SEARCH_STORAGE=url) == ["far"]
 
 
-def test_where_there_is_nothing_to_complete_nothing_is_said_or_made(tmp_path: Path) -> None:
-    """No database, none within reach, none of ours, no URL; and a settings file that is wrong."""
+def test_without_a_usable_database_completion_is_silent_and_creates_nothing(tmp_path: Path) -> None:
+    """A missing, unreachable or foreign database, an invalid URL, and a broken settings file."""
     assert completed(tmp_path, "fmnist-search status ") == []
     assert completed(tmp_path, "fmnist-search run ") == SHIPPED
     (tmp_path / "other.db").write_bytes(b"something else")
@@ -110,7 +110,7 @@ def test_where_there_is_nothing_to_complete_nothing_is_said_or_made(tmp_path: Pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bin", "fmnist-search.toml", "other.db"]
 
 
-def test_studies_are_completed_without_what_takes_long_to_import(there: str, tmp_path: Path) -> None:
+def test_completion_does_not_import_torch_or_optuna(there: str, tmp_path: Path) -> None:
     program = (
         "import sys; from search.cli import main, completion; "
         "context = main.commands['run'].make_context('run', [], resilient_parsing=True); "

@@ -1,4 +1,4 @@
-"""Files from other systems, and paths as people write them."""
+"""Files with byte order marks, paths with tildes, and long names."""
 
 from pathlib import Path
 
@@ -14,11 +14,11 @@ BOM = b"\xef\xbb\xbf"
 
 
 def mark(file: Path) -> None:
-    """Begin a file as editors of Windows do."""
+    """Convert a file to Windows conventions: byte order mark and CRLF."""
     file.write_bytes(BOM + file.read_bytes().replace(b"\n", b"\r\n"))
 
 
-def test_a_byte_order_mark_is_no_part_of_a_file(
+def test_a_byte_order_mark_is_ignored(
     invoke: Command, study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mark(study_file)
@@ -35,7 +35,7 @@ def test_a_byte_order_mark_is_no_part_of_a_file(
     assert _password("me", password) == "boots"
 
 
-def test_a_tilde_is_the_users_home_in_every_path(
+def test_a_tilde_is_expanded_in_every_path(
     invoke: Command, study_file: Path, tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = tmp_path / "home"
@@ -55,13 +55,13 @@ def test_a_tilde_is_the_users_home_in_every_path(
     assert not (tmp_path / "~").exists()
 
 
-def test_a_tilde_elsewhere_or_of_nobody_stays(tmp_path: Path) -> None:
+def test_other_tildes_are_not_expanded(tmp_path: Path) -> None:
     for name in ("a~b", "~nobody-of-that-name/x", "x/~"):
         assert expand(name) == Path(name)
     assert file_of("sqlite:///~nobody-of-that-name/x.db") == Path("~nobody-of-that-name/x.db")
 
 
-def test_the_longest_name_serves_to_the_end(invoke: Command, study_file: Path, tmp_path: Path) -> None:
+def test_the_longest_name_works_for_all_files(invoke: Command, study_file: Path, tmp_path: Path) -> None:
     study_file.write_text(study_file.read_text().replace("epochs = 2", "epochs = 1"))
     name = "é" * 122 + "x"  # 245 bytes
     done = invoke("run", "tiny.toml", "--name", name, "--trials", "1", "--workers", "1", "--finalists", "1", "--quiet")

@@ -1,4 +1,4 @@
-"""The commands on a user's own network, from training to the exported file, and what they refuse."""
+"""The commands with a user's own network, from training to export, and their errors."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def refused(invoke: Command, *arguments: str, exit_code: int = 2) -> str:
-    """All of the error message of a new process, in whose first line there is what to do."""
+    """Run a command that must fail as in a new process; return its error message."""
     forget_networks()
     result = invoke(*arguments)
     assert result.returncode == exit_code
@@ -35,8 +35,8 @@ def refused(invoke: Command, *arguments: str, exit_code: int = 2) -> str:
     return message
 
 
-def test_it_is_trained_scored_asked_and_exported(invoke: Command, net: Path, tmp_path: Path) -> None:
-    """What it prints is on standard error, where it is no part of JSON."""
+def test_an_own_network_is_trained_scored_used_and_exported(invoke: Command, net: Path, tmp_path: Path) -> None:
+    """Its own prints go to standard error, not into the JSON."""
     net.write_text(
         "print('imported')\n" + NET.replace("def forward(self, x):", "def forward(self, x):\n        print(1)")
     )
@@ -62,7 +62,7 @@ def test_it_is_trained_scored_asked_and_exported(invoke: Command, net: Path, tmp
 
 
 @pytest.mark.parametrize("command", [("evaluate", "net.pth"), ("predict", "net.pth", "net.png"), ("export", "net.pth")])
-def test_code_that_is_not_there_or_changed_is_refused(
+def test_missing_or_changed_code_is_refused(
     invoke: Command, net: Path, tmp_path: Path, command: tuple[str, ...]
 ) -> None:
     assert invoke(*NAMED).returncode == 0
@@ -75,8 +75,8 @@ def test_code_that_is_not_there_or_changed_is_refused(
     folder.mkdir()
     (folder / "net.py").write_text(NET)
     found = invoke(*command, "--network-dir", "folder")
-    assert found.returncode == (1 if command[0] == "predict" else 0)  # there is no image
-    assert "--network-dir" in refused(invoke, *command)  # for that command alone
+    assert found.returncode == (1 if command[0] == "predict" else 0)  # the image is missing
+    assert "--network-dir" in refused(invoke, *command)  # the option applies to one command only
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_code_that_is_not_there_or_changed_is_refused(
         (("--set", "a=3"), "name it with --architecture"),
     ],
 )
-def test_what_cannot_be_trained_is_one_line(invoke: Command, arguments: tuple[str, ...], expected: str) -> None:
+def test_an_unusable_network_is_a_one_line_error(invoke: Command, arguments: tuple[str, ...], expected: str) -> None:
     message = refused(invoke, "train", *arguments)
     assert expected in message
     assert message.count("\n") == 1
@@ -108,7 +108,7 @@ def test_what_cannot_be_trained_is_one_line(invoke: Command, arguments: tuple[st
         ("raise SystemExit", "net.py, line 13: calls exit(); remove the call"),
     ],
 )
-def test_code_that_fails_during_a_training_is_shown_without_ours(
+def test_an_error_during_training_shows_only_the_users_frames(
     invoke: Command, net: Path, failing: str, expected: str
 ) -> None:
     forward = f"self.n += 1; n = self.n\n        if n > 3: {failing}\n        return self.fc(x.flatten(1))"
@@ -119,7 +119,7 @@ def test_code_that_fails_during_a_training_is_shown_without_ours(
     assert shown == [f'File "{net}", line 13, in forward'] * (failing != "raise SystemExit")
 
 
-def test_a_network_that_no_graph_can_hold_is_one_line(invoke: Command, net: Path, tmp_path: Path) -> None:
+def test_a_network_that_cannot_be_exported_is_a_one_line_error(invoke: Command, net: Path, tmp_path: Path) -> None:
     branch = "return self.fc(x.flatten(1)) * (2 if float(x.sum()) > 0 else 1)"
     net.write_text(body(forward=branch))
     assert invoke(*NAMED).returncode == 0
@@ -127,7 +127,7 @@ def test_a_network_that_no_graph_can_hold_is_one_line(invoke: Command, net: Path
     assert not (tmp_path / "net.onnx").exists()
 
 
-def test_an_architecture_in_the_settings_is_for_train_alone(
+def test_an_architecture_in_the_settings_applies_to_train_only(
     invoke: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert invoke(*NAMED).returncode == 0
@@ -138,7 +138,7 @@ def test_an_architecture_in_the_settings_is_for_train_alone(
     assert not own_network._named
 
 
-def test_other_content_does_not_run_where_its_name_is_given(invoke: Command, net: Path, tmp_path: Path) -> None:
+def test_changed_code_does_not_run_even_if_named(invoke: Command, net: Path, tmp_path: Path) -> None:
     assert invoke(*NAMED).returncode == 0
     net.write_text(NET + "import pathlib; pathlib.Path('ran').touch()\n")
     assert "so it was not run" in refused(invoke, "evaluate", "net.pth", "--architecture", "net.py:CNNModel")

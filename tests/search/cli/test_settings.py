@@ -23,7 +23,7 @@ def context_of(command: str, *arguments: str) -> click.Context:
 
 
 def parameters(command: str, *arguments: str) -> dict[str, Any]:
-    """What a command would be called with."""
+    """The arguments that a command would be called with."""
     return context_of(command, *arguments).params
 
 
@@ -32,14 +32,14 @@ def write(content: str) -> None:
 
 
 def error(*arguments: str) -> str:
-    """The last line of what a wrong command line gets; it is no traceback, and the exit code says wrong usage."""
+    """The last line of a usage error."""
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 2, result.output
     *_, last = result.output.splitlines()
     return last
 
 
-def test_flag_then_environment_then_file_then_default_and_one_command_before_all(
+def test_precedence_is_flag_environment_file_default_and_one_command_before_all(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert parameters("run")["keep"] == 5
@@ -74,7 +74,7 @@ def test_options_of_each_kind_can_be_set(monkeypatch: pytest.MonkeyPatch) -> Non
     assert parameters("enqueue")["assignments"] == ("dropout=0.1", "epochs=3")
 
 
-def test_what_both_gave_can_be_written_on_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_can_be_written_as_command_line_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     write('data-dir = "my digits"\njson = true\n[run]\nallow-mixed = false\nquiet = true\nworkers = 2\nseed = 3')
     monkeypatch.setenv("FMNIST_SEARCH_TIMEOUT", "1.5")
     monkeypatch.setenv("FMNIST_SEARCH_JSON", "0")
@@ -87,7 +87,7 @@ def test_what_both_gave_can_be_written_on_the_command_line(monkeypatch: pytest.M
     assert parameters("run", *written, "--seed", "4", "mine.toml") == context.params
 
 
-def test_every_option_has_its_two_variables_and_its_key() -> None:
+def test_every_option_has_two_variables_and_a_key() -> None:
     for name, command in main.commands.items():
         for key, option in settings.options_of(command).items():
             assert f"--{key}" in option.opts
@@ -103,15 +103,15 @@ def test_every_option_has_its_two_variables_and_its_key() -> None:
     [
         ("wrokers = 3", "wrokers: is an unknown key; did you mean 'workers'?"),
         ("[run]\ntrails = 3", "run.trails: is an unknown key; did you mean 'trials'?"),
-        ("[worker]\ntrials = 3", "worker.trials: is an unknown key; known are"),
+        ("[worker]\ntrials = 3", "worker.trials: is an unknown key; use one of"),
         ("[wroker]\ngrace = 3", "wroker: is an unknown key; did you mean 'worker'?"),
         ("[storage]\nurl = 'x'", "storage: is an unknown key"),
         ("workers = true", "workers: should be a whole number"),
         ("workers = 2.0", "workers: should be a whole number"),
         ('workers = "2"', "workers: should be a whole number"),
         ("workers = 0", "workers: 0 is not in the range 1<=x<=256"),
-        ("grace = nan", "grace: nan is no finite number"),
-        ("timeout = inf", "timeout: inf is no finite number"),
+        ("grace = nan", "grace: nan is not a finite number"),
+        ("timeout = inf", "timeout: inf is not a finite number"),
         ("output = 3", "output: should be text in quotes"),
         ("output = 2026-11-26", "output: should be text in quotes"),
         ('output = "a\\u0000"', "output: should be text in quotes"),
@@ -124,12 +124,12 @@ def test_every_option_has_its_two_variables_and_its_key() -> None:
         ("a = " + 5000 * "[", "not TOML: "),
     ],
 )
-def test_a_mistake_in_the_file_is_one_line_that_names_file_and_key(content: str, message: str) -> None:
+def test_a_mistake_in_the_file_is_one_line_with_file_and_key(content: str, message: str) -> None:
     write(content)
     assert error("status").startswith(f"Error: fmnist-search.toml: {message}")
 
 
-def test_a_file_that_cannot_be_read_is_one_line(folder: Path) -> None:
+def test_an_unreadable_file_is_a_one_line_error(folder: Path) -> None:
     settings.FILE.write_bytes(b"\xff\xfe")
     assert error("status").startswith("Error: fmnist-search.toml: not TOML: ")
     settings.FILE.unlink()
@@ -145,7 +145,7 @@ def test_a_password_in_the_file_is_never_shown() -> None:
     assert (result.exit_code, "hunter2" in result.output) == (1, False)
 
 
-def test_the_database_may_be_named_in_a_file_that_the_environment_names(
+def test_the_storage_url_may_come_from_a_file_named_in_the_environment(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     secret = folder / "secret"
@@ -160,7 +160,7 @@ def test_the_database_may_be_named_in_a_file_that_the_environment_names(
     assert parameters("status")["storage"] == "sqlite:///variable.db"
 
 
-def test_a_file_without_a_database_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_storage_file_without_url_is_a_one_line_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(STORAGE_FILE, "secret")
     assert error("status").startswith(f"Error: {STORAGE_FILE}: secret cannot be read (")
     (folder / "secret").write_text("\npostgresql://me@db/studies\n")
@@ -168,13 +168,13 @@ def test_a_file_without_a_database_is_one_line(folder: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("name", ["FMNIST_SEARCH_WORKERS", "FMNIST_SEARCH_RUN_WORKERS"])
-def test_a_wrong_value_in_the_environment_names_its_variable(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_environment_value_is_reported_with_its_variable(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "many")
     assert error("run").startswith(f"Error: Invalid value for {name}: 'many' is not a valid integer")
     assert error("run", "--workers", "x").startswith("Error: Invalid value for '--workers': 'x'")
 
 
-def test_help_is_there_in_spite_of_a_broken_file() -> None:
+def test_help_works_despite_a_broken_settings_file() -> None:
     write("= =")
     result = CliRunner().invoke(main, ["--help"])
     assert result.exit_code == 0
@@ -182,6 +182,6 @@ def test_help_is_there_in_spite_of_a_broken_file() -> None:
     assert "fmnist-search.toml" in result.output
 
 
-def test_the_help_of_a_command_shows_the_defaults_of_the_file() -> None:
+def test_help_shows_defaults_from_the_settings_file() -> None:
     write("keep = 77")
     assert "[default: 77; x>=1]" in " ".join(CliRunner().invoke(main, ["run", "--help"]).output.split())

@@ -1,4 +1,4 @@
-"""What is left of a terminal by each way out of a search: real processes on real pseudo-terminals, real signals."""
+"""The terminal after a search ends in each possible way: real processes, pseudo-terminals and signals."""
 
 import os
 import re
@@ -17,13 +17,13 @@ from tests.processes import Process
 from tests.terminal import Terminal
 
 LONG = STUDY.replace("epochs = 2", "epochs = 400")
-DRAWN = "elapsed"  # what each frame of the live view holds, and nothing else
+DRAWN = "elapsed"  # contained in each frame of the live view, and nowhere else
 Start = Callable[..., Terminal]
 
 
 @pytest.fixture
 def start(tmp_path: Path, tiny_folder: Path) -> Start:
-    """Start a command on a terminal; one of a long search is drawn already."""
+    """Starts a command on a terminal."""
 
     def started(*arguments: str, columns: int = 80, **environment: str) -> Terminal:
         return Terminal(*arguments, cwd=tmp_path, columns=columns, FMNIST_DATA=str(tiny_folder), **environment)
@@ -33,7 +33,7 @@ def start(tmp_path: Path, tiny_folder: Path) -> Start:
 
 @pytest.fixture
 def searching(start: Start, study_file: Path) -> Start:
-    """Start a search that goes on for long, and wait until it is seen."""
+    """Starts a long search and waits until it is displayed."""
 
     def started(columns: int = 80) -> Terminal:
         study_file.write_text(LONG)
@@ -45,7 +45,7 @@ def searching(start: Start, study_file: Path) -> Start:
 
 
 def left(terminal: Terminal, exit_code: int) -> str:
-    """What is to be read on the terminal at the end, after checking that it is whole."""
+    """The final text of the terminal, which must have a cursor and no rest of the live view."""
     code, screen = terminal.wait()
     assert code == exit_code, screen.text
     assert screen.cursor_shown
@@ -54,7 +54,7 @@ def left(terminal: Terminal, exit_code: int) -> str:
     return screen.text
 
 
-def test_log_lines_of_workers_stand_whole_above_the_view(start: Start, study_file: Path) -> None:
+def test_log_lines_of_workers_appear_intact_above_the_view(start: Start, study_file: Path) -> None:
     terminal = start("run", "tiny.toml", "--trials", "2", "--workers", "1", "--log-level", "info", columns=160)
     lines = left(terminal, 0).splitlines()
     logged = [line for line in lines if " INFO " in line]
@@ -64,7 +64,7 @@ def test_log_lines_of_workers_stand_whole_above_the_view(start: Start, study_fil
 
 
 @pytest.mark.parametrize("columns", [80, 20])
-def test_a_search_that_comes_to_its_end_leaves_its_result(start: Start, study_file: Path, columns: int) -> None:
+def test_a_finished_search_leaves_its_result(start: Start, study_file: Path, columns: int) -> None:
     study_file.write_text(STUDY.replace("epochs = 2", "epochs = 60"))
     terminal = start("run", "tiny.toml", "--trials", "2", "--workers", "1", columns=columns)
     terminal.read_until(DRAWN)
@@ -74,7 +74,7 @@ def test_a_search_that_comes_to_its_end_leaves_its_result(start: Start, study_fi
 
 
 @pytest.mark.parametrize("columns", [80, 20])
-def test_ctrl_c_leaves_what_is_said_of_it(searching: Start, columns: int) -> None:
+def test_ctrl_c_leaves_its_message(searching: Start, columns: int) -> None:
     terminal = searching(columns)
     terminal.type(b"\x03")
     text = left(terminal, 130)
@@ -82,7 +82,7 @@ def test_ctrl_c_leaves_what_is_said_of_it(searching: Start, columns: int) -> Non
     text = text.replace("\n", "")
     assert "Stopping after" in terminal.output
     assert "Stopping after" not in text
-    assert "Stopped: 0 of 6 trials are finished; the same command goes on from here." in text
+    assert "Stopped: 0 of 6 trials are finished; run the same command to resume." in text
 
 
 def test_ctrl_c_twice_leaves_one_word(searching: Start, study_file: Path) -> None:
@@ -94,13 +94,13 @@ def test_ctrl_c_twice_leaves_one_word(searching: Start, study_file: Path) -> Non
     assert re.search(r"^(\^C)*Stopped\.$", left(terminal, 130), re.MULTILINE)
 
 
-def test_sigterm_leaves_what_is_said_of_it(searching: Start) -> None:
+def test_sigterm_leaves_its_message(searching: Start) -> None:
     terminal = searching()
     terminal.process.send_signal(signal.SIGTERM)
     assert "Stopped: 0 of 6 trials are finished" in left(terminal, 130)
 
 
-def test_an_error_in_the_middle_leaves_its_one_line(searching: Start, tmp_path: Path) -> None:
+def test_an_error_during_a_search_leaves_one_line(searching: Start, tmp_path: Path) -> None:
     terminal = searching()
     url = default_url(tmp_path / "studies")
     with lock(url):
@@ -112,7 +112,7 @@ def test_an_error_in_the_middle_leaves_its_one_line(searching: Start, tmp_path: 
     assert "study 'tiny' was deleted" in text
 
 
-def test_what_is_killed_leaves_a_cursor(searching: Start) -> None:
+def test_a_killed_search_leaves_the_cursor_visible(searching: Start) -> None:
     terminal = searching()
     terminal.process.kill()
     code, screen = terminal.wait()
@@ -127,10 +127,10 @@ def test_a_dumb_terminal_gets_lines(start: Start, study_file: Path) -> None:
     assert len(re.findall(r"^\[\d/2\] trial \d complete at", text, re.MULTILINE)) == 2
 
 
-def test_a_pipe_gets_lines_whatever_it_is_said_to_be(study_file: Path, tmp_path: Path, tiny_folder: Path) -> None:
+def test_a_pipe_gets_plain_lines_despite_force_color(study_file: Path, tmp_path: Path, tiny_folder: Path) -> None:
     environment = os.environ | {"FMNIST_DATA": str(tiny_folder), "FORCE_COLOR": "1", "TERM": "xterm"}
     call = ("run", "tiny.toml", "--trials", "2", "--workers", "1")
     output, errors = Process(*call, cwd=tmp_path, env=environment).communicate()
     assert errors == ""
-    assert set(re.findall(r"\x1b\[[^a-zA-Z]*([a-zA-Z])", output)) <= {"m"}  # colours, as was asked for
+    assert set(re.findall(r"\x1b\[[^a-zA-Z]*([a-zA-Z])", output)) <= {"m"}  # colours, as FORCE_COLOR requests
     assert len(re.findall(r"^\[\d/2\] trial \d complete at", output, re.MULTILINE)) == 2

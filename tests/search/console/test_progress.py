@@ -33,7 +33,7 @@ def trial(state: TrialState, **attributes: object) -> optuna.trial.FrozenTrial:
 
 
 def piped(quiet: bool = False, as_json: bool = False) -> list[str]:
-    """The lines that a pipe gets of a search of which five trials had been finished before."""
+    """The lines printed to a pipe by a search with five earlier trials."""
     console = Console(file=io.StringIO(), markup=False, emoji=False)
     progress = Progress(console, goal=11, finished=5, quiet=quiet, as_json=as_json)
     with progress.shown():
@@ -44,18 +44,18 @@ def piped(quiet: bool = False, as_json: bool = False) -> list[str]:
     return console.file.getvalue().splitlines()  # type: ignore[attr-defined]
 
 
-def test_a_pipe_gets_one_line_a_trial_that_numbers_it_and_one_a_remark() -> None:
-    """Trials that finish after the summary was read have numbers of their own; the failed do not count."""
+def test_a_pipe_gets_one_numbered_line_per_trial_and_one_per_note() -> None:
+    """Each trial that finishes after the summary was read is counted; failed ones are not."""
     assert piped() == [
         "[6/11] trial -1 complete at 90.00 % (filters=8), best 91.23 %",
         "[6/11] trial -1 failed: OSError: [/red] :bug: full really (filters=8), best 91.23 %",
-        "[7/11] trial -1 no reason is recorded at 80.00 % (filters=8), best 91.23 %",
+        "[7/11] trial -1 no reason recorded at 80.00 % (filters=8), best 91.23 %",
         "Stopping",
     ]
     assert piped(quiet=True) == []
 
 
-def test_a_program_gets_one_object_a_trial_and_nothing_else() -> None:
+def test_json_output_is_one_object_per_trial() -> None:
     records = [json.loads(line) for line in piped(quiet=True, as_json=True)]
     assert records[0] == {
         "event": "trial",
@@ -76,7 +76,7 @@ def test_a_program_gets_one_object_a_trial_and_nothing_else() -> None:
     assert records[1]["reason"] == "OSError: [/red] :bug: full really"
 
 
-def test_a_pipe_is_told_how_far_a_search_is_that_finishes_nothing_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pipe_gets_a_progress_line_when_no_trial_finishes_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     console = Console(file=io.StringIO(), markup=False, emoji=False)
@@ -84,11 +84,13 @@ def test_a_pipe_is_told_how_far_a_search_is_that_finishes_nothing_for_long(monke
     paused = replace(SUMMARY, trials=replace(SUMMARY.trials, paused=3))
     for now in (100.0, 100 + QUIET, 101 + QUIET, 102 + QUIET, 102 + 2 * QUIET):  # noqa: B007
         progress.show(paused, [])
-    said = "[5/11] 3 paused, 4 waiting; trial 6 at epoch 2 of 5 (90.51 %); trial 7 at epoch 0.25 of 14; best 91.23 %"
-    assert console.file.getvalue().splitlines() == [said, said]  # type: ignore[attr-defined]
+    expected = (
+        "[5/11] 3 paused, 4 waiting; trial 6 at epoch 2 of 5 (90.51 %); trial 7 at epoch 0.25 of 14; best 91.23 %"
+    )
+    assert console.file.getvalue().splitlines() == [expected, expected]  # type: ignore[attr-defined]
 
 
-def test_the_live_view_does_not_say_how_long_paused_trials_take() -> None:
+def test_the_live_view_estimates_no_time_while_trials_are_paused() -> None:
     console = Console(file=io.StringIO(), width=80)
     progress = Progress(console, goal=11, finished=0, quiet=False)
     progress.show(replace(SUMMARY, trials=replace(SUMMARY.trials, paused=3)), [])
@@ -120,7 +122,7 @@ def test_the_live_view_shows_counts_running_trials_and_the_best(columns: int) ->
 
 @pytest.mark.parametrize(("columns", "rows"), [(80, 24), (20, 24), (20, 5), (1, 5)])
 def test_the_live_view_leaves_nothing_behind(columns: int, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also if there is more to be seen than the terminal has room for."""
+    """Even if the view is larger than the terminal."""
     monkeypatch.setenv("TERM", "xterm")
     console = Console(file=io.StringIO(), width=columns, height=rows, force_terminal=True, color_system=None)
     progress = Progress(console, goal=11, finished=0, quiet=False)
@@ -129,7 +131,7 @@ def test_the_live_view_leaves_nothing_behind(columns: int, rows: int, monkeypatc
         progress.show(replace(SUMMARY, running=SUMMARY.running * 20), [])
         while "5" not in (drawn := console.file.getvalue()):  # type: ignore[attr-defined]
             time.sleep(0.01)
-        while console.file.getvalue() == drawn:  # type: ignore[attr-defined]  # it is drawn again over itself
+        while console.file.getvalue() == drawn:  # type: ignore[attr-defined]  # until it is redrawn
             time.sleep(0.01)
         assert Screen(columns, rows).feed(console.file.getvalue()).cursor_shown  # type: ignore[attr-defined]
     console.print("y")
@@ -138,7 +140,7 @@ def test_the_live_view_leaves_nothing_behind(columns: int, rows: int, monkeypatc
     assert screen.cursor_shown
 
 
-def test_a_remark_from_a_signal_handler_is_printed_once_and_not_by_the_handler() -> None:
+def test_a_note_from_a_signal_handler_is_printed_once_and_not_by_the_handler() -> None:
     console = Console(file=io.StringIO(), width=80)
     progress = Progress(console, goal=11, finished=0, quiet=False)
     progress.say("Stopping")
@@ -148,14 +150,14 @@ def test_a_remark_from_a_signal_handler_is_printed_once_and_not_by_the_handler()
     assert console.file.getvalue() == "Stopping\n"  # type: ignore[attr-defined]
 
 
-def test_a_line_says_how_a_trial_ended() -> None:
+def test_a_line_shows_how_a_trial_ended() -> None:
     pruned = trial(TrialState.PRUNED, value=0.8, user_attrs={"reason": "pruned after epoch 2 of 5"})
     assert "pruned after epoch 2 of 5 at 80.00 %" in line(pruned, SUMMARY)
     diverged = trial(TrialState.PRUNED, user_attrs={"reason": "diverged: the training loss is nan"})
     assert "trial -1 diverged: the training loss is nan (" in line(diverged, SUMMARY)
 
 
-def test_units() -> None:
+def test_durations_and_percentages_have_units() -> None:
     assert [duration(seconds) for seconds in (0.4, 59, 61, 3599, 3661)] == [
         "0 s",
         "59 s",

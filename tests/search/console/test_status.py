@@ -1,4 +1,4 @@
-"""status --watch: a real process beside a search that goes on."""
+"""status --watch: a real process beside a running search."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def piped(tmp_path: Path, *arguments: str) -> Process:
     return Process(*WATCH, "--output", str(tmp_path), *arguments, cwd=tmp_path, env=os.environ)
 
 
-def test_a_pipe_gets_a_line_when_something_changed_until_nothing_is_left_to_do(made: Made, tmp_path: Path) -> None:
+def test_a_pipe_gets_a_line_per_change_until_the_search_is_finished(made: Made, tmp_path: Path) -> None:
     process = piped(tmp_path)
     assert process.stdout
     first = process.stdout.readline()
@@ -57,7 +57,7 @@ def test_a_pipe_gets_a_line_when_something_changed_until_nothing_is_left_to_do(m
     )
 
 
-def test_a_program_gets_the_record_of_status_when_it_changed(
+def test_watch_json_prints_the_status_record_when_it_changed(
     made: Made, tmp_path: Path, command: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     process = piped(tmp_path, "--json")
@@ -69,8 +69,8 @@ def test_a_program_gets_the_record_of_status_when_it_changed(
     assert process.returncode == 0
 
 
-def test_it_stays_while_the_search_is_short_of_its_goal_whatever_waits(made: Made, tmp_path: Path) -> None:
-    """Tickets are made as they are needed, so that at times none waits and none runs."""
+def test_watch_continues_until_the_goal_is_reached(made: Made, tmp_path: Path) -> None:
+    """Tickets are created on demand, so that at times none is waiting or running."""
     drain(made)
     made[0].set_user_attr(GOAL, {"trials": 5, "failed": 0})
     process = piped(tmp_path)
@@ -81,7 +81,7 @@ def test_it_stays_while_the_search_is_short_of_its_goal_whatever_waits(made: Mad
 
 
 @pytest.mark.parametrize("columns", [80, 20])
-def test_a_terminal_has_it_in_its_place(made: Made, tmp_path: Path, columns: int) -> None:
+def test_a_terminal_is_redrawn_in_place(made: Made, tmp_path: Path, columns: int) -> None:
     terminal = Terminal(*WATCH, "--output", str(tmp_path), cwd=tmp_path, columns=columns)
     terminal.read_until("Study s: 0")
     drain(made)
@@ -94,7 +94,7 @@ def test_a_terminal_has_it_in_its_place(made: Made, tmp_path: Path, columns: int
 
 
 @pytest.mark.parametrize("ending", [b"\x03", signal.SIGTERM])
-def test_it_can_be_ended_before_and_leaves_the_terminal_whole(
+def test_interrupting_watch_leaves_the_terminal_intact(
     made: Made, tmp_path: Path, ending: bytes | signal.Signals
 ) -> None:
     terminal = Terminal(*WATCH, "--output", str(tmp_path), cwd=tmp_path, columns=80)
@@ -110,7 +110,7 @@ def test_it_can_be_ended_before_and_leaves_the_terminal_whole(
     assert screen.cursor_shown
 
 
-def test_it_stays_for_the_finalists_of_a_run(study_file: Path, tmp_path: Path, invoke: Command) -> None:
+def test_watch_continues_through_the_finalists_of_a_run(study_file: Path, tmp_path: Path, invoke: Command) -> None:
     study_file.write_text(STUDY.replace("finalists = 0", "finalists = 1").replace("epochs = 2", "epochs = 4"))
     invoke("enqueue", "tiny.toml")
     watcher = Process("status", "tiny", "--watch", "0.2", cwd=tmp_path, env=os.environ)
@@ -123,10 +123,10 @@ def test_it_stays_for_the_finalists_of_a_run(study_file: Path, tmp_path: Path, i
     assert trained[0] == trained[2]
 
 
-def test_finalists_that_nobody_chooses_are_not_waited_for_without_end(
+def test_watch_ends_if_no_run_chooses_finalists(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Workers alone end a search so. One that had ended before is not waited for at all."""
+    """Workers without a `run` choose no finalists. watch does not wait after an already finished search."""
     study, settings = make(definition(finalists=1), 1)
     worker = threading.Thread(target=work, args=(settings, lambda: False))
     monkeypatch.setattr(status, "AWAITED_FINALISTS", 0.3)
@@ -139,11 +139,11 @@ def test_finalists_that_nobody_chooses_are_not_waited_for_without_end(
     assert "Study s: 1 trial finished" in capsys.readouterr().out
 
 
-def test_a_database_that_is_deleted_meanwhile_ends_it(made: Made, tmp_path: Path) -> None:
+def test_deleting_the_database_ends_watch(made: Made, tmp_path: Path) -> None:
     class Deletes(StringIO):
-        def write(self, said: str) -> int:
+        def write(self, text: str) -> int:
             (tmp_path / "studies.db").unlink(missing_ok=True)
-            return super().write(said)
+            return super().write(text)
 
     shown = Deletes()
     study = load_study(open_storage(default_url(tmp_path)), "s")
@@ -152,7 +152,7 @@ def test_a_database_that_is_deleted_meanwhile_ends_it(made: Made, tmp_path: Path
     assert "3 waiting" in shown.getvalue()
 
 
-def test_a_starting_point_is_named_wherever_its_trial_is() -> None:
+def test_starting_points_are_marked_in_each_line() -> None:
     best, running = BestTrial(2, "start 2", 0.93, {}, None), RunningTrial(1, "start 1", 2, 5, 0.9)
     lines = status.status(Summary("s", "test", TrialCounts(1, 0, 0, 1, 0), best, [running]), None)
     assert lines[1:] == [

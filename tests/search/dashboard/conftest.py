@@ -1,4 +1,4 @@
-"""Dashboards that several test modules ask."""
+"""A searched study for the dashboard tests."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from tests.factories import definition
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory, tiny: DataSet, tiny_folder: Path) -> Path:
-    """The output of a search of 12 trials, of which the checkpoints of five are kept, with its report; one waits."""
+    """Output of a search: 12 finished trials, five with checkpoints, the report, and one waiting trial."""
     output = tmp_path_factory.mktemp("searched")
     url = default_url(output)
     defined = definition(sampler="random")

@@ -16,7 +16,7 @@ import pytest
 
 from tests.processes import Process
 
-SECRET = "päss:w0rd"  # noqa: S105  # a colon and a letter that is not ASCII may be in a password
+SECRET = "päss:w0rd"  # noqa: S105  # with a colon and a non-ASCII letter
 USER = "mé"
 
 
@@ -30,14 +30,14 @@ class Answer(NamedTuple):
 
 
 class Site(NamedTuple):
-    """A dashboard that is being served, from a folder of its own."""
+    """A running dashboard, with its own output folder."""
 
     output: Path
     address: str
     process: Process
 
     def ask(self, path: str, method: str = "GET", body: object = None, **headers: str) -> Answer:
-        """One request; the path is sent as it is."""
+        """Send one request; the path is sent verbatim."""
         host = urlsplit(self.address)
         connection = HTTPConnection(host.hostname or "", host.port, timeout=50)
         content = None if body is None else json.dumps(body)
@@ -63,7 +63,7 @@ def free_port() -> int:
 
 
 def started(output: Path, *arguments: str, port: int | None = None, **environment: str) -> Process:
-    """The command as a process; nobody is at its terminal."""
+    """Start the command as a process without a terminal."""
     call = ("dashboard", "--output", output, "--port", str(port or free_port()), *arguments)
     with Path(os.devnull).open() as nothing:
         return Process(*call, cwd=Path.cwd(), env=os.environ | environment, stdin=nothing.fileno())
@@ -83,7 +83,7 @@ def serving(output: Path, *arguments: str, **environment: str) -> Iterator[Site]
 
 
 def refused(output: Path, *arguments: str, **environment: str) -> tuple[int, str]:
-    """The exit code and the line of an error; there must be no other output."""
+    """Exit code and error line of a command that must print nothing else."""
     process = started(output, *arguments, **environment)
     printed, errors = process.communicate()
     assert printed == ""

@@ -1,4 +1,4 @@
-"""Pictures of trials: what is drawn is what they went through."""
+"""Pictures of trials show their recorded numbers."""
 
 import itertools
 import random
@@ -27,12 +27,12 @@ def epochs(*accuracies: float) -> list[Epoch]:
 
 
 def lines(picture: str) -> list[list[tuple[float, float]]]:
-    """The points of each line: of the scored accuracy, then of training."""
+    """The points of each line: scored accuracy, then training accuracy."""
     drawn = [line.get("points", "").split() for line in parsed(picture).iter(f"{SVG}polyline")]
     return [[(float(x), float(y)) for x, y in (point.split(",") for point in line)] for line in drawn]
 
 
-def test_a_curve_rises_where_accuracy_does_and_keeps_to_its_frame() -> None:
+def test_a_curve_follows_accuracy_within_its_frame() -> None:
     scored, training = lines(learning_curve("trial 3", "test", epochs(0.8, 0.9, 0.85, 0.86)))
     assert len(scored) == len(training) == 4
     heights = [BOTTOM - y for _, y in scored]
@@ -42,12 +42,12 @@ def test_a_curve_rises_where_accuracy_does_and_keeps_to_its_frame() -> None:
     for x, y in scored + training:
         assert LEFT <= x <= RIGHT
         assert TOP <= y <= BOTTOM
-    # equal steps of accuracy are equal heights
+    # the scale is linear
     assert (heights[1] - heights[0]) == pytest.approx(2 * (heights[2] - heights[0]), abs=0.3)
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_ticks_are_few_round_and_where_they_say(seed: int) -> None:
+def test_ticks_are_few_round_and_at_their_values(seed: int) -> None:
     draw = random.Random(seed)
     low = draw.uniform(0.1, 0.95)
     spread = draw.choice([0.0, 0.0001, 0.01, 0.3]) * (1 - low)
@@ -71,19 +71,19 @@ def test_ticks_are_few_round_and_where_they_say(seed: int) -> None:
                 assert place == pytest.approx(start + (value - least) / (most - least) * (end - start), abs=3)
 
 
-def test_a_curve_of_one_report_is_two_dots() -> None:
+def test_a_curve_of_one_intermediate_value_is_two_dots() -> None:
     picture = learning_curve("trial 3", "validation", epochs(0.8))
     assert len(list(parsed(picture).iter(f"{SVG}circle"))) == 2
     assert "trial 3: 80.00 % validation" in texts(picture)
 
 
-def test_a_matrix_shows_each_count_and_how_much_of_its_class_it_is() -> None:
+def test_a_matrix_shows_each_count_shaded_by_its_share_of_the_class() -> None:
     draw = random.Random(0)
     confusion = [[draw.randint(0, 9) if row != column else 900 + row for column in range(10)] for row in range(10)]
     confusion[4] = [0] * 10  # a class without images
     picture = confusion_matrix("trial 3", confusion)
     counts = [int(text) for text in texts(picture) if text.isdigit()]
-    rows = [counts[11 * row + 1 : 11 * row + 11] for row in range(10)]  # after the head of a column
+    rows = [counts[11 * row + 1 : 11 * row + 11] for row in range(10)]  # after the column's head
     assert rows == confusion
     shades = [float(cell.get("fill-opacity", "nan")) for cell in list(parsed(picture).iter(f"{SVG}rect"))[1:]]
     expected = [count / max(sum(row), 1) for row in confusion for count in row]
@@ -92,7 +92,7 @@ def test_a_matrix_shows_each_count_and_how_much_of_its_class_it_is() -> None:
         assert f"{number} {name}" in texts(picture)
 
 
-def test_words_are_words() -> None:
+def test_text_is_escaped() -> None:
     for picture in (learning_curve(EVIL, EVIL, epochs(0.8)), confusion_matrix(EVIL, [[1] * 10] * 10)):
         assert "<script" not in picture
         assert any(EVIL in text for text in texts(picture))

@@ -1,4 +1,4 @@
-"""The dashboard below a path of a site, behind a real nginx."""
+"""The dashboard below a URL path, behind a real nginx."""
 
 import os
 import re
@@ -23,12 +23,12 @@ from tests.search.dashboard.serving import SECRET, USER, Site, basic, refused, s
 
 NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
 ROOT = Path(__file__).resolve().parents[3]
-pytestmark = pytest.mark.skipif(NGINX is None, reason="no nginx here: apt-get install nginx-light")
+pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx not found: apt-get install nginx-light")
 
 
 @contextmanager
 def nginx(folder: Path, dashboard: int) -> Iterator[int]:
-    """nginx with the configuration of docs/dashboard.md; gives its port."""
+    """Run nginx with the configuration in docs/dashboard.md; yields its port."""
     location = re.search(r"```nginx\n(.*?)```", (ROOT / "docs" / "dashboard.md").read_text(), re.DOTALL)
     assert location
     port = free_port()
@@ -53,7 +53,7 @@ def nginx(folder: Path, dashboard: int) -> Iterator[int]:
 
 @pytest.fixture(scope="module")
 def proxied(searched: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """The dashboard as the proxy serves it."""
+    """The dashboard behind the proxy."""
     arguments = ("--prefix", "/tuning", "--behind-proxy", "--auth", USER)
     with serving(searched, *arguments, FMNIST_SEARCH_PASSWORD=SECRET) as served:
         behind = urlsplit(served.address).port
@@ -62,7 +62,7 @@ def proxied(searched: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             yield Site(searched, f"http://127.0.0.1:{port}", served.process)
 
 
-def test_all_that_a_page_needs_is_below_the_prefix(proxied: Site) -> None:
+def test_everything_a_page_needs_is_below_the_prefix(proxied: Site) -> None:
     def ask(path: str, **headers: str) -> Any:
         return proxied.ask(path, Authorization=basic(USER, SECRET), **headers)
 
@@ -83,7 +83,7 @@ def test_all_that_a_page_needs_is_below_the_prefix(proxied: Site) -> None:
     assert ask("/tuning/csv/1").status == 200
 
 
-def test_the_way_in_leads_to_the_dashboard(proxied: Site) -> None:
+def test_the_prefix_redirects_to_the_dashboard(proxied: Site) -> None:
     port = urlsplit(proxied.address).port
     for path in ("/tuning", "/tuning/"):
         connection = HTTPConnection("127.0.0.1", port, timeout=50)
@@ -94,7 +94,7 @@ def test_the_way_in_leads_to_the_dashboard(proxied: Site) -> None:
         assert urlsplit(answer.headers["Location"]).path in ("/tuning/", "/tuning/dashboard")
 
 
-def test_a_proxys_word_is_taken_for_who_asks_and_from_where(proxied: Site) -> None:
+def test_client_address_and_scheme_come_from_the_proxys_headers(proxied: Site) -> None:
     note = {"body": "boots", "version": 99}
     for origin, status in (("https://evil.example", 403), (proxied.address.replace("http", "https"), 409)):
         headers = {"Authorization": basic(USER, SECRET), "Origin": origin}
@@ -106,7 +106,7 @@ def test_a_proxys_word_is_taken_for_who_asks_and_from_where(proxied: Site) -> No
 
 
 @pytest.mark.parametrize(("options", "scheme"), [(("--behind-proxy",), "https"), ((), "http")])
-def test_a_redirect_has_the_scheme_that_a_proxy_says(searched: Path, options: tuple[str, ...], scheme: str) -> None:
+def test_a_redirect_has_the_scheme_of_a_trusted_proxy(searched: Path, options: tuple[str, ...], scheme: str) -> None:
     with serving(searched, *options, "--insecure") as served:
         port = urlsplit(served.address).port
         answer = served.ask("/", Host=f"127.0.0.1:{port}", **{"X-Forwarded-Proto": "https"})
@@ -114,7 +114,7 @@ def test_a_redirect_has_the_scheme_that_a_proxy_says(searched: Path, options: tu
 
 
 @NEEDS_CHROMIUM
-def test_a_browser_finds_its_way_below_the_prefix(proxied: Site, browser: Any) -> None:
+def test_a_browser_navigates_below_the_prefix(proxied: Site, browser: Any) -> None:
     context = browser.new_context(http_credentials={"username": USER, "password": SECRET})
     failed: list[str] = []
     page = context.new_page()
@@ -129,19 +129,19 @@ def test_a_browser_finds_its_way_below_the_prefix(proxied: Site, browser: Any) -
     assert [url for url in failed if not url.endswith("/favicon.ico")] == []
 
 
-def test_a_dashboard_of_another_version_is_refused_and_not_half_served(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_incompatible_dashboard_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(prefix.PATHS, prefix.SCRIPT, ["something|/else"])
-    with pytest.raises(PrefixError, match="cannot be served below a prefix; give it a host name"):
+    with pytest.raises(PrefixError, match="cannot be served below a prefix; use a separate host name"):
         Prefixed(lambda *_: [], "/tuning")
 
 
 @pytest.mark.parametrize("path", ["tuning", "/", "//", "/a b", "/a/../b", "/a?b", "/<script>"])
-def test_what_is_no_path_is_refused(path: str) -> None:
+def test_an_invalid_prefix_is_refused(path: str) -> None:
     with pytest.raises(UsageError, match="write one like /tuning"):
         check_prefix(path)
 
 
-def test_behind_a_proxy_a_sign_in_is_needed(searched: Path) -> None:
+def test_behind_a_proxy_a_sign_in_is_required(searched: Path) -> None:
     code, line = refused(searched, "--behind-proxy")
     assert code == 2
-    assert "--behind-proxy: other machines would reach the dashboard; let users sign in with --auth USER" in line
+    assert "--behind-proxy: other machines could reach the dashboard; require a sign-in with --auth USER" in line

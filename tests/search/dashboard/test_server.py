@@ -1,4 +1,4 @@
-"""The dashboard as a browser meets it: requests to the real server, and to the stock one."""
+"""Requests to the real dashboard server, and to the stock one."""
 
 import json
 import os
@@ -35,7 +35,7 @@ from tests.search.dashboard.serving import SECRET, USER, Site, basic, free_port,
 
 
 def copied(searched: Path, tmp_path: Path) -> Path:
-    """The same for a test that changes it."""
+    """A copy of the output for a test that changes it."""
     return shutil.copytree(searched, tmp_path / "copied")
 
 
@@ -52,20 +52,20 @@ def content(output: Path) -> dict[str, list[tuple[Any, ...]]]:
 
 @pytest.fixture(scope="module")
 def site(searched: Path) -> Iterator[Site]:
-    """As it is served to this machine."""
+    """The dashboard served to this machine."""
     with serving(searched) as served:
         yield served
 
 
 @pytest.fixture(scope="module")
 def gated(searched: Path) -> Iterator[Site]:
-    """With a sign-in, and read-only."""
+    """A read-only dashboard with a sign-in."""
     with serving(searched, "--auth", USER, "--read-only", FMNIST_SEARCH_PASSWORD=SECRET) as served:
-        served.ask("/api/meta", Authorization=basic(USER, SECRET))  # whoever is signed in has no delay after others
+        served.ask("/api/meta", Authorization=basic(USER, SECRET))  # signed-in users are exempt from delays
         yield served
 
 
-def test_it_serves_the_studies_to_this_machine(site: Site) -> None:
+def test_studies_are_served_to_this_machine_only(site: Site) -> None:
     assert site.ask("/dashboard").status == 200
     assert [study["study_name"] for study in site.ask("/api/studies").json()["study_summaries"]] == ["shown"]
     listening = Path(f"/proc/{site.process.pid}/net/tcp").read_text()
@@ -123,7 +123,7 @@ def is_of(site: Site, url: str) -> bool:
     return url.startswith((site.address, "data:", "blob:"))
 
 
-def test_who_says_nothing_of_compression_gets_plain_files(site: Site) -> None:
+def test_clients_without_accept_encoding_get_uncompressed_files(site: Site) -> None:
     connection = HTTPConnection(urlsplit(site.address).netloc)
     connection.putrequest("GET", "/static/bundle.js", skip_accept_encoding=True)
     connection.endheaders()
@@ -132,8 +132,8 @@ def test_who_says_nothing_of_compression_gets_plain_files(site: Site) -> None:
     connection.close()
 
 
-def test_it_does_without_torch(searched: Path) -> None:
-    """Which takes seconds to import, and much memory for as long as it is served."""
+def test_the_dashboard_does_not_import_torch(searched: Path) -> None:
+    """torch takes seconds to import and much memory."""
     call = [sys.executable, "-m", "search", "dashboard", "--output", str(searched), "--port", str(free_port())]
     with subprocess.Popen(call, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
@@ -144,7 +144,7 @@ def test_it_does_without_torch(searched: Path) -> None:
         process.terminate()
 
 
-def test_only_the_checkpoints_that_are_kept_are_shown(site: Site) -> None:
+def test_only_kept_checkpoints_are_shown(site: Site) -> None:
     listed = {
         artifact["filename"]
         for trial in site.study()["trials"]
@@ -156,7 +156,7 @@ def test_only_the_checkpoints_that_are_kept_are_shown(site: Site) -> None:
     assert len(kept) == 5
 
 
-def test_the_report_is_there_as_custom_plots_and_a_note(site: Site) -> None:
+def test_the_report_is_shown_as_custom_plots_and_a_note(site: Site) -> None:
     study, stored = site.study(), trials_of(site.output)[:12]
     plots = {plot["id"]: json.loads(plot["graph_object"]) for plot in study["plotly_graph_objects"]}
     assert plots.keys() == {"importances", "costs", "confusion"}
@@ -173,7 +173,7 @@ def test_the_report_is_there_as_custom_plots_and_a_note(site: Site) -> None:
 
 @pytest.fixture(params=["a page", "the API", "a static file", "a picture", "a checkpoint", "nothing"])
 def path(request: pytest.FixtureRequest, site: Site) -> str:
-    """What may be asked for, of each kind."""
+    """A path of each kind."""
     trial = max(site.study()["trials"][:12], key=lambda each: each["values"][0])
     paths = {
         "a page": "/dashboard/studies/1",
@@ -186,7 +186,7 @@ def path(request: pytest.FixtureRequest, site: Site) -> str:
     return paths[request.param]
 
 
-def test_whatever_is_asked_for_needs_the_sign_in(gated: Site, path: str) -> None:
+def test_every_path_requires_the_sign_in(gated: Site, path: str) -> None:
     wrong = [
         {},
         *({"Authorization": basic(*both)} for both in ((USER, "wrong"), ("other", SECRET), (USER, ""), ("", SECRET))),
@@ -207,7 +207,7 @@ def test_whatever_is_asked_for_needs_the_sign_in(gated: Site, path: str) -> None
 
 
 def changes(trial: int, waiting: int) -> list[tuple[str, str, dict[str, object]]]:
-    """A request of each kind that changes something."""
+    """A request for each kind of change."""
     file = "data:text/plain;base64,AAAA"
     return [
         ("POST", "/api/studies", {"study_name": "new", "directions": ["maximize"]}),
@@ -223,46 +223,46 @@ def changes(trial: int, waiting: int) -> list[tuple[str, str, dict[str, object]]
     ]
 
 
-def test_nothing_can_be_changed_where_it_is_read_only(gated: Site, site: Site) -> None:
+def test_a_read_only_dashboard_refuses_every_change(gated: Site, site: Site) -> None:
     trials, before = site.study()["trials"], content(gated.output)
     picture = site.artifact(trials[0], "learning-curve.svg")
-    asked = [*changes(trials[0]["trial_id"], trials[12]["trial_id"]), ("DELETE", f"/api{picture}", {})]
-    for method, path, body in asked:
+    requests = [*changes(trials[0]["trial_id"], trials[12]["trial_id"]), ("DELETE", f"/api{picture}", {})]
+    for method, path, body in requests:
         answer = gated.ask(path, method, body, Authorization=basic(USER, SECRET))
         assert (answer.status, answer.body) == (403, b"This dashboard is read-only.\n"), path
     assert content(gated.output) == before
     assert not (gated.output / "uploads").exists()
 
 
-def test_elsewhere_all_of_it_can(searched: Path, tmp_path: Path) -> None:
+def test_a_dashboard_that_is_not_read_only_accepts_changes(searched: Path, tmp_path: Path) -> None:
     output = copied(searched, tmp_path)
     trials = trials_of(output)
     with serving(output) as served:
         for method, path, body in changes(trials[0]._trial_id, trials[12]._trial_id):
             if path == "/incompatible-rdb-schema":
-                continue  # it mends databases of another version
+                continue  # upgrades databases of other versions
             if path == "/api/studies/1/rename":
-                continue  # which is refused
+                continue  # refused
             before = content(output)
             assert served.ask(path, method, body).status in (201, 204), path
             assert content(output) != before, path
-    assert list((output / "uploads").iterdir()) == []  # two were there, and went with their study
+    assert list((output / "uploads").iterdir()) == []  # the two uploads were deleted with their study
 
 
-def test_a_server_may_be_empty_before_the_first_study(tmp_path: Path, postgresql: Server) -> None:
+def test_an_empty_server_database_is_served(tmp_path: Path, postgresql: Server) -> None:
     with serving(tmp_path, "--storage", postgresql.create_database()) as served:
         assert served.ask("/api/studies").json()["study_summaries"] == []
 
 
-def test_a_study_keeps_its_name_by_which_its_files_and_workers_go(site: Site) -> None:
+def test_renaming_a_study_is_refused(site: Site) -> None:
     for name in ("renamed", "../elsewhere"):
         answer = site.ask("/api/studies/1/rename", "POST", {"study_name": name})
-        assert (answer.status, b"go by its name" in answer.body) == (403, True)
+        assert (answer.status, b"refer to a study by name" in answer.body) == (403, True)
     assert site.study()["name"] == "shown"
 
 
-def test_a_study_whose_name_leads_elsewhere_has_no_files(searched: Path, tmp_path: Path) -> None:
-    """As somebody may call it who writes to the database."""
+def test_a_study_name_cannot_lead_out_of_the_output_folder(searched: Path, tmp_path: Path) -> None:
+    """Such as a name written directly to the database."""
     output = copied(searched, tmp_path)
     with serving(output) as served:
         best = max(served.study()["trials"][:12], key=lambda each: each["values"][0])
@@ -274,7 +274,7 @@ def test_a_study_whose_name_leads_elsewhere_has_no_files(searched: Path, tmp_pat
             assert (answer.status, b"outside the output folder" in answer.body) == (502, True)
 
 
-def test_what_is_uploaded_runs_nothing_in_the_name_of_the_dashboard(searched: Path, tmp_path: Path) -> None:
+def test_uploads_cannot_run_scripts_in_the_dashboards_origin(searched: Path, tmp_path: Path) -> None:
     output = copied(searched, tmp_path)
     with serving(output) as served:
         file = {"file": "data:text/html;base64,PHNjcmlwdD4=", "filename": "page.html"}
@@ -285,17 +285,17 @@ def test_what_is_uploaded_runs_nothing_in_the_name_of_the_dashboard(searched: Pa
         assert answer.headers["Access-Control-Allow-Origin"] is None
 
 
-def test_of_those_who_only_read_no_large_request_is_taken(gated: Site) -> None:
+def test_a_read_only_dashboard_refuses_large_requests(gated: Site) -> None:
     assert gated.ask("/api/studies", "POST", "x" * 2**17).status == 413
 
 
-def test_what_is_uploaded_can_be_looked_at_and_removed(searched: Path, tmp_path: Path) -> None:
+def test_uploads_can_be_read_and_removed(searched: Path, tmp_path: Path) -> None:
     output = copied(searched, tmp_path)
     with serving(output) as served:
         file = {"file": "data:text/plain;base64,Ym9vdHM=", "filename": "learning-curve.svg"}
         trial = trials_of(output)[12]._trial_id
         identifier = served.ask(f"/api/artifacts/1/{trial}", "POST", file).json()["artifact_id"]
-        assert served.ask(f"/artifacts/1/{trial}/{identifier}").body == b"boots"  # and not a curve of ours
+        assert served.ask(f"/artifacts/1/{trial}/{identifier}").body == b"boots"  # and not our own learning curve
         assert [file.name for file in (output / "uploads").iterdir()] == [identifier]
         assert served.ask(f"/api/artifacts/1/{trial}/{identifier}", "DELETE").status == 204
         assert served.ask(f"/artifacts/1/{trial}/{identifier}").status == 404
@@ -303,7 +303,7 @@ def test_what_is_uploaded_can_be_looked_at_and_removed(searched: Path, tmp_path:
         assert list((output / "uploads").iterdir()) == []
 
 
-def test_a_study_that_is_deleted_takes_its_checkpoints_along(searched: Path, tmp_path: Path) -> None:
+def test_deleting_a_study_deletes_its_checkpoints(searched: Path, tmp_path: Path) -> None:
     output = copied(searched, tmp_path)
     with serving(output) as served:
         assert served.ask("/api/studies/1", "DELETE", {}).status == 204
@@ -312,7 +312,7 @@ def test_a_study_that_is_deleted_takes_its_checkpoints_along(searched: Path, tmp
     assert len(list((searched / "shown" / "checkpoints").glob("*.pt"))) == 5
 
 
-def test_no_file_but_artifacts_can_be_reached(searched: Path, tmp_path: Path) -> None:
+def test_only_artifacts_can_be_read(searched: Path, tmp_path: Path) -> None:
     output = copied(searched, tmp_path)
     secret = tmp_path / "secret"
     secret.write_text("boots")
@@ -328,7 +328,7 @@ def test_no_file_but_artifacts_can_be_reached(searched: Path, tmp_path: Path) ->
                 answer = served.ask(f"{before}/{inside}")
                 assert b"boots" not in answer.body
                 assert answer.status in (200, 404) if before == "/dashboard" else answer.status in (403, 404)
-        # as somebody may who changes what is on record
+        # names changed directly in the database
         for altered in ("../../../secret", str(secret), "..", "."):
             with sqlite3.connect(output / "studies.db") as database:
                 mine = f"key = 'checkpoint' AND trial_id = {trial['trial_id']}"
@@ -336,68 +336,68 @@ def test_no_file_but_artifacts_can_be_reached(searched: Path, tmp_path: Path) ->
                 new = json.dumps(json.loads(record) | {"name": altered})
                 database.execute(f"UPDATE trial_user_attributes SET value_json = ? WHERE {mine}", [new])  # noqa: S608
             answer = served.ask(path)
-            assert (answer.status, b"would lead out of their folder" in answer.body) == (502, True)
+            assert (answer.status, b"it leads out of the folder" in answer.body) == (502, True)
 
 
-def test_a_checkpoint_that_is_gone_is_said_to_be(searched: Path, tmp_path: Path) -> None:
+def test_a_missing_checkpoint_is_reported(searched: Path, tmp_path: Path) -> None:
     output = copied(searched, tmp_path)
     with serving(output) as served:
         trial = max(served.study()["trials"][:12], key=lambda each: each["values"][0])
         name = trial["artifacts"][2]["filename"]
         (output / "shown" / "checkpoints" / name).unlink()
         answer = served.ask(served.artifact(trial, name))
-        assert (answer.status, answer.body.decode()) == (404, f"{name} is gone\n")
+        assert (answer.status, answer.body.decode()) == (404, f"{name} not found in the study's checkpoints\n")
         served.process.kill()
         assert "Traceback" not in served.process.communicate()[1]
 
 
-def test_looking_waits_for_no_writer(site: Site) -> None:
+def test_reading_does_not_wait_for_writers(site: Site) -> None:
     with sqlite3.connect(site.output / "studies.db", isolation_level=None) as database:
         database.execute("BEGIN IMMEDIATE")
-        assert site.ask("/api/studies").status == 200  # a writer's transaction would have waited a minute
+        assert site.ask("/api/studies").status == 200  # a write transaction would wait for a minute
         assert site.ask("/api/studies/1").status == 200
         database.execute("ROLLBACK")
 
 
-def test_a_name_that_was_made_to_point_here_gets_nothing(site: Site, gated: Site) -> None:
+def test_requests_with_another_host_name_are_refused(site: Site, gated: Site) -> None:
     for host in ("evil.example", "evil.example:8080", "localhost.evil.example", "", "[::2]:80", "127.0.0.1.evil:1"):
         assert site.ask("/api/studies", Host=host).status == 403, host
         assert gated.ask("/api/studies", Host=host).status == 401, host
     for host in ("localhost", "LOCALHOST:9", "127.0.0.1:9", "[::1]", "[::1]:9"):
         assert site.ask("/api/studies", Host=host).status == 200, host
-    # with a sign-in it may have a proxy before it
+    # with a sign-in, it may be behind a proxy
     assert gated.ask("/api/studies", Host="dash.example", Authorization=basic(USER, SECRET)).status == 200
 
 
-ELSEWHERE = "192.0.2.1"  # an address of documentation (RFC 5737): no machine has it
+ELSEWHERE = "192.0.2.1"  # reserved for documentation (RFC 5737): no machine has it
 
 
 @pytest.mark.parametrize("host", [ELSEWHERE, "0.0.0.0", "::"])  # noqa: S104
-def test_without_a_sign_in_it_is_served_to_no_other_machine(searched: Path, host: str) -> None:
+def test_without_a_sign_in_other_machines_are_refused(searched: Path, host: str) -> None:
     code, line = refused(searched, "--host", host)
     assert code == 2
-    assert line.startswith(f"Error: --host {host}: other machines would reach the dashboard; let users sign in with ")
+    assert line.startswith(f"Error: --host {host}: other machines could reach the dashboard; require a sign-in with ")
 
 
 @pytest.mark.parametrize("arguments", [("--insecure",), ("--auth", USER)])
-def test_it_is_if_that_is_said(searched: Path, arguments: tuple[str, ...]) -> None:
-    """As far as one may go in a test: that it tries to listen there."""
+def test_auth_or_insecure_allows_other_machines(searched: Path, arguments: tuple[str, ...]) -> None:
+    """The test only checks that it tries to listen there."""
     code, line = refused(searched, "--host", ELSEWHERE, "--port", "80", *arguments, FMNIST_SEARCH_PASSWORD=SECRET)
     assert code == 1
     assert line == (
         f"Error: port 80 cannot be opened on {ELSEWHERE} (Cannot assign requested address); "
-        "choose one of this machine with --host"
+        "choose an address of this machine with --host"
     )
 
 
-def test_ctrl_c_ends_it_quietly(searched: Path) -> None:
+def test_ctrl_c_ends_the_server_quietly(searched: Path) -> None:
     with serving(searched) as served:
         served.process.send_signal(signal.SIGINT)
         _, errors = served.process.communicate()
         assert (served.process.returncode, errors) == (0, "")
 
 
-def test_a_port_in_use_is_one_line(site: Site) -> None:
+def test_a_port_in_use_is_a_one_line_error(site: Site) -> None:
     port = urlsplit(site.address).port
     code, line = refused(site.output, "--port", str(port))
     assert code == 1
@@ -411,16 +411,16 @@ def test_a_port_in_use_is_one_line(site: Site) -> None:
     [
         (["--auth", "me"], 2, "--auth me needs a password: name a file with --password-file, or set FMNIST_SEARCH_"),
         (["--auth", "me", "--password-file", "absent"], 2, "File 'absent' does not exist."),
-        (["--auth", "me", "--password-file", "{empty}"], 2, "its first line is empty; write the password there"),
-        (["--password-file", "{empty}"], 2, "--password-file is the password of a user: name that user with --auth"),
-        (["--auth", "a:b", "--password-file", "{full}"], 2, "--auth 'a:b' cannot name a user; give a name without"),
-        (["--auth", "", "--password-file", "{full}"], 2, "--auth '' cannot name a user"),
+        (["--auth", "me", "--password-file", "{empty}"], 2, "the first line is empty; write the password there"),
+        (["--password-file", "{empty}"], 2, "--password-file needs a user; name one with --auth"),
+        (["--auth", "a:b", "--password-file", "{full}"], 2, "--auth 'a:b' is not a valid user name; use one without"),
+        (["--auth", "", "--password-file", "{full}"], 2, "--auth '' is not a valid user name"),
         (["--host", "no host"], 1, "--host no host: "),
         (["--output", "absent"], 1, "no database absent/studies.db"),
         (["--port", "0"], 2, "0 is not in the range"),
     ],
 )
-def test_bad_input_is_one_line(
+def test_bad_input_is_a_one_line_error(
     searched: Path, tmp_path: Path, arguments: list[str], exit_code: int, message: str
 ) -> None:
     (tmp_path / "empty").write_text("\nsecond\n")
@@ -432,7 +432,7 @@ def test_bad_input_is_one_line(
     assert message in line
 
 
-def test_a_password_comes_from_a_file_first_and_is_shown_nowhere(searched: Path, tmp_path: Path) -> None:
+def test_a_password_file_has_precedence_and_is_never_printed(searched: Path, tmp_path: Path) -> None:
     file = tmp_path / "password"
     file.write_text(f"{SECRET}\nanother line\n")
     arguments = ("--auth", USER, "--password-file", str(file))
@@ -444,7 +444,7 @@ def test_a_password_comes_from_a_file_first_and_is_shown_nowhere(searched: Path,
         assert SECRET not in "".join(served.process.communicate())
 
 
-def test_a_password_is_asked_for_at_a_terminal_and_not_echoed(searched: Path) -> None:
+def test_the_password_prompt_does_not_echo(searched: Path) -> None:
     port = free_port()
     command = f"{sys.executable} -m search dashboard --output {searched} --port {port} --auth me"
     environment = {name: value for name, value in os.environ.items() if name != "FMNIST_SEARCH_PASSWORD"}
@@ -473,7 +473,7 @@ def test_a_password_is_asked_for_at_a_terminal_and_not_echoed(searched: Path) ->
     assert terminal.returncode == 0
 
 
-def test_the_stock_command_reads_the_database_as_it_is(searched: Path, tmp_path: Path) -> None:
+def test_the_stock_dashboard_reads_the_database_without_changing_it(searched: Path, tmp_path: Path) -> None:
     output, port = copied(searched, tmp_path), free_port()
     url = default_url(output)
     before = content(output)
@@ -487,7 +487,7 @@ def test_the_stock_command_reads_the_database_as_it_is(searched: Path, tmp_path:
             assert served.ask("/dashboard").status == 200
             break
         except ConnectionRefusedError:
-            assert process.poll() is None  # it says so just before it listens
+            assert process.poll() is None  # it prints that line just before it listens
     study = served.study()
     assert len(study["trials"]) == 13
     assert {plot["id"] for plot in study["plotly_graph_objects"]} == {"importances", "costs", "confusion"}
@@ -500,7 +500,7 @@ def test_the_stock_command_reads_the_database_as_it_is(searched: Path, tmp_path:
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_a_database_that_is_deleted_meanwhile_is_said_to_be(tmp_path: Path, method: str) -> None:
+def test_a_deleted_database_is_reported(tmp_path: Path, method: str) -> None:
     url = default_url(tmp_path)
     optuna.create_study(storage=open_storage(url, "create"), study_name="s")
     settings = DashboardSettings(url, lambda study: tmp_path / study.study_name, tmp_path / "uploads", "127.0.0.1", 0)
@@ -527,12 +527,12 @@ def connected(site: Site) -> socket.socket:
     return socket.create_connection((host.hostname, host.port), timeout=50)
 
 
-def test_idle_connections_of_one_client_leave_room_for_others(gated: Site) -> None:
+def test_idle_connections_of_one_client_do_not_block_others(gated: Site) -> None:
     with ExitStack() as stack:
         idle = [stack.enter_context(connected(gated)) for _ in range(200)]
         for number, connection in enumerate(idle):
-            if number % 2:  # the other half says nothing at all
-                with suppress(ConnectionError):  # another took its place
+            if number % 2:  # the other half sends nothing
+                with suppress(ConnectionError):  # replaced by a newer connection
                     connection.sendall(b"GET /api/studies HTTP/1.1\r\n")
         for _ in range(5):
             assert gated.ask("/api/studies", Authorization=basic(USER, SECRET)).status == 200
@@ -550,7 +550,7 @@ def _is_closed(connection: socket.socket) -> bool:
         return True
 
 
-def test_a_request_that_comes_byte_by_byte_is_given_up(gated: Site) -> None:
+def test_a_request_sent_byte_by_byte_is_closed(gated: Site) -> None:
     with connected(gated) as slow:
         slow.sendall(b"GET /api/studies HTTP/1.1\r\nX: ")
         while not _is_closed(slow):
@@ -559,27 +559,30 @@ def test_a_request_that_comes_byte_by_byte_is_given_up(gated: Site) -> None:
             select.select([slow], [], [], 0.5)
 
 
-def test_wrong_passwords_are_logged_and_delay_the_next_try(searched: Path) -> None:
+def test_wrong_passwords_are_logged_and_delay_the_next_attempt(searched: Path) -> None:
     with serving(searched, "--auth", USER, FMNIST_SEARCH_PASSWORD=SECRET) as served:
-        for _ in range(5):  # of which those after the third are not even looked at before their time
+        for _ in range(5):  # after the third, early attempts are refused unchecked
             assert served.ask("/api/studies", Authorization=basic(USER, "wrong")).status in (401, 429)
-        assert served.ask("/api/studies").status == 401  # whoever has said nothing yet is asked
+        assert served.ask("/api/studies").status == 401  # a request without credentials is not delayed
         while (answer := served.ask("/api/studies", Authorization=basic(USER, SECRET))).status == 429:
             assert 1 <= int(answer.headers["Retry-After"]) <= 4
         assert answer.status == 200
         refusals = [served.ask("/api/studies", Authorization=basic(USER, "wrong")).status for _ in range(2)]
-        assert 429 in refusals  # to be right once does not begin it anew
-        assert served.ask("/api/studies", Authorization=basic(USER, SECRET)).status == 200  # who is signed in stays so
+        assert 429 in refusals  # one correct sign-in does not reset the count
+        assert (
+            served.ask("/api/studies", Authorization=basic(USER, SECRET)).status == 200
+        )  # signed-in users stay signed in
         served.process.kill()
         lines = served.process.communicate()[1].splitlines()
     failed = [
-        re.search(r"sign-in from 127.0.0.1 failed, (\d+) times by now; the next in (\d+) s", line) for line in lines
+        re.search(r"sign-in from 127.0.0.1 failed \((\d+) times\); next attempt allowed in (\d+) s", line)
+        for line in lines
     ]
     assert [match.groups() for match in failed if match][:3] == [("1", "0"), ("2", "0"), ("3", "1")]
     assert not any("wrong" in line or SECRET in line for line in lines)
 
 
-def test_a_page_of_another_origin_changes_nothing(searched: Path, tmp_path: Path) -> None:
+def test_pages_of_another_origin_cannot_make_changes(searched: Path, tmp_path: Path) -> None:
     with serving(copied(searched, tmp_path)) as served:
         own = served.address
         note = {"body": "boots", "version": 1}
@@ -621,7 +624,7 @@ def test_a_page_of_another_origin_changes_nothing(searched: Path, tmp_path: Path
         ("POST", "/api/artifacts/1/999", "application/json", b'{"file": "data:;base64,YQ==", "filename": "x"}', 404),
     ],
 )
-def test_malformed_requests_are_refused_and_leave_nothing(
+def test_malformed_requests_are_refused_and_leave_no_files(
     changeable: Site, method: str, path: str, kind: str | None, content: bytes | None, status: int
 ) -> None:
     host = urlsplit(changeable.address)
@@ -635,7 +638,7 @@ def test_malformed_requests_are_refused_and_leave_nothing(
 
 @pytest.fixture(scope="module")
 def changeable(searched: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """One that may be changed; its log must have no traceback."""
+    """A dashboard that accepts changes; its log must have no traceback."""
     with serving(copied(searched, tmp_path_factory.mktemp("changeable"))) as served:
         yield served
         served.process.terminate()

@@ -112,8 +112,8 @@ def test_a_role_that_may_only_read_is_told_so(postgresql: Server, invoke: Comman
     assert "let that role read and write the tables, or name another in the URL" in line
     (check,) = check_database(reading, 1)
     assert check.status == "failed"
-    assert "reader may not write in it" in check.found
-    assert check.fix == "say GRANT ALL ON ALL TABLES IN SCHEMA public TO reader"
+    assert "reader may not write to it" in check.found
+    assert check.fix == "run GRANT ALL ON ALL TABLES IN SCHEMA public TO reader"
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("DROP ROLE reader")
 

@@ -511,7 +511,7 @@ def test_a_request_to_stop_is_for_the_finalists_too(searched: Searched, retrain:
 def test_the_name_of_finalists_is_not_given_to_another_study(command: Command, study_file: Path) -> None:
     refused = command("run", "tiny.toml", "--name", "tiny.finalists")
     assert refused.returncode == 2
-    assert "would be the finalists of another study" in refused.stderr
+    assert "is reserved for the finalists of another study" in refused.stderr
 
 
 def configuration(accuracies: list[float], behind: Difference | None) -> Configuration:
@@ -556,7 +556,7 @@ def test_run_ends_with_the_finalists_and_goes_on_with_them(invoke: Command, stud
     assert "Nothing left to do" in again.stdout
     assert again.stdout[again.stdout.index("Winner") :] == first.stdout[first.stdout.index("Winner") :]
     assert "Winner: trial" in invoke("best", "tiny").stdout
-    assert re.search(r"trainings finished\. .*default.* Winner: trial", invoke("status", "tiny").stdout)
+    assert re.search(r"training runs finished\. .*default.* Winner: trial", invoke("status", "tiny").stdout)
 
     winner, standings = (json.loads(invoke(name, "tiny", "--json").stdout) for name in ("best", "finalists"))
     winner, first = winner["winner"], standings["finalists"][0]["again"]

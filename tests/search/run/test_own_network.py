@@ -130,7 +130,7 @@ def test_all_of_it_is_searched_and_standard_output_is_json(searched: tuple[Place
 def test_what_it_leaves_is_reproduced_scored_and_shown(searched: tuple[Place, str]) -> None:
     place, _ = searched
     reproduced = place("reproduce", "mine", "1")
-    assert reproduced.stdout.endswith("Metrics: the same bit for bit. Weights: the same bit for bit.\n")
+    assert reproduced.stdout.endswith("Metrics: bit-identical. Weights: bit-identical.\n")
     assert json.loads(place("evaluate", "studies/mine/best.pt", "--json").stdout)["total"] == 300
     assert place("best", "mine").returncode == place("status", "mine").returncode == 0
     page = (place.folder / "studies" / "mine" / "report.html").read_text()
@@ -228,7 +228,7 @@ def test_a_worker_that_is_killed_is_replaced_by_one_that_runs_what_the_search_be
     (tmp_path / "my_net.py").write_text(NET)
     first = next(trial.number for trial in trials if len(trial.user_attrs[ATTEMPTS]) == 2)
     reproduced = place("reproduce", "mine", str(first))
-    assert reproduced.stdout.endswith("Metrics: the same bit for bit. Weights: the same bit for bit.\n")
+    assert reproduced.stdout.endswith("Metrics: bit-identical. Weights: bit-identical.\n")
 
 
 @pytest.mark.parametrize("sampler", ["gp", "qmc", "random", "grid"])
