@@ -1,8 +1,8 @@
 """The finalists: a study's best configurations and its default, trained again with fresh seeds.
 
-The best of many noisy results is partly luck, so it scores lower when it is trained again.
-The finalists are a study of their own, a grid of chosen points with several seeds, in the
-same database: their tickets are drained, interrupted and resumed like any others.
+The best of many noisy results is partly luck, so it usually scores lower when it is trained again. The finalists
+form a study of their own in the same database, a grid of the chosen points with several seeds, so their trials
+are queued, interrupted and resumed like any others.
 """
 
 import sys
@@ -28,18 +28,18 @@ from search.study.places import ARTIFACTS, Place, folder_of, location_of
 from search.study.record import FINISHED
 from search.study.store import definition_of, finalists_name, finalists_of
 
-# A user attribute: the winner's `trials`, their `test` accuracies if other images chose it, what was `found`, the
-# `single` network in BEST as `Published` has it, and of the `ensemble` its `members`, then what is `published` or why
-# it is `without`.
+# A user attribute that records the publication: the winner's `trials`; their `test` accuracies if validation images
+# chose it; the search results it was based on (`found`, see Found); the `single` network in BEST (see Published); and
+# for the `ensemble` its `members`, then what was `published` or the reason for being `without`.
 SETTLED = "settled"
 
 
 @dataclass(frozen=True)
 class Finalist:
-    """One configuration, trained again.
+    """One configuration that was trained again.
 
-    trial: its (first) number in the search. search: its accuracy there, a mean over its complete trials;
-    None if it has none. again: its trials among the finalists.
+    trial: number of its first trial in the search. search: its mean accuracy there over complete trials; None if it
+    has none. again: its trials among the finalists.
     """
 
     trial: int | None
@@ -56,13 +56,13 @@ class Finalist:
 
     @property
     def change(self) -> float | None:
-        """What the mean of its fresh trainings is above the search's accuracy: mostly negative, as that was chosen."""
+        """Mean of its fresh trainings minus its accuracy in the search; usually negative, as the search chose it."""
         return None if self.search is None else self.again.accuracy.mean - self.search
 
 
 @dataclass(frozen=True)
 class Unscored:
-    """One configuration of which all trainings so far, `diverged` of them, came to no accuracy."""
+    """One configuration all of whose trainings so far, `diverged` in number, diverged."""
 
     trial: int | None
     search: float | None
@@ -77,7 +77,7 @@ class Unscored:
 
 @dataclass(frozen=True)
 class Scored:
-    """A network's accuracy on some images, with the 95 % interval that comes of these being a sample (Wilson)."""
+    """A network's accuracy on a set of images, with the 95 % interval for sampling of images (Wilson, 1927)."""
 
     accuracy: float
     correct: int
@@ -90,9 +90,9 @@ class Scored:
 class Published:
     """A network that is ready for use.
 
-    trials: of the finalists' study, whose trainings it is made of. digest: at its file's end. megabytes: of the file,
-    in millions of bytes. milliseconds: for an image, on one thread of the machine that published it, in batches of
-    `fmnist.evaluation.BATCH`. scores: by the name of the images: the scored ones, and the test images if others chose.
+    trials: of the finalists' study that trained it. digest: the checksum at the end of its file. megabytes: file size
+    in millions of bytes. milliseconds: per image, on one thread of the machine that published it, in batches of
+    `fmnist.evaluation.BATCH`. scores: by split: the one that scored the finalists, and the test images if that differs.
     """
 
     trials: list[int]
@@ -103,33 +103,32 @@ class Published:
 
     @classmethod
     def of_record(cls, record: dict[str, Any]) -> Self:
-        """From plain values, as `asdict` makes them."""
+        """Inverse of `asdict`."""
         return cls(**record | {"scores": {images: Scored(**scores) for images, scores in record["scores"].items()}})
 
     @property
     def scored_on(self) -> str:
-        """The images that nothing was chosen by, as far as there are any."""
+        """The split that played no part in choosing it, if there is one."""
         return "test" if "test" in self.scores else next(iter(self.scores))
 
     @property
     def score(self) -> Scored:
-        """On those."""
+        """Its score on that split."""
         return self.scores[self.scored_on]
 
 
 @dataclass(frozen=True)
 class Standings:
-    """All configurations that were ever trained again, the best first.
+    """All configurations that were ever finalists, the best first.
 
-    trained, wanted: trainings that are finished, and that there are to be. diverged: those of them that came
-    to nothing. outdated: whether the search has found a better configuration since. checkpoint: the winner's
-    first training, with the accuracy of that one. test: of the winner, if another split chose it. unfinished:
-    whether the search is short of its goal, so that it may find others. unscored: those without an accuracy.
-    removed: whether the file of the winner's first training is gone.
-    searched: finished trials of the search, all scored on the images that score the finalists. hyperparameters: all of
-    the winner's.
-    single: the network in `checkpoint`. ensemble: all trainings of the winner and of those that tie with it, in
-    `ensemble_file`; None before it is published, and without_ensemble says why there is none.
+    trained, wanted: finished trainings, and how many there will be. diverged: how many of the finished diverged.
+    outdated: whether the search has since found a better configuration. checkpoint: of the winner's first training;
+    checkpoint_accuracy: its score. test: the winner's test accuracy, if another split chose it. unfinished: whether the
+    search has trials left, so that it may find better ones. unscored: configurations without an accuracy.
+    searched: number of finished trials of the search. single: the network in `checkpoint`. ensemble: the network of all
+    trainings of the winner and of the configurations tied with it, in `ensemble_file`; None until it is published.
+    without_ensemble: why there is none. hyperparameters: all of the winner's. removed: whether the checkpoint of the
+    winner's first training was deleted.
     """
 
     study: str
@@ -154,28 +153,28 @@ class Standings:
 
     @property
     def winner(self) -> Finalist | None:
-        """The first of them; None if a training of each of them diverged."""
+        """The best configuration; None if each has a training that diverged."""
         first = self.finalists[0] if self.finalists else None
         return first if first and first.again.whole else None
 
     @property
     def decided(self) -> bool:
-        """Whether all of them are trained, so that the first is the winner."""
+        """Whether all finalists are trained."""
         return self.trained == self.wanted
 
     @property
     def final(self) -> bool:
-        """Whether there is a winner, and nothing is left to do that might change it."""
+        """Whether there is a winner that no further training is going to change."""
         return self.winner is not None and self.decided and not self.outdated and not self.unfinished
 
     @property
     def title(self) -> str:
-        """What the first of them is."""
+        """What to call the best configuration."""
         return "winner" if self.final else "ahead so far"
 
     @property
     def members(self) -> list[int]:
-        """The trainings of an ensemble: all of the winner, then those of each finalist that ties with it."""
+        """Trials of the ensemble: all of the winner's, then those of each configuration tied with it."""
         if self.winner is None:
             return []
         tied = [self.winner, *(finalist for finalist in self.finalists if finalist.again.ties)]
@@ -183,7 +182,7 @@ class Standings:
 
     @property
     def unsettled(self) -> bool:
-        """Whether `publish_winner` is still to be done, or the ensemble still to be made."""
+        """Whether the winner or its ensemble remains to be published."""
         if self.winner is None or not self.decided:
             return False
         if self.removed:
@@ -191,7 +190,7 @@ class Standings:
         return self.checkpoint is None or (self.ensemble is None and self.without_ensemble is None)
 
     def winner_as_json(self) -> dict[str, Any] | None:
-        """The record of the winner in `status --json` and `best --json`; None unless it is final."""
+        """The winner in `status --json` and `best --json`; None unless it is final."""
         if not self.final or self.winner is None:
             return None
         accuracy, made = self.winner.again.accuracy, self.ensemble
@@ -213,7 +212,7 @@ class Standings:
         }
 
     def as_json(self) -> dict[str, Any]:
-        """The record that `finalists --json` prints."""
+        """The output of `finalists --json`."""
         finalists = [asdict(each) | {"change": each.change} for each in self.finalists]
         files = {"checkpoint": self.checkpoint, "ensemble_file": self.ensemble_file}
         paths = {name: str(path) if path else None for name, path in files.items()}
@@ -222,10 +221,10 @@ class Standings:
 
 @dataclass(frozen=True)
 class Found:
-    """What the search has of the finalists. It is kept when they are settled, as reading all trials takes long.
+    """The finalists' results in the search, recorded at publication because reading all trials takes long.
 
-    complete: trials of the search. points: the finalists. best: whether the search's best configuration is one of
-    them. of: for each its (first) number and mean accuracy in the search, both None where it has no complete trial.
+    complete: number of complete trials. points: the finalists. best: whether the search's best configuration is among
+    them. of: for each finalist the number of its first trial and its mean accuracy in the search, or twice None.
     """
 
     complete: int
@@ -235,10 +234,10 @@ class Found:
 
 
 def define(study: optuna.Study, top: int, seeds: int) -> StudyDefinition | None:
-    """The study of the finalists: the best `top` configurations and the default; None if nothing is complete.
+    """The finalists' study: the `top` best configurations and the default; None if no trial is complete.
 
-    All that were chosen before stay, each with as many seeds as the others: what was trained is not lost, and the
-    numbers of all of them can be compared. It is the study that there is, if that has all of them.
+    Earlier finalists stay, and all have equally many seeds, so that no training is lost and all are comparable. Returns
+    the existing definition if it covers everything.
     """
     definition = definition_of(study)
     ranked = _eligible(definition, study.get_trials(deepcopy=False))
@@ -270,36 +269,36 @@ def define(study: optuna.Study, top: int, seeds: int) -> StudyDefinition | None:
 
 
 def _eligible(definition: StudyDefinition, trials: list[FrozenTrial]) -> list[Configuration]:
-    """The ranking without what something else enqueued outside of the space: that is no point of a grid."""
+    """The ranking without trials that another program enqueued outside the space: a grid cannot hold those."""
     return [each for each in rank(definition, trials) if is_complete(definition.space, each.params)]
 
 
-def points_of(again: StudyDefinition, trials: list[FrozenTrial]) -> list[space.Point]:
-    """All configurations of the finalists' study: its grid, and what earlier versions trained but took out of it."""
+def points_of(definition: StudyDefinition, trials: list[FrozenTrial]) -> list[space.Point]:
+    """All configurations of the finalists' study: its grid, and those that earlier versions removed from it."""
     there = [trial for trial in trials if trial.state != TrialState.FAIL]
     trained = [trial.system_attrs.get(FIXED_PARAMETERS) or trial.params for trial in there]
-    return list({space.key(point): point for point in [*space.grid(again), *trained]}.values())
+    return list({space.key(point): point for point in [*space.grid(definition), *trained]}.values())
 
 
 def place_of(study: optuna.Study, folder: Path) -> Place:
-    """Where the finalists' files go: beside the study's, and every checkpoint is kept."""
+    """The finalists' folder, beside the study's; every checkpoint is kept."""
     artifacts = location_of(study) if study.user_attrs[ARTIFACTS] else None
     return Place(folder.parent / finalists_name(study.study_name), artifacts, keep=sys.maxsize)
 
 
 def standings_of(study: optuna.Study, folder: Path | None = None) -> Standings | None:
-    """How the finalists of a study stand; None before the first training of them is finished.
+    """The standings of a study's finalists; None before the first of their trainings is finished.
 
     Args:
-        folder: the study's, where BEST is, if that is not where the last `run` had it.
+        folder: the study's folder, which holds BEST; by default the one of the last `run`.
     """
-    again = finalists_of(study)
-    if again is None:
+    finalist_study = finalists_of(study)
+    if finalist_study is None:
         return None
     folder = folder or folder_of(study)
-    definition, trials = definition_of(again), again.get_trials(deepcopy=False)
+    definition, trials = definition_of(finalist_study), finalist_study.get_trials(deepcopy=False)
     points = points_of(definition, trials)
-    settlement = again.user_attrs.get(SETTLED, {})
+    settlement = finalist_study.user_attrs.get(SETTLED, {})
     found = Found(**settlement["found"]) if "found" in settlement else None
     state = counts(study)
     if found is None or (found.complete, found.points) != (state[TrialState.COMPLETE], points):
@@ -335,7 +334,7 @@ def standings_of(study: optuna.Study, folder: Path | None = None) -> Standings |
 
 def _with_ensemble(standings: Standings, recorded: dict[str, Any] | None, file: Path) -> Standings:
     if recorded is None or recorded["members"] != standings.members:
-        return standings  # another configuration ties by now, or an earlier version settled them
+        return standings  # another configuration is tied since, or an earlier version published it
     if "published" not in recorded:
         return replace(standings, without_ensemble=recorded.get("without"))
     if not file.is_file():
@@ -344,7 +343,7 @@ def _with_ensemble(standings: Standings, recorded: dict[str, Any] | None, file: 
 
 
 def find(study: optuna.Study, points: list[space.Point]) -> Found:
-    """Look for the finalists among all trials of the search."""
+    """The results of the finalists in the search, from all its trials."""
     trials = study.get_trials(deepcopy=False)
     searched, ranked = by_configuration(trials), _eligible(definition_of(study), trials)
     beside = [searched.get(space.key(point), []) for point in points]
@@ -359,7 +358,7 @@ def find(study: optuna.Study, points: list[space.Point]) -> Found:
 def _finalists(
     found: Found, searched: StudyDefinition, definition: StudyDefinition, trials: list[FrozenTrial]
 ) -> list[Finalist]:
-    """Those of which a training is complete, the best first; their study does not know the search's starting points."""
+    # Those with a complete training, the best first. Marks come from the search: only it knows its starting points.
     of = dict(zip(map(space.key, found.points), found.of, strict=True))
     marks = space.marks(searched)
     ranked = [replace(each, mark=marks.get(space.key(each.params))) for each in rank(definition, trials)]
@@ -367,7 +366,7 @@ def _finalists(
 
 
 def _unscored(found: Found, searched: StudyDefinition, trials: list[FrozenTrial]) -> list[Unscored]:
-    """Those of which trainings are finished, and none is complete."""
+    # Those with finished trainings of which none is complete.
     scored, marks = by_configuration(trials), space.marks(searched)
     lost = Counter(space.key(trial.params) for trial in trials if trial.state == TrialState.PRUNED)
     return [
