@@ -120,7 +120,7 @@ def ranked(ranking: list[Configuration]) -> str | None:
     if compared := gained(best):
         sentences.append(compared)
     if others:
-        sentences.append(_ties([other.ties or other.behind is None for other in others]))
+        sentences.append(_ties(others))
     if incomplete := [one for one in ranking if not one.whole]:
         excluded = f"{count(len(incomplete), 'configuration')} with diverged or pruned training runs"
         sentences.append(f"{excluded} {'is' if len(incomplete) == 1 else 'are'} excluded.")
@@ -128,8 +128,10 @@ def ranked(ranking: list[Configuration]) -> str | None:
     return " ".join(filter(None, sentences))
 
 
-def _ties(ties: list[bool]) -> str:
-    """How many of the other configurations are tied with the best; ties: whether each of them is."""
+def _ties(others: list[Configuration]) -> str:
+    if any(other.behind is None for other in others):
+        return "No score varies between seeds, so differences have no intervals."
+    ties = [other.ties for other in others]
     if len(ties) == 1:
         return f"The other is {'statistically tied with it' if ties[0] else 'significantly worse'}."
     if all(ties):
