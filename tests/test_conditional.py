@@ -144,7 +144,7 @@ def test_the_importance_of_a_condition_is_that_among_the_trials_under_it(analysi
     for name, conditional in found.conditional.items():
         assert conditional.finished == sum(name in trial.params for trial in analysis.trials)
     page = render(analysis)
-    assert "Conditional hyperparameters, each among the trials that searched it" in page
+    assert "Conditional hyperparameters, measured over the trials that searched them" in page
     for row in (
         f"momentum</th><td>{found.conditional['momentum'].finished}</td>",
         '<td class="words">optimizer is sgd</td>',

@@ -134,7 +134,7 @@ def test_status_counts_the_trials(here: Run) -> None:
 
 def test_best_says_the_winner_and_its_checkpoint(here: Run) -> None:
     assert WINNER in said(here("best", "tiny"))
-    assert "Best checkpoint  studies/tiny/best.pt  (91.33 %, one of 3)" in said(here("best", "tiny"))
+    assert "Best checkpoint  studies/tiny/best.pt  (91.33 %, 1 of 3 training runs)" in said(here("best", "tiny"))
     answer = json.loads(said(here("best", "tiny", "--json")))
     assert (answer["best"]["params"], answer["winner"]["checkpoint"]) == (BEST, "studies/tiny/best.pt")
     assert "Checkpoint: studies/networks/checkpoints/trial-00000-epoch-3.pt" in said(here("best", "networks"))

@@ -1,4 +1,4 @@
-"""The report of a study: numbers (analysis), pictures (figures), a page around them, and what the dashboard shows."""
+"""The report of a study: numbers (analysis), figures, the HTML page, and plots for the dashboard."""
 
 import json
 import math
@@ -19,24 +19,24 @@ Form = Literal["html", "json"]
 def write(
     study: optuna.Study, folder: Path, to: Path, data: Callable[[], DataSet], url: str, form: Form = "html"
 ) -> Path:
-    """Write the study's report as one HTML file that needs no network, or its numbers as JSON; returns its path.
+    """Write the study's report as self-contained HTML, or its numbers as JSON; returns the path.
 
-    What the dashboard shows of a page goes into the database.
+    With HTML, the dashboard's figures and note are updated too.
 
     Args:
-        folder: where the study's checkpoints are.
-        data: loads the data set whose images score the best checkpoint.
+        folder: of the study's checkpoints.
+        data: loads the data set on which the best checkpoint is scored.
         url: of the study's database.
 
     Raises:
         OSError: the file cannot be written.
-        StorageError, StudyError: the file is written, but the database cannot be, or the study is no longer there.
+        StorageError, StudyError: the file is written, but the database cannot be, or the study was deleted.
     """
     analysis = analyse(study, folder, data)
     if form == "json":
         return _written(to, as_json(analysis.as_json()))
     from search.report.dashboard_plots import publish
-    from search.report.page import render  # plotly takes a second to import
+    from search.report.page import render  # importing plotly takes a second
 
     written = _written(to, render(analysis))
     publish(analysis, url)
@@ -44,7 +44,7 @@ def write(
 
 
 def write_comparison(studies: list[tuple[optuna.Study, Path]], to: Path, form: Form = "html") -> Path:
-    """Write a report on several studies, given with their folders; returns its path.
+    """Write a comparison of several studies, given with their folders; returns the path.
 
     Raises:
         OSError: the file cannot be written.
@@ -59,7 +59,7 @@ def write_comparison(studies: list[tuple[optuna.Study, Path]], to: Path, form: F
 
 
 def as_json(numbers: Any) -> str:
-    """Plain values as JSON: a number that JSON has none of, of a training that diverged, is null."""
+    """Serialize plain values; NaN and infinities, as of diverged training runs, become null."""
     return json.dumps(_finite(numbers), allow_nan=False) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""The numbers of a report, gathered into one typed record. Nothing here draws."""
+"""All numbers of a report in one typed record."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -39,24 +39,25 @@ from search.study.store import DATA, definition_of, finalists_name, finalists_of
 
 @dataclass(frozen=True)
 class Chosen:
-    """The trial of the search whose configuration is the answer, and in words what it is."""
+    """The search trial of the selected configuration, and its title in legends."""
 
     trial: TrialRecord
     title: str
 
     @property
     def name(self) -> str:
-        """Trial 27, the winner."""
+        """Legend entry: trial 27, the winner."""
         return f"trial {self.trial.label}, {self.title}"
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """All numbers of a report. Where `network` is None, `missing` says why.
+    """All numbers of a report.
 
-    epochs: trained over all trials, those of the finalists included. epochs_again: of these, those of the finalists.
-    paused: seconds in which nobody worked, which no other time holds. training: the command that trains the answer
-    without the study's database; None before there is one, or where its data set is not to be found.
+    epochs: trained over all trials, including finalists. epochs_again: trained by the finalists. paused: seconds
+    without any worker, which all other times exclude. missing: why `network` is None. training: the command that
+    trains the selected configuration without the study's database; None before there is one, or if the location of
+    its data set is unknown.
     """
 
     summary: Summary
@@ -82,12 +83,12 @@ class Analysis:
 
     @property
     def repeated(self) -> bool:
-        """Whether the study's question is about configurations that are trained several times each."""
+        """Whether the study trains each configuration with several seeds."""
         return bool(self.definition["seeds"] > 1)
 
     @cached_property
     def space(self) -> dict[str, list[Parameter]]:
-        """The tables of each hyperparameter that is searched."""
+        """The tables of each searched hyperparameter."""
         return SPACE.validate_python(self.definition["space"])
 
     @property
@@ -97,47 +98,47 @@ class Analysis:
         return point_of(self.space, defaults | defaults["network"])
 
     def conditions(self, name: str) -> str:
-        """Where a hyperparameter is searched, in words; empty if that is everywhere."""
+        """The conditions of a hyperparameter in words; empty if it has none."""
         return " or where ".join(filter(None, (table.condition for table in self.space[name])))
 
     @property
     def conditional(self) -> bool:
-        """Whether a trial may lack a hyperparameter that others have."""
+        """Whether some hyperparameters have conditions."""
         return has_conditions(self.space)
 
     @property
     def epochs_trained(self) -> str:
-        """The epochs in words, search and finalists apart: 62.5 in the search, 60 in the finalists."""
+        """The epochs in words: 62.5 in the search, 60 in the finalists."""
         if not self.epochs_again:
             return f"{self.epochs:g}"
         return f"{self.epochs - self.epochs_again:g} in the search, {self.epochs_again:g} in the finalists"
 
     @property
     def seconds(self) -> float:
-        """Wall time from the first start of a trial to the last end, that of the finalists included, without pauses."""
+        """Wall time from the first start of a trial to the last end, finalists included, without pauses."""
         return max((spell.end for spell in self.spells), default=0.0)
 
     @property
     def answer(self) -> Configuration | None:
-        """The configuration that is the answer, where that is a mean; None where it is a single trial, or not yet."""
+        """The selected configuration, if retrained or repeated; None before that, and if it is a single trial."""
         if self.standings:
             return self.standings.winner.again if self.standings.winner else None
         return self.ranking[0] if self.repeated and self.ranking and self.ranking[0].whole else None
 
     @property
     def chosen(self) -> Chosen | None:
-        """What figures and tables highlight: the answer, by its trial in the search."""
+        """The search trial of the selected configuration, which figures and tables highlight."""
         standings, best = self.standings, self.summary.best
         if standings and standings.winner:
             title, number = "the winner" if standings.final else "ahead so far", standings.winner.trial
             if number is not None:
                 return self._trial(number, title)
-            # No trial of it came to its end in the search.
-            alike = [trial.number for trial in self.trials if trial.params == standings.winner.again.params]
-            return self._trial(alike[0], title) if alike else None
+            # None of its trials in the search is complete: take the first.
+            pruned = [trial.number for trial in self.trials if trial.params == standings.winner.again.params]
+            return self._trial(pruned[0], title) if pruned else None
         if self.answer:
             return self._trial(self.answer.trials[0], "of the best configuration")
-        return self._trial(best.number, "the best single training") if best else None
+        return self._trial(best.number, "the best single training run") if best else None
 
     def _trial(self, number: int | None, title: str) -> Chosen | None:
         trial = next((trial for trial in self.trials if trial.number == number), None)
@@ -145,20 +146,20 @@ class Analysis:
 
     @property
     def answer_cost(self) -> Cost | None:
-        """What the answer costs, and its accuracy in the search; None before there is one."""
+        """Cost of the selected configuration, with its accuracy in the search; None before there is one."""
         places = [place for place, one in enumerate(self.ranking) if self.best and one.params == self.best]
         return self.costs[places[0]] if places and self.costs else None
 
     @property
     def best(self) -> dict[str, Any]:
-        """The searched hyperparameters of the answer; none before there is one."""
+        """The searched hyperparameters of the selected configuration; empty before there is one."""
         if self.answer:
             return self.answer.params
         return self.summary.best.params if self.summary.best else {}
 
     @property
     def reproduction(self) -> str | None:
-        """The command that trains the answer again, of a mean its first training, and holds that against the record;
+        """The command that repeats the (first) training run of the selected configuration and compares the weights;
         None before there is one."""
         name = finalists_name(self.summary.study) if self.standings and self.answer else self.summary.study
         if self.answer:
@@ -166,13 +167,13 @@ class Analysis:
         return self.provenance.command("reproduce", name, self.summary.best.number) if self.summary.best else None
 
     def as_json(self) -> dict[str, Any]:
-        """All of it as plain values."""
+        """The record of `report --format json`."""
         plain = asdict(self) | {
             "summary": self.summary.as_json(self.standings) | {"score_on": self.summary.score_on},
             "standings": self.standings.as_json() if self.standings else None,
             "costs": [asdict(cost) | {"fronts": sorted(cost.fronts)} for cost in self.costs],
         }
-        if self.comparison:  # pairs of epochs are no keys of JSON
+        if self.comparison:  # JSON keys are strings
             differences = {f"{a}, {b}": asdict(found) for (a, b), found in self.comparison.differences.items()}
             plain["comparison"] |= {"differences": differences}
         answer = {
@@ -184,7 +185,7 @@ class Analysis:
 
 
 def analyse(study: optuna.Study, folder: Path, data: Callable[[], DataSet]) -> Analysis:
-    """Gather a study's numbers as they are now."""
+    """Gather the numbers of a study."""
     folder = folder.resolve()
     definition, summary = definition_of(study), summarize(study, folder)
     trials, finalists = study.get_trials(deepcopy=False), finalists_of(study)
@@ -195,10 +196,10 @@ def analyse(study: optuna.Study, folder: Path, data: Callable[[], DataSet]) -> A
     if loaded:
         network, missing = best_network(study, folder, summary, standings, loaded)
     found = importances(trials) if definition.seeds == 1 else None
-    again = finalists.get_trials(deepcopy=False) if finalists else []
-    done = [*spells(trials, began, again=False), *spells(again, began, again=True)]
+    finalist_trials = finalists.get_trials(deepcopy=False) if finalists else []
+    done = [*spells(trials, began, again=False), *spells(finalist_trials, began, again=True)]
     finished, done, paused = without_pauses(records(definition, trials, began), done)
-    origin = provenance(study, definition, folder, [*trials, *again], loaded)
+    origin = provenance(study, definition, folder, [*trials, *finalist_trials], loaded)
     evidence = Evidence(
         definition=definition,
         trials=trials,
@@ -217,8 +218,8 @@ def analyse(study: optuna.Study, folder: Path, data: Callable[[], DataSet]) -> A
         definition=definition.model_dump(mode="json"),
         trials=finished,
         spells=done,
-        epochs=epochs_of([*trials, *again]),
-        epochs_again=epochs_of(again),
+        epochs=epochs_of([*trials, *finalist_trials]),
+        epochs_again=epochs_of(finalist_trials),
         paused=paused,
         findings=findings(evidence),
         standings=standings,
@@ -231,13 +232,11 @@ def analyse(study: optuna.Study, folder: Path, data: Callable[[], DataSet]) -> A
         missing=missing,
         provenance=origin,
     )
-    known_data = loaded is not None or _is_fashion_mnist(study)  # any other is in a folder that nobody names
+    known_data = loaded is not None or _is_fashion_mnist(study)  # the folder of any other is unknown
     return replace(analysis, training=_training(analysis, definition, finalists) if known_data else None)
 
 
 def _training(analysis: Analysis, definition: StudyDefinition, finalists: optuna.Study | None) -> str | None:
-    """The command that trains the answer without the study's database, of a mean its first training; None before
-    there is one."""
     answer, best = analysis.answer, analysis.summary.best
     if answer is None and best is None:
         return None
@@ -249,17 +248,17 @@ def _training(analysis: Analysis, definition: StudyDefinition, finalists: optuna
 
 
 def _is_fashion_mnist(study: optuna.Study) -> bool:
-    """Whether the study's data is what the write-up was trained on, not merely a folder of that format or name."""
+    # By checksum: a folder of that name or format may hold other data.
     return bool(study.user_attrs[DATA]["fingerprint"] == fingerprint_of(source.CHECKSUMS))
 
 
 def _load(study: optuna.Study, data: Callable[[], DataSet]) -> tuple[DataSet | None, str | None]:
-    """The study's data set; None and the reason if it cannot be had here."""
+    """The study's data set; None and the reason if it is not available here."""
     try:
         loaded = data()
     except DataError as error:
         return None, str(error)
     if loaded.fingerprint != study.user_attrs[DATA]["fingerprint"]:
         where = f"{loaded.name} in {loaded.folder}"
-        return None, f"{where} is not what the study was trained on; name that with --data-dir."
+        return None, f"{where} is not the data set of the study; pass the right folder with --data-dir."
     return loaded, None

@@ -1,4 +1,4 @@
-"""Several studies side by side: how fast each got how far, and how good its answer is."""
+"""Comparison of several studies: search progress, and the accuracy of each selected configuration."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -20,9 +20,9 @@ from search.study.store import DATA, definition_of
 
 @dataclass(frozen=True)
 class Progress:
-    """The best complete trial so far, at each that was better than all before it.
+    """The best complete trial so far, one entry per improvement and one for the last trial.
 
-    epochs: trained by then over all trials. seconds: of wall time since the first trial began.
+    epochs: trained so far over all trials. seconds: wall time since the first trial started.
     """
 
     epochs: list[float]
@@ -32,10 +32,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a study came to.
+    """Result of a study.
 
-    fingerprint: of the data. answer: the configuration in words. accuracies: of its trainings. again:
-    whether they are fresh ones; if not, it was chosen for these very numbers.
+    fingerprint: of the data. answer: label of the selected configuration. accuracies: of its training runs. again:
+    whether these are fresh runs of a finalist; if not, it was selected by these accuracies.
     """
 
     study: str
@@ -50,16 +50,16 @@ class Answer:
     again: bool
 
     def comparable(self, other: "Answer") -> bool:
-        """Whether the same images scored both."""
+        """Whether both were scored on the same images."""
         return (self.fingerprint, self.score_on) == (other.fingerprint, other.score_on)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Studies side by side.
+    """Comparison of studies.
 
-    differences: of each but the first from the first, with intervals that hold together; None without two seeds each
-    or the same images. left_out: studies without a complete trial.
+    differences: of each further study from the first, with simultaneous intervals; None without two seeds each or
+    scores on the same images. left_out: studies without a complete trial.
     """
 
     answers: list[Answer]
@@ -72,13 +72,13 @@ class Comparison:
 
     @property
     def words(self) -> str:
-        """What can be said of the differences."""
+        """The differences in sentences."""
         first, *others = self.answers
         return " ".join(_sentence(first, other, found) for other, found in zip(others, self.differences, strict=True))
 
 
 def compare(studies: list[tuple[optuna.Study, Path]]) -> Comparison:
-    """Gather the numbers of studies and their folders; those without a complete trial are left out."""
+    """Compare studies, given with their folders; those without a complete trial are left out."""
     found = {study.study_name: _answer(study, folder) for study, folder in studies}
     answers = [answer for answer in found.values() if answer]
     return Comparison(answers, _differences(answers), [name for name, answer in found.items() if answer is None])
@@ -96,8 +96,8 @@ def _answer(study: optuna.Study, folder: Path) -> Answer | None:
     if not ranked:
         return None
     standings = standings_of(study, folder)
-    again = standings.winner.again if standings and standings.winner else None
-    best = again or ranked[0]
+    retrained = standings.winner.again if standings and standings.winner else None
+    best = retrained or ranked[0]
     ended = [trial for trial in trials if trial.state in FINISHED]
     return Answer(
         study=study.study_name,
@@ -109,42 +109,41 @@ def _answer(study: optuna.Study, folder: Path) -> Answer | None:
         answer=best.label,
         accuracies=best.accuracies,
         accuracy=best.accuracy,
-        again=again is not None,
+        again=retrained is not None,
     )
 
 
 def _progress(trials: list[FrozenTrial]) -> Progress:
-    """Of trials in the order in which they ended; it goes on to the last of them."""
     ordered = sorted(trials, key=_end)
     began = beginning(ordered)
     epochs, best, rows = 0.0, -math.inf, []
     for trial in ordered:
         epochs += last(trial) if history_of(trial) else 0.0
         seconds = (_end(trial) - began).total_seconds()
-        reached = trial.value if trial.state == TrialState.COMPLETE and trial.value is not None else -math.inf
-        better = reached > best
-        best = max(best, reached)
+        accuracy = trial.value if trial.state == TrialState.COMPLETE and trial.value is not None else -math.inf
+        better = accuracy > best
+        best = max(best, accuracy)
         if best > -math.inf and (better or trial is ordered[-1]):
             rows.append((epochs, seconds, best))
     return Progress(*map(list, zip(*rows, strict=True)))
 
 
 def _end(trial: FrozenTrial) -> datetime:
-    assert trial.datetime_complete is not None  # it has ended
+    assert trial.datetime_complete is not None  # finished trials only
     return trial.datetime_complete.replace(tzinfo=UTC)
 
 
 def _sentence(first: Answer, other: Answer, found: Difference | None) -> str:
     if not first.comparable(other):
-        return f"{other.study} was scored on other images than {first.study}: their accuracies are not comparable."
+        return f"{other.study} and {first.study} were scored on different images: their accuracies are not comparable."
     if found is None:
         return (
-            f"{other.study} and {first.study} cannot be told apart: that takes several trainings of each answer, and "
-            "scores that vary."
+            f"{other.study} and {first.study} cannot be compared: that needs several training runs of each selected "
+            "configuration, with scores that vary."
         )
     better, worse = (other, first) if found.mean > 0 else (first, other)
     ends = (found.low, found.high) if found.mean > 0 else (-found.high, -found.low)
     by = f"{points(abs(found.mean))} points ({points(ends[0])} to {points(ends[1])})"
     if found.is_noise:
-        return f"Too close to call between {first.study} and {other.study}: {better.study} is ahead by {by}."
+        return f"{first.study} and {other.study} are statistically tied: {better.study} is ahead by {by}."
     return f"{better.study} is better than {worse.study} by {by}."

@@ -1,4 +1,4 @@
-"""What an accuracy costs: seconds, parameters, epochs, multiply-adds; and who is as good as any for that much."""
+"""Accuracy against cost in seconds, parameters, epochs and multiply-adds, with Pareto fronts."""
 
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -13,20 +13,20 @@ from search.study.definition import StudyDefinition
 from search.study.record import saved_of
 
 COSTS = {
-    "seconds": "seconds a training",
+    "seconds": "seconds per run",
     "parameters": "parameters",
     "epochs": "epochs",
-    "epoch_seconds": "seconds an epoch",
-    "multiply_adds": "multiply-adds an image",
+    "epoch_seconds": "seconds per epoch",
+    "multiply_adds": "multiply-adds per image",
 }
 
 
 @dataclass(frozen=True)
 class Cost:
-    """A configuration's accuracy, and what it takes.
+    """Accuracy and cost of a configuration.
 
-    trial: its number, where a configuration is trained once. fronts: the COSTS in which no other is as good for
-    less, or better for no more.
+    trial: its number, if configurations are trained once. fronts: the COSTS for which it is on the Pareto front: no
+    other configuration matches it at lower cost or beats it at the same cost.
     """
 
     label: str
@@ -43,13 +43,13 @@ class Cost:
 
 
 def costs(definition: StudyDefinition, ranking: list[Configuration], trials: list[FrozenTrial]) -> list[Cost]:
-    """The cost of each configuration, in the order of the ranking; trials: those of the study."""
+    """The cost of each configuration, in the order of the ranking; trials: all trials of the study."""
     count = cache(complexity)
     values: list[dict[str, float]] = []
     for configuration in ranking:
         hyperparameters = space.hyperparameters_of(definition, configuration.params)
         seconds, epochs = configuration.seconds, hyperparameters.epochs
-        if definition.is_own:  # whose code is for workers to run
+        if definition.is_own:  # only workers run the user's code
             saved = saved_of(trials[configuration.trials[0]])
             if saved is None or saved.complexity is None:
                 return []
@@ -57,11 +57,12 @@ def costs(definition: StudyDefinition, ranking: list[Configuration], trials: lis
         else:
             found = asdict(count(Hyperparameters(**hyperparameters.model_dump(include=set(SHAPE)))))
         values.append({"seconds": seconds, "epochs": epochs, "epoch_seconds": seconds / epochs, **found})
-    # None of which a training diverged: its mean is of those that went well, and the others would cost as much.
-    whole = [place for place, configuration in enumerate(ranking) if configuration.whole]
-    accuracies = [ranking[place].accuracy.mean for place in whole]
+    # Configurations with a diverged run are on no front: their mean covers the successful runs only.
+    eligible = [place for place, configuration in enumerate(ranking) if configuration.whole]
+    accuracies = [ranking[place].accuracy.mean for place in eligible]
     fronts = {
-        name: {whole[place] for place in _front(accuracies, [values[each][name] for each in whole])} for name in COSTS
+        name: {eligible[place] for place in _front(accuracies, [values[each][name] for each in eligible])}
+        for name in COSTS
     }
     return [
         Cost(
@@ -83,7 +84,7 @@ def varied(costs: list[Cost]) -> dict[str, str]:
 
 
 def _front(accuracies: list[float], costs: list[float]) -> set[int]:
-    """Places on the Pareto front. Accuracies count images, so they often tie."""
+    """Indices on the Pareto front. Equal accuracies are common, as accuracies count images."""
     pairs = list(zip(accuracies, costs, strict=True))
     return {
         place

@@ -1,6 +1,6 @@
-"""What optuna-dashboard shows of a report: some of its figures as custom plots, and a note with the answer.
+"""The report in optuna-dashboard: some figures as custom plots, and a note with the result.
 
-They lie in the database, with the study: whoever lists studies reads all of them. So they are few and small.
+They are stored with the study, and listing studies reads all of them. So they are few and small.
 """
 
 import re
@@ -20,17 +20,17 @@ from search.report.style import figure_of
 from search.results import wording
 from search.study.store import load_study
 
-COST = "seconds"  # what a training takes is what accuracy is shown against
+COST = "seconds"  # the cost shown
 CLEAR = "rgba(0,0,0,0)"
-FAINT = "rgba(125,125,125,0.3)"  # of GREY
-MOST = 50  # best configurations that are shown beside those on its front
+FAINT = "rgba(125,125,125,0.3)"  # GREY
+MOST = 50  # best configurations drawn besides those on the Pareto front
 
 
 def publish(analysis: Analysis, url: str) -> None:
-    """Put the figures and the note in the place of the former ones; what people wrote below the note stays.
+    """Replace the study's figures and note; text that users added below the note is kept.
 
     Raises:
-        StorageError, StudyError: the database cannot be written, or the study is no longer there.
+        StorageError, StudyError: the database cannot be written, or the study was deleted.
     """
     from optuna_dashboard import get_note, save_note, save_plotly_graph_object
 
@@ -42,23 +42,22 @@ def publish(analysis: Analysis, url: str) -> None:
 
 
 def custom_plots(analysis: Analysis) -> dict[str, go.Figure]:
-    """The figures by the names under which the dashboard knows them, those that there are numbers for."""
+    """The figures for which there are numbers, by their id in the dashboard."""
     drawable, drawn = drawers(analysis), {}
-    # Under one name, so that none is left of an earlier report that had too few complete trials for the other.
+    # Both under one id, so that neither remains from an earlier report.
     if draw := drawable.get("early_importances") or drawable.get("importances"):
         drawn["importances"] = _titled(draw(analysis), _title(analysis.importances))
     if draw := drawable.get(f"cost_{COST}"):
         few = [cost for place, cost in enumerate(analysis.costs) if place < MOST or COST in cost.fronts]
-        title = f"What {analysis.summary.score_on} accuracy costs"
+        title = f"{analysis.summary.score_on.capitalize()} accuracy and cost"
         drawn["costs"] = _titled(draw(replace(analysis, costs=few)), title).update_layout(showlegend=True)
     if network := analysis.network:
-        title = f"What the best network takes for what: {percent(network.accuracy)} {network.scored_on}"
+        title = f"Confusion matrix of the best network: {percent(network.accuracy)} {network.scored_on} accuracy"
         drawn["confusion"] = _titled(_confusion(network), title)
     return drawn
 
 
 def _confusion(network: BestNetwork) -> go.Figure:
-    """Images of each class by the class that the best network takes them for; the report has a table of it."""
     figure = figure_of("predicted", "true", yaxis_autorange="reversed")
     return figure.add_heatmap(
         z=network.confusion,
@@ -68,15 +67,13 @@ def _confusion(network: BestNetwork) -> go.Figure:
         texttemplate="%{z}",
         textfont_color=INK,
         showscale=False,
-        hovertemplate="%{y} taken for %{x}: %{z}<extra></extra>",
+        hovertemplate="%{y} predicted as %{x}: %{z}<extra></extra>",
     )
 
 
 def _titled(figure: go.Figure, title: str) -> go.Figure:
-    """The figure as it fits the dashboard, which gives it a room and no heading.
-
-    It draws them in its light and its dark mode alike. A template takes 7 kB, and makes little difference.
-    """
+    # The dashboard sets the size, shows no heading, and uses the same colours in light and dark mode. Without
+    # plotly's template, which takes 7 kB.
     figure.update_layout(title={"text": title, "font": {"size": 16}}, template="none", height=None, margin_t=90)
     figure.update_layout(font_color=GREY, paper_bgcolor=CLEAR, plot_bgcolor=CLEAR)
     figure.update_traces(error_x_color=GREY, marker_opacity=0.5, selector={"type": "bar"})
@@ -89,36 +86,34 @@ END_OF_OURS = "_What is above is written anew after each run; what you write bel
 
 def _title(found: Importances | None) -> str:
     when = f" after {found.early.when}" if found and found.early else ""
-    return f"Which hyperparameters matter{when}, 95 % intervals"
+    return f"Hyperparameter importance{when}, 95 % intervals"
 
 
 def _on_importances(found: Importances) -> str:
-    """How the dashboard's own importances differ from those of the figure."""
-    ours = f"those under “{_title(found)}”"
+    ours = f"those in “{_title(found)}”"
     if found.early:
         return (
-            "Its own importances are of the final accuracy of the complete trials alone (PED-ANOVA, without "
-            f"intervals), and {ours} of an earlier one that all trials reached: what helps early need not help in the "
-            "end."
+            "Its own importances are for the final accuracy of complete trials only (PED-ANOVA, without intervals), "
+            f"{ours} for an earlier accuracy that all trials reached. What helps early may not help in the end."
         )
     return (
-        "Its own importances (PED-ANOVA over complete trials only) have no intervals and may stand in another order "
-        f"than {ours}: where intervals overlap, no order is to be trusted."
+        "Its own importances (PED-ANOVA over complete trials only) have no intervals, and their order may differ from "
+        f"{ours}: where intervals overlap, do not rely on the order."
     )
 
 
 def note(analysis: Analysis) -> str:
-    """The answer in sentences and the commands as a block."""
+    """The result in sentences, and the commands in a code block."""
     answer = "\n\n".join(_escaped(sentence) for sentence in _answer(analysis))
-    found, remarks = analysis.importances, ["In the dashboard's figures a step is a hundredth of an epoch."]
+    found, remarks = analysis.importances, ["In the dashboard's figures a step is 1/100 of an epoch."]
     if found and (found.methods or found.early):
         remarks.append(_on_importances(found))
     commands = ["## Commands", "", "```console", *_commands(analysis), "```"]
-    return "\n".join(["## Answer", "", answer, "", " ".join(remarks), "", *commands])
+    return "\n".join(["## Result", "", answer, "", " ".join(remarks), "", *commands])
 
 
 def with_note(ours: str, former: str) -> str:
-    """The note with what people have written: below END_OF_OURS, or in the place of a note that was not ours."""
+    """Our note followed by the user's text: all below END_OF_OURS, or the whole former note without that line."""
     above, mark, below = former.partition(END_OF_OURS)
     return f"{ours}\n\n{END_OF_OURS}\n\n{(below if mark else above).strip()}".rstrip()
 
@@ -134,12 +129,11 @@ def _answer(analysis: Analysis) -> list[str]:
     return [
         f"Trial {best.label}: {percent(best.value)} {summary.score_on} accuracy with {assignments(best.params)}.",
         wording.caution(summary),
-        f"Best checkpoint  {best.checkpoint or 'is gone'}",
+        f"Best checkpoint  {best.checkpoint or 'not found'}",
     ]
 
 
 def _commands(analysis: Analysis) -> list[str]:
-    """How to see the answer and the report, use the best network, and train it again."""
     study, origin = analysis.summary.study, analysis.provenance
     commands = [origin.command("best", study, data=False), origin.command("report", study)]
     if analysis.network:

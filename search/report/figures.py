@@ -1,4 +1,4 @@
-"""The pictures of a report: plotly figures from an `Analysis`. Nothing here computes."""
+"""Plotly figures of the reports, drawn from an `Analysis` or a `Comparison`."""
 
 from collections.abc import Callable, Sequence
 
@@ -14,22 +14,22 @@ from search.report.writeup import WRITEUP_ACCURACY
 from search.results import wording
 from search.results.intervals import Estimate
 
-BAR = 22  # pixels of a worker
+BAR = 22  # pixels per worker
 RUNNING = "#E69F00"
-FINE = 300  # attempts from which on lines between them would be all that is seen
-METHODS = {"fANOVA": THREE[0], "PED-ANOVA": THREE[1]}  # alike in figures that lack one
-KINDS = {  # of what a worker did
+FINE = 300  # attempts from which lines between bars would hide the bars
+METHODS = {"fANOVA": THREE[0], "PED-ANOVA": THREE[1]}  # fixed, also in figures with one method
+KINDS = {  # of attempts
     "complete": COLOURS["complete"],
     "pruned": COLOURS["pruned"],
     "paused": COLOURS["paused"],
     "finalists": AGAIN,
     "running": RUNNING,
-    "given back, or ended otherwise": COLOURS["fail"],
+    "returned to the queue, or failed": COLOURS["fail"],
 }
 
 
 def history(analysis: Analysis) -> go.Figure:
-    """The accuracy of each trial, and the best complete one so far."""
+    """Accuracy by trial number, with the best complete trial so far."""
     figure = figure_of("trial", f"{analysis.summary.score_on} accuracy", yaxis_tickformat=SHARE)
     trials = drawn_trials(analysis.trials)
     _progress(figure, trials, [trial.number for trial in trials], _best_so_far(analysis, "number"))
@@ -37,9 +37,9 @@ def history(analysis: Analysis) -> go.Figure:
 
 
 def history_by_time(analysis: Analysis) -> go.Figure:
-    """The same by the wall time at which each trial ended."""
+    """Accuracy by the wall time at which each trial ended, with the best complete trial so far."""
     unit, name = clock(max((trial.ended for trial in analysis.trials), default=0.0))
-    title = f"{name} since the first trial began"
+    title = f"{name} since the first trial started"
     figure = figure_of(title, f"{analysis.summary.score_on} accuracy", yaxis_tickformat=SHARE)
     trials = drawn_trials(analysis.trials)
     numbers, best = _best_so_far(analysis, "ended")
@@ -68,13 +68,12 @@ def _progress(
         y=best[1],
         mode="lines",
         line={"shape": "hv", "color": FRONT, "width": 2.5},
-        name="best single training so far",
-        hovertemplate=f"best single training so far: {ACCURACY}",
+        name="best single training run so far",
+        hovertemplate=f"best single training run so far: {ACCURACY}",
     )
 
 
 def _with_answer(figure: go.Figure, analysis: Analysis, x: Callable[[TrialRecord], float]) -> go.Figure:
-    """The figure with the trial of the answer highlighted, whose place on the axis `x` tells."""
     if chosen := analysis.chosen:
         figure.add_scatter(
             x=[x(chosen.trial)],
@@ -88,21 +87,25 @@ def _with_answer(figure: go.Figure, analysis: Analysis, x: Callable[[TrialRecord
 
 
 def _best_so_far(analysis: Analysis, by: str) -> tuple[list[float], list[float]]:
-    """The accuracy of the best complete trial, where it grows, and at the end; by `number` or by `ended`."""
+    """Running maximum of the accuracy of complete trials, one point per improvement and one at the end.
+
+    Args:
+        by: attribute of the trials on the x axis, `number` or `ended`.
+    """
     x: list[float] = []
     best: list[float] = []
     complete = [trial for trial in analysis.trials if trial.state == "complete" and _scored(trial)]
     ordered = sorted(complete, key=lambda trial: getattr(trial, by))
     for trial in ordered:
-        reached = max(trial.accuracy or 0.0, best[-1] if best else 0.0)
-        if not best or reached > best[-1] or trial is ordered[-1]:
+        maximum = max(trial.accuracy or 0.0, best[-1] if best else 0.0)
+        if not best or maximum > best[-1] or trial is ordered[-1]:
             x.append(getattr(trial, by))
-            best.append(reached)
+            best.append(maximum)
     return x, best
 
 
 def intermediate_values(analysis: Analysis) -> go.Figure:
-    """Each trial's accuracy by epoch; a pruned one ends in a cross."""
+    """Accuracy of each trial by epoch, with a cross where it was pruned."""
     figure = figure_of(
         "epoch", f"{analysis.summary.score_on} accuracy", yaxis_tickformat=SHARE, xaxis_rangemode="tozero"
     )
@@ -128,7 +131,7 @@ def intermediate_values(analysis: Analysis) -> go.Figure:
 
 
 def _curves(figure: go.Figure, trials: list[TrialRecord], name: str, colour: str, width: float) -> None:
-    """Curves of many trials as one line with gaps: a figure of a thousand lines takes a browser seconds."""
+    # One line with gaps: a thousand separate lines take a browser seconds to draw.
     points = [(*point, trial.label) for trial in trials for point in [*trial.curve, (None, None)]]
     figure.add_scatter(
         x=[epoch for epoch, _, _ in points],
@@ -142,9 +145,9 @@ def _curves(figure: go.Figure, trials: list[TrialRecord], name: str, colour: str
 
 
 def timeline(analysis: Analysis) -> go.Figure:
-    """What each worker did when: a bar for each attempt at a trial."""
+    """One row per worker, with a bar for each attempt at a trial."""
     unit, name = clock(analysis.seconds)
-    figure = figure_of(f"{name} since the first trial began", "", barmode="overlay")
+    figure = figure_of(f"{name} since the first trial started", "", barmode="overlay")
     shown = {trial.number for trial in drawn_trials(analysis.trials)}
     spells = [each for each in analysis.spells if each.again or each.outcome == "running" or each.trial in shown]
     for kind, colour in KINDS.items():
@@ -162,8 +165,8 @@ def timeline(analysis: Analysis) -> go.Figure:
                 showlegend=True,
                 marker={"color": colour, "line": {"color": "white", "width": 0.5 if len(spells) < FINE else 0}},
             )
-    begun = sorted(spells, key=lambda each: each.start)
-    workers = list(dict.fromkeys(literal(each.worker) for each in begun))
+    by_start = sorted(spells, key=lambda each: each.start)
+    workers = list(dict.fromkeys(literal(each.worker) for each in by_start))
     figure.update_yaxes(categoryorder="array", categoryarray=workers[::-1])
     return figure.update_layout(height=min(900, 130 + BAR * len(workers)), bargap=0.25)
 
@@ -171,20 +174,20 @@ def timeline(analysis: Analysis) -> go.Figure:
 def _kind(spell: Spell) -> str:
     if spell.outcome in ("complete", "pruned", "paused", "running"):
         return "finalists" if spell.again and spell.outcome == "complete" else spell.outcome
-    return "given back, or ended otherwise"
+    return "returned to the queue, or failed"
 
 
 def importances(analysis: Analysis) -> go.Figure:
-    """How much each hyperparameter matters by each method, as shares of 1."""
-    assert analysis.importances is not None  # the page asks only then
+    """Importance of each hyperparameter by each method, as shares of 1."""
+    assert analysis.importances is not None  # `drawers` checks it
     return _shares(analysis.importances, "importance (share of 1)")
 
 
 def early_importances(analysis: Analysis) -> go.Figure:
-    """The same for the accuracy at the step that all trials reached."""
+    """Importance for the accuracy at the last step that all trials reached."""
     early = analysis.importances and analysis.importances.early
-    assert early  # the page asks only then
-    return _shares(early.importances, f"importance (share of 1)<br>after {early.when}")  # in lines for a phone
+    assert early  # `drawers` checks it
+    return _shares(early.importances, f"importance (share of 1)<br>after {early.when}")  # two lines, to fit a phone
 
 
 def _shares(found: Importances, title: str) -> go.Figure:
@@ -212,7 +215,7 @@ def _shares(found: Importances, title: str) -> go.Figure:
 
 
 def training_curves(analysis: Analysis) -> go.Figure:
-    """The best trials' accuracy on the images they learn from and on those that score them."""
+    """Accuracy of the best trials by epoch, on the training images and on the scored images."""
     figure = figure_of("epoch", "accuracy", yaxis_tickformat=SHARE, xaxis_rangemode="tozero")
     complete = [trial for trial in analysis.trials if trial.state == "complete" and trial.history]
     best = sorted(complete, key=lambda trial: trial.accuracy or 0.0, reverse=True)[:BEST_TRIALS]
@@ -242,8 +245,8 @@ def training_curves(analysis: Analysis) -> go.Figure:
 
 
 def best_so_far(comparison: Comparison, by: str) -> go.Figure:
-    """The best complete trial so far of each study, by `epochs` or by `seconds`."""
-    title = "epochs trained" if by == "epochs" else "minutes since the first trial began"
+    """Best complete trial so far of each study, by `epochs` or by `seconds`."""
+    title = "epochs trained" if by == "epochs" else "minutes since the first trial started"
     figure = figure_of(title, "accuracy", yaxis_tickformat=SHARE)
     for answer in comparison.answers:
         progress = answer.progress
@@ -262,12 +265,12 @@ def _hover(trial: TrialRecord) -> str:
 
 
 SHARES = {"tickformat": SHARE, "tickangle": 0, "nticks": 4}
-ROW, LINE = 26, 13  # pixels of a row, and of each further line of its label
+ROW, LINE = 26, 13  # pixels per row, and per further line of its label
 
 
 def finalists(analysis: Analysis) -> go.Figure:
-    """Each finalist's accuracy in the search and over its fresh seeds."""
-    assert analysis.standings is not None  # the page asks only then
+    """Accuracy of each finalist in the search and over its fresh seeds."""
+    assert analysis.standings is not None  # `drawers` checks it
     rows = analysis.standings.finalists[::-1]
     names = [wording.called(finalist) for finalist in rows]
     figure = figure_of(f"{analysis.summary.score_on} accuracy", "", xaxis=SHARES)
@@ -282,12 +285,12 @@ def finalists(analysis: Analysis) -> go.Figure:
     )
     best = analysis.standings.winner
     chosen = [finalist is best for finalist in rows]
-    _dots(figure, [finalist.again.accuracy for finalist in rows], names, "re-trained, 95 % interval", chosen)
+    _dots(figure, [finalist.again.accuracy for finalist in rows], names, "retrained, 95 % interval", chosen)
     return figure.update_layout(height=180 + 2 * ROW * len(rows))
 
 
 def ranking(analysis: Analysis) -> go.Figure:
-    """The mean accuracy of each configuration and its interval."""
+    """Mean accuracy of each configuration with its interval."""
     rows = analysis.ranking[::-1]
     figure = figure_of(f"{analysis.summary.score_on} accuracy", "", xaxis=SHARES)
     labels = [wrapped(row.label) for row in rows]
@@ -299,7 +302,7 @@ def ranking(analysis: Analysis) -> go.Figure:
 def _dots(
     figure: go.Figure, estimates: list[Estimate], names: list[str], legend: str, chosen: Sequence[bool] = ()
 ) -> None:
-    """Means and intervals; `chosen`: which of them is the answer."""
+    """Add means with intervals; `chosen`: which of them to highlight."""
     colours = [BEST_COLOUR if answer else COLOURS["complete"] for answer in chosen]
     figure.add_scatter(
         x=[each.mean for each in estimates],
@@ -326,15 +329,18 @@ def _below(estimate: Estimate) -> float:
 
 
 def writeup(analysis: Analysis) -> go.Figure:
-    """Accuracy by epoch: the write-up's three trainings, and ours with intervals."""
-    assert analysis.comparison is not None  # the page asks only then
+    """Accuracy by epoch: the write-up's three training runs, and ours with intervals."""
+    assert analysis.comparison is not None  # `drawers` checks it
     figure = figure_of("epoch", "test accuracy", yaxis_tickformat=SHARE, xaxis_dtick=1)
     for epochs, colour in zip(WRITEUP_ACCURACY, THREE, strict=True):
         rows = [row for row in analysis.comparison.by_epoch if row.epochs == epochs]
         x = [int(row.name) for row in rows]
-        theirs = {"color": colour, "dash": "dot"}
         figure.add_scatter(
-            x=x, y=[row.theirs for row in rows], mode="lines+markers", name=f"write-up, {epochs} epochs", line=theirs
+            x=x,
+            y=[row.theirs for row in rows],
+            mode="lines+markers",
+            name=f"write-up, {epochs} epochs",
+            line={"color": colour, "dash": "dot"},
         )
         figure.add_scatter(
             x=x,
@@ -352,7 +358,7 @@ def writeup(analysis: Analysis) -> go.Figure:
 
 
 def answers(comparison: Comparison) -> go.Figure:
-    """The accuracy of each study's answer, and its interval."""
+    """Accuracy of each study's selected configuration with its interval."""
     rows = comparison.answers[::-1]
     figure = figure_of("accuracy", "", xaxis=SHARES)
     _dots(figure, [row.accuracy for row in rows], [wrapped(row.study) for row in rows], "mean, 95 % interval")

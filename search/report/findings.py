@@ -1,4 +1,4 @@
-"""Sentences about a study's numbers, none where they do not carry it."""
+"""Sentences about a study, each omitted where the numbers do not support it."""
 
 from dataclasses import dataclass
 
@@ -15,12 +15,12 @@ from search.results.ranking import Configuration, diverged
 from search.study.definition import StudyDefinition
 from search.study.record import FINISHED
 
-NEXT = ("edge", "improving", "tie", "luck", "cheaper", "unimportant", "patience", "rates", "more")  # what to try
+NEXT = ("edge", "improving", "tie", "luck", "cheaper", "unimportant", "patience", "rates", "more")  # recommendations
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One sentence or two, and what they are about."""
+    """One or two sentences and their topic."""
 
     about: str
     text: str
@@ -28,7 +28,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Evidence:
-    """The numbers that findings are drawn from. finalists: the command that trains the study's."""
+    """The numbers behind the findings. finalists: the command that trains the study's finalists."""
 
     definition: StudyDefinition
     trials: list[FrozenTrial]
@@ -42,13 +42,13 @@ class Evidence:
 
 
 def findings(evidence: Evidence) -> list[Finding]:
-    """All that can be said of a study."""
+    """All findings that the numbers support."""
     ranking, standings = evidence.ranking, evidence.standings
-    again = [finalist.again for finalist in standings.finalists] if standings else ranking
-    said = {
+    configurations = [finalist.again for finalist in standings.finalists] if standings else ranking
+    texts = {
         "write-up": verdict(evidence.comparison) if evidence.comparison else None,
         "ranking": wording.ranked(evidence.ranking) if evidence.definition.seeds > 1 else None,
-        "noise": _noise(again),
+        "noise": _noise(configurations),
         "importance": _importance(evidence.importances) if evidence.importances else None,
         "early": _early(evidence.importances.early) if evidence.importances and evidence.importances.early else None,
         "diverged": _diverged(evidence.trials),
@@ -56,7 +56,7 @@ def findings(evidence: Evidence) -> list[Finding]:
         "audit": _audit(evidence.audit),
         "overfitting": overfitting(evidence.definition.score_on, evidence.trials),
         "edge": advice.on_edges(
-            evidence.definition, evidence.trials, next((one for one in again[:1] if one.whole), None)
+            evidence.definition, evidence.trials, next((one for one in configurations[:1] if one.whole), None)
         ),
         "improving": improving(evidence.trials),
         "tie": advice.on_tie(standings, evidence.finalists),
@@ -67,45 +67,43 @@ def findings(evidence: Evidence) -> list[Finding]:
         "rates": advice.on_learning_rates(evidence.definition, evidence.trials),
         "more": advice.on_more_trials(evidence.definition, evidence.trials, evidence.importances),
     }
-    return [Finding(about, text) for about, text in said.items() if text]
+    return [Finding(about, text) for about, text in texts.items() if text]
 
 
-def _noise(again: list[Configuration]) -> str | None:
-    """The deviation of the default configuration over seeds, and the best one's gain beside it."""
-    default = next((one for one in again if one.is_default), None)
+def _noise(configurations: list[Configuration]) -> str | None:
+    default = next((one for one in configurations if one.is_default), None)
     if default is None or default.accuracy.deviation is None:
         return None
     floor = (
         f"Noise floor: the default configuration's accuracy varies by {points(default.accuracy.deviation)} points "
         f"(standard deviation over {default.accuracy.n} seeds)."
     )
-    best = again[0]
+    best = configurations[0]
     if not best.whole:
         return floor
     if best.is_default:
-        return f"{floor} Nothing that was trained as often beats it." if len(again) > 1 else floor
+        beaten = " No other configuration trained with as many seeds scored higher." if len(configurations) > 1 else ""
+        return f"{floor}{beaten}"
     if best.gain is None:
         return floor
-    gain = f"The best one gains {points(best.gain.mean)} points on it ({wording.span(best.gain)})"
+    gain = f"The best configuration scores {points(best.gain.mean)} points higher ({wording.span(best.gain)})"
     return f"{floor} {gain}{', which may be noise' if best.gain.is_noise else ''}."
 
 
 def _importance(found: Importances) -> str | None:
-    """Which hyperparameters matter by each method: those whose interval lies above an equal share."""
     return " ".join([*found.missing, *_by_methods(found)])
 
 
 def _early(found: Early) -> str:
-    """What that importance is of, and which hyperparameters have it."""
     number = found.importances.finished
-    whose = (
+    reached = (
         f"all {number} trials reached"
         if not found.lost
         else f"{number} trials reached; {found.lost} more diverged before"
     )
-    left_out = " `epochs` is left out: it changes nothing before a training ends." if found.without_epochs else ""
+    left_out = " `epochs` is left out, as it has no effect before training ends." if found.without_epochs else ""
     return (
-        f"Importance for the accuracy after {found.when}, which {whose}: what helps early need not help in the end. "
+        f"Importance for the accuracy after {found.when}, which {reached}. What helps early may not help in the end. "
         f"{' '.join([*found.importances.missing, *_by_methods(found.importances)])}{left_out}"
     )
 
@@ -120,23 +118,23 @@ def _by_method(method: str, shares: dict[str, Importance]) -> str:
     clear = [f"{name} {importance.as_words()}" for name, importance in ranked if importance.low > even]
     if clear:
         return (
-            f"By {method} {', '.join(clear)} {'matters' if len(clear) == 1 else 'matter'} "
-            f"more than an equal share ({even:.2f})."
+            f"{method}: {', '.join(clear)} {'is' if len(clear) == 1 else 'are'} more important than an equal share "
+            f"({even:.2f})."
         )
     name, importance = ranked[0]
     return (
-        f"By {method} no hyperparameter stands out: the first, {name}, has {importance.as_words()}, "
-        f"and an equal share is {even:.2f}."
+        f"{method}: no hyperparameter stands out. The first, {name}, has {importance.as_words()}; an equal share is "
+        f"{even:.2f}."
     )
 
 
 def _diverged(trials: list[FrozenTrial]) -> str | None:
     finished = [trial for trial in trials if trial.state in FINISHED]
-    those = [trial for trial in finished if diverged(trial)]
-    if not those:
+    lost = [trial for trial in finished if diverged(trial)]
+    if not lost:
         return None
-    share = f"{count(len(those), 'trial')} of {len(finished)} ({percent(len(those) / len(finished), 1)}) diverged"
-    rates = [trial.params["learning_rate"] for trial in those if "learning_rate" in trial.params]
+    share = f"{len(lost)} of {count(len(finished), 'trial')} ({percent(len(lost) / len(finished), 1)}) diverged"
+    rates = [trial.params["learning_rate"] for trial in lost if "learning_rate" in trial.params]
     if not rates:
         return f"{share}."
     if min(rates) == max(rates):
@@ -148,11 +146,13 @@ def _pruning(found: Pruning | None, untrained: str | None) -> str | None:
     if found is None:
         return None
     others = (
-        f" ({found.others:g} more by audits and by trials that diverged, failed or still run)" if found.others else ""
+        f" (without {found.others:g} epochs of audits and of diverged, failed and unfinished trials)"
+        if found.others
+        else ""
     )
     saved = (
-        f"Pruning saved {percent(found.saved, 0)} of the search's work: {found.trained:g} epochs were trained{others}, "
-        f"in the place of {found.whole} to every trial's end."
+        f"Pruning saved {percent(found.saved, 0)} of the search's epochs: {found.trained:g} epochs were trained{others}"
+        f" instead of the {found.planned} that running every trial to its end would have taken."
     )
     return f"{saved} {untrained}" if untrained else saved
 
@@ -162,12 +162,12 @@ def _audit(found: Audit | None) -> str | None:
         return None
     if found.false is None:
         return (
-            f"The audit of the pruner has too few trials for a rate: {found.audited} audited and {found.complete} "
-            f"completed; {FEWEST_AUDITED} and {CONTENDERS} are needed."
+            f"Pruner audit: too few trials for a false-prune rate, {found.audited} audited and {found.complete} "
+            f"complete ({FEWEST_AUDITED} and {CONTENDERS} are needed)."
         )
     false = found.false
     return (
-        f"Audit of the pruner: of {found.audited} pruned trials that were trained to the end all the same, "
-        f"{false.hits} would have been among the study's best three ({percent(found.bar)} or more): a false-prune rate "
-        f"of {percent(false.hits / false.n, 0)} (95 % interval {percent(false.low, 0)} to {percent(false.high, 0)})."
+        f"Pruner audit: of {found.audited} pruned trials that were trained to the end anyway, {false.hits} would have "
+        f"been among the study's best three ({percent(found.bar)} or more), a false-prune rate of "
+        f"{percent(false.hits / false.n, 0)} (95 % interval {percent(false.low, 0)} to {percent(false.high, 0)})."
     )

@@ -1,4 +1,4 @@
-"""How a search went: trials, what each worker did when, learning curves, pruning, and what a page draws of many."""
+"""Search history: finished trials, attempts of workers, learning curves, pruning, and selection for figures."""
 
 import heapq
 import math
@@ -18,16 +18,16 @@ from search.study.definition import StudyDefinition
 from search.study.record import FINISHED, STEPS_PER_EPOCH, Epoch, attempts_of, audit_of, history_of, reason_of
 from search.study.space import key, marks
 
-PAUSE = 60.0  # seconds in which nobody works, from which on they are none of the search's
+PAUSE = 60.0  # seconds without any worker from which a gap does not count as search time
 
 
 @dataclass(frozen=True)
 class TrialRecord:
     """One finished trial.
 
-    mark: default, or start 2 of the study's starting points; None of what was sampled. accuracy: its last, None if it
-    had none. curve: (epoch, accuracy) pairs. history: the same with the training's own, and beyond a pruning where it
-    was audited. ended: its last training, in seconds since the search began.
+    mark: `default`, or `start 2` for a starting point; None for a sampled trial. accuracy: the last reported; None
+    without a report. curve: (epoch, accuracy) pairs. history: all scores by epoch, for an audited trial also those
+    after pruning. ended: end of its last attempt, in seconds since the search started.
     """
 
     number: int
@@ -47,11 +47,10 @@ class TrialRecord:
 
 @dataclass(frozen=True)
 class Spell:
-    """One attempt of a worker at a trial.
+    """A worker's attempt at a trial.
 
-    worker: its host and process id. again: whether the trial is one of the finalists. start, end: seconds
-    since the search began; of one that runs still, the end is now. outcome: complete, pruned, running, or how
-    else the attempt ended.
+    worker: host and process id. again: whether the trial belongs to the finalists. start, end: seconds since the
+    search started; the end of a running attempt is now. outcome: complete, pruned, running, or how else it ended.
     """
 
     worker: str
@@ -63,8 +62,8 @@ class Spell:
 
 
 def beginning(trials: list[FrozenTrial]) -> datetime:
-    """When the first trial began; now if none has."""
-    starts = [trial.datetime_start.replace(tzinfo=UTC) for trial in trials if trial.datetime_start]  # of last attempts
+    """Start of the first attempt at any trial; now if there is none."""
+    starts = [trial.datetime_start.replace(tzinfo=UTC) for trial in trials if trial.datetime_start]  # last attempts
     starts += [attempt.started for trial in trials for attempt in attempts_of(trial)]
     return min(starts, default=datetime.now(UTC))
 
@@ -76,7 +75,7 @@ def records(definition: StudyDefinition, trials: Iterable[FrozenTrial], began: d
 
 
 def spells(trials: Iterable[FrozenTrial], began: datetime, *, again: bool) -> list[Spell]:
-    """What workers did, in the order in which they began it."""
+    """All attempts at the trials, by start."""
     now = datetime.now(UTC)
     found = []
     for trial in trials:
@@ -96,7 +95,7 @@ def spells(trials: Iterable[FrozenTrial], began: datetime, *, again: bool) -> li
 
 
 def without_pauses(trials: list[TrialRecord], done: list[Spell]) -> tuple[list[TrialRecord], list[Spell], float]:
-    """The same on a clock that stands still while nobody works; and how many seconds it stood still."""
+    """Times without the gaps in which no worker ran, and the total length of these gaps in seconds."""
     pauses, reached = [], 0.0
     for spell in sorted(done, key=lambda spell: spell.start):
         if spell.start - reached > PAUSE:
@@ -114,8 +113,8 @@ def without_pauses(trials: list[TrialRecord], done: list[Spell]) -> tuple[list[T
 
 
 def _record(trial: FrozenTrial, mark: str | None, began: datetime) -> TrialRecord:
-    assert trial.datetime_complete is not None  # it has ended
-    # A paused trial ends with the search, perhaps hours after it was last trained.
+    assert trial.datetime_complete is not None  # finished trials only
+    # datetime_complete of a paused trial is the end of the search, perhaps hours after its last attempt.
     attempts = [attempt.ended for attempt in attempts_of(trial) if attempt.ended]
     ended = max(attempts, default=trial.datetime_complete.replace(tzinfo=UTC))
     curve = [(step / STEPS_PER_EPOCH, value) for step, value in sorted(trial.intermediate_values.items())]
@@ -132,34 +131,34 @@ def _record(trial: FrozenTrial, mark: str | None, began: datetime) -> TrialRecor
     )
 
 
-FEWEST_AUDITED = 10  # trials below which a rate of false prunes is not given
-CONTENDERS = 3  # best completed trials that a pruned one would have had to be among; with fewer there is no rate
+FEWEST_AUDITED = 10  # trials below which no false-prune rate is reported
+CONTENDERS = 3  # a false prune would have been among so many best complete trials; fewer give no rate
 
 
 @dataclass(frozen=True)
 class Pruning:
-    """Epochs trained, and those that all trials would have taken to their ends.
+    """Epochs trained, and planned if every trial had run to its end.
 
-    Of the search's finished trials, without those that diverged and what an audit trained on. others: epochs of the
-    search that are left out.
+    Counts the finished trials of the search, without diverged ones and without the epochs of audits. others: epochs
+    left out.
     """
 
     trained: float
-    whole: int
+    planned: int
     others: float = 0.0
 
     @property
     def saved(self) -> float:
-        """The share of the work that was not done."""
-        return 1 - self.trained / self.whole
+        """The saved share of the planned epochs."""
+        return 1 - self.trained / self.planned
 
 
 @dataclass(frozen=True)
 class Audit:
-    """Pruned trials that were trained to the end all the same.
+    """Pruned trials that were trained to the end anyway.
 
-    false: those that came to at least `bar`, the accuracy of the last of the best completed
-    trials; None where too few trials were audited, or completed.
+    false: those that reached `bar`, the accuracy of the third-best complete trial; None if too few trials were
+    audited or complete.
     """
 
     audited: int
@@ -169,50 +168,50 @@ class Audit:
 
 
 def pruning(definition: StudyDefinition, trials: list[FrozenTrial]) -> Pruning | None:
-    """What was saved by ending trials early; None if none was."""
+    """Epochs saved by pruning; None if no trial was pruned."""
     finished = [trial for trial in trials if trial.state in FINISHED]
     ended = [trial for trial in finished if history_of(trial) and (audit_of(trial) or not diverged(trial))]
     if all(trial.state == TrialState.COMPLETE for trial in ended):
         return None
     trained = sum(min(audited.since if (audited := audit_of(trial)) else math.inf, last(trial)) for trial in ended)
-    whole = sum(trial.params.get("epochs", definition.defaults.epochs) for trial in ended)
-    return Pruning(trained, whole, epochs_of(trials) - trained)
+    planned = sum(trial.params.get("epochs", definition.defaults.epochs) for trial in ended)
+    return Pruning(trained, planned, epochs_of(trials) - trained)
 
 
 def epochs_of(trials: Iterable[FrozenTrial]) -> float:
-    """Epochs that were trained over all of them."""
+    """Epochs trained over all trials."""
     return sum(last(trial) for trial in trials if history_of(trial))
 
 
 def audit(definition: StudyDefinition, trials: list[FrozenTrial]) -> Audit | None:
-    """What became of the audited trials; None if the study has no audit, or nothing to hold them against."""
+    """Outcome of the audited trials; None without an audit or without complete trials."""
     complete = sorted((t.value for t in trials if t.state == TrialState.COMPLETE and t.value is not None), reverse=True)
     if not definition.audit or not complete:
         return None
     bar = complete[:CONTENDERS][-1]
     audited = [found for trial in trials if trial.state == TrialState.PRUNED and (found := audit_of(trial))]
-    false = sum((each.accuracy or 0.0) >= bar for each in audited)  # one that diverged has none
+    false = sum((each.accuracy or 0.0) >= bar for each in audited)  # None if it diverged
     enough = len(audited) >= FEWEST_AUDITED and len(complete) >= CONTENDERS
     return Audit(len(audited), len(complete), bar, share(false, len(audited)) if enough else None)
 
 
 def last(trial: FrozenTrial) -> float:
-    """The last epoch that a trial was trained to."""
+    """The last epoch to which a trial was trained."""
     return history_of(trial)[-1].epoch
 
 
-BEST_TRIALS = 5  # trials whose curves are looked at
-RISE = 1.02  # of a loss over its minimum: less is not called overfitting
+BEST_TRIALS = 5  # whose learning curves are analysed
+RISE = 1.02  # of a loss over its minimum, from which it counts as overfitting
 
 
 def best_trials(trials: list[FrozenTrial]) -> list[FrozenTrial]:
-    """The complete trials of the highest accuracy, the best first."""
+    """The BEST_TRIALS complete trials with the highest accuracy, the best first."""
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and history_of(trial)]
     return sorted(complete, key=lambda trial: trial.value or 0.0, reverse=True)[:BEST_TRIALS]
 
 
 def overfitting(score_on: ScoreOn, trials: list[FrozenTrial]) -> str | None:
-    """Of the best trials, those whose scored loss had risen at the end while the training loss fell on."""
+    """Finding on the best trials whose scored loss rises at the end while the training loss still falls."""
     best, rises = best_trials(trials), []
     for trial in best:
         history = history_of(trial)
@@ -234,15 +233,16 @@ def overfitting(score_on: ScoreOn, trials: list[FrozenTrial]) -> str | None:
 
 
 def improving(trials: list[FrozenTrial]) -> str | None:
-    """Whether good trials still gained in their last epoch, by more than noise.
+    """Finding on good trials that still improved significantly in their last epoch.
 
-    They are those that stood best before it: those that stand best after it are partly so by luck in it.
+    Trials are selected by the accuracy before that epoch; selection by the final accuracy would favour lucky last
+    epochs.
     """
     ends = []
     for trial in trials:
-        whole = [epoch.accuracy for epoch in history_of(trial) if epoch.epoch == int(epoch.epoch)]
-        if trial.state == TrialState.COMPLETE and len(whole) >= 2:
-            ends.append((whole[-2], whole[-1]))
+        accuracies = [epoch.accuracy for epoch in history_of(trial) if epoch.epoch == int(epoch.epoch)]
+        if trial.state == TrialState.COMPLETE and len(accuracies) >= 2:
+            ends.append((accuracies[-2], accuracies[-1]))
     gains = [last - before for before, last in sorted(ends, reverse=True)[:BEST_TRIALS]]
     if len(gains) < 3:
         return None
@@ -250,19 +250,19 @@ def improving(trials: list[FrozenTrial]) -> str | None:
     if gain is None or gain.low <= 0:
         return None
     return (
-        f"The {len(gains)} trials that stood best before their last epoch still improved in it, by "
-        f"{points(gain.mean)} points on average (95 % interval {points(gain.low)} to {points(gain.high)}): "
-        "in a study of another `--name`, more epochs may help."
+        f"The {len(gains)} trials that were best before their last epoch still improved in it, by {points(gain.mean)} "
+        f"points on average (95 % interval {points(gain.low)} to {points(gain.high)}): more epochs may help, in a new "
+        "study (`--name`)."
     )
 
 
-MOST_TRIALS = 1000  # trials that a figure shows
-MOST_CURVES = 300  # curves of one state
-ALWAYS_DRAWN = 100  # trials that are always shown
+MOST_TRIALS = 1000  # trials per figure
+MOST_CURVES = 300  # curves per state
+ALWAYS_DRAWN = 100  # best trials that are always drawn
 
 
 def drawn_trials(trials: list[TrialRecord], most: int = MOST_TRIALS) -> list[TrialRecord]:
-    """All of them, or the best complete ones and others evenly spread over the search, in their order."""
+    """At most `most` trials in order: the best complete ones, and an even selection of the others."""
     if len(trials) <= most:
         return trials
     complete = [trial for trial in trials if trial.state == "complete" and trial.accuracy is not None]
@@ -274,7 +274,7 @@ def drawn_trials(trials: list[TrialRecord], most: int = MOST_TRIALS) -> list[Tri
 
 
 def drawn_curves(trials: list[TrialRecord]) -> list[TrialRecord]:
-    """Of each state those whose intermediate values are drawn."""
+    """For each state, at most MOST_CURVES trials with intermediate values."""
     states = dict.fromkeys(trial.state for trial in trials)
     return [
         trial

@@ -1,4 +1,4 @@
-"""Which hyperparameters matter, by two methods, how sure that is, and the mean accuracy over two of them."""
+"""Hyperparameter importance by two methods with bootstrap intervals, and the mean accuracy over two of them."""
 
 import math
 import warnings
@@ -21,16 +21,16 @@ from search.study.parameters import Parameter
 from search.study.record import PAUSED, STEPS_PER_EPOCH
 
 FEWEST_FINISHED = 10  # trials below which PED-ANOVA is noise
-FEWEST_BEST = 5  # trials that PED-ANOVA sets against all; its documentation advises so
+FEWEST_BEST = 5  # top trials of PED-ANOVA, as its documentation recommends
 FEWEST_COMPLETE = 20  # trials below which fANOVA is noise
 BEST_SHARE = 0.2  # of the finished trials
 RESAMPLES = 60  # of the bootstrap (Efron, 1979); fANOVA takes 0.1 s for each
 FEW_RESAMPLES = 20  # under each condition, of which there may be many
-TREES = 16  # of each of fANOVA's forests; a forest of 64 ranks no better and takes four times as long
-NEWEST = 500  # trials that are looked at
-NEWEST_COMPLETE = 120  # of them that fANOVA looks at: its time grows faster than their number
-LATE = "epochs"  # changes nothing before a training's end, as no schedule depends on it: see fmnist.training
-ALIKE = "has nothing to tell apart: its trials are alike in their hyperparameters or in their accuracy"
+TREES = 16  # of each fANOVA forest; 64 rank no better and take four times as long
+NEWEST = 500  # trials analysed
+NEWEST_COMPLETE = 120  # trials analysed by fANOVA, whose time grows faster than linearly
+LATE = "epochs"  # no effect before training ends, as no schedule depends on it: see fmnist.training
+ALIKE = "is undefined: all its trials have the same hyperparameters or the same accuracy"
 
 Evaluator = FanovaImportanceEvaluator | PedAnovaImportanceEvaluator
 Trials = Sequence[FrozenTrial]
@@ -38,7 +38,7 @@ Trials = Sequence[FrozenTrial]
 
 @dataclass(frozen=True)
 class Importance:
-    """A share of 1, and its bootstrap interval, which is widened to hold the share where it does not."""
+    """A share of 1, and its bootstrap interval, widened to contain the share if necessary."""
 
     share: float
     low: float
@@ -50,12 +50,13 @@ class Importance:
 
 @dataclass(frozen=True)
 class Importances:
-    """How much each hyperparameter matters that all trials have; a method is None, and `missing` says why, where
-    trials are too few or all alike.
+    """Importance of each hyperparameter that all trials have.
 
-    ped_anova: for being among the `best` of `finished` trials (pruned ones count with what they had
-    reached). fanova: for the accuracy of the `complete` ones. conditional: hyperparameters that only some trials have.
-    early: the same for an earlier accuracy, where too few trials are complete for fANOVA.
+    A method is None, with the reason in `missing`, if there are too few trials or they do not differ.
+
+    ped_anova: for being among the `best` of `finished` trials (pruned ones count with their last accuracy). fanova:
+    for the accuracy of the `complete` trials. conditional: hyperparameters that only some trials have. early:
+    importance for an earlier accuracy, if too few trials are complete for fANOVA.
     """
 
     ped_anova: dict[str, Importance] | None
@@ -69,17 +70,17 @@ class Importances:
 
     @property
     def methods(self) -> dict[str, dict[str, Importance]]:
-        """The shares by the name of each method that found some."""
+        """The shares by method, without methods that are None."""
         found = {"fANOVA": self.fanova, "PED-ANOVA": self.ped_anova}
         return {method: shares for method, shares in found.items() if shares}
 
 
 @dataclass(frozen=True)
 class Early:
-    """How much each hyperparameter matters for the accuracy after `epoch`.
+    """Importance for the accuracy after `epoch`, over all trials that reached it.
 
-    A trial that reached it counts, whatever became of it later. lost: trials that diverged before. without_epochs:
-    whether the trials' epochs were searched, which cannot matter yet.
+    lost: trials that diverged before. without_epochs: whether `epochs` was searched; it is left out, as it has no
+    effect yet.
     """
 
     epoch: float
@@ -89,15 +90,17 @@ class Early:
 
     @property
     def when(self) -> str:
-        """a quarter of an epoch, 2 epochs."""
+        """`epoch` in words: a quarter of an epoch, 2 epochs."""
         words = {0.25: "a quarter of an epoch", 0.5: "half an epoch", 1.0: "one epoch"}
         return words.get(self.epoch, f"{self.epoch:g} epochs")
 
 
 @dataclass(frozen=True)
 class Conditional:
-    """How much a hyperparameter matters among the `finished` trials that have it, as a share of what all that these
-    have explains; a method is None where they are too few or all alike."""
+    """Importance of a hyperparameter over the `finished` trials that have it.
+
+    Shares are relative to all hyperparameters of these trials; a method is None if they are too few or do not differ.
+    """
 
     finished: int
     ped_anova: Importance | None
@@ -105,10 +108,10 @@ class Conditional:
 
 
 def importances(trials: Trials) -> Importances:
-    """Two methods side by side: PED-ANOVA (Watanabe et al., 2023) and fANOVA (Hutter et al., 2014).
+    """Importance by PED-ANOVA (Watanabe et al., 2023) and fANOVA (Hutter et al., 2014).
 
     Args:
-        trials: all of a study.
+        trials: all trials of a study.
     """
     valued = [trial for trial in trials if trial.state.is_finished() and trial.value is not None]
     found = _measured(valued)
@@ -117,13 +120,12 @@ def importances(trials: Trials) -> Importances:
 
 
 def _early(trials: Trials) -> Early | None:
-    """Importance at the last step that no trial was stopped before, unless it diverged; None if they are too few.
+    """Importance at the last step before which only diverging trials were stopped; None with too few trials.
 
-    Later steps have only the trials that the pruner let continue: what made it stop the others would seem to matter
-    less than it does.
+    Later steps lack the pruned trials, which would understate the hyperparameters that caused pruning.
     """
     begun = [trial for trial in trials if trial.state != TrialState.FAIL and trial.intermediate_values]
-    # Trials that run or were interrupted are left out here: how far they are says nothing about their accuracy.
+    # Running and interrupted trials do not limit the step: their progress says nothing about their accuracy.
     step = min((max(trial.intermediate_values) for trial in begun if _is_stopped(trial)), default=0)
     reached = [_at(trial, step) for trial in begun if step in trial.intermediate_values]
     found = _measured(reached) if len(reached) >= FEWEST_COMPLETE else None
@@ -138,7 +140,7 @@ def _is_stopped(trial: FrozenTrial) -> bool:
 
 
 def _at(trial: FrozenTrial, step: int) -> FrozenTrial:
-    """The trial as if it had ended there, without what takes effect later."""
+    """The trial as if complete at that step, without hyperparameters that take effect later."""
     seen = copy(trial)
     seen.state, seen.value = TrialState.COMPLETE, trial.intermediate_values[step]
     seen.params, seen.distributions = (
@@ -148,38 +150,38 @@ def _at(trial: FrozenTrial, step: int) -> FrozenTrial:
 
 
 def _measured(trials: Trials) -> Importances:
-    """Importance of what all of these trials have, and of what some have."""
+    """Importance of the hyperparameters that all trials have, and of those that some have."""
     valued = trials[-NEWEST:]
     found = _of_shared(valued, RESAMPLES)
     names = dict.fromkeys(name for trial in valued for name in trial.params)
-    having = {name: [trial for trial in valued if name in trial.params] for name in names}
-    some = {name: those for name, those in having.items() if len(those) < len(valued)}
-    # Many hyperparameters have one condition, and fANOVA takes seconds.
-    measured = {tuple(map(id, those)): those for those in some.values()}
-    within = {key: _of_shared(those, FEW_RESAMPLES) for key, those in measured.items()}
+    by_name = {name: [trial for trial in valued if name in trial.params] for name in names}
+    some = {name: subset for name, subset in by_name.items() if len(subset) < len(valued)}
+    # Measured once per set of trials: fANOVA takes seconds, and hyperparameters often share a condition.
+    subsets = {tuple(map(id, subset)): subset for subset in some.values()}
+    measured = {key: _of_shared(subset, FEW_RESAMPLES) for key, subset in subsets.items()}
     conditional = {}
-    for name, those in some.items():
-        of_those = within[tuple(map(id, those))]
-        ped_anova, fanova = (method.get(name) if method else None for method in (of_those.ped_anova, of_those.fanova))
-        conditional[name] = Conditional(len(those), ped_anova, fanova)
+    for name, subset in some.items():
+        within = measured[tuple(map(id, subset))]
+        ped_anova, fanova = (method.get(name) if method else None for method in (within.ped_anova, within.fanova))
+        conditional[name] = Conditional(len(subset), ped_anova, fanova)
     return replace(found, conditional=conditional)
 
 
 def _of_shared(trials: Trials, resamples: int) -> Importances:
-    """The importance of the hyperparameters that all of some trials have."""
+    """Importance of the hyperparameters that all of these trials have."""
     valued = _shared(trials)
     names = valued[0].params if valued else {}
     complete = [trial for trial in valued if trial.state == TrialState.COMPLETE]
     if names and sum(len({trial.params[name] for trial in valued}) > 1 for name in names) == 1:
-        # The share of a single one that varies is 1, whatever it does.
+        # The share of a single varying hyperparameter is always 1.
         return Importances(None, None, 0, len(valued), len(complete), [])
     best = min(max(FEWEST_BEST, round(BEST_SHARE * len(valued))), len(complete))
     missing = []
     ped_anova = fanova = None
     if len(valued) < FEWEST_FINISHED or len(complete) < FEWEST_BEST:
         missing.append(
-            f"Too little data for PED-ANOVA: it needs {FEWEST_FINISHED} finished trials and {FEWEST_BEST} completed "
-            f"ones; there are {len(valued)} and {len(complete)}."
+            f"Too few trials for PED-ANOVA: {FEWEST_FINISHED} finished and {FEWEST_BEST} complete ones are needed, of "
+            f"{len(valued)} and {len(complete)} so far."
         )
     elif not _varied(valued):
         missing.append(f"PED-ANOVA {ALIKE}.")
@@ -188,7 +190,7 @@ def _of_shared(trials: Trials, resamples: int) -> Importances:
         ped_anova = _with_intervals(valued, lambda _: evaluator, resamples)
     if len(complete) < FEWEST_COMPLETE:
         missing.append(
-            f"Too little data for fANOVA: it needs {FEWEST_COMPLETE} completed trials; there are {len(complete)}."
+            f"Too few trials for fANOVA: {FEWEST_COMPLETE} complete ones are needed, {len(complete)} exist so far."
         )
     elif not _varied(complete):
         missing.append(f"fANOVA {ALIKE}.")
@@ -199,12 +201,12 @@ def _of_shared(trials: Trials, resamples: int) -> Importances:
 
 
 def _shared(trials: Trials) -> list[FrozenTrial]:
-    """The trials with only what all of them have, without those outside of the ranges they are stored with."""
+    """The trials, reduced to the hyperparameters that all of them have."""
     names = _names(trials)
     reduced = []
     for trial in trials:
         params, distributions = ({name: of[name] for name in names} for of in (trial.params, trial.distributions))
-        with suppress(ValueError):  # enqueued by something else, as samplers leave it out too
+        with suppress(ValueError):  # a value outside its stored range, enqueued by other software; samplers skip it too
             reduced.append(
                 create_trial(state=trial.state, value=trial.value, params=params, distributions=distributions)
             )
@@ -212,25 +214,23 @@ def _shared(trials: Trials) -> list[FrozenTrial]:
 
 
 def _names(trials: Trials) -> list[str]:
-    """What all of them have."""
     return [name for name in trials[0].params if all(name in trial.params for trial in trials)] if trials else []
 
 
 def _varied(trials: Trials) -> bool:
-    """Whether they differ both in their parameters and in their accuracy."""
     return len({space.key(trial.params) for trial in trials}) > 1 and len({trial.value for trial in trials}) > 1
 
 
 def _with_intervals(trials: Trials, evaluator: Callable[[int], Evaluator], resamples: int) -> dict[str, Importance]:
-    """Shares of all the trials, and between which ends they lie when trials are drawn anew with replacement."""
+    """Shares over all trials, with bootstrap intervals (percentile method)."""
     draw = np.random.default_rng(0)
     shares = _shares(trials, evaluator(0))
-    drawn = [
+    resampled = [
         _shares([trials[i] for i in draw.integers(len(trials), size=len(trials))], evaluator(resample))
         for resample in range(resamples)
     ]
     tail = (1 - CONFIDENCE) / 2
-    intervals = {name: np.quantile([each[name] for each in drawn], [tail, 1 - tail]).tolist() for name in shares}
+    intervals = {name: np.quantile([each[name] for each in resampled], [tail, 1 - tail]).tolist() for name in shares}
     return {
         name: Importance(share, min(share, intervals[name][0]), max(share, intervals[name][1]))
         for name, share in shares.items()
@@ -238,28 +238,28 @@ def _with_intervals(trials: Trials, evaluator: Callable[[int], Evaluator], resam
 
 
 def _shares(trials: Trials, evaluator: Evaluator) -> dict[str, float]:
-    """Each parameter's share of 1; nothing to tell apart means equal shares."""
-    if not _varied(trials):  # a draw may be so; fANOVA raises
+    """Each parameter's share of 1; equal shares if the trials do not differ."""
+    if not _varied(trials):  # possible for a resample, and fANOVA would raise
         return {name: 1 / len(trials[0].params) for name in trials[0].params}
     study = StudyOfTrials([copy(trial) for trial in trials])
-    with warnings.catch_warnings(action="ignore", category=UserWarning):  # of a draw with one value only
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # of a resample with a single value
         found = {name: max(float(value), 0.0) for name, value in evaluator.evaluate(study).items()}
     total = sum(found.values())
     return {name: value / total if total else 1 / len(found) for name, value in found.items()}
 
 
-FEWEST = 10  # complete trials below which a mean over two hyperparameters shows noise
-SIDE = 25  # points of the grid along a range
-WIDTH = 0.08  # of a range: the deviation of the kernel, in which trials count as near
-NEAR = 2.0  # deviations within which there must be a trial
+FEWEST = 10  # complete trials below which the map would show noise
+SIDE = 25  # grid points along a range
+WIDTH = 0.08  # of a range: standard deviation of the kernel
+NEAR = 2.0  # kernel deviations within which a grid point needs a trial
 
 
 @dataclass(frozen=True)
 class Landscape:
-    """The mean accuracy of the complete trials near each point of a grid of two hyperparameters.
+    """Kernel-weighted mean accuracy of complete trials on a grid of two hyperparameters (Nadaraya and Watson, 1964).
 
-    It is that of Nadaraya and Watson (1964). x, y: their names. xs, ys: their values on the grid. z: a row
-    for each of ys; None where no trial is near. points: (x, y) of the trials.
+    x, y: names. xs, ys: values on the grid. z: one row for each of ys; None where no trial is near. points: (x, y) of
+    the trials.
     """
 
     x: str
@@ -271,7 +271,7 @@ class Landscape:
 
 
 def position(parameter: Parameter, value: Any) -> float:
-    """Where a value lies on its axis, from 0 to 1; choices lie evenly, in the order of their values."""
+    """Position of a value on its axis, from 0 to 1; choices are evenly spaced, in the order of `ordered`."""
     if parameter.choices is not None:
         places = ordered(parameter)
         return places.index(value) / max(1, len(places) - 1)
@@ -282,12 +282,12 @@ def position(parameter: Parameter, value: Any) -> float:
 
 
 def ordered(parameter: Parameter) -> list[Any]:
-    """Choices in the order of an axis: numbers by size, others as they are given."""
+    """Choices in axis order: numbers by size, others as defined."""
     return sorted(parameter.values()) if parameter.ordered else parameter.values()
 
 
 def foremost(space: Mapping[str, Parameter], importances: Importances | None) -> list[str]:
-    """The two most important hyperparameters; all of a space of two; none where importance is not known."""
+    """The two most important hyperparameters; both of a space of two; empty if importance is unknown."""
     if len(space) == 2:
         return list(space)
     shares = importances and (importances.fanova or importances.ped_anova)
@@ -295,7 +295,7 @@ def foremost(space: Mapping[str, Parameter], importances: Importances | None) ->
 
 
 def landscape(definition: StudyDefinition, names: list[str], trials: list[FrozenTrial]) -> Landscape | None:
-    """The mean accuracy over the two hyperparameters of these names; None where there are too few complete trials."""
+    """The mean accuracy over two named hyperparameters; None with too few complete trials."""
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
     complete = [trial for trial in complete if trial.params.keys() >= set(names)]
     if len(names) < 2 or len(complete) < FEWEST:
@@ -323,14 +323,13 @@ def landscape(definition: StudyDefinition, names: list[str], trials: list[Frozen
 
 
 def _place(parameter: Parameter, value: Any) -> float:
-    """A value's position, or for choices its place in their order: they are not near each other."""
     if parameter.choices is not None:
-        return float(ordered(parameter).index(value))
+        return float(ordered(parameter).index(value))  # so far apart that the kernel does not mix choices
     return position(parameter, value)
 
 
 def _grid(parameter: Parameter) -> list[Any]:
-    """Values along an axis: all that there are, or evenly spaced ones of a range that has too many."""
+    """Grid values along an axis: all values, or evenly spaced ones if a range has more than SIDE."""
     if parameter.choices is not None:
         return ordered(parameter)
     if (parameter.whole or not parameter.continuous) and parameter.count() <= SIDE:

@@ -1,4 +1,4 @@
-"""What the best checkpoint does: its scores, its mistakes and its filters, with small pictures as data URIs."""
+"""The best checkpoint: its scores, errors and filters, with images as data URIs."""
 
 import base64
 import logging
@@ -32,12 +32,12 @@ NEGATIVE, POSITIVE = np.array([0, 114, 178]), np.array([213, 94, 0])  # Okabe an
 
 
 def grey(pixels: list[list[int]]) -> str:
-    """An image of the data set: rows of pixels from 0 to 255."""
+    """A PNG data URI of an image; pixels: rows of values from 0 to 255."""
     return _uri(np.array(pixels, dtype=np.uint8))
 
 
 def diverging(weights: list[list[float]], scale: float) -> str:
-    """A filter: white where a weight is 0, blue down to -scale, vermilion up to scale."""
+    """A PNG data URI of a filter: white at 0, blue towards -scale, vermilion towards scale."""
     shares = np.clip(np.array(weights) / (scale or 1), -1, 1)[..., None]
     colours = 255 + np.abs(shares) * (np.where(shares < 0, NEGATIVE, POSITIVE) - 255)
     return _uri(colours.round().astype(np.uint8))
@@ -49,16 +49,16 @@ def _uri(pixels: np.ndarray) -> str:
     return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
-MISTAKES = 24  # that are shown
-FILTERS = 64  # that are shown
-CONFUSED = 3  # pairs of classes that are named
+MISTAKES = 24  # shown in the report
+FILTERS = 64  # shown in the report
+CONFUSED = 3  # most confused pairs of classes named in the report
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """An image that is taken for another class, and the probability that this class is given.
+    """A misclassified image.
 
-    index: among the scored images. pixels: 28 rows of 28, 0 to 255.
+    index: among the scored images. probability: of the predicted class. pixels: 28 rows of 28 values, 0 to 255.
     """
 
     index: int
@@ -70,7 +70,7 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Filters:
-    """The first of the `total` filters of the first convolution: each a square of weights."""
+    """The first FILTERS of the `total` filters of the first convolution, each a square of weights."""
 
     total: int
     weights: list[list[list[float]]]
@@ -78,11 +78,12 @@ class Filters:
 
 @dataclass(frozen=True)
 class BestNetwork:
-    """The best checkpoint: the winner's if there are finalists, scored on test images, else the best trial's.
+    """The best checkpoint: the winner's, scored on the test images; without finalists, the best trial's.
 
-    path: its file or URL. scored_on: the images. confused: the most frequent mistakes as (true class,
-    predicted class, images). mistakes: the most confident ones, of `wrong`. filters: None without a convolution.
-    unrun: why the code of a user's own network did not run; then the scores are those on record, without mistakes.
+    path: file or URL. scored_on: split of the images. confused: the most frequent errors as (true class, predicted
+    class, images). mistakes: the most confident of the `wrong` predictions. filters: None without a convolution.
+    unrun: why the code of a user's own network did not run; the scores are then those in the checkpoint, and mistakes
+    is empty.
     """
 
     path: str
@@ -104,7 +105,7 @@ class BestNetwork:
 def best_network(
     study: optuna.Study, folder: Path, summary: Summary, standings: Standings | None, data: DataSet
 ) -> tuple[BestNetwork | None, str | None]:
-    """What the best checkpoint does; None and the reason if it cannot be told."""
+    """Evaluate the best checkpoint; None and the reason if that is not possible."""
     try:
         if standings and standings.winner and standings.checkpoint:
             path, checkpoint = str(standings.checkpoint), load(standings.checkpoint)
@@ -113,25 +114,26 @@ def best_network(
         elif summary.best and summary.best.checkpoint:
             found = read_checkpoint(study.get_trials(deepcopy=False)[summary.best.number], artifacts_of(study, folder))
             if found is None:
-                return None, "Its checkpoint is gone."
+                return None, f"the checkpoint of trial {summary.best.number} was not found."
             path, (_, checkpoint) = summary.best.checkpoint, found
             splits = split(data, checkpoint.score_on)
         else:
-            return None, "Its checkpoint is gone." if summary.best else "No trial is complete yet."
-    except (CheckpointError, ArtifactError, OSError) as error:  # a report is written all the same
+            reason = f"the checkpoint of trial {summary.best.number} was not found." if summary.best else None
+            return None, reason or "no trial is complete yet."
+    except (CheckpointError, ArtifactError, OSError) as error:  # the report is written anyway
         return None, str(error)
     return describe(checkpoint, path, splits.scored, splits.score_on), None
 
 
 def _copied(study: optuna.Study, winner: Finalist) -> FrozenTrial:
-    """The trial whose checkpoint was copied for the winner."""
-    again = finalists_of(study)
-    assert again is not None  # there are standings
-    return again.get_trials(deepcopy=False)[winner.again.trials[0]]
+    """The finalist trial whose checkpoint was published as the winner's."""
+    finalist_study = finalists_of(study)
+    assert finalist_study is not None  # there are standings
+    return finalist_study.get_trials(deepcopy=False)[winner.again.trials[0]]
 
 
 def describe(checkpoint: Checkpoint, path: str, scored: LabelledImages, scored_on: str) -> BestNetwork:
-    """What the network of a checkpoint does with images."""
+    """Evaluate the network of a checkpoint on images."""
     unrun = None
     try:
         network = checkpoint.network()
@@ -139,7 +141,7 @@ def describe(checkpoint: Checkpoint, path: str, scored: LabelledImages, scored_o
             result = evaluate(network, scored)
     except NetworkError as error:
         unrun, scored_on, result = str(error).splitlines()[0], checkpoint.score_on, _recorded(checkpoint)
-        log.warning("the report shows no mistakes of the network, as its code did not run: %s", unrun)
+        log.warning("the report shows no errors of the network, as its code did not run: %s", unrun)
     return BestNetwork(
         path=path,
         scored_on=scored_on,
@@ -159,7 +161,7 @@ def describe(checkpoint: Checkpoint, path: str, scored: LabelledImages, scored_o
 
 
 def _recorded(checkpoint: Checkpoint) -> Evaluation:
-    """What a checkpoint has on record of its last scores: who was taken for whom."""
+    """The evaluation rebuilt from the confusion matrix in the checkpoint."""
     scores = checkpoint.history[-1]
     counts = torch.tensor(scores.confusion)
     pairs = counts.nonzero().repeat_interleave(counts[counts > 0], dim=0)
@@ -179,7 +181,6 @@ def _confused(result: Evaluation) -> list[tuple[str, str, int]]:
 
 
 def _mistakes(result: Evaluation, scored: LabelledImages) -> list[Mistake]:
-    """The most confident first."""
     shares = result.logits.double().softmax(dim=1).max(dim=1).values
     wrong = (result.predictions != result.labels).nonzero().flatten()
     order = wrong[shares[wrong].argsort(descending=True, stable=True)][:MISTAKES]

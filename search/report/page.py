@@ -1,4 +1,4 @@
-"""The reports' pages: numbers and their figures, laid out by the templates beside this."""
+"""HTML pages of the reports, from the templates in this package."""
 
 import json
 import math
@@ -25,20 +25,20 @@ from search.report.style import in_sight
 from search.results import wording
 
 SECTIONS = {
-    "answer": "The answer",
-    "importance": "What matters",
-    "course": "How it got there",
-    "space": "The space",
-    "cost": "What accuracy costs",
-    "network": "The best network",
-    "next": "What to try next",
-    "provenance": "Where this comes from",
+    "answer": "Result",
+    "importance": "Hyperparameter importance",
+    "course": "Search history",
+    "space": "Search space",
+    "cost": "Cost",
+    "network": "Best network",
+    "next": "Recommendations",
+    "provenance": "Provenance",
 }
-DIGITS = 6  # significant ones of a number in a figure
+DIGITS = 6  # significant digits of numbers in figures
 
 
 def render(analysis: Analysis) -> str:
-    """The page of a study."""
+    """HTML page of a study."""
     network = analysis.network
     return _page(
         "page.html",
@@ -66,7 +66,7 @@ def _largest(weights: list[list[list[float]]]) -> float:
 
 
 def render_comparison(comparison: Comparison, names: list[str]) -> str:
-    """The page of several studies."""
+    """HTML page that compares several studies."""
     drawn = {}
     if comparison.answers:
         drawn = {
@@ -78,7 +78,6 @@ def render_comparison(comparison: Comparison, names: list[str]) -> str:
 
 
 def _page(template: str, drawn: dict[str, go.Figure], **values: Any) -> str:
-    """HTML in which everything is inlined, plotly.js once."""
     environment = Environment(
         loader=PackageLoader("search", "report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
@@ -88,13 +87,13 @@ def _page(template: str, drawn: dict[str, go.Figure], **values: Any) -> str:
     return environment.get_template(template).render(
         figures=plain,
         figures_json=Markup(json.dumps(plain, separators=(",", ":")).replace("<", "\\u003c")),  # noqa: S704
-        plotly_js=Markup(get_plotlyjs()),  # noqa: S704  plotly's own code, not a user's text
+        plotly_js=Markup(get_plotlyjs()),  # noqa: S704  plotly's own code, no user input
         **values,
     )
 
 
 def drawers(analysis: Analysis) -> dict[str, Callable[[Analysis], go.Figure]]:
-    """What draws each figure that there are numbers for."""
+    """Functions that draw the figures for which there are numbers, by figure name."""
     found = analysis.importances
     complete = analysis.summary.best is not None
     scored = any(trial.accuracy is not None for trial in analysis.trials)
@@ -121,7 +120,7 @@ def drawers(analysis: Analysis) -> dict[str, Callable[[Analysis], go.Figure]]:
 
 
 def _outliers(analysis: Analysis) -> float | None:
-    """The accuracy below which figures of complete trials begin; None if they show all."""
+    # Lower end of the accuracy axis of the figures, if they hide outliers.
     seen = in_sight([cost.accuracy for cost in analysis.costs])
     return seen[0] if seen else None
 
@@ -130,15 +129,14 @@ def _curved(analysis: Analysis) -> int:
     return sum(bool(trial.curve) for trial in analysis.trials)
 
 
-def _thinned(shown: int, there: int, what: str) -> str:
-    """What to say of a figure that leaves some out."""
-    if shown == there:
+def _thinned(shown: int, total: int, what: str) -> str:
+    if shown == total:
         return ""
-    return f"{shown:,} of {there:,} {what} are drawn: the best, and others evenly spread over the search."
+    return f"{shown:,} of {total:,} {what} are drawn: the best, and an even selection of the others."
 
 
 def _plain(value: Any) -> Any:
-    """A figure as JSON has it, numbers with fewer digits, without plotly's template."""
+    # Rounded and without plotly's template, to keep the page small.
     if isinstance(value, dict):
         return {name: _plain(each) for name, each in value.items() if name != "template"}
     if isinstance(value, list | tuple):
@@ -149,11 +147,11 @@ def _plain(value: Any) -> Any:
 
 
 def code(text: str) -> Markup:
-    """A sentence, with what stands between backticks as code, and no line broken before a %."""
+    """Escaped HTML of a sentence: backticks become code, and no line breaks before a %."""
     unbroken = str(escape(text)).replace(" %", "\u00a0%")
     return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", unbroken))  # noqa: S704  it is escaped
 
 
-def moment(written: str) -> str:
-    """An ISO 8601 time: 2026-11-26 07:05 UTC."""
-    return f"{datetime.fromisoformat(written):%Y-%m-%d %H:%M} UTC"
+def moment(time: str) -> str:
+    """Format an ISO 8601 time: 2026-11-26 07:05 UTC."""
+    return f"{datetime.fromisoformat(time):%Y-%m-%d %H:%M} UTC"

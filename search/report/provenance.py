@@ -1,4 +1,4 @@
-"""Where a report's numbers come from, and the commands that lead to them again."""
+"""Provenance of a report: data, versions, machines, and the commands that reproduce it."""
 
 import json
 import re
@@ -29,14 +29,14 @@ from search.study.store import DATA, VERSIONS, Run, runs, source_of
 
 @dataclass(frozen=True)
 class Provenance:
-    """What one needs to come to the same numbers.
+    """What is needed to reproduce a study.
 
-    written: when the report was (ISO 8601, UTC), and `by` what. runs: of the search. database: its file, or its
-    URL without a password. options: that lead each command to the study. data_options: that lead those that read
-    the data set to it. study_file: its definition as TOML. versions: of what the study was begun with. workers:
-    each host, device and thread count, and how many attempts it made. fingerprint: SHA-256 of the data files'
-    check-sums; those are there if the data set is. architecture: the network's name; network: the file that holds it,
-    if it is the user's own.
+    written: time of the report (ISO 8601, UTC). by: program and version that wrote it. runs: commands that ran the
+    search. database: its file, or its URL without the password. options: command-line options that select the study's
+    database. data_options: options that select the data set, if it is not in a default folder. study_file: the
+    definition as TOML. versions: of the packages with which the study was started. workers: number of attempts by
+    host, device and thread count. fingerprint: SHA-256 of the data files' checksums. checksums: by file; empty if the
+    data set is not available here. architecture: name of the network. network: its source, if it is the user's own.
     """
 
     written: str
@@ -55,16 +55,16 @@ class Provenance:
     network: Source | None
 
     def command(self, words: str, *names: str | int, data: bool = True) -> str:
-        """A command on the study, as it is typed in any folder; data: whether it reads the data set."""
+        """A command on the study that works in any folder; data: whether it reads the data set."""
         options = self.options + (self.data_options if data else "")
         return shlex.join(["fmnist-search", *words.split(), *map(str, names)]) + options
 
     def training(self, hyperparameters: Hyperparameters, seed: int, score_on: ScoreOn, tta: Tta) -> str:
-        """The command that trains a configuration by itself, as it is typed where the network's file is, if any."""
+        """The `train` command of a configuration, to be run in the folder of the network's file, if it has one."""
         words = ["fmnist-search", "train", "--seed", str(seed)]
-        usual = Hyperparameters()
+        defaults = Hyperparameters()
         for name, value in hyperparameters.model_dump(exclude={"network"}).items():
-            if value != getattr(usual, name):
+            if value != getattr(defaults, name):
                 words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
         for name, value in hyperparameters.network.items():
             words += ["--set", f"{name}={written(value)}"]
@@ -80,7 +80,13 @@ def provenance(
     trials: Iterable[FrozenTrial],
     data: DataSet | None,
 ) -> Provenance:
-    """Gather it for a study whose files are in `folder`; data: the study's, if it can be had here."""
+    """Gather the provenance of a study.
+
+    Args:
+        folder: of the study's files.
+        trials: of the search and the finalists.
+        data: the study's data set; None if it is not available here.
+    """
     url = engine_of(study).url.render_as_string(hide_password=False)
     attempts = [attempt for trial in trials for attempt in attempts_of(trial)]
     stored = study.user_attrs
@@ -103,7 +109,6 @@ def provenance(
 
 
 def _options(url: str, folder: Path) -> str:
-    """What leads a command to the database."""
     database, output = parse(url).database, folder.resolve().parent
     embedded = parse(default_url(output)).database
     options = (
@@ -115,14 +120,14 @@ def _options(url: str, folder: Path) -> str:
 
 
 def _data_options(data: DataSet | None) -> str:
-    """What leads a command to the data set, if that is not where any command looks."""
+    # Commands look in these folders by themselves.
     if data is None or data.folder in (source.cache_folder(), source.DEBIAN_FOLDER):
         return ""
     return f" {shlex.join(['--data-dir', str(data.folder.resolve())])}"
 
 
 def as_toml(definition: StudyDefinition) -> str:
-    """The definition as a study file that `fmnist-search run` takes; what has its usual value is left out."""
+    """The definition as a study file for `fmnist-search run`, without keys that have their default value."""
     given = definition.model_dump(mode="json", exclude_defaults=True, exclude={"defaults", "start", "space", "grid"})
     lines = _lines(given)
     lines += ["", "[defaults]", *_lines(definition.default_values)]
@@ -143,12 +148,12 @@ def _lines(table: Mapping[str, Any]) -> list[str]:
 
 
 def _key(name: str) -> str:
-    """Python's names may have letters that TOML wants in quotes."""
+    # Python names may contain letters that TOML needs in quotes.
     return name if re.fullmatch(r"[\w-]+", name, re.ASCII) else json.dumps(name, ensure_ascii=False)
 
 
 def _toml(value: Any) -> str:
-    """JSON writes strings, numbers, booleans and lists of them as TOML does."""
+    # Strings, numbers, booleans and lists of them are the same in JSON and TOML.
     if isinstance(value, dict):
         return f"{{ {', '.join(_lines(value))} }}"
     return json.dumps(value, ensure_ascii=False)

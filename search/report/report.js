@@ -3,9 +3,9 @@
   const figures = JSON.parse(document.getElementById("figures").textContent);
   const root = document.documentElement;
   const plots = Object.keys(figures).map((id) => document.getElementById(id));
-  const touch = matchMedia("(pointer: coarse)").matches; // where a finger on a figure means to scroll the page
+  const touch = matchMedia("(pointer: coarse)").matches; // where dragging on a figure scrolls the page
 
-  // What figures take from the page's colours, as a template of plotly's.
+  // The page's colours as a plotly template.
   function template() {
     const colours = getComputedStyle(root);
     const of = (name) => colours.getPropertyValue(name).trim();
@@ -30,7 +30,7 @@
     displaylogo: false,
     responsive: true,
     displayModeBar: touch ? false : "hover",
-    modeBarButtonsToRemove: ["sendChartToCloud", "select2d", "lasso2d"], // the first would upload the figure
+    modeBarButtonsToRemove: ["sendChartToCloud", "select2d", "lasso2d"], // sendChartToCloud would upload the figure
     plotlyServerURL: "",
   };
 
@@ -43,7 +43,7 @@
 
   const recolour = () => plots.forEach((plot) => Plotly.relayout(plot, { template: template() }));
 
-  // On paper all is light, and as wide as the sheet.
+  // Print in light mode, with figures as wide as the sheet.
   addEventListener("beforeprint", () => {
     root.classList.add("paper");
     plots.forEach((plot) => Plotly.relayout(plot, { template: template(), width: plot.clientWidth }));

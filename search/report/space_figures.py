@@ -1,4 +1,4 @@
-"""The pictures of accuracy over the search space, and against what it costs. Nothing here computes."""
+"""Plotly figures of accuracy over the search space, and of accuracy against cost."""
 
 import math
 from collections.abc import Iterable
@@ -14,21 +14,21 @@ from search.report.importance import ordered, position
 from search.report.style import ACCURACY, ANSWER, SHARE, figure_of, in_sight, literal, logarithmic, small, stepped
 from search.study.parameters import Parameter, merged
 
-MOST_COSTS = 1000  # configurations that are drawn, besides the fronts
-TOP = 0.1  # of the complete trials, whose lines stand out
-MARGIN = 0.06  # of a range, beside it
-LONE = 0.01  # of accuracy, shown on both sides of a single one
-BELOW = -0.12  # of an axis of the parallel coordinates: what it shows of its foot
-FEW = 10  # values of a hyperparameter below which a map shows cells
+MOST_COSTS = 1000  # configurations drawn besides the Pareto fronts
+TOP = 0.1  # share of the complete trials with highlighted lines
+MARGIN = 0.06  # of a range, at both ends of its axis
+LONE = 0.01  # accuracy shown above and below a single value
+BELOW = -0.12  # bottom of the parallel coordinates, in axis lengths
+FEW = 10  # values of a hyperparameter up to which a map shows cells instead of contours
 
 
 def slice_over(analysis: Analysis, name: str) -> go.Figure:
-    """The accuracy of the complete trials over the hyperparameter of that name."""
+    """Accuracy of the complete trials over one hyperparameter."""
     parameter = _space(analysis)[name]
     complete = [trial for trial in analysis.trials if trial.state == "complete" and name in trial.params]
     trials = drawn_trials(complete)
     figure = small(name, "accuracy", yaxis={"tickformat": SHARE, "range": in_sight([*map(_accuracy, trials)])})
-    if len({*map(_accuracy, trials)}) == 1:  # or plotly shows 0 to 150 %
+    if len({*map(_accuracy, trials)}) == 1:  # plotly would show 0 to 150 %
         figure.update_yaxes(range=[_accuracy(trials[0]) - LONE, _accuracy(trials[0]) + LONE])
     figure.add_scatter(
         x=_values(parameter, (trial.params[name] for trial in trials)),
@@ -51,7 +51,7 @@ def slice_over(analysis: Analysis, name: str) -> go.Figure:
 
 
 def parallel_coordinates(analysis: Analysis) -> go.Figure:
-    """Each trial as a line through its values; plotly's own draws with WebGL, which paper and many machines lack."""
+    """One line per trial through its hyperparameters; plotly's own parcoords needs WebGL, which printing lacks."""
     space = _space(analysis)
     score_on = analysis.summary.score_on
     chosen = analysis.chosen
@@ -113,7 +113,6 @@ def _line(space: dict[str, Parameter], trial: TrialRecord, low: float, high: flo
 
 
 def _ticks(parameter: Parameter) -> list[Any]:
-    """The ends of a range, or all choices."""
     return [parameter.low, parameter.high] if parameter.choices is None else ordered(parameter)
 
 
@@ -124,9 +123,9 @@ def _tick(figure: go.Figure, x: float, y: float, text: str) -> None:
 
 
 def contour(analysis: Analysis) -> go.Figure:
-    """The mean accuracy over the two most important hyperparameters; cells where one of them has few values."""
+    """Map of the mean accuracy over the two most important hyperparameters."""
     found = analysis.landscape
-    assert found is not None  # the page asks only then
+    assert found is not None  # `drawers` checks it
     x, y = (_space(analysis)[name] for name in (found.x, found.y))
     figure = figure_of(found.x, found.y, height=460, showlegend=False)
     xs, ys = _values(x, found.xs), _values(y, found.ys)
@@ -138,12 +137,12 @@ def contour(analysis: Analysis) -> go.Figure:
         "colorscale": SCALE,
         "zmin": seen[0] if seen else None,
         "zmax": seen[1] if seen else None,
-        # a horizontal one draws the title of x over its ticks
+        # A horizontal colour bar would overlap the title of the x axis.
         "colorbar": {"thickness": 12, "xpad": 4, "tickformat": SHARE, "nticks": 6},
         "hovertemplate": f"{found.x} %{{x}}, {found.y} %{{y}}<br>mean %{{z:.2%}}<extra></extra>",
     }
-    ranges = all(each.choices is None for each in (x, y)) and min(len(found.xs), len(found.ys)) > FEW
-    figure.add_trace(go.Contour(**surface, connectgaps=False, line_width=0.5) if ranges else go.Heatmap(**surface))
+    dense = all(each.choices is None for each in (x, y)) and min(len(found.xs), len(found.ys)) > FEW
+    figure.add_trace(go.Contour(**surface, connectgaps=False, line_width=0.5) if dense else go.Heatmap(**surface))
     figure.add_scatter(
         x=_values(x, (point[0] for point in found.points)),
         y=_values(y, (point[1] for point in found.points)),
@@ -163,7 +162,7 @@ def contour(analysis: Analysis) -> go.Figure:
 
 
 def cost(analysis: Analysis, name: str) -> go.Figure:
-    """The accuracy against the one of COSTS, with the front of those that no other matches for less."""
+    """Accuracy against one of COSTS, with the Pareto front."""
     title = COSTS[name]
     seen = in_sight([each.accuracy for each in analysis.costs])
     figure = small(title, "accuracy", yaxis={"tickformat": SHARE, "range": seen})
@@ -193,9 +192,9 @@ def cost(analysis: Analysis, name: str) -> go.Figure:
             x=[getattr(answer, name)],
             y=[answer.accuracy],
             text=[literal(answer.label if answer.trial is None else f"trial {answer.trial}: {answer.label}")],
-            hovertemplate=f"the answer, %{{text}}<br>{title} %{{x}}<br>{ACCURACY}",
+            hovertemplate=f"selected configuration, %{{text}}<br>{title} %{{x}}<br>{ACCURACY}",
             mode="markers",
-            name="the answer",
+            name="selected configuration",
             marker=ANSWER,
         )
     values = [getattr(each, name) for each in analysis.costs]
@@ -209,12 +208,12 @@ def _space(analysis: Analysis) -> dict[str, Parameter]:
 
 
 def _axis(name: str, parameter: Parameter) -> dict[str, Any]:
-    """The axis of a hyperparameter's values."""
     if parameter.choices is not None:
-        places = [literal(written(choice)) for choice in ordered(parameter)]
-        lines = [place.replace("+", "+<br>") for place in places]  # of combined augmentations, which are long
-        labels = {"tickvals": places, "ticktext": lines, "title": {"text": literal(name), "standoff": 8}}
-        return {"type": "category", "categoryarray": places, **labels}
+        labels = [literal(written(choice)) for choice in ordered(parameter)]
+        lines = [label.replace("+", "+<br>") for label in labels]  # combined augmentations are long
+        title = {"text": literal(name), "standoff": 8}
+        ticks = {"categoryarray": labels, "tickvals": labels, "ticktext": lines}
+        return {"type": "category", "title": title, **ticks}
     whole = parameter.whole
     if parameter.log:
         return logarithmic(*parameter.range, whole=whole)
@@ -224,7 +223,7 @@ def _axis(name: str, parameter: Parameter) -> dict[str, Any]:
 
 
 def _range(parameter: Parameter) -> tuple[float, float]:
-    """All that is searched, as plotly has the range of that axis, and a margin."""
+    # In plotly's units: categories by index, logarithmic axes by exponent.
     if parameter.choices is not None:
         return -0.5, len(parameter.choices) - 0.5
     low, high = (math.log10(end) if parameter.log else end for end in parameter.range)
@@ -233,7 +232,6 @@ def _range(parameter: Parameter) -> tuple[float, float]:
 
 
 def _values(parameter: Parameter, values: Iterable[Any]) -> list[Any]:
-    """Values as that axis takes them."""
     return [literal(written(value)) if parameter.choices is not None else value for value in values]
 
 

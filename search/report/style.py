@@ -1,4 +1,4 @@
-"""How the reports' figures look. Fonts, grids and backgrounds are the page's: they follow its colour scheme."""
+"""Layout and axes of figures. Fonts, grids and backgrounds come from the page (report.js), for its colour scheme."""
 
 import html
 import itertools
@@ -13,17 +13,17 @@ import plotly.graph_objects as go
 from search.formatting import BEST_COLOUR
 
 SHARE = ".2~%"  # of ticks
-ANSWER = {"color": BEST_COLOUR, "size": 12, "symbol": "diamond"}  # a marker of the answer
-ACCURACY = "%{y:.2%}<extra></extra>"  # the end of what is shown under the mouse
-ROUND = (1, 2, 5)  # of ticks, and what is ten, a hundred ... times as much
+ANSWER = {"color": BEST_COLOUR, "size": 12, "symbol": "diamond"}  # marker of the selected configuration
+ACCURACY = "%{y:.2%}<extra></extra>"  # end of a hover text
+ROUND = (1, 2, 5)  # distances of ticks, times powers of ten
 MANTISSAS = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8), tuple(n / 10 for n in range(10, 100)))
 MOST_TICKS = 6
-NEAREST = 0.17  # of an axis, between two ticks
-FEWEST = 8  # accuracies among which some can be called outliers
+NEAREST = 0.17  # smallest distance of two ticks, as a share of the axis
+FEWEST = 8  # accuracies from which outliers are hidden
 
 
 def figure_of(x: str, y: str, **layout: Any) -> go.Figure:
-    """An empty figure with its axes' titles."""
+    """An empty figure with titled axes."""
     figure = go.Figure()
     figure.update_layout(
         xaxis={"title": {"text": x}, "automargin": True},
@@ -36,29 +36,28 @@ def figure_of(x: str, y: str, **layout: Any) -> go.Figure:
 
 
 def small(x: str, y: str, **layout: Any) -> go.Figure:
-    """One of several figures side by side: what its colours mean is said beside them."""
+    """A small figure without a legend, for a grid of figures with one legend beside them."""
     figure = figure_of(x, y, height=250, showlegend=False, margin={"l": 50, "r": 12, "t": 10, "b": 40})
     return figure.update_xaxes(tickangle=0, nticks=6).update_layout(layout)
 
 
 def literal(text: str) -> str:
-    """A text in which plotly sees no markup."""
+    """Escape a text for plotly, which interprets HTML tags."""
     return html.escape(text, quote=False)
 
 
 def wrapped(label: str) -> str:
-    """A label of an axis in lines that leave room for the figure on a phone."""
+    """Wrap an axis label so that the figure fits a phone."""
     return "<br>".join(map(literal, textwrap.wrap(label, 24) or [label]))
 
 
 def lines_of(labels: list[str]) -> int:
-    """The lines that the longest wrapped label has."""
+    """Number of lines of the longest wrapped label."""
     return max((label.count("<br>") + 1 for label in labels), default=1)
 
 
 def in_sight(accuracies: Sequence[float]) -> tuple[float, float] | None:
-    """The range of an axis that leaves far outliers below it out of sight (Tukey, 1977: three times the
-    distance of the quartiles); None if there are none."""
+    """Axis range without far outliers below (Tukey, 1977: three interquartile ranges); None if there are none."""
     if len(accuracies) < FEWEST:
         return None
     first, _, third = quantiles(accuracies, n=4)
@@ -70,16 +69,18 @@ def in_sight(accuracies: Sequence[float]) -> tuple[float, float] | None:
 
 
 def stepped(low: float, high: float, step: float = 1) -> dict[str, Any]:
-    """An axis from low to high in steps, with ticks at a few of them and none between."""
+    """An axis with few ticks, all at low, low + step, ..., high."""
     sizes = (size * 10**power for power in itertools.count() for size in ROUND)
     stride = next(size for size in sizes if high - low < MOST_TICKS * size * step)
     return {"type": "linear", "tick0": low % step, "dtick": stride * step}
 
 
 def logarithmic(low: float, high: float, *, whole: bool = False) -> dict[str, Any]:
-    """An axis from low to high, both above 0, with a few round ticks: plotly's own are many, and rotate on a phone.
+    """A logarithmic axis with few round ticks (plotly's own are many, and rotate on a phone).
 
-    whole: at whole numbers only.
+    Args:
+        low, high: ends, above 0.
+        whole: whether ticks must be whole numbers.
     """
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks: list[float] = []
@@ -103,7 +104,7 @@ def _compact(value: float) -> str:
 
 
 def clock(seconds: float) -> tuple[float, str]:
-    """How many seconds the unit has that suits a time of that length, and its name."""
+    """The unit for a duration: its length in seconds, and its name."""
     if seconds < 180:
         return 1.0, "seconds"
     return (60.0, "minutes") if seconds < 3 * 3600 else (3600.0, "hours")

@@ -1,7 +1,7 @@
-"""The write-up that this project started from, and our trainings of its network beside it.
+"""Comparison with the write-up that this project started from.
 
-A student's "Fashion-MNIST classification using convolutional neural networks": one convolution
-of kernel 5, 8 filters, flips and rotations, trained once for 3, 5 and for 7 epochs.
+A student's "Fashion-MNIST classification using convolutional neural networks": one convolution with kernel size 5 and
+8 filters, flips and rotations, trained once each for 3, 5 and 7 epochs.
 """
 
 from collections.abc import Iterable
@@ -31,7 +31,7 @@ F1 = {
 
 @dataclass(frozen=True)
 class Row:
-    """One number of the write-up and ours: what it is of, by its epoch or class."""
+    """A number of the write-up and ours; name: the epoch or the class."""
 
     epochs: int
     name: str
@@ -41,22 +41,25 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The write-up's numbers and ours. differences: of our final accuracies, by pairs of epochs, corrected."""
+    """The write-up's numbers and ours.
+
+    differences: of our final accuracies by pairs of epochs, corrected for all pairs.
+    """
 
     by_epoch: list[Row]
     by_class: list[Row]
     differences: dict[tuple[int, int], Difference]
 
     def final(self, epochs: int) -> Row:
-        """The accuracy after the last of so many epochs."""
+        """The accuracy after the last of `epochs` epochs."""
         return next(row for row in self.by_epoch if row.epochs == epochs and row.name == str(epochs))
 
 
 def compare(definition: StudyDefinition, trials: Iterable[FrozenTrial]) -> Comparison | None:
-    """Set our complete trials beside the write-up's; None until each number of epochs was trained twice.
+    """Compare our complete trials with the write-up.
 
-    Trials that differ from the default in more than their epochs are left out; and where other images than the
-    test images score the trials, there is nothing to compare.
+    Trials that differ from the default in more than their epochs are left out. None until each number of epochs has
+    two complete trials, and if trials are not scored on the test images.
     """
     if definition.score_on != "test":
         return None
@@ -65,8 +68,8 @@ def compare(definition: StudyDefinition, trials: Iterable[FrozenTrial]) -> Compa
     for trial in trials:
         epochs = trial.params.get("epochs", definition.defaults.epochs)
         others = {name: value for name, value in trial.params.items() if name != "epochs"}
-        alike = all(value == defaults.get(name) for name, value in others.items())
-        if trial.state == TrialState.COMPLETE and epochs in groups and alike:
+        is_default = all(value == defaults.get(name) for name, value in others.items())
+        if trial.state == TrialState.COMPLETE and epochs in groups and is_default:
             groups[epochs].append(trial)
     if any(len(group) < 2 for group in groups.values()):
         return None
@@ -89,27 +92,28 @@ def compare(definition: StudyDefinition, trials: Iterable[FrozenTrial]) -> Compa
 
 
 def verdict(comparison: Comparison) -> str:
-    """Whether the write-up's order, 3 before 7 before 5 epochs, is more than noise."""
+    """Whether the write-up's order, 3 before 7 before 5 epochs, is significant in our training runs."""
     ours = {epochs: comparison.final(epochs).ours for epochs in WRITEUP_ACCURACY}
-    held = [pair for pair, found in comparison.differences.items() if found.low > 0]
+    confirmed = [pair for pair, found in comparison.differences.items() if found.low > 0]
     reversed_ = [pair for pair, found in comparison.differences.items() if found.high < 0]
     means = ", ".join(f"{epochs} epochs {percent(ours[epochs].mean)}" for epochs in WRITEUP_ACCURACY)
     first = [accuracies[0] for accuracies in WRITEUP_ACCURACY.values()]
     theirs = (
-        "The write-up trained each once, which cannot tell: its three trainings, alike in their first epoch, stand "
-        f"{points(max(first) - min(first))} points apart after that (standard deviation {points(stdev(first))})."
+        "The write-up's single training run of each cannot show it: after the first epoch, which is the same in all "
+        f"three, their accuracies already differ by {points(max(first) - min(first))} points (standard deviation "
+        f"{points(stdev(first))})."
     )
     order = "The write-up's order, 3 before 7 before 5 epochs,"
-    if {(3, 7), (7, 5)} <= set(held):
-        return f"{order} holds in our trainings too: {means}. {theirs}"
+    if {(3, 7), (7, 5)} <= set(confirmed):
+        return f"{order} also holds in our training runs: {means}. {theirs}"
     if reversed_:
         found = "; ".join(_worse(pair, comparison.differences[pair]) for pair in reversed_)
-        kept = "".join(f"; {_better(pair, comparison.differences[pair])}" for pair in held)
+        kept = "".join(f"; {_better(pair, comparison.differences[pair])}" for pair in confirmed)
         return f"{order} does not hold: with several seeds {found}{kept}. {theirs}"
-    if held:
-        found = "; ".join(_better(pair, comparison.differences[pair]) for pair in held)
-        return f"{order} is in part no more than noise: we see {means}, and only that {found}. {theirs}"
-    return f"{order} is no more than noise: we see {means}. {theirs}"
+    if confirmed:
+        found = "; ".join(_better(pair, comparison.differences[pair]) for pair in confirmed)
+        return f"{order} is only partly significant in our training runs ({means}): {found}. {theirs}"
+    return f"{order} is not significant in our training runs ({means}). {theirs}"
 
 
 def _better(pair: tuple[int, int], found: Difference) -> str:
@@ -127,9 +131,8 @@ def _accuracy(trial: FrozenTrial, epoch: int) -> float:
 
 
 def _f1(trial: FrozenTrial, index: int) -> float:
-    """F1 of a class from the trial's confusion matrix."""
     saved = saved_of(trial)
-    assert saved  # the trial is complete
+    assert saved  # complete trials have a record
     confusion = saved.confusion
     predicted = sum(row[index] for row in confusion)
     both = predicted + sum(confusion[index])

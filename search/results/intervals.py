@@ -1,4 +1,4 @@
-"""Intervals of means of repeated trainings, of their differences, and of shares."""
+"""Confidence intervals of means over seeds, of their differences, and of proportions."""
 
 import math
 from collections.abc import Sequence
@@ -10,16 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
-UNALIKE = 0.1  # level of Bartlett's test below which deviations are not pooled as if they were one
-SMALLEST = 0.05  # of the median variance: a smaller one is an accident of few seeds, or of scores that are counts
-NODES = 96  # of a Gauss-Legendre rule
+UNALIKE = 0.1  # p-value of Bartlett's test below which variances are only partially pooled
+SMALLEST = 0.05  # of the median variance: smaller ones are due to few seeds, or to scores being counts
+NODES = 96  # of the Gauss-Legendre rule
 
 
 @dataclass(frozen=True)
 class Estimate:
     """A mean of `n` values within 0 and 1.
 
-    deviation: of these values alone; None of a single one. low, high: None where nothing tells how values vary.
+    deviation: standard deviation of these values alone; None for a single value. low, high: None if the variance is
+    unknown.
     """
 
     n: int
@@ -39,13 +40,13 @@ class Difference:
 
     @property
     def is_noise(self) -> bool:
-        """Whether the interval holds zero."""
+        """Whether the interval contains zero."""
         return self.low <= 0 <= self.high
 
 
 @dataclass(frozen=True)
 class Share:
-    """A share of hits in `n`, and its interval."""
+    """A proportion of hits in `n`, and its interval."""
 
     hits: int
     n: int
@@ -55,23 +56,22 @@ class Share:
 
 @dataclass(frozen=True)
 class _Spread:
-    """The variance of single values of a group, and its degrees of freedom."""
+    """The variance within a group, and its degrees of freedom."""
 
     variance: float
     freedom: float
 
 
 class Pooled:
-    """Groups of repeated trainings, whose few values each are not enough to tell how much they vary.
+    """Groups of scores with too few values each to estimate their own variance.
 
-    Their variance is pooled over all groups. Where Bartlett's test (1937) finds that variances differ, their logarithms
+    The variance is pooled over all groups. Where Bartlett's test (1937) finds that variances differ, their logarithms
     are only shrunk towards each other, by the share of their spread that chance explains (Cui et al., Biostatistics
-    2005): one group with a wild training does not widen the intervals of the others. A group of one value has no
-    interval, as nothing shows whether it is as stable as the others. Nor has any group if no two values of a group
-    differ.
+    2005): one group with an outlier does not widen the intervals of the others. A group of one value has no interval,
+    as it may be less stable than the others. No group has one if the values within each group are equal.
 
-    Differences have the intervals of Tukey (1953), for groups of unequal size by Kramer (1956). They hold together for
-    all pairs of groups, so one of the pair may be chosen for having the best mean.
+    Differences have the intervals of Tukey (1953), extended to unequal group sizes by Kramer (1956). They hold
+    simultaneously for all pairs, so one of the pair may be selected for its mean.
     """
 
     def __init__(self, groups: Sequence[Sequence[float]]) -> None:
@@ -79,7 +79,7 @@ class Pooled:
         self._spreads = _spreads(groups)
 
     def estimate(self, index: int) -> Estimate:
-        """The mean of a group, with its interval by the t distribution: it holds for that group by itself.
+        """The mean of a group with its t interval, not corrected for multiple comparisons.
 
         Raises:
             ValueError: the group is empty.
@@ -90,33 +90,33 @@ class Pooled:
         if spread is None:
             return Estimate(n, mean, deviation, None, None)
         margin = _t(spread.freedom) * math.sqrt(spread.variance / n)
-        # A mean of shares is a share: near an end, t would reach beyond what can be.
+        # Accuracies lie within 0 and 1; near the ends the t interval would exceed them.
         return Estimate(n, mean, deviation, max(0.0, mean - margin), min(1.0, mean + margin))
 
     def difference(self, first: int, second: int) -> Difference | None:
-        """The mean of the first group less that of the second; None where one of them has no interval."""
+        """Mean of the first group minus that of the second; None if one of them has no interval."""
         one, other = self._spreads[first], self._spreads[second]
         if one is None or other is None:
             return None
-        ours, theirs = self._groups[first], self._groups[second]
-        error = math.sqrt((one.variance / len(ours) + other.variance / len(theirs)) / 2)
-        # The fewer degrees of freedom of the two: Satterthwaite's would need a quantile for each pair.
+        values, others = self._groups[first], self._groups[second]
+        error = math.sqrt((one.variance / len(values) + other.variance / len(others)) / 2)
+        # The smaller degrees of freedom: Satterthwaite's would need a separate quantile for each pair.
         margin = studentized_range(len(self._groups), min(one.freedom, other.freedom)) * error
-        mean = fmean(ours) - fmean(theirs)
+        mean = fmean(values) - fmean(others)
         return Difference(mean, mean - margin, mean + margin)
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """The mean of independent values within 0 and 1, with its interval by their own deviation.
+    """The mean of independent values within 0 and 1, with an interval from their own deviation.
 
     Raises:
-        ValueError: there are none.
+        ValueError: `values` is empty.
     """
     return Pooled([values]).estimate(0)
 
 
 def mean_change(changes: Sequence[float]) -> Difference | None:
-    """The mean of differences of pairs, with its interval by their own deviation; None where nothing tells that."""
+    """The mean of paired differences with an interval from their own deviation; None if that is unknown or zero."""
     spread = _spreads([changes])[0]
     if spread is None:
         return None
@@ -125,7 +125,7 @@ def mean_change(changes: Sequence[float]) -> Difference | None:
 
 
 def share(hits: int, n: int) -> Share:
-    """A share of n trials, n > 0, with its interval by Wilson (1927)."""
+    """The proportion of hits in n > 0 trials, with the interval of Wilson (1927)."""
     from scipy.stats import binomtest
 
     interval = binomtest(hits, n).proportion_ci(CONFIDENCE, method="wilson")
@@ -133,12 +133,11 @@ def share(hits: int, n: int) -> Share:
 
 
 def sampling_margin(accuracy: float, images: int) -> float:
-    """Half the interval of an accuracy over samples of so many images, by the normal approximation."""
+    """Half-width of the interval of an accuracy over samples of `images` images (normal approximation)."""
     return NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * math.sqrt(accuracy * (1 - accuracy) / images)
 
 
 def _spreads(groups: Sequence[Sequence[float]]) -> list[_Spread | None]:
-    """That of each group; None where it is unknown."""
     own = [_Spread(variance(values), len(values) - 1) if len(values) > 1 else None for values in groups]
     known = [each for each in own if each]
     freedom = sum(each.freedom for each in known)
@@ -162,15 +161,15 @@ def _spreads(groups: Sequence[Sequence[float]]) -> list[_Spread | None]:
 
 
 def _log_variance(spread: _Spread) -> float:
-    """The logarithm of a variance without its bias: that of few values is on average too low."""
     from scipy.special import psi
 
+    # Corrected for bias: the log-variance of few values is on average too low.
     half = spread.freedom / 2
     return math.log(spread.variance) - float(psi(half)) + math.log(half)
 
 
 def _explained_by_chance(spreads: list[_Spread], pooled: float) -> float:
-    """The share of the spread among variances that chance explains; 1 where Bartlett's test finds no more than that."""
+    """Share of the spread among variances that chance explains; 1 if Bartlett's test finds no difference."""
     from scipy.special import chdtrc
 
     others = len(spreads) - 1
@@ -179,24 +178,23 @@ def _explained_by_chance(spreads: list[_Spread], pooled: float) -> float:
     freedom = sum(each.freedom for each in spreads)
     logs = sum(each.freedom * math.log(each.variance / pooled) for each in spreads)
     correction = 1 + (sum(1 / each.freedom for each in spreads) - 1 / freedom) / (3 * others)
-    statistic = -logs / correction  # of a chi-squared distribution, with a mean of `others`, if all are alike
+    statistic = -logs / correction  # chi-squared with mean `others` if all variances are equal
     return others / statistic if chdtrc(others, statistic) < UNALIKE else 1.0
 
 
 def _t(freedom: float) -> float:
-    """The quantile of Student's t distribution that bounds a two-sided interval."""
-    from scipy.special import stdtrit  # scipy.stats has it too, and takes half a second to import
+    from scipy.special import stdtrit  # importing scipy.stats would take half a second
 
     return float(stdtrit(freedom, (1 + CONFIDENCE) / 2))
 
 
-@lru_cache(maxsize=1024)  # a status that is watched asks for the same again
+@lru_cache(maxsize=1024)  # `status --watch` needs the same values repeatedly
 def studentized_range(groups: int, freedom: float) -> float:
-    """The quantile of Tukey's studentized range of so many groups, within 0.3 % for up to 300 of them.
+    """Quantile of Tukey's studentized range, within 0.3 % for up to 300 groups.
 
-    scipy.stats.studentized_range has it too, and takes 0.2 s for each besides half a second to import.
+    scipy.stats.studentized_range would take 0.2 s per value, and half a second to import.
     """
-    low, high = 2.5, 1e3  # of two groups and no doubt about the deviation it is 2.77
+    low, high = 2.5, 1e3  # the smallest quantile, of two groups with a known deviation, is 2.77
     for _ in range(17):
         middle = math.sqrt(low * high)
         if _probability(middle, groups, freedom) < CONFIDENCE:
@@ -207,10 +205,10 @@ def studentized_range(groups: int, freedom: float) -> float:
 
 
 def _probability(width: float, groups: int, freedom: float) -> float:
-    """That the range of so many normal values is below `width` times a deviation estimated independently of them.
+    """P(range of `groups` normal values < `width` times an independent estimate s of their deviation).
 
-    The probability given the estimate, k int phi(z) (Phi(z) - Phi(z - w s))^(k-1) dz, is averaged over its logarithm,
-    in which both factors are smooth even for a single degree of freedom.
+    The probability given s, k int phi(z) (Phi(z) - Phi(z - w s))^(k-1) dz, is integrated over log s, in which both
+    factors are smooth even for one degree of freedom.
     """
     from scipy.special import gammaincinv, gammaln, ndtr
 
@@ -219,7 +217,7 @@ def _probability(width: float, groups: int, freedom: float) -> float:
     low, high = (0.5 * math.log(gammaincinv(half, end) / half) for end in (1e-7, 1 - 1e-9))
     log_s = (high - low) / 2 * nodes + (high + low) / 2
     density = np.exp(math.log(2) + half * math.log(half) - gammaln(half) + freedom * log_s - half * np.exp(2 * log_s))
-    z = 8 * nodes  # beyond 8 deviations nothing is left
+    z = 8 * nodes  # the mass beyond 8 deviations is negligible
     inside = (ndtr(z) - ndtr(z - width * np.exp(log_s)[:, None])) ** (groups - 1)
     ranges = groups * 8 * (inside * np.exp(-z * z / 2) / math.sqrt(2 * math.pi)) @ weights
     return float((high - low) / 2 * (weights * density) @ ranges)

@@ -1,4 +1,4 @@
-"""Configurations ranked by the mean of their trainings."""
+"""Configurations ranked by the mean accuracy of their training runs."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -14,21 +14,20 @@ from search.study.definition import StudyDefinition
 from search.study.record import reason_of, saved_of
 from search.study.space import Point
 
-FEW = 2  # parameters that are all named
+FEW = 2  # hyperparameters up to which a label names all of them
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """One configuration and its complete trials.
+    """A configuration and its complete trials.
 
-    changes: what of `params` differs from the default. trials, accuracies: their numbers and what they came
-    to. accuracy: their mean, with an interval by the deviation pooled over all configurations. seconds: that a
-    training took, on average. behind: how far it is behind the best, None for that itself. gain: what it gains
-    on the default, None for that itself. Both have intervals that hold together for all pairs of configurations, and
-    are None where one of the two has a single training, or no training scored otherwise than another of its
-    configuration. images: that scored it, None where that is not recorded. diverged, pruned: its trainings that came
-    to no accuracy; of a study without repetitions pruned ones are not counted. mark: whether it is the default, or
-    which of the study's starting points.
+    changes: the entries of `params` that differ from the default. trials, accuracies: numbers and values of the
+    complete trials. accuracy: their mean; its interval uses the deviation pooled over all configurations. seconds:
+    mean duration of a training run. behind: the best mean minus this one; None for the best. gain: this mean minus the
+    default's; None for the default. The intervals of both hold simultaneously for all pairs of configurations; both
+    are None if one of the two has a single training run, or if no configuration's scores vary. images: number of
+    images scored; None if not recorded. diverged, pruned: training runs without a score; pruned ones count only in
+    studies with several seeds. mark: `default`, or `start 2` for a starting point.
     """
 
     params: Point
@@ -46,17 +45,17 @@ class Configuration:
 
     @property
     def finished(self) -> int:
-        """All its trainings."""
+        """Number of training runs, with or without a score."""
         return self.accuracy.n + self.diverged + self.pruned
 
     @property
     def whole(self) -> bool:
-        """Whether all its trainings came to an accuracy. Otherwise `accuracy` is that of those that went well."""
+        """Whether all training runs have a score. Otherwise `accuracy` covers the successful ones only."""
         return self.finished == self.accuracy.n
 
     @property
     def ties(self) -> bool:
-        """Whether it cannot be told from the best; not where nothing tells how scores vary, as with one seed each."""
+        """Whether it is statistically tied with the best; False without an interval, as with one seed each."""
         return self.whole and self.behind is not None and self.behind.is_noise
 
     @property
@@ -65,18 +64,18 @@ class Configuration:
 
     @property
     def label(self) -> str:
-        """The configuration in few words: of many parameters only those that differ from the default."""
+        """The hyperparameters; if there are more than FEW, only those that differ from the default."""
         shown = self.params if len(self.params) <= FEW or self.is_default else self.changes
         return marked(assignments(shown), self.mark)
 
 
 def diverged(trial: FrozenTrial) -> bool:
-    """Whether a trial ended because its loss was no longer a number."""
+    """Whether a trial ended because its loss became infinite or NaN."""
     return (reason_of(trial) or "").startswith("diverged")
 
 
 def left_behind(trials: Iterable[FrozenTrial]) -> list[float]:
-    """By how much each pruned trial was behind the best one at its last report, in accuracy."""
+    """For each pruned trial, the best accuracy at its last step minus its own."""
     best: dict[int, float] = {}
     last = []
     for trial in trials:
@@ -88,7 +87,7 @@ def left_behind(trials: Iterable[FrozenTrial]) -> list[float]:
 
 
 def by_configuration(trials: Iterable[FrozenTrial]) -> dict[space.Key, list[FrozenTrial]]:
-    """The complete trials of each configuration, in order."""
+    """The complete trials of each configuration, in the order given."""
     found: dict[space.Key, list[FrozenTrial]] = {}
     for trial in trials:
         if trial.state == TrialState.COMPLETE:
@@ -104,9 +103,9 @@ def accuracies_of(trials: list[FrozenTrial]) -> list[float]:
 def rank(definition: StudyDefinition, trials: Iterable[FrozenTrial]) -> list[Configuration]:
     """The configurations of complete trials, the best mean first.
 
-    Those of which a training diverged come after all others: their mean is over the trainings that went well.
-    Likewise those of which one was pruned, in a study that trains each several times. (Elsewhere a configuration
-    comes up twice by chance, and one that was pruned the second time may still be the best.)
+    Configurations with a diverged training run rank last, as their mean covers the successful runs only. So do those
+    with a pruned run in a study with several seeds. (In other studies a configuration is repeated by chance, and
+    the best may be pruned the second time.)
     """
     trials = list(trials)
     found = by_configuration(trials)
@@ -117,8 +116,8 @@ def rank(definition: StudyDefinition, trials: Iterable[FrozenTrial]) -> list[Con
     ranked = sorted(found, key=lambda key: (lost[key] + pruned[key] > 0, -fmean(values[key])))
     default, marks = space.key(space.default_point(definition)), space.marks(definition)
     defaults = definition.default_values
-    pooled = Pooled([values[key] for key in ranked])  # all of them, as the best is chosen among all
-    # A default of which trainings came to nothing is no reference: its mean is of those that went well.
+    pooled = Pooled([values[key] for key in ranked])  # all, as the best is selected from all
+    # A default with runs without a score is no reference: its mean would cover the successful runs only.
     reference = ranked.index(default) if default in found and not lost[default] + pruned[default] else None
     return [
         Configuration(

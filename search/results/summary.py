@@ -1,4 +1,4 @@
-"""The numbers of a study that status and progress show, by SQL aggregates."""
+"""Trial counts, the best trial and the running trials of a study, from SQL aggregates."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ Stopped = Literal["interrupted", "timeout", "request"]
 
 @dataclass(frozen=True)
 class TrialCounts:
-    """Trials by state; `finished` is what a budget counts."""
+    """Trials by state; a budget counts the `finished` ones."""
 
     complete: int
     pruned: int
@@ -41,16 +41,16 @@ class TrialCounts:
 
     @property
     def left(self) -> int:
-        """Trials between here and the goal; at 0 nothing is left to do."""
+        """Trials still to finish before the goal is reached."""
         return self.running + self.waiting + self.paused
 
 
 @dataclass(frozen=True)
 class BestTrial:
-    """The complete trial of the highest accuracy.
+    """The complete trial with the highest accuracy.
 
-    mark: default, or start 2 of the study's starting points; None of what was sampled. checkpoint: its file, None if it
-    is gone.
+    mark: `default`, or `start 2` for a starting point; None for a sampled trial. checkpoint: path or URL; None if the
+    file is missing.
     """
 
     number: int
@@ -66,7 +66,7 @@ class BestTrial:
 
 @dataclass(frozen=True)
 class RunningTrial:
-    """A trial at work; mark: as of the best one. accuracy: after its last finished epoch, None before the first."""
+    """A running trial; mark: as in BestTrial. accuracy: at its last report; None before the first."""
 
     number: int
     mark: str | None
@@ -81,7 +81,7 @@ class RunningTrial:
 
 @dataclass(frozen=True)
 class Summary:
-    """A study at one moment."""
+    """Snapshot of a study."""
 
     study: str
     score_on: str
@@ -90,7 +90,7 @@ class Summary:
     running: list[RunningTrial]
 
     def as_json(self, standings: Standings | None) -> dict[str, Any]:
-        """The record that `status --json` prints; standings: of the finalists."""
+        """The record that `status --json` prints; standings: of the finalists, if any."""
         return {
             "study": self.study,
             "direction": "maximize",
@@ -108,10 +108,11 @@ class Summary:
 
 @dataclass(frozen=True)
 class RunResult:
-    """How a search ended. goal: trials it aimed at. standings: of the finalists, if any are trained.
+    """Outcome of a search.
 
-    had_work: whether anything was left to do. stopped: by whom, before the end; None if it was reached.
-    error: what the finalists failed of, though the search is done. report: the file.
+    goal: number of trials to finish. standings: of the finalists, if any are trained. had_work: whether anything was
+    left to do. stopped: what stopped the search before its goal; None if it was reached. error: why training the
+    finalists failed after a finished search. report: its path.
     """
 
     study: optuna.Study
@@ -125,7 +126,7 @@ class RunResult:
     report: Path
 
     def as_json(self) -> dict[str, Any]:
-        """The record with which `run --json` ends: that of `status --json`, and how the search ended."""
+        """The last record of `run --json`: that of `status --json` and the outcome of the search."""
         return {
             "event": "result",
             **self.summary.as_json(self.standings),
@@ -138,7 +139,11 @@ class RunResult:
 
 
 def summarize(study: optuna.Study, folder: Path | None = None) -> Summary:
-    """Read a study's numbers; `folder` is where its files are, if that is not where the last `run` had them."""
+    """Summarize a study.
+
+    Args:
+        folder: of the study's files, if not the one that the last `run` used.
+    """
     with engine_of(study).connect() as connection:
         running = trials_in(connection, study, TrialState.RUNNING)
         best_id = best_trial(connection, study)

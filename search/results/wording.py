@@ -1,4 +1,4 @@
-"""What the numbers of finalists say, in words that terminal, report and dashboard share."""
+"""Sentences on finalists and ranked configurations, shared by terminal, report and dashboard."""
 
 from collections.abc import Iterable
 
@@ -13,80 +13,82 @@ from search.study.definition import StudyDefinition
 
 
 def name(finalist: Finalist | Unscored) -> str:
-    """A configuration by its trial in the search."""
+    """Label of a finalist: its trial number in the search."""
     if finalist.is_default and finalist.trial is None:
         return "default"
     return marked(finalist.trial, finalist.mark)
 
 
 def called(finalist: Finalist | Unscored) -> str:
-    """The same in a sentence."""
+    """A finalist in a sentence: the default, trial 7."""
     return "the default" if finalist.trial is None else f"trial {name(finalist)}"
 
 
 def interval(estimate: Estimate) -> str:
-    """92.31–92.60 %."""
+    """An interval within 0 and 1: 92.31–92.60 %."""
     if estimate.low is None or estimate.high is None:
         return "-"
     return f"{100 * max(estimate.low, 0):.2f}–{percent(min(estimate.high, 1))}"
 
 
 def span(difference: Difference) -> str:
-    """95 % interval -0.10 to 0.31."""
+    """The interval of a difference: 95 % interval -0.10 to 0.31."""
     return f"95 % interval {points(difference.low)} to {points(difference.high)}"
 
 
 def _with_interval(estimate: Estimate) -> str:
-    """The same in parentheses after a mean; nothing where there is none."""
     return "" if estimate.low is None else f" (95 % interval {interval(estimate)})"
 
 
 def precision(configurations: list[Configuration], noun: str) -> str:
-    """How the intervals of configurations are made, and what they leave out; empty where none has one."""
+    """How the intervals of configurations are computed and what they do not cover; empty if none has an interval."""
     repeated = [one for one in configurations if one.accuracy.low is not None]
     if not repeated:
         return ""
     sentences = ["The interval is over seeds."]
     if len(repeated) > 1:
         sentences = [
-            f"Intervals are over seeds, from one standard deviation pooled over all {noun} (only in part where "
-            "theirs differ). Those of differences are corrected for all pairs (Tukey); the winner's own is not "
-            "corrected for its having been chosen."
+            f"Intervals are over seeds, with a standard deviation pooled over all {noun} (partially pooled where "
+            "deviations differ). Intervals of differences are corrected for all pairs (Tukey); the winner's own "
+            "interval is not corrected for selection."
         ]
     if images := repeated[0].images:
         margin = sampling_margin(repeated[0].accuracy.mean, images)
         sentences.append(
-            f"Another {images:,} images would move all scores together by about ± {100 * margin:.2g} points."
+            f"Another sample of {images:,} images would shift all scores together by about ± {100 * margin:.2g} points."
         )
     return " ".join(sentences)
 
 
 def change(finalist: Finalist) -> str:
-    """How far from its score in the search the mean of its fresh trainings is: -0.21, +0.05."""
+    """Mean of the fresh training runs minus the score in the search: -0.21, +0.05."""
     return "-" if finalist.change is None else _signed(finalist.change)
 
 
 def gain(configuration: Configuration) -> str:
-    """What it gains on the default: +0.21, noise."""
+    """Gain over the default: +0.21, or +0.21, noise if the interval contains zero."""
     if configuration.gain is None:
         return ""
     return f"{_signed(configuration.gain.mean)}{', noise' if configuration.gain.is_noise else ''}"
 
 
 def _signed(difference: float) -> str:
-    written = points(difference)
-    return written if written.startswith("-") else f"+{written}"
+    text = points(difference)
+    return text if text.startswith("-") else f"+{text}"
 
 
 def lost(configuration: Configuration) -> str:
-    """How many of its trainings came to no accuracy: 1 of 3 diverged."""
+    """Training runs that ended without a score: 1 of 3 diverged."""
     numbers = {"diverged": configuration.diverged, "pruned": configuration.pruned}
     return ", ".join(f"{number} of {configuration.finished} {how}" for how, number in numbers.items() if number)
 
 
 def standing(configuration: Configuration, best: str) -> str:
-    """Whether a configuration is the best (in a word for that, empty for the others), ties with it, by how much it is
-    worse, or why it cannot be the best; unclear where nothing tells how scores vary."""
+    """Table cell on the rank of a configuration: a tie with the best, the distance, or why it cannot be the best.
+
+    Args:
+        best: word for the best configuration; empty for all others.
+    """
     if not configuration.whole:
         return lost(configuration)
     if configuration.behind is None:
@@ -95,22 +97,22 @@ def standing(configuration: Configuration, best: str) -> str:
 
 
 def ended_early(definition: StudyDefinition, trials: Iterable[FrozenTrial]) -> str | None:
-    """What a search with paused trials left untrained."""
+    """How close the best trial that `freeze` stopped early came to the best; None without such trials."""
     behind = left_behind(trials) if definition.pruner == "freeze" else []
     if not behind:
         return None
-    which = f"The nearest of the {len(behind)} trials" if len(behind) > 1 else "The one trial"
-    return f"{which} not trained to the end was {points(min(behind))} points behind the best at its epoch."
+    which = f"Of the {len(behind)} trials stopped early, the closest" if len(behind) > 1 else "The trial stopped early"
+    return f"{which} was {points(min(behind))} points behind the best at the same epoch."
 
 
 def ranked(ranking: list[Configuration]) -> str | None:
-    """The best of configurations that were trained several times each, and how many tie with it.
+    """The best of configurations with several seeds each, and how many are tied with it.
 
-    None while one that was trained less often than others is ahead.
+    None while a configuration with fewer training runs than others is ahead.
     """
     repeated = [one for one in ranking if one.accuracy.n > 1]
     if len(ranking) > 1 and not any(one.whole for one in ranking):
-        return f"There is no best configuration: of each of the {len(ranking)} a training came to no accuracy."
+        return f"There is no best configuration: each of the {len(ranking)} has diverged or pruned training runs."
     if len(repeated) < 2 or repeated[0] is not ranking[0] or ranking[0].finished < max(one.finished for one in ranking):
         return None
     best, *others = [one for one in repeated if one.whole]
@@ -118,36 +120,39 @@ def ranked(ranking: list[Configuration]) -> str | None:
     if compared := gained(best):
         sentences.append(compared)
     if others:
-        sentences.append(_told_apart([other.ties or other.behind is None for other in others]))
-    if broken := [one for one in ranking if not one.whole]:
-        sentences.append(f"{count(len(broken), 'configuration')} with trainings that came to no accuracy cannot be it.")
+        sentences.append(_ties(others))
+    if incomplete := [one for one in ranking if not one.whole]:
+        excluded = f"{count(len(incomplete), 'configuration')} with diverged or pruned training runs"
+        sentences.append(f"{excluded} {'is' if len(incomplete) == 1 else 'are'} excluded.")
     sentences.append(precision(ranking, "configurations"))
     return " ".join(filter(None, sentences))
 
 
-def _told_apart(ties: list[bool]) -> str:
-    """How many of the others, for each of which it is given whether it ties, cannot be told from the best."""
+def _ties(others: list[Configuration]) -> str:
+    if any(other.behind is None for other in others):
+        return "No score varies between seeds, so differences have no intervals."
+    ties = [other.ties for other in others]
     if len(ties) == 1:
-        return f"The other {'cannot be told from it' if ties[0] else 'is worse by more than noise'}."
+        return f"The other is {'statistically tied with it' if ties[0] else 'significantly worse'}."
     if all(ties):
-        return f"None of the other {len(ties)} can be told from it."
+        return f"The other {len(ties)} are all statistically tied with it."
     if any(ties):
-        return f"{sum(ties)} of the other {len(ties)} cannot be told from it."
-    return f"Each of the other {len(ties)} is worse by more than noise."
+        return f"{sum(ties)} of the other {len(ties)} {'is' if sum(ties) == 1 else 'are'} statistically tied with it."
+    return f"The other {len(ties)} are all significantly worse."
 
 
 def answer(standings: Standings) -> list[str]:
-    """The answer of a search in paragraphs, the first of one sentence."""
+    """The result of a search in paragraphs; the first is a single sentence."""
     return [paragraph for paragraph in (headline(standings), winner(standings)) if paragraph]
 
 
 def headline(standings: Standings) -> str:
-    """The answer of a search in one plain sentence: what it gained on the default."""
+    """The result of a search in one sentence: the gain over the default."""
     best = standings.winner
     if best is None:
-        return _nobody(standings, len(standings.finalists) + len(standings.unscored))
+        return _no_winner(standings, len(standings.finalists) + len(standings.unscored))
     if not standings.decided:
-        return f"{standings.trained} of {standings.wanted} trainings of the finalists are finished."
+        return f"{standings.trained} of {standings.wanted} training runs of the finalists are finished."
     sentence = _headline(standings, best)
     return sentence[0].upper() + sentence[1:] if standings.final else f"So far {sentence}"
 
@@ -160,16 +165,16 @@ def _headline(standings: Standings, best: Finalist) -> str:
     default = next((one.again for one in standings.finalists if one.is_default), None)
     if default is None or not default.whole:
         how = lost(default) if default else "all diverged"
-        return f"{called(best)} won; there is nothing to compare it with, as the default's trainings failed ({how})."
+        return f"{called(best)} won; its gain over the default is unknown, as training the default failed ({how})."
     if best.again.accuracy.n == 1:
-        return f"{called(best)} won; one seed each cannot tell its gain on the default from noise."
-    return f"{called(best)} won; no score varies between seeds, so nothing tells its gain on the default from noise."
+        return f"{called(best)} won; with one seed each, its gain over the default may be noise."
+    return f"{called(best)} won; its gain over the default has no interval, as no score varies between seeds."
 
 
 def gained(best: Configuration) -> str | None:
-    """What the best of configurations with several seeds gained on the default; None if that is unknown."""
+    """Gain of the best configuration over the default; None if unknown."""
     if best.is_default:
-        return "Nothing found is better than the default configuration."
+        return "No configuration is better than the default."
     if best.gain is None:
         return None
     compared = _compared(best.label, best.gain)
@@ -177,44 +182,43 @@ def gained(best: Configuration) -> str | None:
 
 
 def _compared(name: str, gain: Difference) -> str:
-    """What a configuration gained on the default."""
     if gain.is_noise:
         return (
-            f"nothing found is certainly better than the default configuration: {name} scored {points(gain.mean)} "
+            f"no configuration is significantly better than the default: {name} scored {points(gain.mean)} "
             f"points higher, which may be noise ({span(gain)})."
         )
     return f"{name} is {points(gain.mean)} points better than the default ({span(gain)})."
 
 
 def winner(standings: Standings) -> str:
-    """What is known of the winner in a few sentences, after the `headline`."""
-    best, those = standings.winner, len(standings.finalists) + len(standings.unscored)
+    """Details on the winner in a few sentences, to follow the `headline`."""
+    best, finalists = standings.winner, len(standings.finalists) + len(standings.unscored)
     sentences = [_ahead(standings, best)] if best else []
     if standings.diverged:
         sentences.append(_diverged(standings))
     if standings.outdated:
         sentences.append(
-            f"The search has gone on since, and its best trial is not among them: `fmnist-search finalists "
-            f"{standings.study}` trains that again too."
+            f"The search has continued since, and its best trial is not a finalist yet: `fmnist-search finalists "
+            f"{standings.study}` trains it again too."
         )
     if standings.unfinished:
-        sentences.append("The search is unfinished, so it may still find others.")
-    if best and those > 1 and standings.decided and not standings.test:
+        sentences.append("The search is unfinished and may still find better configurations.")
+    if best and finalists > 1 and standings.decided and not standings.test:
         sentences.append(
-            f"It was chosen among {those} finalists after {count(standings.searched, 'trial')} of the search, all "
-            f"scored on the same {standings.score_on} images."
+            f"It was selected from {finalists} finalists after {count(standings.searched, 'search trial')}, all scored "
+            f"on the same {standings.score_on} images."
         )
     if best:
         sentences.append(precision([finalist.again for finalist in standings.finalists], "finalists"))
     if standings.test:
         test = f"{percent(standings.test.mean)}{_with_interval(standings.test)}"
-        sentences.append(f"On the test images, which nothing was chosen by: {test}.")
+        sentences.append(f"On the test images, which were not used for any selection: {test}.")
     return " ".join(filter(None, sentences))
 
 
 def _ahead(standings: Standings, best: Finalist) -> str:
     accuracy = best.again.accuracy
-    answer = (
+    sentence = (
         f"{standings.title.capitalize()}: {called(best)}, "
         f"{percent(accuracy.mean)} {standings.score_on} accuracy, mean of "
         f"{count(accuracy.n, 'fresh seed')}{_with_interval(accuracy)}: "
@@ -223,44 +227,45 @@ def _ahead(standings: Standings, best: Finalist) -> str:
     others = [other for other in standings.finalists[1:] if other.again.whole]
     ties = [called(other) for other in others if other.again.ties]
     if not ties:
-        return answer
+        return sentence
     tied = listed(ties)
-    return f"{answer} {tied[0].upper()}{tied[1:]} {'is' if len(ties) == 1 else 'are'} statistically tied with it."
+    return f"{sentence} {tied[0].upper()}{tied[1:]} {'is' if len(ties) == 1 else 'are'} statistically tied with it."
 
 
-def _nobody(standings: Standings, those: int) -> str:
-    which = "the only finalist" if those == 1 else f"each of the {those} finalists"
+def _no_winner(standings: Standings, finalists: int) -> str:
+    which = "the only finalist" if finalists == 1 else f"each of the {finalists} finalists"
     if standings.decided:
-        return f"No winner: a training of {which} diverged."
-    return f"No finalist is ahead yet: a training of {which} so far diverged."
+        return f"No winner: {which} has diverged training runs."
+    return f"No finalist is ahead yet: so far {which} has diverged training runs."
 
 
 def _diverged(standings: Standings) -> str:
-    """Which trainings diverged."""
-    broken = [one for one in standings.finalists if not one.again.whole]
-    lost = [(called(one), one.again.finished - one.again.accuracy.n, one.again.finished) for one in broken]
-    lost += [(called(one), one.diverged, one.diverged) for one in standings.unscored]
-    whose = listed([f"{number} of {of_all} of {whom}" for whom, number, of_all in lost])
-    return f"{count(standings.diverged, 'training')} diverged: {whose}; such finalists rank last."
+    partly = [one for one in standings.finalists if not one.again.whole]
+    counts = [(called(one), one.again.finished - one.again.accuracy.n, one.again.finished) for one in partly]
+    counts += [(called(one), one.diverged, one.diverged) for one in standings.unscored]
+    by_finalist = listed([f"{number} of {total} of {finalist}" for finalist, number, total in counts])
+    runs = count(standings.diverged, "training run")
+    return f"{runs} diverged: {by_finalist}. Finalists with diverged training runs rank last."
 
 
 def checkpoint(standings: Standings) -> str:
-    """Where a training of the winner is."""
+    """Path and score of the winner's checkpoint, or why there is none."""
     if standings.checkpoint is None:
         if not standings.decided:
-            return "Best checkpoint  is not chosen yet"
+            return "Best checkpoint  not chosen yet"
         if standings.winner is None:
-            return "Best checkpoint  is not chosen, as there is no winner"
+            return "Best checkpoint  none, as there is no winner"
         if standings.removed:
-            return "Best checkpoint  was removed; the report has the command that trains it again"
-        return f"Best checkpoint  is not here; `fmnist-search finalists {standings.study}` puts it here"
-    assert standings.winner is not None  # whose it is
+            return "Best checkpoint  removed; the report shows the command that trains it again"
+        return f"Best checkpoint  not found; `fmnist-search finalists {standings.study}` restores it"
+    assert standings.winner is not None  # a checkpoint is only published for a winner
     accuracies = standings.winner.again.accuracies
-    return f"Best checkpoint  {standings.checkpoint}  ({percent(accuracies[0])}, one of {len(accuracies)})"
+    runs = count(len(accuracies), "training run")
+    return f"Best checkpoint  {standings.checkpoint}  ({percent(accuracies[0])}, 1 of {runs})"
 
 
 def ensemble(standings: Standings) -> str | None:
-    """Where the ensemble is, or why there is none; None before that is known."""
+    """Path and score of the ensemble, or why there is none; None before that is known."""
     if standings.without_ensemble:
         return f"Ensemble         none: {standings.without_ensemble}"
     made = standings.ensemble
@@ -268,23 +273,23 @@ def ensemble(standings: Standings) -> str | None:
         return None
     costs = f"{made.megabytes:.1f} MB, {made.milliseconds:.2f} ms per image"
     accuracy = percent(made.score.accuracy)
-    if standings.score_on != "test":  # of which the line on the best checkpoint says another
-        accuracy += " of the test images"
+    if standings.score_on != "test":  # the line on the best checkpoint shows its accuracy on other images
+        accuracy += " on the test images"
         if standings.single:
-            accuracy += f", where that has {percent(standings.single.score.accuracy)}"
+            accuracy += f"; best checkpoint {percent(standings.single.score.accuracy)}"
     return f"Ensemble         {standings.ensemble_file}  ({accuracy}, {count(len(made.trials), 'network')}, {costs})"
 
 
 def caution(summary: Summary) -> str:
     """Caveat shown beside a single-run score."""
     if summary.trials.finished == 1:
-        return "This is one training (one seed): another one of it will score a little differently."
+        return "This is a single training run (one seed): another seed will score slightly differently."
     return (
-        f"This is one training (one seed), the best of {summary.trials.finished} chosen on the "
-        f"{summary.score_on} images that scored it: a fresh training of it will on average score a little lower."
+        f"This is a single training run (one seed), selected as the best of {summary.trials.finished} on the same "
+        f"{summary.score_on} images: with a fresh seed it will on average score slightly lower."
     )
 
 
 def listed(names: list[str]) -> str:
-    """Names in a sentence: a, b and c."""
+    """A list in a sentence: a, b and c."""
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))

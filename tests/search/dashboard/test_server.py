@@ -104,7 +104,7 @@ def test_a_browser_shows_study_figures_and_a_checkpoint_to_download(site: Site, 
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.goto(f"{site.address}/dashboard")
     page.get_by_role("heading", name="shown").click()
-    for title in ("Which hyperparameters matter", "What test accuracy costs", "What the best network takes for what"):
+    for title in ("Hyperparameter importance", "Test accuracy and cost", "Confusion matrix of the best network"):
         page.locator(".gtitle", has_text=title).wait_for()
 
     page.goto(f"{site.address}/dashboard/studies/1/trials?numbers={best.number}")
@@ -491,7 +491,7 @@ def test_the_stock_dashboard_reads_the_database_without_changing_it(searched: Pa
     study = served.study()
     assert len(study["trials"]) == 13
     assert {plot["id"] for plot in study["plotly_graph_objects"]} == {"importances", "costs", "confusion"}
-    assert "## Answer" in study["note"]["body"]
+    assert "## Result" in study["note"]["body"]
     assert served.ask("/api/studies/1/param_importances").status == 200
     assert served.ask("/csv/1").body.count(b"\n") == 14
     process.terminate()

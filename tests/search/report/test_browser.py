@@ -1,4 +1,4 @@
-"""The report in a real browser: headless Chromium, with the network off."""
+"""The report in headless Chromium, offline."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -26,7 +26,7 @@ from tests.factories import HIGH, LOW, contrast, definition, study_of, trained
 pytestmark = NEEDS_CHROMIUM
 
 EVIL = "<img src=x onerror=alert(1)><b>bold</b>"
-CONTRAST = 4.5  # of text, at least: WCAG 2.2, 1.4.3
+CONTRAST = 4.5  # minimum for text: WCAG 2.2, 1.4.3
 DESKTOP, PHONE = (1200, 900), (360, 740)
 
 Open = Callable[..., Any]
@@ -34,7 +34,7 @@ Open = Callable[..., Any]
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory, tiny: DataSet, tiny_folder: Path) -> Path:
-    """The report of a search with pruned trials and finalists, whose name is hostile."""
+    """The report of a search with pruned trials, finalists and a hostile name."""
     folder = tmp_path_factory.mktemp("out")
     url, defined = (
         default_url(folder),
@@ -59,29 +59,29 @@ def report(tmp_path_factory: pytest.TempPathFactory, tiny: DataSet, tiny_folder:
     chosen = define(study, 2, 2)
     assert chosen is not None
     with lock(url):
-        again = open_study(storage, f"{EVIL}.finalists", chosen, tiny, place_of(study, folder / "s"))
-        tickets.top_up(again, chosen, None)
+        finalist_study = open_study(storage, f"{EVIL}.finalists", chosen, tiny, place_of(study, folder / "s"))
+        tickets.top_up(finalist_study, chosen, None)
     work(settings, lambda: False)
     return write(study, folder / "s", folder / "report.html", lambda: tiny, url)
 
 
 @pytest.fixture
 def opened(browser: Any) -> Open:
-    """Open a file; whatever it asks the network for, and each error in it, fails the test."""
+    """Open a file; any network request and any error on the page fails the test."""
 
     @contextmanager
     def open_(path: Path, size: tuple[int, int] = DESKTOP, **options: Any) -> Iterator[Any]:
         viewport = {"width": size[0], "height": size[1]}
         context = browser.new_context(viewport=viewport, offline=True, **options)
-        page, wrong = context.new_page(), []
-        page.on("request", lambda request: wrong.append(request.url) if not is_local(request.url) else None)
-        page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("dialog", lambda dialog: wrong.append(dialog.message))
+        page, failures = context.new_page(), []
+        page.on("request", lambda request: failures.append(request.url) if not is_local(request.url) else None)
+        page.on("console", lambda message: failures.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: failures.append(str(error)))
+        page.on("dialog", lambda dialog: failures.append(dialog.message))
         page.goto(path.as_uri())
         yield page
         context.close()
-        assert wrong == []
+        assert failures == []
 
     return open_
 
@@ -90,7 +90,7 @@ def is_local(url: str) -> bool:
     return url.startswith(("file:", "data:", "blob:"))
 
 
-def test_every_figure_draws_marks_with_the_network_off(report: Path, opened: Open) -> None:
+def test_every_figure_is_drawn_offline(report: Path, opened: Open) -> None:
     with opened(report) as page:
         marks = page.evaluate(
             """() => Object.fromEntries([...document.querySelectorAll(".plot")].map((plot) => [plot.id,
@@ -127,13 +127,13 @@ OVERLAPS = """() => [...document.querySelectorAll(".plot")].flatMap((plot) => {
 
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE])
-def test_ticks_of_an_axis_do_not_touch(report: Path, opened: Open, size: tuple[int, int]) -> None:
+def test_tick_labels_do_not_overlap(report: Path, opened: Open, size: tuple[int, int]) -> None:
     with opened(report, size) as page:
         assert page.locator(".xtick text").count() > 20
         assert page.evaluate(OVERLAPS) == []
 
 
-def test_a_slice_has_all_choices_and_the_key_has_the_mark_of_the_best(report: Path, opened: Open) -> None:
+def test_a_slice_shows_all_choices_and_the_key_shows_the_marker_of_the_best(report: Path, opened: Open) -> None:
     with opened(report) as page:
         assert page.locator("#slice_batch_size .xtick text").all_text_contents() == ["32", "64"]
         assert page.locator("#slice_filters .xtick text").all_text_contents() == ["2", "3", "4", "5"]
@@ -148,13 +148,13 @@ def test_a_slice_has_all_choices_and_the_key_has_the_mark_of_the_best(report: Pa
         assert key == ["0px", pytest.approx(45)]
 
 
-def test_what_a_user_wrote_is_shown_as_text(report: Path, opened: Open) -> None:
+def test_user_text_is_escaped(report: Path, opened: Open) -> None:
     with opened(report) as page:
         assert page.inner_text("h1") == f"Study {EVIL}"
         assert page.locator("main b, header b, img[src=x]").count() == 0
 
 
-def test_names_in_figures_are_text_too(tmp_path: Path, opened: Open) -> None:
+def test_names_in_figures_are_escaped(tmp_path: Path, opened: Open) -> None:
     storage = optuna.storages.InMemoryStorage()
     found = compare([study_of(storage, name, trained(*values)) for name, values in ((EVIL, LOW), ("b & c", HIGH))])
     file = tmp_path / "comparison.html"
@@ -167,7 +167,7 @@ def test_names_in_figures_are_text_too(tmp_path: Path, opened: Open) -> None:
         assert page.locator("#answers [style*='bold'], #answers a").count() == 0
 
 
-def test_no_figure_offers_to_send_itself_away(report: Path, opened: Open) -> None:
+def test_no_figure_offers_an_upload(report: Path, opened: Open) -> None:
     with opened(report) as page:
         buttons = page.evaluate("[...document.querySelectorAll('.modebar-btn')].map((each) => each.dataset.title)")
         assert "Download plot as a PNG" in buttons
@@ -175,7 +175,7 @@ def test_no_figure_offers_to_send_itself_away(report: Path, opened: Open) -> Non
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_scrolls_the_page_down_only(report: Path, opened: Open, scheme: str) -> None:
+def test_on_a_phone_the_page_does_not_scroll_sideways(report: Path, opened: Open, scheme: str) -> None:
     with opened(report, PHONE, has_touch=True, is_mobile=True, color_scheme=scheme) as page:
         assert page.evaluate("document.documentElement.scrollWidth") == PHONE[0]
         wide = page.evaluate(
@@ -193,7 +193,7 @@ COLOURS = """() => {
 }"""
 
 
-def test_page_and_figures_follow_the_colour_scheme_when_it_changes_too(report: Path, opened: Open) -> None:
+def test_page_and_figures_follow_changes_of_the_colour_scheme(report: Path, opened: Open) -> None:
     with opened(report, color_scheme="light") as page:
         light = page.evaluate(COLOURS)
         page.emulate_media(color_scheme="dark")
@@ -212,7 +212,7 @@ def test_page_and_figures_follow_the_colour_scheme_when_it_changes_too(report: P
                 assert contrast(text, background) >= CONTRAST, (text, background)
 
 
-def test_on_paper_a_heading_and_its_sentence_stay_with_what_follows(report: Path, opened: Open) -> None:
+def test_in_print_no_page_break_follows_a_heading(report: Path, opened: Open) -> None:
     with opened(report) as page:
         page.emulate_media(media="print")
         apart = page.evaluate(
@@ -222,7 +222,7 @@ def test_on_paper_a_heading_and_its_sentence_stay_with_what_follows(report: Path
         assert apart == []
 
 
-def test_on_paper_it_is_light_and_figures_fit_the_sheet(report: Path, opened: Open) -> None:
+def test_in_print_the_page_is_light_and_figures_fit_the_sheet(report: Path, opened: Open) -> None:
     with opened(report, color_scheme="dark") as page:
         page.evaluate(
             """() => addEventListener("beforeprint", () => {
@@ -241,14 +241,14 @@ def test_on_paper_it_is_light_and_figures_fit_the_sheet(report: Path, opened: Op
         assert contrast(printed["page"], "255, 255, 255") < 1.2
         assert contrast(printed["text"], printed["page"]) >= CONTRAST
         assert printed["overlaps"] == []
-        assert 600 < printed["sheet"] < 700  # of an A4 sheet's 794 pixels, less the margins
+        assert 600 < printed["sheet"] < 700  # an A4 sheet's 794 pixels minus the margins
         assert 0 < min(printed["widths"]) <= max(printed["widths"]) <= printed["sheet"]
         assert max(printed["widths"]) > 0.9 * printed["sheet"]
         page.wait_for_function("document.querySelector('#history .main-svg').getBoundingClientRect().width > 900")
         assert not page.evaluate("document.documentElement.classList.contains('paper')")
 
 
-def test_without_javascript_the_numbers_are_there(report: Path, opened: Open) -> None:
+def test_numbers_are_shown_without_javascript(report: Path, opened: Open) -> None:
     with opened(report, java_script_enabled=False) as page:
-        assert "The figures need JavaScript." in page.inner_text("noscript")
+        assert "The figures need JavaScript" in page.inner_text("noscript")
         assert re.search(r"\d\d\.\d\d %", page.inner_text(".answer"))

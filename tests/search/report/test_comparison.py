@@ -1,4 +1,4 @@
-"""Several studies side by side."""
+"""Comparison of several studies."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -24,7 +24,7 @@ EVIL = "<script>alert(1)</script>"
 
 
 def timed(trial: FrozenTrial, start: float, end: float) -> FrozenTrial:
-    """The same with its times, in seconds since the study began."""
+    """The trial with its times, in seconds since the study started."""
     trial.datetime_start, trial.datetime_complete = (BEGIN + timedelta(seconds=each) for each in (start, end))
     return trial
 
@@ -44,7 +44,7 @@ def three(storage: optuna.storages.BaseStorage) -> Comparison:
     )
 
 
-def test_time_is_counted_from_the_first_attempt_of_a_trial_that_was_resumed(
+def test_time_counts_from_the_first_attempt_of_a_resumed_trial(
     storage: optuna.storages.BaseStorage,
 ) -> None:
     resumed = timed(ended(GRID, 0.9), 600, 610)
@@ -55,9 +55,9 @@ def test_time_is_counted_from_the_first_attempt_of_a_trial_that_was_resumed(
     assert answer.progress.seconds == [610]
 
 
-def test_progress_is_the_best_so_far_by_epochs_of_all_trials_and_by_time(storage: optuna.storages.BaseStorage) -> None:
+def test_progress_is_the_best_accuracy_so_far_by_total_epochs_and_by_time(storage: optuna.storages.BaseStorage) -> None:
     stopped = ended(GRID, 0.95, curve={0.5: 0.95}, state=TrialState.PRUNED)
-    trials = [  # not in the order in which they end
+    trials = [  # not ordered by their end
         timed(ended(GRID, 0.9), 5, 60),
         timed(ended(GRID, 0.7), 10, 40),
         timed(stopped, 0, 20),
@@ -65,20 +65,20 @@ def test_progress_is_the_best_so_far_by_epochs_of_all_trials_and_by_time(storage
         timed(ended(GRID, 0.85), 90, 100),
     ]
     (answer,) = compare([study_of(storage, "a", trials)]).answers
-    assert answer.progress.best == [0.7, 0.9, 0.9]  # it goes on to the last trial
+    assert answer.progress.best == [0.7, 0.9, 0.9]  # with a point for the last trial
     assert answer.progress.epochs == [0.5 + 2, 0.5 + 4, 0.5 + 8]
     assert answer.progress.seconds == [40, 60, 100]
     assert answer.finished == 5
 
 
-def test_trials_that_failed_or_run_are_no_progress(storage: optuna.storages.BaseStorage) -> None:
+def test_failed_and_running_trials_do_not_count_as_progress(storage: optuna.storages.BaseStorage) -> None:
     failed = timed(ended(GRID, None, curve={1.0: 0.5}, state=TrialState.FAIL), 0, 10)
     running = ended(GRID, None, curve={1.0: 0.99}, state=TrialState.RUNNING)
     (answer,) = compare([study_of(storage, "a", [failed, running, timed(ended(GRID, 0.0), 20, 50)])]).answers
     assert (answer.progress.epochs, answer.progress.seconds, answer.progress.best) == ([2], [30], [0.0])
 
 
-def test_an_answer_is_the_best_configuration_with_all_its_trainings(storage: optuna.storages.BaseStorage) -> None:
+def test_an_answer_is_the_best_configuration_with_all_its_training_runs(storage: optuna.storages.BaseStorage) -> None:
     (answer,) = compare([study_of(storage, "a", trained(*LOW) + trained(*HIGH, filters=2))]).answers
     assert (answer.answer, answer.accuracies, answer.accuracy, answer.again) == (
         "filters=2",
@@ -88,7 +88,7 @@ def test_an_answer_is_the_best_configuration_with_all_its_trainings(storage: opt
     )
 
 
-def test_finalists_trained_again_are_the_answer_where_there_are_some(storage: optuna.storages.BaseStorage) -> None:
+def test_the_winning_finalist_is_the_answer_if_there_is_one(storage: optuna.storages.BaseStorage) -> None:
     searched = study_of(storage, "a", trained(0.99, filters=3) + trained(0.9, filters=2))
     study_of(storage, finalists_name("a"), trained(*LOW, filters=3) + trained(*HIGH, filters=2))
     (answer,) = compare([searched]).answers
@@ -96,14 +96,14 @@ def test_finalists_trained_again_are_the_answer_where_there_are_some(storage: op
     assert answer.progress.best[0] == 0.99  # the search alone
 
 
-def test_differences_are_from_the_first_and_corrected_for_all_of_them(three: Comparison) -> None:
+def test_differences_from_the_first_study_are_corrected_for_all_pairs(three: Comparison) -> None:
     pooled = Pooled([LOW, HIGH, WIDE])
     assert three.differences == [pooled.difference(1, 0), pooled.difference(2, 0)]
     assert three.differences[0] is not None
     assert three.differences[0].mean == pytest.approx(0.1)
 
 
-def test_words_name_the_better_one_or_say_that_it_is_too_close_to_call(storage: optuna.storages.BaseStorage) -> None:
+def test_sentences_name_the_better_study_or_report_a_tie(storage: optuna.storages.BaseStorage) -> None:
     low, high, wide = (
         study_of(storage, name, trained(*values)) for name, values in (("low", LOW), ("high", HIGH), ("wide", WIDE))
     )
@@ -114,29 +114,26 @@ def test_words_name_the_better_one_or_say_that_it_is_too_close_to_call(storage: 
     assert compare([high, low]).words == f"high is better than low by {by}."
     for pair in ([low, wide], [wide, low]):
         words = compare(pair).words
-        assert words.startswith(f"Too close to call between {pair[0][0].study_name} and {pair[1][0].study_name}: ")
+        assert words.startswith(f"{pair[0][0].study_name} and {pair[1][0].study_name} are statistically tied: ")
         assert "wide is ahead by 1.33 points (-" in words
 
 
-def test_a_single_training_tells_nothing_apart(storage: optuna.storages.BaseStorage) -> None:
+def test_a_single_training_run_is_not_compared(storage: optuna.storages.BaseStorage) -> None:
     found = compare([study_of(storage, "a", trained(*LOW)), study_of(storage, "b", trained(0.99))])
     assert found.differences == [None]
-    assert (
-        found.words
-        == "b and a cannot be told apart: that takes several trainings of each answer, and scores that vary."
-    )
+    assert found.words.startswith("b and a cannot be compared: that needs several training runs")
 
 
 @pytest.mark.parametrize(
     ("defined", "fingerprint"), [(GRID, "two"), (GRID.model_copy(update={"score_on": "validation"}), "one")]
 )
-def test_scores_on_other_images_are_not_compared(
+def test_scores_on_different_images_are_not_compared(
     storage: optuna.storages.BaseStorage, defined: StudyDefinition, fingerprint: str
 ) -> None:
     other = study_of(storage, "b", trained(*HIGH), defined, fingerprint)
     found = compare([study_of(storage, "a", trained(*LOW)), other])
     assert found.differences == [None]
-    assert found.words == "b was scored on other images than a: their accuracies are not comparable."
+    assert found.words == "b and a were scored on different images: their accuracies are not comparable."
     assert "10.00" not in re.sub(r"<script>.*?</script>", "", render_comparison(found, ["a", "b"]), flags=re.DOTALL)
 
 
@@ -154,13 +151,13 @@ def test_a_study_without_a_complete_trial_is_left_out_and_named(storage: optuna.
     assert found.left_out == ["empty", "stopped"]
     assert found.differences == [Pooled([HIGH, LOW]).difference(0, 1)]  # one pair
     page = render_comparison(found, ["empty", "a", "stopped", "b"])
-    assert "no trial of theirs is complete yet: empty, stopped." in page
+    assert "they have no complete trial yet: empty, stopped." in page
 
 
 def test_the_page_of_studies_without_a_complete_trial_says_so(storage: optuna.storages.BaseStorage) -> None:
     found = compare([study_of(storage, name, []) for name in "ab"])
     assert (found.answers, found.differences) == ([], [])
-    assert "No trial is complete yet in any of these studies." in render_comparison(found, ["a", "b"])
+    assert "None of these studies has a complete trial yet." in render_comparison(found, ["a", "b"])
 
 
 def test_figures_draw_the_numbers(three: Comparison) -> None:
@@ -180,7 +177,7 @@ def test_figures_draw_the_numbers(three: Comparison) -> None:
         assert [list(line.y) for line in lines] == [answer.progress.best for answer in three.answers]
 
 
-def test_the_page_is_whole_offline_and_escapes_what_users_wrote(storage: optuna.storages.BaseStorage) -> None:
+def test_the_page_is_self_contained_and_escapes_user_text(storage: optuna.storages.BaseStorage) -> None:
     names = [EVIL, "b", f"</script>{EVIL}"]
     found = compare(
         [study_of(storage, name, trained(*values)) for name, values in zip(names[:2], (LOW, HIGH), strict=True)]

@@ -1,4 +1,4 @@
-"""What an accuracy costs, and who is on a Pareto front."""
+"""Cost of configurations, and Pareto fronts."""
 
 import random
 from typing import Any
@@ -32,12 +32,12 @@ MADE: list[dict[str, Any]] = [
 
 
 def costs_of(defined: StudyDefinition, *trials: tuple[float, float, dict[str, Any]]) -> list[Cost]:
-    """Of trials as (accuracy, seconds, parameters)."""
+    """Costs of trials given as (accuracy, seconds, hyperparameters)."""
     made = [ended(defined, accuracy, seconds=seconds, **params) for accuracy, seconds, params in trials]
     return costs(defined, rank(defined, made), made)
 
 
-def test_a_configurations_cost_is_that_of_its_network_and_its_seconds() -> None:
+def test_cost_is_the_complexity_of_the_network_and_its_training_time() -> None:
     found = costs_of(ARCHITECTURES, *((0.9 - place / 10, 12.0, params) for place, params in enumerate(MADE)))
     for cost, params in zip(found, MADE, strict=True):
         network = ARCHITECTURES.defaults.model_copy(update=params)
@@ -48,7 +48,7 @@ def test_a_configurations_cost_is_that_of_its_network_and_its_seconds() -> None:
     assert len({cost.parameters for cost in found}) == len(MADE)
 
 
-def test_seconds_and_accuracy_are_means_over_the_trainings() -> None:
+def test_seconds_and_accuracy_are_means_over_the_training_runs() -> None:
     grid = definition(sampler="grid", seeds=2)
     (found,) = costs_of(grid, (0.8, 10.0, {}), (0.9, 14.0, {}))
     assert (found.seconds, found.accuracy, found.trial) == (12.0, pytest.approx(0.85), None)
@@ -58,15 +58,15 @@ def test_seconds_and_accuracy_are_means_over_the_trainings() -> None:
 
 
 def staircase(costs: list[Cost], name: str) -> set[str]:
-    """The front by going up the costs: of those of one cost the most accurate, if none cheaper is as good."""
+    """The front by ascending cost: the most accurate at each cost, if better than everything cheaper."""
     front: set[str] = set()
-    reached = -1.0
+    record = -1.0
     for price in sorted({getattr(cost, name) for cost in costs}):
         rows = [cost for cost in costs if getattr(cost, name) == price]
         best = max(row.accuracy for row in rows)
-        if best > reached:
+        if best > record:
             front |= {row.label for row in rows if row.accuracy == best}
-            reached = best
+            record = best
     return front
 
 
@@ -77,7 +77,7 @@ SIZES = definition(
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_fronts_are_those_of_their_definition_where_accuracies_and_costs_tie(seed: int) -> None:
+def test_pareto_fronts_match_an_independent_reference_with_equal_accuracies_and_costs(seed: int) -> None:
     draw = random.Random(seed)
     points = draw.sample([(filters, epochs) for filters in range(1, 5) for epochs in range(1, 9)], 24)
     found = costs_of(
@@ -92,7 +92,7 @@ def test_fronts_are_those_of_their_definition_where_accuracies_and_costs_tie(see
         assert {cost.label for cost in found if name in cost.fronts} == staircase(found, name)
 
 
-def test_as_good_for_less_takes_the_others_place_and_two_alike_share_it() -> None:
+def test_an_equal_accuracy_at_lower_cost_dominates_and_identical_ones_share_the_front() -> None:
     labels = [
         (cost.label, "seconds" in cost.fronts)
         for cost in costs_of(
@@ -107,7 +107,7 @@ def test_as_good_for_less_takes_the_others_place_and_two_alike_share_it() -> Non
     assert labels == [(f"filters={filters} epochs=3", filters in (2, 3, 6)) for filters in (1, 2, 3, 5, 6)]
 
 
-def test_the_cheapest_and_the_best_are_always_on_the_front() -> None:
+def test_the_cheapest_and_the_most_accurate_are_always_on_the_front() -> None:
     found = costs_of(SIZES, *((0.5 + n / 100, float(n % 7 + 1), {"filters": n + 1}) for n in range(20)))
     for name in COSTS:
         assert name in found[0].fronts

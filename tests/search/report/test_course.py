@@ -1,4 +1,4 @@
-"""How a search went in time."""
+"""Search history: attempts and their times."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,7 +15,7 @@ BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def attempt(start: float, end: float | None = None, outcome: str = "complete", pid: int = 7) -> dict[str, Any]:
-    """As `search.queue.lease` writes it; seconds since BEGIN."""
+    """An attempt as recorded by `search.queue.lease`; times in seconds since BEGIN."""
     ending = {} if end is None else {"ended": moment(end), "outcome": outcome, "step": 100}
     holder = {"machine": "this", "host": "here", "pid": pid, "device": "cpu", "threads": 1, "grace": 120.0}
     return {**holder, "started": moment(start), **ending}
@@ -35,17 +35,17 @@ def trial_of(number: int, *attempts: dict[str, Any], end: float = 0.0, **changes
     return trial
 
 
-def test_a_search_begins_with_the_first_attempt_at_any_trial() -> None:
+def test_a_search_starts_with_the_first_attempt_at_any_trial() -> None:
     retried = trial_of(0, attempt(3, 5, "given back"), attempt(20, 30), end=20)
     assert beginning([trial_of(1, attempt(10, 12), end=12), retried]) == BEGIN + timedelta(seconds=3)
     assert datetime.now(UTC) - beginning([]) < timedelta(minutes=1)
 
 
-def test_every_attempt_is_a_spell_of_its_worker_and_they_are_in_order() -> None:
+def test_spells_are_the_attempts_of_all_workers_by_start() -> None:
     trials = [
         trial_of(0, attempt(0, 5, "given back", pid=1), attempt(9, 12.5, "complete", pid=2)),
         trial_of(1, attempt(4, 8, "pruned", pid=3), state=TrialState.PRUNED),
-        trial_of(2),  # waits
+        trial_of(2),  # waiting
     ]
     assert spells(trials, BEGIN, again=True) == [
         Spell("here:1", 0, True, 0, 5, "given back"),
@@ -54,13 +54,13 @@ def test_every_attempt_is_a_spell_of_its_worker_and_they_are_in_order() -> None:
     ]
 
 
-def test_an_attempt_without_an_end_goes_on_until_now() -> None:
+def test_a_running_attempt_ends_now() -> None:
     (spell,) = spells([trial_of(0, attempt(60), state=TrialState.RUNNING, value=None)], BEGIN, again=False)
     assert (spell.outcome, spell.start) == ("running", 60)
     assert spell.end == pytest.approx((datetime.now(UTC) - BEGIN).total_seconds(), abs=60)
 
 
-def test_finished_trials_are_on_record_with_their_ends() -> None:
+def test_only_finished_trials_are_recorded() -> None:
     complete = trial_of(0, end=30, curve={0.25: 0.4, 1.0: 0.8, 2.0: 0.9})
     stopped = ended(DEFINED, None, curve={0.25: 0.3}, state=TrialState.PRUNED, attributes={REASON: "pruned early"})
     running = trial_of(2, value=None, state=TrialState.RUNNING)
@@ -71,12 +71,12 @@ def test_finished_trials_are_on_record_with_their_ends() -> None:
     assert (second.state, second.accuracy, second.reason) == ("pruned", 0.3, "pruned early")
 
 
-def test_the_clock_stands_still_while_nobody_works() -> None:
+def test_time_without_any_worker_is_left_out() -> None:
     night = 10 * PAUSE
     done = [
         Spell("a:1", 0, False, 0, 50, "complete"),
         Spell("b:2", 1, False, 10, 40, "pruned"),
-        Spell("a:1", 2, False, 50 + PAUSE / 2, 200, "complete"),  # a short wait is no pause
+        Spell("a:1", 2, False, 50 + PAUSE / 2, 200, "complete"),  # a short gap is no pause
         Spell("c:3", 3, False, 200 + night, 230 + night, "complete"),
         Spell("c:3", 0, True, 230 + 2 * night, 260 + 2 * night, "complete"),
     ]

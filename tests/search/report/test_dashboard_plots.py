@@ -1,4 +1,4 @@
-"""What the dashboard is given of a report."""
+"""Figures and note of a report in the dashboard."""
 
 import json
 import random
@@ -46,7 +46,7 @@ def cost(number: int, draw: random.Random) -> Cost:
 
 @pytest.fixture
 def analysis() -> Analysis:
-    """Of a search of a thousand complete trials over eight hyperparameters."""
+    """A search of a thousand complete trials over eight hyperparameters."""
     draw = random.Random(0)
     shares = {
         f"hyperparameter_{number}": Importance(draw.random(), draw.random(), draw.random()) for number in range(8)
@@ -108,7 +108,7 @@ def analysis() -> Analysis:
     )
 
 
-def test_the_figures_of_a_large_study_stay_small(analysis: Analysis) -> None:
+def test_figures_of_a_large_study_stay_small(analysis: Analysis) -> None:
     plots = custom_plots(analysis)
     assert plots.keys() == {"importances", "costs", "confusion"}
     assert {name: len(plot.to_json()) // 1000 for name, plot in plots.items()} == pytest.approx(
@@ -116,7 +116,7 @@ def test_the_figures_of_a_large_study_stay_small(analysis: Analysis) -> None:
     )
 
 
-def test_an_early_importance_is_shown_in_the_place_of_the_other_and_says_so(analysis: Analysis) -> None:
+def test_an_early_importance_replaces_the_other_and_is_labelled(analysis: Analysis) -> None:
     assert analysis.importances is not None
     end = custom_plots(analysis)["importances"]
     assert "after" not in end.layout.title.text
@@ -128,24 +128,24 @@ def test_an_early_importance_is_shown_in_the_place_of_the_other_and_says_so(anal
     assert "after a quarter of an epoch" in shown.layout.title.text
     assert [bar.name for bar in shown.data] == ["fANOVA"]
     assert f"“{shown.layout.title.text}”" in note(few)
-    assert "what helps early need not help in the end" in note(few)
+    assert "What helps early may not help in the end" in note(few)
     assert f"“{end.layout.title.text}”" in note(analysis)
 
 
-def test_of_many_costs_the_best_and_those_on_the_front_are_drawn(analysis: Analysis) -> None:
+def test_of_many_configurations_the_best_and_the_pareto_front_are_drawn(analysis: Analysis) -> None:
     configurations, front = custom_plots(analysis)["costs"].data
     assert set(front.x) == {cost.seconds for cost in analysis.costs[::100]}
     assert len(configurations.x) == MOST + len([number for number in range(MOST, 1000) if number % 100 == 0])
     assert set(configurations.x) >= {cost.seconds for cost in analysis.costs[:MOST]}
 
 
-def test_figures_have_a_title_and_the_room_that_the_dashboard_gives_them(analysis: Analysis) -> None:
+def test_figures_have_a_title_and_leave_their_size_to_the_dashboard(analysis: Analysis) -> None:
     plots = custom_plots(analysis)
     assert all(plot.layout.title.text and plot.layout.height is None for plot in plots.values())
-    assert plots["confusion"].layout.title.text == "What the best network takes for what: 93.12 % test"
+    assert plots["confusion"].layout.title.text == "Confusion matrix of the best network: 93.12 % test accuracy"
 
 
-def test_figures_read_on_the_dashboards_light_and_on_its_dark_cards(analysis: Analysis) -> None:
+def test_figures_are_readable_in_the_dashboards_light_and_dark_mode(analysis: Analysis) -> None:
     for name, plot in custom_plots(analysis).items():
         assert plot.layout.paper_bgcolor == plot.layout.plot_bgcolor == "rgba(0,0,0,0)", name
         for axis in (plot.layout.xaxis, plot.layout.yaxis):
@@ -157,14 +157,14 @@ def test_figures_read_on_the_dashboards_light_and_on_its_dark_cards(analysis: An
         assert contrast(grey, background) > 4
 
 
-def test_what_there_are_no_numbers_for_is_not_drawn(analysis: Analysis) -> None:
+def test_figures_without_numbers_are_not_drawn(analysis: Analysis) -> None:
     assert custom_plots(replace(analysis, importances=None, costs=analysis.costs[:1], network=None)) == {}
 
 
-def test_the_note_has_the_answer_and_commands_that_each_take_their_options(analysis: Analysis) -> None:
+def test_the_note_has_the_result_and_commands_with_their_options(analysis: Analysis) -> None:
     text = note(analysis)
     assert "Trial 7: 93.00 % test accuracy with learning\\_rate=0.004 filters=24." in text
-    assert "the best of 1000 chosen on the test images that scored it" in text
+    assert "selected as the best of 1000 on the same test images" in text
     commands = text.split("```")[1].splitlines()[1:]
     where = "--storage 'postgresql+psycopg://me:***@db/studies'"
     assert commands == [
@@ -175,15 +175,15 @@ def test_the_note_has_the_answer_and_commands_that_each_take_their_options(analy
     ]
 
 
-def test_the_note_says_why_the_dashboards_importances_may_stand_in_another_order(analysis: Analysis) -> None:
-    said = f"may stand in another order than those under “{custom_plots(analysis)['importances'].layout.title.text}”"
-    assert said in note(analysis)
+def test_the_note_explains_why_the_dashboards_importances_may_differ(analysis: Analysis) -> None:
+    title = custom_plots(analysis)["importances"].layout.title.text
+    assert f"their order may differ from those in “{title}”" in note(analysis)
     none = Importances(None, None, 0, 0, 0, [])
     assert "importance" not in note(replace(analysis, importances=none))
     assert "importance" not in note(replace(analysis, importances=None))
 
 
-def test_the_answer_is_that_of_the_finalists_if_there_are_any(analysis: Analysis) -> None:
+def test_the_note_has_the_result_of_the_finalists_if_there_are_any(analysis: Analysis) -> None:
     standings: Standings = report_standings(BETTER)
     text = note(replace(analysis, standings=standings))
     assert "91.00 % test accuracy, mean of 3 fresh seeds" in text
@@ -196,22 +196,22 @@ def test_the_answer_is_that_of_the_finalists_if_there_are_any(analysis: Analysis
     assert "reproduce" not in note(nothing)
 
 
-def test_a_name_is_a_name_in_the_note(analysis: Analysis) -> None:
+def test_names_in_the_note_are_escaped(analysis: Analysis) -> None:
     best = replace(analysis.summary.best, checkpoint="[a](b)*c*`<i>`")  # type: ignore[type-var]  # there is one
     text = note(replace(analysis, summary=replace(analysis.summary, study="a; rm b", best=best)))
     assert r"\[a\](b)\*c\*\`\<i\>\`" in text
     assert "fmnist-search best 'a; rm b' " in text
 
 
-def test_what_people_wrote_stays_below() -> None:
-    once = with_note("## Answer\n\nfirst", "mine")
-    assert once == f"## Answer\n\nfirst\n\n{END_OF_OURS}\n\nmine"
-    again = with_note("## Answer\n\nsecond", f"{once}\nmore of mine\n")
-    assert again == f"## Answer\n\nsecond\n\n{END_OF_OURS}\n\nmine\nmore of mine"
+def test_user_text_stays_below_the_note() -> None:
+    once = with_note("## Result\n\nfirst", "mine")
+    assert once == f"## Result\n\nfirst\n\n{END_OF_OURS}\n\nmine"
+    twice = with_note("## Result\n\nsecond", f"{once}\nmore of mine\n")
+    assert twice == f"## Result\n\nsecond\n\n{END_OF_OURS}\n\nmine\nmore of mine"
     assert with_note("third", with_note("second", "")) == f"third\n\n{END_OF_OURS}"
 
 
-def test_it_is_published_again_in_the_place_of_the_former(analysis: Analysis, url: str) -> None:
+def test_publishing_again_replaces_figures_and_note(analysis: Analysis, url: str) -> None:
     storage = open_storage(url, "create")
     study = optuna.create_study(storage=storage, study_name="s", direction="maximize")
     with pytest.raises(StudyError, match="was not made by this version"):

@@ -1,4 +1,4 @@
-"""Small pictures as data URIs."""
+"""Images as data URIs."""
 
 import base64
 from io import BytesIO
@@ -15,12 +15,12 @@ def decoded(uri: str) -> np.ndarray:
     return np.asarray(Image.open(BytesIO(base64.b64decode(content))))
 
 
-def test_an_image_of_the_data_set_comes_back_bit_for_bit() -> None:
+def test_an_image_survives_encoding_unchanged() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (28, 28)).tolist()
     assert decoded(grey(pixels)).tolist() == pixels
 
 
-def test_a_filter_is_white_at_0_and_stronger_in_two_colours_to_both_sides() -> None:
+def test_a_filter_is_white_at_0_and_more_saturated_away_from_it() -> None:
     (first, second, middle, fourth, last) = decoded(diverging([[-2.0, -1.0, 0.0, 1.0, 2.0]], 2.0))[0].astype(int)
     assert middle.tolist() == [255, 255, 255]
     assert first[2] > first[0]  # blue

@@ -1,4 +1,4 @@
-"""Which hyperparameters matter: both methods against accuracies whose cause is known."""
+"""Importance by both methods, on accuracies whose cause is known."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -51,7 +51,7 @@ def width(found: Importance) -> float:
 
 @pytest.mark.usefixtures("_quick")
 @pytest.mark.parametrize("cause", ["a", "c"])
-def test_both_methods_find_importance_where_it_is(cause: str) -> None:
+def test_both_methods_find_the_important_hyperparameter(cause: str) -> None:
     found = importances(trials_of(60, lambda point: point[cause]))
     assert found.missing == []
     for shares in (found.ped_anova, found.fanova):
@@ -66,7 +66,7 @@ def test_both_methods_find_importance_where_it_is(cause: str) -> None:
 
 
 @pytest.mark.usefixtures("_quick")
-def test_two_causes_share_it_and_the_stronger_has_more() -> None:
+def test_the_stronger_of_two_causes_has_the_larger_share() -> None:
     found = importances(trials_of(80, lambda point: 2 * point["a"] + point["b"]))
     for shares in (found.ped_anova, found.fanova):
         assert shares is not None
@@ -74,7 +74,7 @@ def test_two_causes_share_it_and_the_stronger_has_more() -> None:
 
 
 @pytest.mark.usefixtures("_quick")
-def test_ped_anova_asks_what_the_best_have_in_common_and_not_the_worst() -> None:
+def test_ped_anova_measures_what_the_best_trials_have_in_common() -> None:
     found = importances(trials_of(60, lambda point: 2 + point["a"] if point["a"] > 0.75 else point["b"]))
     assert found.ped_anova is not None
     assert found.ped_anova["a"].share > 0.8
@@ -82,7 +82,7 @@ def test_ped_anova_asks_what_the_best_have_in_common_and_not_the_worst() -> None
 
 
 @pytest.mark.usefixtures("_quick")
-def test_choices_of_words_can_matter() -> None:
+def test_categorical_hyperparameters_can_be_important() -> None:
     words = {"kind": CategoricalDistribution(["flip", "crop"]), "b": FloatDistribution(0, 1)}
     draw = np.random.default_rng(0)
     trials = []
@@ -106,7 +106,7 @@ def test_more_trials_narrow_the_intervals() -> None:
 
 
 @pytest.mark.usefixtures("_quick")
-def test_noise_stands_out_by_neither_method() -> None:
+def test_neither_method_finds_importance_in_noise() -> None:
     draw = np.random.default_rng(1)
     found = importances(trials_of(40, lambda _: float(draw.normal())))
     for shares in (found.ped_anova, found.fanova):
@@ -116,7 +116,7 @@ def test_noise_stands_out_by_neither_method() -> None:
 
 
 @pytest.mark.usefixtures("_quick")
-def test_the_same_trials_come_to_the_same_numbers() -> None:
+def test_results_are_deterministic() -> None:
     trials = trials_of(25, lambda point: point["a"])
     assert importances(trials) == importances(trials)
 
@@ -131,43 +131,43 @@ def test_pruned_trials_count_for_ped_anova_and_not_for_fanova() -> None:
     assert found.fanova == importances([trial for trial in trials if trial.state == TrialState.COMPLETE]).fanova
 
 
-def test_too_few_trials_are_said_by_the_method_that_needs_more() -> None:
+def test_each_method_reports_too_few_trials() -> None:
     nine = importances(trials_of(9, lambda point: point["a"]))
     assert (nine.ped_anova, nine.fanova) == (None, None)
     assert nine.missing == [
-        "Too little data for PED-ANOVA: it needs 10 finished trials and 5 completed ones; there are 9 and 9.",
-        "Too little data for fANOVA: it needs 20 completed trials; there are 9.",
+        "Too few trials for PED-ANOVA: 10 finished and 5 complete ones are needed, of 9 and 9 so far.",
+        "Too few trials for fANOVA: 20 complete ones are needed, 9 exist so far.",
     ]
     nineteen = importances(trials_of(19, lambda point: point["a"]))
     assert nineteen.ped_anova is not None
     assert nineteen.fanova is None
-    assert nineteen.missing == ["Too little data for fANOVA: it needs 20 completed trials; there are 19."]
+    assert nineteen.missing == ["Too few trials for fANOVA: 20 complete ones are needed, 19 exist so far."]
     four = importances(trials_of(30, lambda point: point["a"], pruned=lambda number: number >= 4))
     assert four.ped_anova is None
-    assert "there are 30 and 4." in four.missing[0]
+    assert "of 30 and 4 so far." in four.missing[0]
     assert len(importances([]).missing) == 2
 
 
-def test_trials_without_a_value_and_unfinished_ones_are_no_data() -> None:
+def test_trials_without_a_value_and_unfinished_trials_are_ignored() -> None:
     lost = create_trial(state=TrialState.PRUNED, params={}, distributions={})
     running = create_trial(state=TrialState.RUNNING, params={}, distributions={})
     found = importances([*trials_of(9, lambda point: point["a"]), lost, running])
     assert (found.finished, found.complete, found.ped_anova) == (9, 9, None)
 
 
-def test_where_all_trials_are_alike_no_method_says_anything() -> None:
+def test_identical_trials_have_no_importance() -> None:
     one = create_trial(value=0.9, params={"a": 0.5}, distributions={"a": CUBE["a"]})
     other = create_trial(value=0.8, params={"a": 0.5}, distributions={"a": CUBE["a"]})
     for trials in ([one, other] * 15, trials_of(30, lambda _: 0.9)):
         found = importances(trials)
         assert (found.ped_anova, found.fanova) == (None, None)
         assert [reason.split()[0] for reason in found.missing] == ["PED-ANOVA", "fANOVA"]
-        assert all("nothing to tell apart" in reason for reason in found.missing)
+        assert all("is undefined" in reason for reason in found.missing)
 
 
 @pytest.mark.usefixtures("_quick")
-def test_one_trial_that_differs_among_many_alike_is_no_failure() -> None:
-    """Many of the bootstrap's draws are without it, and all of one accuracy."""
+def test_one_different_trial_among_identical_ones_raises_nothing() -> None:
+    """Many resamples of the bootstrap lack it, so all their accuracies are equal."""
     trials = trials_of(30, lambda _: 0.9)
     different = create_trial(value=0.5, params=trials[0].params, distributions=dict(CUBE))
     found = importances([different, *trials[1:]])
@@ -176,7 +176,7 @@ def test_one_trial_that_differs_among_many_alike_is_no_failure() -> None:
 
 
 @pytest.mark.usefixtures("_quick")
-def test_shares_are_those_that_optuna_gives_for_a_study_of_the_same_trials() -> None:
+def test_shares_equal_optunas_for_the_same_trials() -> None:
     trials = trials_of(40, lambda point: 2 * point["a"] + point["b"])
     study = optuna.create_study(direction="maximize")
     study.add_trials(trials)
@@ -186,12 +186,12 @@ def test_shares_are_those_that_optuna_gives_for_a_study_of_the_same_trials() -> 
         (found.fanova, FanovaImportanceEvaluator(n_trees=importance.TREES, seed=0)),
     ):
         assert shares is not None
-        theirs = optuna.importance.get_param_importances(study, evaluator=evaluator)
-        assert {name: one.share for name, one in shares.items()} == pytest.approx(theirs)
+        expected = optuna.importance.get_param_importances(study, evaluator=evaluator)
+        assert {name: one.share for name, one in shares.items()} == pytest.approx(expected)
 
 
 @pytest.mark.usefixtures("_quick")
-def test_fanova_looks_at_the_newest_complete_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fanova_uses_the_newest_complete_trials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importance, "NEWEST_COMPLETE", 25)
     old, new = trials_of(30, lambda point: point["a"]), trials_of(25, lambda point: point["b"])
     both = importances(old + new)
@@ -201,14 +201,14 @@ def test_fanova_looks_at_the_newest_complete_trials(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.usefixtures("_quick")
-def test_only_the_newest_trials_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_newest_trials_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importance, "NEWEST", 25)
     old, new = trials_of(30, lambda point: point["a"]), trials_of(25, lambda point: point["b"])
     assert importances(old + new) == importances(new)
 
 
 def with_some(trials: list[FrozenTrial], having: Callable[[int], bool]) -> list[FrozenTrial]:
-    """The same, of which some have a further hyperparameter."""
+    """The trials, some of them with a further hyperparameter `d`."""
     draw = np.random.default_rng(7)
     return [
         create_trial(
@@ -222,8 +222,8 @@ def with_some(trials: list[FrozenTrial], having: Callable[[int], bool]) -> list[
 
 
 @pytest.mark.usefixtures("_quick")
-def test_what_some_trials_have_changes_nothing_for_the_others() -> None:
-    """Nor do their intervals, though a draw of trials may have it in each of them."""
+def test_a_conditional_hyperparameter_does_not_change_the_importance_of_others() -> None:
+    """Including their intervals, although all trials of a resample may have it."""
     trials = trials_of(40, lambda point: 2 * point["a"] + point["b"])
     found = importances(with_some(trials, lambda number: number > 0))
     assert replace(found, conditional={}) == importances(trials)
@@ -236,7 +236,7 @@ def test_what_some_trials_have_changes_nothing_for_the_others() -> None:
 
 
 @pytest.mark.usefixtures("_quick")
-def test_one_that_varies_alone_is_set_against_nothing() -> None:
+def test_a_single_varying_hyperparameter_has_no_importance() -> None:
     lone = {"a": CUBE["a"]}
     trials = trials_of(30, lambda point: point["a"], space=lone)
     assert importances(trials).fanova is None
@@ -245,12 +245,12 @@ def test_one_that_varies_alone_is_set_against_nothing() -> None:
     alone = [
         create_trial(value=0.1 * n, params={"c": 1.0 * (n % 2)}, distributions={"c": CUBE["a"]}) for n in range(30)
     ]
-    found = importances(with_some(alone, lambda number: number % 2 == 0))  # c is 0 in all of these
+    found = importances(with_some(alone, lambda number: number % 2 == 0))  # c is 0 in all trials that have d
     assert found.conditional["d"].ped_anova is None
 
 
 def paused_early(n: int = 40, complete: int = 6) -> list[FrozenTrial]:
-    """What decides after a quarter of an epoch is a; of the first, which were trained to the end, it is b."""
+    """Trials paused after a quarter of an epoch, where `a` decides; the first ones complete, where `b` decides."""
     trials = trials_of(n, lambda point: point["b"], space=CUBE | {"epochs": FloatDistribution(0, 1)})
     for number, trial in enumerate(trials):
         reports = {25: trial.params["a"], **({50: trial.params["b"], 100: trial.value} if number < complete else {})}
@@ -262,7 +262,7 @@ def paused_early(n: int = 40, complete: int = 6) -> list[FrozenTrial]:
 
 
 @pytest.mark.usefixtures("_quick")
-def test_where_few_are_complete_importance_is_of_the_step_that_all_reached() -> None:
+def test_with_few_complete_trials_importance_is_measured_at_the_step_that_all_reached() -> None:
     found = importances(paused_early())
     assert found.fanova is None
     assert found.early is not None
@@ -273,7 +273,7 @@ def test_where_few_are_complete_importance_is_of_the_step_that_all_reached() -> 
 
 
 @pytest.mark.usefixtures("_quick")
-def test_epochs_cannot_matter_before_the_end_and_are_left_out_early() -> None:
+def test_epochs_are_left_out_of_early_importance() -> None:
     early = importances(paused_early()).early
     assert early is not None
     assert early.without_epochs
@@ -285,7 +285,7 @@ def test_epochs_cannot_matter_before_the_end_and_are_left_out_early() -> None:
 
 
 @pytest.mark.usefixtures("_quick")
-def test_a_step_that_the_pruner_ended_trials_before_is_not_looked_at_though_enough_reached_it() -> None:
+def test_no_step_is_used_before_which_trials_were_pruned() -> None:
     trials = paused_early()
     for trial in trials[6:30]:
         trial.intermediate_values[50] = trial.params["b"]
@@ -302,7 +302,7 @@ def test_a_step_that_the_pruner_ended_trials_before_is_not_looked_at_though_enou
 
 
 @pytest.mark.usefixtures("_quick")
-def test_paused_trials_count_and_those_that_run_or_diverged_do_not_hold_the_step_back() -> None:
+def test_paused_trials_limit_the_early_step_but_running_and_diverged_ones_do_not() -> None:
     trials = paused_early()
     for trial in trials:
         trial.intermediate_values[50] = trial.params["b"]
@@ -324,7 +324,7 @@ def test_paused_trials_count_and_those_that_run_or_diverged_do_not_hold_the_step
 
 
 @pytest.mark.usefixtures("_quick")
-def test_where_enough_are_complete_or_too_few_have_begun_there_is_no_early_importance() -> None:
+def test_early_importance_needs_few_complete_and_enough_started_trials() -> None:
     assert importances(paused_early(complete=19)).early is not None
     assert importances(paused_early(complete=20)).early is None
     assert importances(paused_early(n=20)).early is not None
@@ -333,7 +333,7 @@ def test_where_enough_are_complete_or_too_few_have_begun_there_is_no_early_impor
 
 
 @pytest.mark.usefixtures("_quick")
-def test_what_was_searched_under_a_condition_has_an_early_importance_among_the_trials_that_have_it() -> None:
+def test_early_importance_covers_conditional_hyperparameters() -> None:
     trials = paused_early(60)
     for trial, other in zip(trials, with_some(trials, lambda number: number % 2 == 0), strict=True):
         trial.params, trial.distributions = other.params, other.distributions
@@ -344,7 +344,7 @@ def test_what_was_searched_under_a_condition_has_an_early_importance_among_the_t
 
 
 @pytest.mark.usefixtures("_quick")
-def test_a_trial_outside_of_the_ranges_it_is_stored_with_is_left_out() -> None:
+def test_a_trial_outside_its_stored_ranges_is_left_out() -> None:
     trials = trials_of(40, lambda point: point["a"])
     outside = copy.copy(trials[5])
     outside.params = outside.params | {"a": 5.0}

@@ -1,4 +1,4 @@
-"""Where values lie on their axes, and the mean accuracy over two hyperparameters."""
+"""Positions on axes, and the map of the mean accuracy over two hyperparameters."""
 
 import math
 from itertools import pairwise
@@ -31,15 +31,15 @@ SPACE = definition(
         ("dropout", [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]),
         ("filters", [4, 24, 44, 64]),
         ("architecture", ["cnn", "simple"]),
-        ("batch_size", [32, 64, 128]),  # in the order of their size, evenly
+        ("batch_size", [32, 64, 128]),  # by size, evenly spaced
     ],
 )
-def test_an_axis_goes_from_0_to_1_and_evenly_spaced_values_lie_evenly(name: str, values: list[Any]) -> None:
+def test_positions_are_evenly_spaced_from_0_to_1(name: str, values: list[Any]) -> None:
     places = [position(SPACE.ranges[name], value) for value in values]
     assert places == pytest.approx(np.linspace(0, 1, len(values)).tolist())
 
 
-def test_a_single_choice_has_a_place() -> None:
+def test_a_single_choice_has_a_position() -> None:
     assert position(Parameter(choices=["flip"]), "flip") == 0.0
 
 
@@ -47,7 +47,7 @@ def shares(**values: float) -> dict[str, Importance]:
     return {name: Importance(value, value, value) for name, value in values.items()}
 
 
-def test_the_foremost_two_are_the_most_important_ones_by_fanova_before_ped_anova() -> None:
+def test_the_two_most_important_are_chosen_by_fanova_or_else_by_ped_anova() -> None:
     by_ped_anova, by_fanova = shares(dropout=0.9, filters=0.1, epochs=0.0), shares(dropout=0.1, filters=0.4, epochs=0.5)
     both = Importances(by_ped_anova, by_fanova, 5, 30, 30, [])
     space = dict.fromkeys(("dropout", "filters", "epochs"), SPACE.ranges["dropout"])
@@ -68,7 +68,7 @@ def trials_of(accuracy: Any, count: int = 200) -> list[FrozenTrial]:
     return made
 
 
-def test_the_mean_follows_the_accuracy_it_is_of() -> None:
+def test_the_map_follows_the_accuracy() -> None:
     found = landscape(SPACE, ["dropout", "learning_rate"], trials_of(lambda trial: 0.9 - trial["dropout"]))
     assert found is not None
     assert (found.x, found.y, len(found.xs), len(found.ys)) == ("dropout", "learning_rate", SIDE, SIDE)
@@ -79,7 +79,7 @@ def test_the_mean_follows_the_accuracy_it_is_of() -> None:
     assert means[SIDE // 2] == pytest.approx(0.65, abs=0.02)
 
 
-def test_a_range_that_is_logarithmic_is_so_here_too() -> None:
+def test_the_grid_of_a_logarithmic_range_is_logarithmic() -> None:
     trials = trials_of(lambda trial: 0.5 - math.log10(trial["learning_rate"]) / 10)
     found = landscape(SPACE, ["dropout", "learning_rate"], trials)
     assert found is not None
@@ -88,7 +88,7 @@ def test_a_range_that_is_logarithmic_is_so_here_too() -> None:
     assert np.mean(row) == pytest.approx(0.75, abs=0.02)
 
 
-def test_where_no_trial_is_near_there_is_no_mean() -> None:
+def test_there_is_no_mean_without_nearby_trials() -> None:
     trials = [ended(SPACE, 0.9, dropout=0.05 + place / 1000, learning_rate=1e-3) for place in range(20)]
     found = landscape(SPACE, ["dropout", "learning_rate"], trials)
     assert found is not None
@@ -99,7 +99,7 @@ def test_where_no_trial_is_near_there_is_no_mean() -> None:
     assert [found.z[y][x] for x, y in known] == [pytest.approx(0.9)] * len(known)
 
 
-def test_choices_do_not_mix_and_are_all_on_the_grid() -> None:
+def test_all_choices_are_on_the_grid_and_do_not_mix() -> None:
     trials = [
         ended(SPACE, 0.9 if one == "cnn" else 0.5, architecture=one, batch_size=size)
         for one, size in (("cnn", 32), ("cnn", 128), ("simple", 32), ("simple", 64))
@@ -111,13 +111,13 @@ def test_choices_do_not_mix_and_are_all_on_the_grid() -> None:
     assert found.z == [[pytest.approx(0.9), pytest.approx(0.5)], [None, pytest.approx(0.5)], [pytest.approx(0.9), None]]
 
 
-def test_a_range_of_few_steps_is_not_filled_in_between() -> None:
+def test_the_grid_of_a_range_with_few_steps_has_only_these() -> None:
     found = landscape(SPACE, ["filters", "dropout"], [ended(SPACE, 0.9) for _ in range(FEWEST)])
     assert found is not None
     assert found.xs == list(range(4, 65, 4))
 
 
-def test_it_needs_two_hyperparameters_and_ten_complete_trials() -> None:
+def test_the_map_needs_two_hyperparameters_and_ten_complete_trials() -> None:
     enough = [ended(SPACE, 0.9) for _ in range(FEWEST)]
     names = ["dropout", "learning_rate"]
     assert landscape(SPACE, names, enough) is not None

@@ -1,4 +1,4 @@
-"""What the best checkpoint does."""
+"""Scores, errors and filters of the best checkpoint."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def trained(tiny: DataSet) -> tuple[BestNetwork, Training]:
     return described(tiny)
 
 
-def test_its_scores_are_those_of_the_checkpoint(trained: tuple[BestNetwork, Training], tiny: DataSet) -> None:
+def test_scores_are_those_of_the_checkpoint(trained: tuple[BestNetwork, Training], tiny: DataSet) -> None:
     found, training = trained
     assert found.accuracy == training.history[-1].accuracy
     assert found.confusion == training.history[-1].confusion
@@ -33,9 +33,7 @@ def test_its_scores_are_those_of_the_checkpoint(trained: tuple[BestNetwork, Trai
     assert found.hyperparameters == training.hyperparameters.model_dump()
 
 
-def test_its_mistakes_are_the_most_confident_ones_and_show_what_they_say(
-    trained: tuple[BestNetwork, Training], tiny: DataSet
-) -> None:
+def test_mistakes_are_the_most_confident_errors(trained: tuple[BestNetwork, Training], tiny: DataSet) -> None:
     found, training = trained
     with torch.no_grad():
         shares = training.scored_network.eval()(standardize(tiny.test.images)).softmax(dim=1)
@@ -51,7 +49,7 @@ def test_its_mistakes_are_the_most_confident_ones_and_show_what_they_say(
     assert [mistake.probability for mistake in found.mistakes] == pytest.approx(wrong, abs=1e-4)
 
 
-def test_what_it_confuses_most_is_named_from_its_confusion_matrix(trained: tuple[BestNetwork, Training]) -> None:
+def test_the_most_confused_classes_are_those_of_the_confusion_matrix(trained: tuple[BestNetwork, Training]) -> None:
     found, _ = trained
     pairs = {
         (CLASSES[row], CLASSES[column]): count

@@ -1,4 +1,4 @@
-"""The report of a study: its numbers, its figures and its page."""
+"""Numbers, figures and page of a report."""
 
 import html
 import io
@@ -63,7 +63,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def study(folder: Path, tiny: DataSet, tiny_folder: Path) -> optuna.Study:
-    """A finished study of twelve real trials whose name and description are hostile."""
+    """A finished study of twelve real trials with a hostile name and description."""
     defined = StudyDefinition.model_validate(
         {
             "description": EVIL,
@@ -90,18 +90,18 @@ GRID = definition(sampler="grid", seeds=3, space={"filters": {"choices": [2, 3, 
 
 @pytest.fixture(scope="module")
 def beside(analysis: Analysis) -> Analysis:
-    """The same for a study that is compared with the write-up."""
+    """A study that is compared with the write-up."""
     found = compare(EPOCHS, writeup_trials(REVERSED))
     return replace(with_ranking(analysis, BETTER), comparison=found)
 
 
 def text_of(page: str) -> str:
-    """A page's words."""
+    """Visible text of a page."""
     without = re.sub(r"<(script|style)\b.*?</\1>", "", page, flags=re.DOTALL).replace("&nbsp;", " ")
     return " ".join(re.sub(r"<[^>]*>", " ", without).split())
 
 
-def test_numbers_are_those_of_the_study(study: optuna.Study, analysis: Analysis, tiny: DataSet) -> None:
+def test_numbers_match_the_study(study: optuna.Study, analysis: Analysis, tiny: DataSet) -> None:
     assert analysis.summary.best is not None
     assert analysis.summary.best.value == study.best_value
     assert [trial.accuracy for trial in analysis.trials] == [trial.value for trial in study.trials]
@@ -120,7 +120,7 @@ def test_numbers_are_those_of_the_study(study: optuna.Study, analysis: Analysis,
     assert (analysis.standings, analysis.comparison, analysis.missing, analysis.repeated) == (None, None, None, False)
 
 
-def test_importance_is_measured_where_trials_are_enough_for_a_method(analysis: Analysis) -> None:
+def test_importance_is_measured_by_each_method_with_enough_trials(analysis: Analysis) -> None:
     found = analysis.importances
     assert found.ped_anova is not None
     assert found.ped_anova.keys() == {"filters", "learning_rate"}
@@ -130,7 +130,7 @@ def test_importance_is_measured_where_trials_are_enough_for_a_method(analysis: A
     assert len(found.missing) == 1
 
 
-def test_findings_are_those_of_its_trials(study: optuna.Study, analysis: Analysis) -> None:
+def test_findings_match_the_trials(study: optuna.Study, analysis: Analysis) -> None:
     defined = StudyDefinition.model_validate(analysis.definition)
     command = analysis.provenance.command("finalists", EVIL)
     evidence = evidence_of(defined, study.trials, importances=analysis.importances, finalists=command)
@@ -147,9 +147,9 @@ def test_figures_draw_the_numbers(study: optuna.Study, analysis: Analysis) -> No
         assert list(pruned.x) == []
         assert list(complete.x) == at
         assert list(complete.y) == [trial.accuracy for trial in analysis.trials]
-        reached = [max(complete.y[: i + 1]) for i in range(12)]
-        grows = [i for i in range(12) if i == 0 or reached[i] > reached[i - 1] or i == 11]
-        assert list(zip(best.x, best.y, strict=True)) == [(at[i], reached[i]) for i in grows]
+        maxima = [max(complete.y[: i + 1]) for i in range(12)]
+        steps = [i for i in range(12) if i == 0 or maxima[i] > maxima[i - 1] or i == 11]
+        assert list(zip(best.x, best.y, strict=True)) == [(at[i], maxima[i]) for i in steps]
     ranked = sorted(study.trials, key=lambda trial: trial.value or 0.0, reverse=True)[:5]
     scored, training = (figures.training_curves(analysis).data[start::2] for start in (0, 1))
     assert sorted(map(list, (line.y for line in scored))) == sorted(
@@ -161,7 +161,7 @@ def test_figures_draw_the_numbers(study: optuna.Study, analysis: Analysis) -> No
 
 
 def curves_of(line: Any) -> dict[int, list[tuple[float, float]]]:
-    """The curves of a line with gaps between them, by trial."""
+    """The curves in a line with gaps, by trial."""
     found: dict[int, list[tuple[float, float]]] = {}
     points = list(zip(line.x, line.y, line.customdata, strict=True))
     for x, y, number in points:
@@ -172,7 +172,7 @@ def curves_of(line: Any) -> dict[int, list[tuple[float, float]]]:
     return found
 
 
-def test_intermediate_values_are_drawn_and_where_a_trial_was_pruned(analysis: Analysis) -> None:
+def test_intermediate_values_are_drawn_with_a_cross_where_a_trial_was_pruned(analysis: Analysis) -> None:
     best = analysis.summary.best
     assert best is not None
     stopped = [trial.label for trial in analysis.trials if trial.number != best.number][:3]
@@ -189,7 +189,7 @@ def test_intermediate_values_are_drawn_and_where_a_trial_was_pruned(analysis: An
     assert crosses.marker.symbol == "x-thin"
 
 
-def test_pruned_trials_have_another_mark_in_the_history_and_are_never_the_best(analysis: Analysis) -> None:
+def test_pruned_trials_have_another_marker_and_are_never_the_best(analysis: Analysis) -> None:
     trials = [
         replace(trial, state="pruned", accuracy=0.999) if trial.number < 4 else trial for trial in analysis.trials
     ]
@@ -218,11 +218,11 @@ def test_the_timeline_has_a_bar_for_each_attempt(analysis: Analysis) -> None:
         ("a:1", 0, 60, "complete"),
         ("a:1", 80, 100, "running"),
         ("b:2", 10, 30, "pruned"),
-        ("b:2", 40, 70, "given back, or ended otherwise"),
+        ("b:2", 40, 70, "returned to the queue, or failed"),
         ("b:2", 90, 600, "finalists"),
     ]
-    assert figure.layout.xaxis.title.text == "minutes since the first trial began"
-    assert list(figure.layout.yaxis.categoryarray) == ["b:2", "a:1"]  # from below: the first one on top
+    assert figure.layout.xaxis.title.text == "minutes since the first trial started"
+    assert list(figure.layout.yaxis.categoryarray) == ["b:2", "a:1"]  # from the bottom up
     turned = figures.timeline(replace(analysis, spells=spells[::-1]))
     assert turned.layout.yaxis.categoryarray == figure.layout.yaxis.categoryarray
 
@@ -249,8 +249,8 @@ SPACE: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", SPACE)
-def test_a_slice_shows_all_that_is_searched(analysis: Analysis, name: str) -> None:
-    """Be it that no trial came near."""
+def test_a_slice_shows_the_whole_range(analysis: Analysis, name: str) -> None:
+    """Even where no trial is near the ends."""
     trials = [replace(trial, params={name: SPACE[name].get("low", 32)}) for trial in analysis.trials]
     changed = replace(analysis, trials=trials, definition=analysis.definition | {"space": {name: SPACE[name]}})
     changed = replace(changed, summary=replace(analysis.summary, best=None))
@@ -258,13 +258,13 @@ def test_a_slice_shows_all_that_is_searched(analysis: Analysis, name: str) -> No
     low, high = (10**end if axis.type == "log" else end for end in axis.range)
     if axis.type == "category":
         assert list(axis.categoryarray) == ["32", "64", "128"]
-        assert (low, high) == (-0.5, 2.5)  # so plotly counts them
+        assert (low, high) == (-0.5, 2.5)  # plotly indexes categories
     else:
         assert 0.7 * SPACE[name]["low"] < low < SPACE[name]["low"]
         assert SPACE[name]["high"] < high < 1.4 * SPACE[name]["high"]
 
 
-def test_parallel_coordinates_lead_each_trial_through_its_values_to_its_accuracy(analysis: Analysis) -> None:
+def test_parallel_coordinates_connect_a_trials_values_and_accuracy(analysis: Analysis) -> None:
     complete, top, _ = space_figures.parallel_coordinates(analysis).data
     lines = curves_of(complete) | curves_of(top)
     accuracies = [trial.accuracy or 0.0 for trial in analysis.trials]
@@ -282,11 +282,11 @@ def test_parallel_coordinates_lead_each_trial_through_its_values_to_its_accuracy
     assert (top.name, len(curves_of(top))) == ("the best 2", 2)
 
 
-def test_the_map_of_the_two_most_important_is_drawn_with_its_trials(analysis: Analysis) -> None:
+def test_the_map_is_drawn_with_its_trials(analysis: Analysis) -> None:
     surface, points, _ = space_figures.contour(analysis).data
     found = analysis.landscape
     assert found is not None
-    assert surface.type == "heatmap"  # filters have five values
+    assert surface.type == "heatmap"  # few values of filters
     assert [list(row) for row in surface.z] == found.z
     assert list(zip(points.x, points.y, strict=True)) == found.points
     ranges = replace(found, x="learning_rate", y="learning_rate", xs=[1e-4 * n for n in range(1, 26)])
@@ -306,7 +306,7 @@ def test_the_map_of_the_two_most_important_is_drawn_with_its_trials(analysis: An
         (3, 3, 1, [3]),
     ],
 )
-def test_an_axis_of_steps_has_a_few_ticks_at_some_of_them(
+def test_an_axis_with_steps_has_few_ticks_all_at_steps(
     low: float, high: float, step: float, ticks: list[float]
 ) -> None:
     axis = stepped(low, high, step)
@@ -321,8 +321,8 @@ def test_a_logarithmic_axis_of_whole_numbers_has_ticks_at_whole_numbers(low: int
     assert axis["ticktext"] == [str(round(tick)) for tick in axis["tickvals"]]
 
 
-def test_hyperparameters_that_are_whole_have_whole_ticks(analysis: Analysis) -> None:
-    """Also where they differ by little, in slices, in the map and in costs."""
+def test_whole_hyperparameters_have_whole_ticks(analysis: Analysis) -> None:
+    """Even in small ranges; in slices, the map and costs."""
     found = replace(analysis, definition=analysis.definition | {"space": {"filters": {"low": 2, "high": 4}}})
     assert space_figures.slice_over(found, "filters").layout.xaxis.dtick == 1
     assert analysis.landscape is not None
@@ -353,7 +353,7 @@ def test_a_logarithmic_axis_has_a_few_round_ticks(low: float, high: float, texts
     assert all(0.99 * low <= tick <= 1.01 * high for tick in axis["tickvals"])
 
 
-def test_outliers_are_out_of_sight_and_the_page_says_so(analysis: Analysis) -> None:
+def test_outliers_are_hidden_and_the_page_says_so(analysis: Analysis) -> None:
     assert in_sight([0.9, 0.91, 0.92, 0.93] * 3) is None
     low, high = in_sight([*[0.9, 0.91, 0.92, 0.93] * 3, 0.1]) or (0.0, 0.0)
     assert 0.1 < low < 0.9
@@ -362,7 +362,7 @@ def test_outliers_are_out_of_sight_and_the_page_says_so(analysis: Analysis) -> N
     trials = [ended(sizes, 0.9 + n / 1000, filters=n + 1) for n in range(12)]
     for more, expected in (([], False), ([ended(sizes, 0.1, filters=20)], True)):
         text = text_of(render(replace(analysis, costs=costs(sizes, rank(sizes, trials + more), trials + more))))
-        assert ("are out of sight" in text) == expected
+        assert ("are out of view" in text) == expected
 
 
 def test_importances_are_drawn_with_their_intervals(analysis: Analysis) -> None:
@@ -384,8 +384,8 @@ def is_highlighted(trace: Any) -> bool:
 
 
 @pytest.mark.parametrize("finalists", [False, True])
-def test_every_figure_highlights_the_answer_and_nothing_else(analysis: Analysis, finalists: bool) -> None:
-    if finalists:  # of which trial 7 won, which is not the best single training
+def test_every_figure_highlights_the_selected_configuration_only(analysis: Analysis, finalists: bool) -> None:
+    if finalists:  # the winner, trial 7, is not the best single training run
         analysis = replace(analysis, standings=report_standings(BETTER))
     chosen = analysis.chosen
     assert chosen
@@ -395,7 +395,7 @@ def test_every_figure_highlights_the_answer_and_nothing_else(analysis: Analysis,
     found = {name: [*filter(is_highlighted, traces)] for name, traces in drawn.items()}
     highlighted = {name: traces[0] for name, traces in found.items() if traces}
     for name, traces in found.items():
-        assert len(traces) <= (2 if name == "training_curves" else 1)  # on its own images and on others
+        assert len(traces) <= (2 if name == "training_curves" else 1)  # training and scored images
     courses = {
         "history",
         "history_by_time",
@@ -421,7 +421,7 @@ def test_every_figure_highlights_the_answer_and_nothing_else(analysis: Analysis,
         ] == ["trial 7"]
 
 
-def test_the_table_of_costs_has_the_answer_though_others_are_better_for_less(analysis: Analysis) -> None:
+def test_the_table_of_costs_has_the_selected_configuration_even_off_the_front(analysis: Analysis) -> None:
     worst = min(analysis.ranking, key=lambda one: one.accuracy.mean)
     standings = report_standings([replace(BETTER[0], params=worst.params), BETTER[1]])
     shown = replace(analysis, standings=standings)
@@ -443,7 +443,7 @@ EARLY = Early(
 )
 
 
-def test_an_early_importance_is_drawn_alike_and_says_of_which_accuracy_it_is(analysis: Analysis) -> None:
+def test_an_early_importance_is_drawn_and_labelled(analysis: Analysis) -> None:
     assert analysis.importances is not None
     assert "early_importances" not in drawers(analysis)
     early = replace(analysis, importances=replace(analysis.importances, ped_anova=None, early=EARLY))
@@ -454,16 +454,17 @@ def test_an_early_importance_is_drawn_alike_and_says_of_which_accuracy_it_is(ana
     assert list(figure.data[0].x) == [0.3, 0.7]
     assert list(figure.data[0].y) == ["learning_rate", "filters"]
     page = text_of(render(early))
-    section = page.split("What matters")[-1].split("How it got there")[0]
+    section = page.split(SECTIONS["importance"])[-1].split(SECTIONS["course"])[0]
     assert "For the accuracy after a quarter of an epoch" in section
     assert "filters 0.70 0.60–0.80" in section
     assert "optuna-dashboard" in section
-    assert "For the last reported accuracy" not in section
+    assert "For the last accuracy of each trial" not in section
     both = text_of(render(replace(analysis, importances=replace(analysis.importances, early=EARLY))))
-    assert both.index("For the last reported accuracy") < both.index("For the accuracy after a quarter of an epoch")
+    last, quarter = "For the last accuracy of each trial", "For the accuracy after a quarter of an epoch"
+    assert both.index(last) < both.index(quarter)
 
 
-def test_the_epochs_of_search_and_finalists_are_told_apart(analysis: Analysis) -> None:
+def test_epochs_of_search_and_finalists_are_shown_separately(analysis: Analysis) -> None:
     assert "epochs trained 24 wall time" in text_of(render(analysis))
     page = text_of(render(replace(analysis, epochs=122.5, epochs_again=60.0)))
     assert "epochs trained 62.5 in the search, 60 in the finalists wall time" in page
@@ -478,16 +479,16 @@ def test_error_bars_of_accuracies_end_at_1(analysis: Analysis) -> None:
     assert dots.error_x.arrayminus[-1] > dots.error_x.array[-1] > 0
 
 
-def test_costs_are_drawn_with_their_fronts(analysis: Analysis) -> None:
+def test_costs_are_drawn_with_their_pareto_fronts(analysis: Analysis) -> None:
     sizes = definition(space={"filters": {"low": 1, "high": 30}})
     trials = [ended(sizes, 0.9 - n % 4 / 10, seconds=20.0 - n, filters=n + 1) for n in range(8)]
     found = costs(sizes, rank(sizes, trials), trials)
-    dear = replace(analysis, costs=found, ranking=[])
-    names = [name for name in COSTS if f"cost_{name}" in drawers(dear)]
-    assert names == [name for name in COSTS if name != "epochs"]  # in which they do not differ
+    with_costs = replace(analysis, costs=found, ranking=[])
+    names = [name for name in COSTS if f"cost_{name}" in drawers(with_costs)]
+    assert names == [name for name in COSTS if name != "epochs"]  # all have the same epochs
     for name in names:
-        all_of_it, front = space_figures.cost(dear, name).data
-        assert sorted(zip(all_of_it.x, all_of_it.y, strict=True)) == sorted(
+        dots, front = space_figures.cost(with_costs, name).data
+        assert sorted(zip(dots.x, dots.y, strict=True)) == sorted(
             (getattr(cost, name), cost.accuracy) for cost in found
         )
         expected = sorted((getattr(cost, name), cost.accuracy) for cost in found if name in cost.fronts)
@@ -495,22 +496,22 @@ def test_costs_are_drawn_with_their_fronts(analysis: Analysis) -> None:
         assert 0 < len(expected) < len(found)
 
 
-def test_finalists_are_drawn_where_they_were_and_where_they_are(analysis: Analysis) -> None:
-    before, again = figures.finalists(replace(analysis, standings=report_standings(BETTER))).data
-    assert dict(zip(before.y, before.x, strict=True)) == {"trial 7": 0.95}  # the default had nothing to show
-    assert dict(zip(again.y, again.x, strict=True)) == pytest.approx({"trial 7": 0.91, "the default": 0.81})
-    assert list(again.error_x.array) == pytest.approx(
+def test_finalists_are_drawn_before_and_after_retraining(analysis: Analysis) -> None:
+    searched, retrained = figures.finalists(replace(analysis, standings=report_standings(BETTER))).data
+    assert dict(zip(searched.y, searched.x, strict=True)) == {"trial 7": 0.95}  # the default was pruned
+    assert dict(zip(retrained.y, retrained.x, strict=True)) == pytest.approx({"trial 7": 0.91, "the default": 0.81})
+    assert list(retrained.error_x.array) == pytest.approx(
         [(one.accuracy.high or 0.0) - one.accuracy.mean for one in BETTER[::-1]]
     )
 
 
-def test_a_ranking_is_drawn_the_best_on_top(analysis: Analysis) -> None:
+def test_a_ranking_is_drawn_with_the_best_on_top(analysis: Analysis) -> None:
     (dots,) = figures.ranking(with_ranking(analysis, BETTER)).data
     assert list(dots.y) == ["filters=4 (default)", "filters=2"]
     assert list(dots.x) == pytest.approx([0.81, 0.91])
 
 
-def test_the_write_up_is_drawn_beside_ours(beside: Analysis) -> None:
+def test_the_write_up_is_drawn_with_our_training_runs(beside: Analysis) -> None:
     assert beside.comparison is not None
     drawn = {line.name: line for line in figures.writeup(beside).data}
     assert len(drawn) == 6
@@ -523,7 +524,7 @@ def test_the_write_up_is_drawn_beside_ours(beside: Analysis) -> None:
         assert list(ours.error_y.array) == [(row.ours.high or 0.0) - row.ours.mean for row in rows]
 
 
-def test_the_page_is_whole_offline_and_escapes_what_users_wrote(analysis: Analysis, beside: Analysis) -> None:
+def test_the_page_is_self_contained_and_escapes_user_text(analysis: Analysis, beside: Analysis) -> None:
     for each in (analysis, replace(beside, standings=report_standings(BETTER))):
         page = render(each)
         assert EVIL not in page
@@ -536,27 +537,27 @@ def test_the_page_is_whole_offline_and_escapes_what_users_wrote(analysis: Analys
         assert len(page.encode()) < 6e6
         drawn = re.search(r'<script type="application/json" id="figures">(.*?)</script>', page, re.DOTALL)
         assert drawn is not None
-        assert "<" not in drawn[1]  # nothing in it can end it
+        assert "<" not in drawn[1]  # it cannot end the script element
         assert json.loads(drawn[1]).keys() >= {"history"}
 
 
 def _plain(text: str) -> str:
-    """Without spaces, which tags leave."""
+    # Tags leave spaces.
     return "".join(text.split())
 
 
 def headings(page: str) -> list[tuple[int, str]]:
-    """The page's headings and their levels, in order."""
+    """Levels and texts of the headings, in order."""
     return [(int(level), text_of(title)) for level, title in re.findall(r"<h(\d)[^>]*>(.*?)</h\1>", page, re.DOTALL)]
 
 
-def test_a_search_has_its_sections_in_order_the_answer_first(analysis: Analysis) -> None:
+def test_the_sections_are_in_order(analysis: Analysis) -> None:
     page = render(analysis)
     (first, *_), *others = headings(page)
     assert first == 1
     assert [title for level, title in others if level == 2] == list(SECTIONS.values())
     levels = [level for level, _ in headings(page)]
-    assert all(later <= earlier + 1 for earlier, later in pairwise(levels))  # none is skipped
+    assert all(later <= earlier + 1 for earlier, later in pairwise(levels))  # no level is skipped
     for name in SECTIONS:
         assert page.count(f'id="{name}"') == page.count(f'href="#{name}"') == 1
     for name in (
@@ -573,11 +574,11 @@ def test_a_search_has_its_sections_in_order_the_answer_first(analysis: Analysis)
         assert _plain(str(escape(finding.text)).replace("`", "")) in _plain(text)
     assert analysis.summary.best is not None
     assert f"{100 * analysis.summary.best.value:.2f} %" in page
-    assert "This is one training (one seed), the best of 12 chosen on the test images that scored it" in text
+    assert "This is a single training run (one seed), selected as the best of 12 on the same test images" in text
     assert "trial-000" in page
 
 
-def test_every_picture_has_words_in_its_place(analysis: Analysis) -> None:
+def test_every_image_has_an_alternative_text(analysis: Analysis) -> None:
     page = render(analysis)
     pictures = re.findall(r"<img [^>]*>", page)
     assert analysis.network is not None
@@ -588,45 +589,45 @@ def test_every_picture_has_words_in_its_place(analysis: Analysis) -> None:
     assert all(re.search(r'role="img" aria-label="[^"]{20,}"', plot) for plot in plots)
 
 
-def test_the_best_network_shows_its_mistakes_and_its_filters(analysis: Analysis) -> None:
+def test_the_page_shows_errors_and_filters_of_the_best_network(analysis: Analysis) -> None:
     network = analysis.network
     assert network is not None
     page = render(analysis)
     text = text_of(page)
     for mistake in network.mistakes:
-        assert f"{mistake.true} taken for {mistake.predicted}, {100 * mistake.probability:.1f} %" in text
+        assert f"{mistake.true} predicted {mistake.predicted}, {100 * mistake.probability:.1f} %" in text
         assert grey(mistake.pixels) in page
-    assert f"{len(network.mistakes)} of the {network.wrong} images that it gets wrong" in text
-    assert f"All {network.filters.total} filters, of 5 x 5 weights" in text
+    assert f"The {len(network.mistakes)} of {network.wrong} misclassified images" in text
+    assert f"All {network.filters.total} filters of 5 x 5 weights" in text
     matrix = re.search(r'<table class="confusion">.*?</table>', page, re.DOTALL)
     assert matrix is not None
     cells = [int(cell) for cell in re.findall(r"<td[^>]*>(\d+)</td>", matrix[0])]
     assert cells == [count for row in network.confusion for count in row]
     perfect = replace(network, mistakes=[], wrong=0, confused=[])
-    assert "It makes none." in render(replace(analysis, network=perfect))
+    assert "classifies all images correctly" in render(replace(analysis, network=perfect))
 
 
-def test_where_it_comes_from_is_on_the_page(analysis: Analysis) -> None:
+def test_the_page_shows_its_provenance(analysis: Analysis) -> None:
     text = text_of(render(analysis))
     origin = analysis.provenance
     for words in (origin.fingerprint, *origin.checksums.values(), origin.database, *origin.workers):
         assert words in text
-    assert "The command that ran it is not on record" in text
+    assert "No command recorded" in text
     assert " ".join(origin.study_file.split()) in html.unescape(text)
     run = Run("2026-11-26T07:05:00+00:00", "fmnist-search run <b>", "host: cpu", "abc")
     text = text_of(render(replace(analysis, provenance=replace(origin, runs=[run]))))
-    assert "The command that ran it, 2026-11-26 07:05 UTC fmnist-search run &lt;b&gt; on host: cpu; commit abc" in text
+    assert "Command, 2026-11-26 07:05 UTC fmnist-search run &lt;b&gt; on host: cpu; commit abc" in text
 
 
-def test_the_answer_has_the_command_that_trains_it_again_and_its_checkpoint(analysis: Analysis) -> None:
+def test_the_page_shows_the_checkpoint_and_the_command_that_reproduces_it(analysis: Analysis) -> None:
     best = analysis.summary.best
     assert best is not None
     assert analysis.reproduction == analysis.provenance.command("reproduce", EVIL, best.number)
     assert str(escape(analysis.reproduction)) in render(analysis)
     assert best.checkpoint is not None
     assert best.checkpoint in render(analysis)
-    alone = "Train it again, and see that it comes out the same"
-    of_three = "Repeat the first of its 3 trainings, and see that it comes out the same"
+    alone = "Repeat its training run and check that the weights are identical"
+    of_three = "Repeat the first of its 3 training runs and check that the weights are identical"
     assert alone in text_of(render(analysis))
     won = replace(analysis, standings=report_standings(BETTER))
     assert of_three in text_of(render(won))
@@ -636,20 +637,20 @@ def test_the_answer_has_the_command_that_trains_it_again_and_its_checkpoint(anal
     assert alone in text_of(render(with_ranking(analysis, ranking_of((2, [0.95]), (4, [0.8, 0.81])))))
     assert grid.reproduction == analysis.provenance.command("reproduce", EVIL, BETTER[0].trials[0])
     masked = replace(analysis.provenance, options=" --storage postgresql://me:***@db/studies")
-    assert "*** stands for the password" in render(replace(analysis, provenance=masked))
+    assert "Replace *** with the database password" in render(replace(analysis, provenance=masked))
 
 
-def test_what_to_try_next_stands_in_its_section_or_that_there_is_nothing(analysis: Analysis) -> None:
-    said = [finding.text for finding in analysis.findings if finding.about in NEXT]
-    assert said
-    section = text_of(render(analysis)).split("What to try next")[-1]
-    for text in said:
+def test_recommendations_have_their_section(analysis: Analysis) -> None:
+    texts = [finding.text for finding in analysis.findings if finding.about in NEXT]
+    assert texts
+    section = text_of(render(analysis)).split(SECTIONS["next"])[-1]
+    for text in texts:
         assert _plain(str(escape(text)).replace("`", "")) in _plain(section)
-    silent = [finding for finding in analysis.findings if finding.about not in NEXT]
-    assert "The numbers carry no advice." in text_of(render(replace(analysis, findings=silent)))
+    others = [finding for finding in analysis.findings if finding.about not in NEXT]
+    assert "No recommendations." in text_of(render(replace(analysis, findings=others)))
 
 
-def test_a_thousand_trials_and_more_fit_a_page_that_says_what_it_leaves_out(analysis: Analysis) -> None:
+def test_the_page_of_a_large_study_is_small_and_says_what_it_leaves_out(analysis: Analysis) -> None:
     draw = random.Random(0)
     trials = [
         replace(
@@ -681,7 +682,7 @@ def test_the_numbers_are_written_as_json(
     assert numbers["network"]["confusion"] == analysis.network.confusion
     assert {"importances", "costs", "findings", "landscape", "spells", "provenance"} <= numbers.keys()
     stored = open_storage(url).get_study_system_attrs(study._study_id)
-    assert not any(key.startswith("dashboard:") for key in stored)  # it shows what a page shows
+    assert not any(key.startswith("dashboard:") for key in stored)  # only an HTML report updates the dashboard
     odd = replace(analysis, epochs=float("nan"), costs=[replace(cost, seconds=float("inf")) for cost in analysis.costs])
     assert json.loads(as_json(odd.as_json()))["epochs"] is None
 
@@ -695,13 +696,13 @@ def test_the_json_of_finalists_and_of_the_write_up_has_their_numbers(analysis: A
     assert len(compared["differences"]) == len(beside.comparison.differences) > 0
 
 
-def test_a_search_with_finalists_says_who_won_and_how_far_it_fell(analysis: Analysis) -> None:
+def test_the_page_shows_the_winner_and_its_change_from_the_search(analysis: Analysis) -> None:
     page = render(replace(analysis, standings=report_standings(BETTER)))
     text = text_of(page)
     assert 'id="finalists"' in page
     assert (
         "Winner: trial 7, 91.00 % test accuracy, mean of 3 fresh seeds (95 % interval 89.40–92.60 %): filters=2. "
-        "It was chosen among 2 finalists after 12 trials of the search, all scored on the same test images."
+        "It was selected from 2 finalists after 12 search trials, all scored on the same test images."
     ) in text
     assert text.count("pooled over all finalists") == 1
     assert "7 95.00 % 91.00 % 89.40–92.60 % -4.00 3 winner +10.00 filters=2" in text
@@ -709,22 +710,22 @@ def test_a_search_with_finalists_says_who_won_and_how_far_it_fell(analysis: Anal
     console = Console(file=io.StringIO(), width=120)
     show_finalists(console, "s", report_standings(BETTER))
     assert "7 95.00 % 91.00 % 89.40–92.60 % -4.00 3 winner" in " ".join(console.file.getvalue().split())
-    assert "trainings are finished" not in text
-    assert "12 complete, 0 pruned, 6 of finalists" in text
-    assert "of finalists" not in text_of(render(analysis))
+    assert "training runs are finished" not in text
+    assert "12 complete, 0 pruned; 6 finalist runs" in text
+    assert "finalist runs" not in text_of(render(analysis))
     tie = text_of(render(replace(analysis, standings=report_standings(TIE))))
     assert "The default is statistically tied with it." in tie
     tested = text_of(render(replace(analysis, standings=report_standings(BETTER, tested=True))))
-    assert "On the test images, which nothing was chosen by: 88.50 % (" in tested
+    assert "On the test images, which were not used for any selection: 88.50 % (" in tested
 
 
-def test_finalists_that_are_not_all_trained_have_no_winner_yet(analysis: Analysis) -> None:
+def test_there_is_no_winner_before_all_finalists_are_trained(analysis: Analysis) -> None:
     some = ranking_of((2, [0.95]), (4, [0.89, 0.91, 0.90]))
     text = text_of(render(replace(analysis, standings=replace(report_standings(some, trained=4), checkpoint=None))))
     assert "Ahead so far: trial 7, 95.00 % test accuracy, mean of 1 fresh seed: filters=2." in text
-    assert "4 of 6 trainings are finished." in text
-    assert "It is chosen when all finalists are trained." in text
-    assert not re.search(r"\bwinner\b", text)  # neither is one: of the first there is a single training
+    assert "4 of 6 training runs are finished." in text
+    assert "Published when all finalists are trained." in text
+    assert not re.search(r"\bwinner\b", text)  # the first has a single training run
 
 
 def test_a_grid_with_seeds_is_ranked(analysis: Analysis) -> None:
@@ -732,8 +733,8 @@ def test_a_grid_with_seeds_is_ranked(analysis: Analysis) -> None:
     text = text_of(page)
     assert 'id="ranking"' in page
     assert 'id="importances"' not in page
-    assert "Importance is not measured where each configuration is trained with several seeds" in text
-    assert "is the mean test accuracy of filters=2 on data set" in text
+    assert "Importance is not measured in studies with several seeds per configuration" in text
+    assert "Mean test accuracy of filters=2 on data set" in text
     assert "over 3 seeds (95 % interval 89.40–92.60 %)." in text
     assert re.search(r"filters=2 91.00 % 89.40–92.60 % 3 1.0 best \+10.00 filters=4 \(default\) 81.00 %", text)
     assert "10.00 behind" in text
@@ -744,7 +745,7 @@ def test_a_grid_with_seeds_is_ranked(analysis: Analysis) -> None:
     assert not re.search(r"\d best\b", once)
 
 
-def test_the_write_ups_figures_stand_beside_ours(beside: Analysis) -> None:
+def test_the_page_compares_the_write_ups_numbers_with_ours(beside: Analysis) -> None:
     page = render(beside)
     text = text_of(page)
     assert 'id="writeup"' in page
@@ -759,25 +760,25 @@ def test_the_write_ups_figures_stand_beside_ours(beside: Analysis) -> None:
     assert re.search(rf"Shirt 0.61 {shirt[0].ours.mean:.3f} \S+ 0.49 {shirt[1].ours.mean:.3f} \S+ 0.60", text)
 
 
-def test_the_page_of_one_trial_is_in_the_singular(tmp_path: Path, tiny: DataSet, tiny_folder: Path) -> None:
+def test_the_page_of_one_trial_uses_the_singular(tmp_path: Path, tiny: DataSet, tiny_folder: Path) -> None:
     defined = definition(defaults={"architecture": "simple", "epochs": 1, "filters": 4, "learning_rate": 0.002})
     url = default_url(tmp_path)
     study = open_study(open_storage(url, "create"), "one", defined, tiny, Place(tmp_path / "one"))
     tickets.top_up(study, defined, 1)
     work(WorkerSettings(url, "one", tiny_folder), lambda: False)
     text = text_of(write(study, tmp_path / "one", tmp_path / "report.html", lambda: tiny, url).read_text())
-    assert "is the test accuracy of trial 0 (default) on" in text
-    assert "This is one training (one seed): another one of it will score a little differently." in text
+    assert "Test accuracy of trial 0 (default) on" in text
+    assert "This is a single training run (one seed): another seed will score slightly differently." in text
     assert "Trials: 1 complete, 0 pruned, 0 failed" in text
-    assert "there are 1 and 1." in text
-    assert "by the bootstrap" not in text
+    assert "of 1 and 1 so far." in text
+    assert "bootstrapped" not in text
     assert "All configurations cost the same." in text
     compared = write_comparison([(study, tmp_path / "one")] * 2, tmp_path / "comparison.html").read_text()
     assert 'id="by_epochs"' in compared
     assert "corrected" not in text_of(compared)
 
 
-def test_it_is_written_while_nothing_is_complete_and_says_what_is_missing(
+def test_a_report_without_complete_trials_says_what_is_missing(
     tmp_path: Path, tiny: DataSet, tiny_folder: Path
 ) -> None:
     defined = StudyDefinition.model_validate({"space": {"filters": {"low": 8, "high": 32}}})
@@ -786,34 +787,35 @@ def test_it_is_written_while_nothing_is_complete_and_says_what_is_missing(
     tickets.top_up(study, defined, 2)
     page = write(study, tmp_path, tmp_path / "deep" / "report.html", lambda: tiny, url).read_text()
     assert "No trial is complete yet" in page
-    assert "Too little data for PED-ANOVA: it needs 10 finished trials and 5 completed ones; there are 0 and 0." in page
-    assert "Too little data for fANOVA" in page
+    assert "Too few trials for PED-ANOVA: 10 finished and 5 complete ones are needed, of 0 and 0 so far." in page
+    assert "Too few trials for fANOVA" in page
     text = text_of(page)
     for words in (
-        "No trial has an accuracy yet, so there is no history.",
-        "No worker has begun a trial yet.",
-        "nothing to show of the space",
-        "no cost to compare",
-        "There is nothing to show of it. No trial is complete yet.",
-        "The numbers carry no advice yet.",
+        "No trial has reported an accuracy yet.",
+        "No worker has started a trial yet.",
+        "the search space cannot be shown",
+        "costs cannot be compared",
+        "No network to show: no trial is complete yet.",
+        "No recommendations yet.",
     ):
         assert words in text
-    assert "The search is not finished, with 0 of 2 trials done, 0 running." in text
-    assert "Plotly" not in page  # without figures there is nothing to draw them
+    assert "The search is unfinished: 0 of 2 trials done, 0 running when this report was written." in text
+    assert "Plotly" not in page  # no figures, no plotly.js
 
 
-def test_a_missing_checkpoint_or_data_set_is_said_not_fatal(
+def test_a_missing_checkpoint_or_data_set_is_reported(
     study: optuna.Study, folder: Path, tiny_folder: Path, tmp_path: Path
 ) -> None:
-    lost = analyse(study, tmp_path, lambda: data.load(tiny_folder))
-    assert lost.network is None
-    assert "Its checkpoint is gone." in render(lost)
+    moved = analyse(study, tmp_path, lambda: data.load(tiny_folder))
+    assert moved.network is None
+    assert moved.summary.best is not None
+    assert f"the checkpoint of trial {moved.summary.best.number} was not found." in render(moved)
     without_data = analyse(study, folder / "s", lambda: data.load(tmp_path))
     assert without_data.network is None
     assert "no train-images" in render(without_data)
 
 
-def test_the_best_checkpoint_scores_as_the_report_says(study: optuna.Study, folder: Path, tiny: DataSet) -> None:
+def test_the_best_checkpoint_reaches_the_reported_accuracy(study: optuna.Study, folder: Path, tiny: DataSet) -> None:
     from fmnist.checkpoint import load
 
     saved = load(folder / "s" / "checkpoints" / (checkpoint_of(study.best_trial) or ""))

@@ -1,4 +1,4 @@
-"""Where a report's numbers come from, and the commands that lead to them again."""
+"""Provenance of a report, and its commands."""
 
 import hashlib
 import shlex
@@ -20,12 +20,12 @@ from tests.factories import definition
 
 
 @pytest.mark.parametrize("path", definitions.bundled(), ids=lambda path: path.stem)
-def test_a_definition_comes_back_from_the_file_that_it_is_written_as(path: Path) -> None:
+def test_a_definition_survives_a_round_trip_through_its_study_file(path: Path) -> None:
     defined = definitions.read(path)
     assert StudyDefinition.model_validate(tomllib.loads(as_toml(defined))) == defined
 
 
-def test_so_does_one_with_odd_texts_and_small_numbers() -> None:
+def test_special_characters_and_small_numbers_survive_the_round_trip() -> None:
     defined = definition(
         description='</script> "quotes", \\ and \n ünïcode',
         audit=0.25,
@@ -45,7 +45,7 @@ def gathered(make: Make, tiny: DataSet, *, trials: int = 1, data: bool = True) -
     return provenance(study, defined, folder, study.trials, tiny if data else None), folder
 
 
-def test_it_has_versions_workers_and_check_sums(make: Make, tiny: DataSet) -> None:
+def test_provenance_has_versions_workers_and_checksums(make: Make, tiny: DataSet) -> None:
     found, _ = gathered(make, tiny, trials=2)
     assert found.versions == versions()
     assert list(found.workers.values()) == [2]
@@ -56,7 +56,7 @@ def test_it_has_versions_workers_and_check_sums(make: Make, tiny: DataSet) -> No
     assert together == found.fingerprint
 
 
-def test_a_command_leads_to_database_and_data_from_any_folder(make: Make, tiny: DataSet) -> None:
+def test_commands_name_database_and_data_set_by_absolute_paths(make: Make, tiny: DataSet) -> None:
     found, folder = gathered(make, tiny)
     assert shlex.split(found.command("reproduce", "my study", 3)) == [
         *("fmnist-search", "reproduce", "my study", "3"),
@@ -68,13 +68,13 @@ def test_a_command_leads_to_database_and_data_from_any_folder(make: Make, tiny: 
     assert found.database == str(folder.parent / "studies.db")
 
 
-def test_without_the_data_set_nothing_is_said_of_where_it_is(make: Make, tiny: DataSet) -> None:
+def test_without_the_data_set_commands_do_not_name_its_folder(make: Make, tiny: DataSet) -> None:
     found, _ = gathered(make, tiny, data=False)
     assert "--data-dir" not in found.command("reproduce", "s", 3)
     assert found.checksums == {}
 
 
-def test_another_database_is_named_without_its_password(make: Make, tiny: DataSet, url: str, tmp_path: Path) -> None:
+def test_the_password_of_a_database_is_masked(make: Make, tiny: DataSet, url: str, tmp_path: Path) -> None:
     defined = definition()
     study, _ = make(defined, 1, url)
     elsewhere = tmp_path / "elsewhere" / "s"

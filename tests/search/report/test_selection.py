@@ -1,10 +1,10 @@
-"""Which trials are drawn where there are too many."""
+"""Selection of trials for figures."""
 
 from search.report.history import ALWAYS_DRAWN, MOST_CURVES, MOST_TRIALS, TrialRecord, drawn_curves, drawn_trials
 
 
 def trials_of(count: int) -> list[TrialRecord]:
-    """Of three trials two are pruned; the later, the worse."""
+    """Trials with decreasing accuracy, two of every three pruned."""
     return [
         TrialRecord(
             number,
@@ -21,13 +21,13 @@ def trials_of(count: int) -> list[TrialRecord]:
     ]
 
 
-def test_as_many_as_fit_are_all_drawn() -> None:
+def test_all_trials_are_drawn_up_to_the_limit() -> None:
     trials = trials_of(MOST_TRIALS)
     assert drawn_trials(trials) == trials
     assert drawn_trials([]) == []
 
 
-def test_of_more_the_best_and_others_evenly_spread_are_drawn_in_their_order() -> None:
+def test_beyond_the_limit_the_best_and_an_even_selection_are_drawn_in_order() -> None:
     trials = trials_of(10 * MOST_TRIALS)
     numbers = [trial.number for trial in drawn_trials(trials)]
     assert len(numbers) == MOST_TRIALS == len(set(numbers))
@@ -37,13 +37,13 @@ def test_of_more_the_best_and_others_evenly_spread_are_drawn_in_their_order() ->
     assert min(tenths) > 0.9 * max(tenths)
 
 
-def test_the_best_are_not_the_pruned_ones() -> None:
+def test_pruned_trials_are_not_among_the_best() -> None:
     trials = trials_of(9000)
     pruned = [trial for trial in drawn_trials(trials) if trial.state == "pruned"]
     assert 0.5 < len(pruned) / MOST_TRIALS < 0.7
 
 
-def test_of_each_state_so_many_curves_are_drawn_and_none_of_a_trial_without_a_report() -> None:
+def test_curves_are_limited_per_state_and_need_a_report() -> None:
     trials = trials_of(6 * MOST_CURVES)
     shown = drawn_curves(trials)
     assert [sum(trial.state == state for trial in shown) for state in ("complete", "pruned")] == [MOST_CURVES] * 2

@@ -1,4 +1,4 @@
-"""The write-up's figures, and ours beside them."""
+"""Comparison with the write-up."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,7 +30,7 @@ def comparison(finals: Mapping[int, Sequence[float]]) -> Comparison:
 SOME = {3: around(0.86), 5: around(0.87), 7: around(0.88)}
 
 
-def test_the_write_ups_figures_are_its_own() -> None:
+def test_the_write_ups_numbers_are_transcribed_correctly() -> None:
     assert {epochs: [round(10_000 * value) for value in values] for epochs, values in WRITEUP_ACCURACY.items()} == {
         3: [8378, 8594, 8760],
         5: [8116, 8319, 8404, 8504, 8487],
@@ -51,12 +51,12 @@ def test_the_write_ups_figures_are_its_own() -> None:
     }
 
 
-def test_each_epoch_of_theirs_stands_beside_our_mean_and_interval() -> None:
+def test_each_epoch_of_the_write_up_is_paired_with_our_mean_and_interval() -> None:
     found = comparison(SOME)
     assert [(row.epochs, row.name, row.theirs) for row in found.by_epoch] == [
-        (epochs, str(epoch), theirs)
+        (epochs, str(epoch), accuracy)
         for epochs in (3, 5, 7)
-        for epoch, theirs in enumerate(WRITEUP_ACCURACY[epochs], start=1)
+        for epoch, accuracy in enumerate(WRITEUP_ACCURACY[epochs], start=1)
     ]
     for row in found.by_epoch:
         ours = [final - (row.epochs - int(row.name)) / 100 for final in SOME[row.epochs]]
@@ -87,14 +87,14 @@ def test_f1_is_scikit_learns() -> None:
         assert [row.ours.n for row in rows] == [2] * 10
 
 
-def test_differences_are_corrected_for_the_three_of_them() -> None:
+def test_differences_are_corrected_for_all_three_pairs() -> None:
     found = comparison(SOME)
     pooled, place = Pooled([SOME[3], SOME[5], SOME[7]]), {3: 0, 5: 1, 7: 2}
     pairs = ((3, 7), (7, 5), (3, 5))
     assert found.differences == {(a, b): pooled.difference(place[a], place[b]) for a, b in pairs}
 
 
-def test_nothing_is_compared_until_each_number_of_epochs_was_trained_twice() -> None:
+def test_a_comparison_needs_two_training_runs_of_each_number_of_epochs() -> None:
     made = writeup_trials({3: around(0.86), 5: around(0.87), 7: [0.88]})
     assert compare(EPOCHS, made) is None
     assert compare(EPOCHS, [*made, writeup_trial(7, 0.88, state=TrialState.PRUNED)]) is None
@@ -122,46 +122,46 @@ NOISE = {3: [0.80, 0.90, 0.85], 7: [0.81, 0.89, 0.86], 5: [0.79, 0.88, 0.87]}
 PART = {3: around(0.88), 7: around(0.86), 5: around(0.8601)}
 
 
-def test_the_verdict_says_whether_the_order_holds() -> None:
+def test_the_verdict_states_that_the_order_holds() -> None:
     assert verdict(comparison(HOLDS)).startswith(
-        "The write-up's order, 3 before 7 before 5 epochs, holds in our trainings too: "
+        "The write-up's order, 3 before 7 before 5 epochs, also holds in our training runs: "
         "3 epochs 88.00 %, 5 epochs 84.00 %, 7 epochs 86.00 %. "
     )
 
 
-def test_the_verdict_says_what_is_the_other_way_round() -> None:
+def test_the_verdict_states_which_differences_are_reversed() -> None:
     text = verdict(comparison(REVERSED))
     assert "does not hold: with several seeds 7 epochs are 4.00 points better than 3 (" in text
     assert "; 5 epochs are 2.00 points better than 3 (" in text
     pooled = Pooled([REVERSED[3], REVERSED[5], REVERSED[7]])
-    for found in (pooled.difference(2, 0), pooled.difference(2, 1)):  # the second as in the write-up
+    for found in (pooled.difference(2, 0), pooled.difference(2, 1)):  # the second confirms the write-up
         assert found is not None
         assert f"({100 * found.low:.2f} to {100 * found.high:.2f})" in text
     assert "; 7 epochs are 2.00 points better than 5 (" in text
 
 
-def test_the_verdict_says_that_an_order_is_no_more_than_noise() -> None:
+def test_the_verdict_states_that_the_order_is_not_significant() -> None:
     text = verdict(comparison(NOISE))
-    assert "is no more than noise: we see 3 epochs 85.00 %, 5 epochs 84.67 %, 7 epochs 85.33 %." in text
+    assert "is not significant in our training runs (3 epochs 85.00 %, 5 epochs 84.67 %, 7 epochs 85.33 %)." in text
     assert "better than" not in text
 
 
-def test_the_verdict_says_which_part_of_the_order_is_more_than_noise() -> None:
+def test_the_verdict_states_which_differences_are_significant() -> None:
     text = verdict(comparison(PART))
-    assert "is in part no more than noise: we see" in text
-    assert "and only that 3 epochs are 2.00 points better than 7 (" in text
+    assert "is only partly significant in our training runs" in text
+    assert ": 3 epochs are 2.00 points better than 7 (" in text
     assert "; 3 epochs are 1.99 points better than 5 (" in text
     assert "7 epochs are" not in text
 
 
 @pytest.mark.parametrize("finals", [HOLDS, REVERSED, NOISE, PART])
-def test_the_write_ups_own_spread_stands_beside_each_verdict(finals: Mapping[int, Sequence[float]]) -> None:
+def test_each_verdict_states_the_write_ups_own_spread(finals: Mapping[int, Sequence[float]]) -> None:
     """After one epoch: 83.78, 81.16 and 80.65; at the end 87.60, 86.03 and 84.87."""
     text = verdict(comparison(finals))
-    assert "stand 3.13 points apart after that (standard deviation 1.68)" in text
+    assert "differ by 3.13 points (standard deviation 1.68)" in text
 
 
-def test_only_a_study_of_fashion_mnist_itself_stands_beside_the_write_up(tiny: DataSet, tmp_path: Path) -> None:
+def test_only_a_study_on_fashion_mnist_is_compared_with_the_write_up(tiny: DataSet, tmp_path: Path) -> None:
     storage = open_storage(default_url(tmp_path), "create")
     study = open_study(storage, "s", EPOCHS, tiny, Place(tmp_path / "s"))
     study.add_trials(writeup_trials(SOME))

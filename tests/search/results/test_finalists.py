@@ -215,7 +215,7 @@ def test_of_a_validated_study_the_test_images_are_looked_at_once_the_winner_is_k
         for number in after.winner.again.trials
     ]
     assert after.test == estimate([evaluate(network, tiny.test).accuracy for network in networks])
-    assert "On the test images, which nothing was chosen by" in wording.winner(after)
+    assert "On the test images, which were not used for any selection" in wording.winner(after)
 
 
 def test_a_winner_whose_checkpoint_is_damaged_is_not_put_in_place(
@@ -256,7 +256,7 @@ def test_until_all_are_trained_there_is_no_winner_and_nobody_looks_at_the_test_i
     assert standings is not None
     assert (standings.trained, standings.wanted, standings.decided) == (1, 4, False)
     assert wording.winner(standings).startswith("Ahead so far: ")
-    assert "is not chosen yet" in wording.checkpoint(standings)
+    assert "not chosen yet" in wording.checkpoint(standings)
 
     work(settings, lambda: False)  # nobody has chosen: that is left to whoever has the study's folder
     assert "settled" not in again.user_attrs
@@ -328,7 +328,7 @@ def test_a_finalist_of_which_a_training_diverged_does_not_win_by_the_mean_of_the
     assert (standings.decided, standings.final, standings.diverged) == (True, True, 1)
     assert [finalist.again.params["filters"] for finalist in standings.finalists] == [4, 2]
     assert "Winner: trial 0 (default), 81.00 %" in wording.winner(standings)
-    assert "1 training diverged: 1 of 3 of trial 1" in wording.winner(standings)
+    assert "1 training run diverged: 1 of 3 of trial 1" in wording.winner(standings)
     assert "statistically tied" not in wording.winner(standings)
     assert "1 of 3 diverged" in table_of(standings)
     assert standings.as_json()["final"] is True
@@ -342,7 +342,7 @@ def test_a_finalist_of_which_all_trainings_diverged_is_in_the_table_too(make: Ma
     standings = stand(study, tmp_path / "s")
     assert (standings.trained, standings.wanted, standings.diverged, len(standings.finalists)) == (4, 4, 2, 1)
     assert standings.unscored == [Unscored(1, 0.9, {"filters": 2}, None, 2)]
-    assert "2 trainings diverged: 2 of 2 of trial 1" in wording.winner(standings)
+    assert "2 training runs diverged: 2 of 2 of trial 1" in wording.winner(standings)
     assert "2 of 2 diverged" in table_of(standings)
 
 
@@ -453,7 +453,7 @@ def test_a_search_that_went_on_is_said_to_have_outrun_its_finalists(make: Make, 
     ended(study, 0.95)
     after = stand(study, tmp_path / "s")
     assert (before.title, after.title) == ("winner", "ahead so far")
-    assert "`fmnist-search finalists s` trains that again too" in wording.winner(after)
+    assert "`fmnist-search finalists s` trains it again too" in wording.winner(after)
 
 
 def test_other_seeds_later_never_leave_a_finalist_with_fewer(make: Make) -> None:
@@ -535,7 +535,8 @@ def test_a_change_on_retraining_has_a_sign() -> None:
 def test_words_say_how_intervals_are_made_and_how_many_images_scored() -> None:
     one = replace(configuration([0.93, 0.931], None), images=10_000)
     assert wording.precision([one], "finalists") == (
-        "The interval is over seeds. Another 10,000 images would move all scores together by about ± 0.5 points."
+        "The interval is over seeds. "
+        "Another sample of 10,000 images would shift all scores together by about ± 0.5 points."
     )
     assert "pooled over all finalists" in wording.precision([one, one], "finalists")
     assert "images" not in wording.precision([configuration([0.93, 0.931], None)], "finalists")
@@ -550,7 +551,7 @@ def test_run_ends_with_the_finalists_and_goes_on_with_them(invoke: Command, stud
     assert first.returncode == 0, first.stderr
     assert "again with 3 fresh seeds each" in first.stdout
     assert "Winner: trial" in first.stdout
-    assert "one of 3)" in first.stdout
+    assert "1 of 3 training runs)" in first.stdout
     assert (tmp_path / "studies" / "tiny" / "best.pt").is_file()
     again = invoke("run", "tiny.toml", "--finalists", "3")
     assert "Nothing left to do" in again.stdout
@@ -651,7 +652,7 @@ def test_finalists_0_turns_them_off(invoke: Command, study_file: Path, tmp_path:
     result = invoke("run", "tiny.toml", "--trials", "2", "--finalists", "0")
     assert result.returncode == 0, result.stderr
     assert "Finalists" not in result.stdout
-    assert "This is one training (one seed)" in result.stdout
+    assert "This is a single training run (one seed)" in result.stdout
     assert not (tmp_path / "studies" / "tiny.finalists").exists()
     absent = invoke("finalists", "nothing")
     assert absent.returncode == 2

@@ -40,7 +40,7 @@ def test_a_mean_change_is_scipys_t_interval_and_may_be_negative() -> None:
     assert mean_change([0.1, 0.1]) is None
 
 
-def test_one_value_has_no_interval_and_none_no_mean() -> None:
+def test_a_single_value_has_no_interval_and_no_values_raise() -> None:
     found = estimate([0.9])
     assert (found.mean, found.deviation, found.low, found.high) == (0.9, None, None, None)
     with pytest.raises(ValueError):
@@ -48,7 +48,7 @@ def test_one_value_has_no_interval_and_none_no_mean() -> None:
 
 
 @pytest.mark.parametrize("groups", [QUIET, [QUIET[0], QUIET[1][:2], [*QUIET[2], 0.927, 0.926]]])
-def test_differences_are_tukeys_where_deviations_are_alike(groups: list[list[float]]) -> None:
+def test_differences_are_tukeys_if_deviations_are_equal(groups: list[list[float]]) -> None:
     pooled, expected = Pooled(groups), stats.tukey_hsd(*groups).confidence_interval()
     for first, second in combinations(range(len(groups)), 2):
         found = pooled.difference(first, second)
@@ -66,7 +66,7 @@ def test_the_studentized_range_is_scipys(groups: int, freedom: float) -> None:
 
 
 def test_pooling_narrows_the_interval_of_a_configuration_that_varied_most() -> None:
-    """Means and deviations of three seeds each, from docs/results.md: ± 0.83 by its own deviation alone."""
+    """Means and deviations of three seeds each, from docs/results.md: ± 0.83 with the own deviation alone."""
     means, deviations = (0.9333, 0.9329, 0.9291), (0.00334, 0.00095, 0.00091)
     groups = [[mean - each, mean, mean + each] for mean, each in zip(means, deviations, strict=True)]
     own, found = estimate(groups[0]), Pooled(groups).estimate(0)
@@ -77,7 +77,7 @@ def test_pooling_narrows_the_interval_of_a_configuration_that_varied_most() -> N
     assert found.deviation == own.deviation
 
 
-def test_a_deviation_that_is_clearly_larger_is_pooled_only_in_part() -> None:
+def test_a_clearly_larger_deviation_is_only_partly_pooled() -> None:
     wild = [0.94, 0.90, 0.92, 0.95]
     groups = [wild, *([mean, mean + 0.001, mean - 0.001, mean + 0.0005] for mean in (0.92, 0.921, 0.922))]
     pooled = np.sqrt(np.mean([np.var(values, ddof=1) for values in groups]))
@@ -86,7 +86,7 @@ def test_a_deviation_that_is_clearly_larger_is_pooled_only_in_part() -> None:
     assert halves[0] < (estimate(wild).high or 0) - np.mean(wild)
 
 
-def test_one_wild_training_does_not_widen_the_intervals_of_others() -> None:
+def test_one_outlier_does_not_widen_the_intervals_of_other_groups() -> None:
     stable = [[0.930, 0.931, 0.932], [0.914, 0.915, 0.916]]
     for wild in ([0.80, 0.93, 0.93], [0.10, 0.93, 0.93]):
         found, beside = Pooled([*stable, wild]).difference(0, 1), Pooled([*stable, wild]).difference(0, 2)
@@ -96,31 +96,31 @@ def test_one_wild_training_does_not_widen_the_intervals_of_others() -> None:
         assert beside.is_noise
 
 
-def test_scores_that_do_not_vary_give_no_certainty() -> None:
+def test_scores_that_do_not_vary_give_no_interval() -> None:
     pooled = Pooled([[0.93, 0.93], [0.929, 0.929]])
     assert pooled.difference(0, 1) is None
     assert (pooled.estimate(0).low, pooled.estimate(0).deviation) == (None, 0)
-    beside = Pooled([[0.93, 0.93], [0.929, 0.929], [0.929, 0.931]]).difference(0, 1)  # which shows how scores vary
+    beside = Pooled([[0.93, 0.93], [0.929, 0.929], [0.929, 0.931]]).difference(0, 1)  # the third varies
     assert beside is not None
     assert beside.is_noise
 
 
-def test_a_single_training_has_no_difference_though_others_are_repeated() -> None:
+def test_a_single_training_run_has_no_difference() -> None:
     pooled = Pooled([*QUIET, [0.90]])
     assert pooled.difference(0, 3) is None
     assert pooled.estimate(3).low is None
     found, without = pooled.difference(0, 2), Pooled(QUIET).difference(0, 2)
     assert found is not None
     assert without is not None
-    assert found.high > without.high  # the best was chosen among four
+    assert found.high > without.high  # corrected for four groups
 
 
-def claimed(deviations: list[float], seeds: int, draws: int) -> float:
-    """How often the best of equally good configurations, which the data choose, is told from any other one."""
+def false_claims(deviations: list[float], seeds: int, draws: int) -> float:
+    """Share of simulated studies in which the best of equal configurations is significantly better than another."""
     draw, wrong = np.random.default_rng(0), 0
     for _ in range(draws):
         scores = draw.normal(size=(len(deviations), seeds)) * np.array(deviations)[:, None]
-        groups = sorted(scores.tolist(), key=fmean, reverse=True)  # as `rank` sorts them
+        groups = sorted(scores.tolist(), key=fmean, reverse=True)  # as in `rank`
         pooled = Pooled(groups)
         found = [pooled.difference(0, other) for other in range(1, len(groups))]
         wrong += any(each is not None and not each.is_noise for each in found)
@@ -128,20 +128,20 @@ def claimed(deviations: list[float], seeds: int, draws: int) -> float:
 
 
 @pytest.mark.parametrize(("configurations", "seeds"), [(2, 2), (4, 3), (10, 5)])
-def test_the_best_of_equal_configurations_is_rarely_told_from_another(configurations: int, seeds: int) -> None:
-    assert 0.035 < claimed([1.0] * configurations, seeds, 1500) < 0.065  # 0.05 is meant
+def test_the_best_of_equal_configurations_is_rarely_significantly_better(configurations: int, seeds: int) -> None:
+    assert 0.035 < false_claims([1.0] * configurations, seeds, 1500) < 0.065  # nominal 0.05
 
 
-def test_an_unstable_configuration_is_not_taken_for_a_better_one() -> None:
-    assert claimed([3.0, 1.0, 1.0, 1.0], 5, 800) < 0.075  # 0.09 with one deviation for all
-    assert claimed([3.0, 1.0, 1.0, 1.0], 3, 800) < 0.1  # three seeds tell little of a deviation; 0.11
+def test_an_unstable_configuration_is_rarely_significantly_better() -> None:
+    assert false_claims([3.0, 1.0, 1.0, 1.0], 5, 800) < 0.075  # 0.09 if fully pooled
+    assert false_claims([3.0, 1.0, 1.0, 1.0], 3, 800) < 0.1  # 0.11 if fully pooled
 
 
-def test_the_sampling_of_images_is_binomial() -> None:
+def test_the_sampling_margin_of_images_is_binomial() -> None:
     assert sampling_margin(0.93, 10_000) == pytest.approx(1.96 * np.sqrt(0.93 * 0.07 / 10_000), rel=1e-4)
 
 
-def test_a_share_is_wilsons() -> None:
+def test_the_interval_of_a_share_is_wilsons() -> None:
     found = share(2, 12)
     p, n, z = 2 / 12, 12, stats.norm.ppf(0.975)
     centre, margin = p + z**2 / (2 * n), z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))

@@ -54,10 +54,10 @@ def test_differences_from_the_best_and_the_default_are_corrected_for_all_pairs()
     expected = Pooled([[0.92, 0.93], [0.90, 0.91], [0.80]]).difference(0, 1)
     assert (best.behind, best.gain) == (None, expected)
     assert (default.behind, default.gain) == (expected, None)
-    assert (simple.behind, simple.gain) == (None, None)  # a single training
+    assert (simple.behind, simple.gain) == (None, None)  # a single training run
 
 
-def test_a_label_names_both_of_two_parameters_and_of_more_what_differs() -> None:
+def test_a_label_names_both_of_two_hyperparameters_or_the_changed_ones_of_more() -> None:
     assert [row.label for row in rank(definition(), TRIALS)][:2] == [
         "epochs=9 architecture=cnn",
         "epochs=6 architecture=cnn (default)",
@@ -71,12 +71,12 @@ def test_a_label_names_both_of_two_parameters_and_of_more_what_differs() -> None
     assert {row.label for row in rank(many, made)} == {"epochs=9", "epochs=6 architecture=cnn filters=20 (default)"}
 
 
-def test_nothing_complete_is_no_ranking() -> None:
+def test_there_is_no_ranking_without_complete_trials() -> None:
     assert rank(definition(), TRIALS[-2:]) == []
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_the_order_of_parameters_does_not_tell_configurations_apart(order: int) -> None:
+def test_the_order_of_parameters_does_not_matter(order: int) -> None:
     params = dict([("epochs", 6), ("architecture", "cnn")][::order])
     made = create_trial(value=0.94, params=params, distributions=RANGES)
     assert len(rank(definition(), [TRIALS[0], made])) == 1
@@ -93,7 +93,7 @@ def grid() -> StudyDefinition:
     return StudyDefinition.model_validate(given)
 
 
-def test_a_configuration_of_which_a_training_diverged_ranks_after_all_others() -> None:
+def test_a_configuration_with_a_diverged_training_run_ranks_last() -> None:
     first, second = rank(definition(), [trial(0.95, epochs=9), trial(0.80), diverging(epochs=9)])
     assert (first.params["epochs"], first.whole, first.finished) == (6, True, 1)
     assert (second.params["epochs"], second.whole, second.finished) == (9, False, 2)
@@ -101,27 +101,27 @@ def test_a_configuration_of_which_a_training_diverged_ranks_after_all_others() -
     assert wording.standing(second, "best") == "1 of 2 diverged"
 
 
-def test_a_pruned_training_counts_where_each_is_trained_several_times() -> None:
+def test_a_pruned_training_run_counts_in_studies_with_several_seeds() -> None:
     trials = [trial(0.95, epochs=9), trial(0.80), trial(0.5, state=TrialState.PRUNED, epochs=9)]
-    best, _ = rank(definition(), trials)  # of a search that came to the same point twice
+    best, _ = rank(definition(), trials)  # a search may sample a point twice
     assert (best.params["epochs"], best.pruned) == (9, 0)
     best, other = rank(grid(), trials)
     assert (best.params["epochs"], other.pruned, wording.lost(other)) == (6, 1, "1 of 2 pruned")
 
 
-def test_the_best_is_announced_only_where_all_its_trainings_went_well_and_none_has_more() -> None:
+def test_the_best_is_named_only_if_all_its_training_runs_succeeded_and_none_has_more() -> None:
     better, worse = [trial(value, epochs=9) for value in (0.95, 0.96)], [trial(value) for value in (0.90, 0.91)]
     assert str(wording.ranked(rank(grid(), better + worse))).startswith("Best: epochs=9")
-    assert wording.ranked(rank(grid(), [*better, *worse, trial(0.92)])) is None  # it has one training less
+    assert wording.ranked(rank(grid(), [*better, *worse, trial(0.92)])) is None  # the leader has one training run fewer
     assert wording.ranked(rank(grid(), [*better, diverging(epochs=9), *worse])) is None
-    said = wording.ranked(rank(grid(), [*better, diverging(epochs=9), *worse, trial(0.92)]))
-    assert str(said).startswith("Best: epochs=6")
-    assert "1 configuration" in str(said)
-    nobody = wording.ranked(rank(grid(), [*better, diverging(epochs=9), *worse, diverging()]))
-    assert str(nobody).startswith("There is no best configuration")
+    sentences = wording.ranked(rank(grid(), [*better, diverging(epochs=9), *worse, trial(0.92)]))
+    assert str(sentences).startswith("Best: epochs=6")
+    assert "1 configuration" in str(sentences)
+    without_best = wording.ranked(rank(grid(), [*better, diverging(epochs=9), *worse, diverging()]))
+    assert str(without_best).startswith("There is no best configuration")
 
 
-def test_what_diverges_is_on_no_front_of_costs() -> None:
+def test_diverged_configurations_are_on_no_pareto_front() -> None:
     trials = [trial(0.95, 1.0, epochs=9), diverging(epochs=9), trial(0.80, 2.0)]
     found = costs(grid(), rank(grid(), trials), trials)
     assert [bool(cost.fronts) for cost in found] == [True, False]

@@ -1,4 +1,4 @@
-"""The first sentence of an answer."""
+"""Sentences on the result of a search."""
 
 from dataclasses import replace
 
@@ -28,28 +28,28 @@ LOST = rank(
         (report_standings(BETTER), "Trial 7 is 10.00 points better than the default (95 % interval "),
         (
             report_standings(TIE),
-            "Nothing found is certainly better than the default configuration: trial 7 scored 1.00 points higher, "
+            "No configuration is significantly better than the default: trial 7 scored 1.00 points higher, "
             "which may be noise (95 % interval -",
         ),
         (report_standings(WORSE), "The search found nothing better than the default configuration."),
         (report_standings(WORSE[:1]), "The search found nothing better than the default configuration."),
-        (report_standings(SINGLE), "Trial 7 won; one seed each cannot tell its gain on the default from noise."),
-        (report_standings(CONSTANT), "Trial 7 won; no score varies between seeds, so nothing tells its gain"),
+        (report_standings(SINGLE), "Trial 7 won; with one seed each, its gain over the default may be noise."),
+        (report_standings(CONSTANT), "Trial 7 won; its gain over the default has no interval"),
         (
             report_standings(LOST),
-            "Trial 7 won; there is nothing to compare it with, as the default's trainings failed (1 of 4 diverged).",
+            "Trial 7 won; its gain over the default is unknown, as training the default failed (1 of 4 diverged).",
         ),
         (
             replace(report_standings(BETTER[:1]), unscored=[Unscored(0, 0.9, {}, "default", 3)]),
-            "Trial 7 is 10.00 points better",  # what it had been compared with before
+            "Trial 7 is 10.00 points better",  # the gain over the default is known from before
         ),
-        (report_standings(BETTER, trained=4), "4 of 6 trainings of the finalists are finished."),
+        (report_standings(BETTER, trained=4), "4 of 6 training runs of the finalists are finished."),
         (replace(report_standings(BETTER), outdated=True), "So far trial 7 is 10.00 points better than the default"),
         (replace(report_standings(WORSE), outdated=True), "So far the search found nothing better than the default"),
-        (report_standings([replace(BETTER[0], diverged=1)]), "No winner: a training of the only finalist diverged."),
+        (report_standings([replace(BETTER[0], diverged=1)]), "No winner: the only finalist has diverged"),
     ],
 )
-def test_the_headline_is_what_the_winner_gained_on_the_default(standings: Standings, expected: str) -> None:
+def test_the_headline_states_the_winners_gain_over_the_default(standings: Standings, expected: str) -> None:
     headline, *details = wording.answer(standings)
     assert headline.startswith(expected)
     assert headline.count(". ") == 0

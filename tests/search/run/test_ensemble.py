@@ -113,7 +113,7 @@ def test_both_networks_are_scored_and_measured(make: Make, tmp_path: Path, tiny:
     assert said is not None
     assert f"{len(made.members)} networks" in said
     assert str(tmp_path / "s" / ENSEMBLE) in said
-    assert ("of the test images, where that has" in said) == (score_on == "validation")
+    assert ("on the test images; best checkpoint" in said) == (score_on == "validation")
     record = json.loads(json.dumps(standings.as_json()))
     assert record["ensemble"]["trials"] == standings.members
     assert record["ensemble_file"] == str(standings.ensemble_file)
