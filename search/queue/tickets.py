@@ -183,9 +183,7 @@ def check_failures(study: optuna.Study) -> None:
 
 
 def claim(study: optuna.Study, holder: Holder, token: str) -> Ticket | None:
-    """Claim the oldest ticket, or the paused trial that the scheduler chooses, with a new attempt and heartbeat.
-
-    One transaction.
+    """Claim the oldest ticket, or the paused trial that the scheduler chooses, in one transaction.
 
     Args:
         token: new for each claim; a claim whose answer was lost can be repeated with the same token.
