@@ -205,7 +205,7 @@ def conditional_file(tmp_path: Path) -> Iterator[Path]:
 def test_a_run_says_which_networks_it_searches_and_gp_refuses(conditional_file: Path, command: Command) -> None:
     refused = command("run", conditional_file, "--sampler", "gp")
     assert refused.returncode == 2
-    rule = "gp takes no conditions, as space.momentum has; choose tpe, random, qmc or grid"
+    rule = "gp does not support conditions, and space.momentum has one; choose tpe, random, qmc or grid"
     assert refused.stderr == f"Error: {conditional_file}: sampler: {rule}\n"
     run = command("run", conditional_file, "--trials", "3", "--workers", "1")
     assert (run.returncode, run.stderr) == (0, "")

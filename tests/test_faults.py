@@ -311,7 +311,7 @@ def test_postgresql_may_be_restarted_in_mid_run(postgresql: Server, search: Call
     postgresql.start()
     output, errors = process.communicate()
     assert process.returncode == 0, errors
-    assert all("waiting for the database" in line or "went on after" in line for line in errors.splitlines())
+    assert all("waiting for the database" in line or "resumed after" in line for line in errors.splitlines())
     assert "Done: 6 trials, 6 complete" in output
     assert_exact(study, 6)
     assert all(len(attempts_of(trial)) == 1 for trial in trials_of(study))

@@ -214,7 +214,7 @@ def test_a_trial_is_trained_again_or_it_is_said_why_not(here: Run, made: Path) -
     assert epochs == [("0.25", "15.67"), ("0.5", "17.00"), ("1", "33.00")]
     same = result.stdout.endswith("Metrics: the same bit for bit. Weights: the same bit for bit.\n")
     assert (result.returncode, result.stderr != "") == ((0, False) if same else (1, True))
-    assert "trial 0 is WAITING; reproduce one that is" in refused(here("reproduce", "stopped", "0"))
+    assert "trial 0 is WAITING; choose one that is" in refused(here("reproduce", "stopped", "0"))
 
     with sqlite3.connect(made / "studies.db") as database:  # as if today's training came to something else
         trial = database.execute("SELECT trial_id FROM trials WHERE number = 3").fetchone()[0]
@@ -246,7 +246,7 @@ def test_what_trains_says_which_versions_it_needs_and_changes_nothing(
 def test_a_search_is_topped_up_with_allow_mixed(process: Run, made: Path) -> None:
     before, finalists = study_in(made, "tiny").trials, study_in(made, "tiny.finalists").trials
     text = said(process("run", "studies/tiny.toml", "--trials", "9", "--workers", "2", "--allow-mixed"))
-    assert "Study tiny: 9 trials (8 are finished already) of cnn" in text
+    assert "Study tiny: 9 trials (8 already finished) of cnn" in text
     assert "Done: 9 trials" in text
     study = study_in(made, "tiny")
     assert [trial.number for trial in study.trials if trial.state.is_finished()] == list(range(9))

@@ -44,15 +44,15 @@ TRANSIENT_ERRNOS = {
 
 PRIMARY = 0xFF  # mask of the primary code in SQLite's extended result code
 _FREE_SPACE = "; free some disk space and run again: the data stored so far is intact"
-_END_THE_OTHER = "; another program has locked it: stop that program and run again"
+_STOP_OTHER = "; stop the program that has locked it and run again"
 _CORRUPT = "; the file is corrupt: move it away, or name another with --storage"
 _WRITABLE = "; make the file and its folder writable"
 SQLITE_ADVICE = {
     sqlite3.SQLITE_NOTADB: "; the file is corrupt or no SQLite database: move it away, or name another with --storage",
     sqlite3.SQLITE_CORRUPT: _CORRUPT,
     sqlite3.SQLITE_ERROR: _CORRUPT,  # for example a missing table
-    sqlite3.SQLITE_BUSY: _END_THE_OTHER,
-    sqlite3.SQLITE_LOCKED: _END_THE_OTHER,
+    sqlite3.SQLITE_BUSY: _STOP_OTHER,
+    sqlite3.SQLITE_LOCKED: _STOP_OTHER,
     sqlite3.SQLITE_CANTOPEN: "; make its folder writable, or name another with --storage",
     sqlite3.SQLITE_READONLY: _WRITABLE,
     sqlite3.SQLITE_PERM: _WRITABLE,

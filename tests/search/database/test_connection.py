@@ -129,7 +129,7 @@ def test_tables_that_a_process_died_while_making_are_completed(url: str, left: i
     engine.dispose()
     if left > len(tables):
         change(url, MLFLOW[1])
-    with pytest.raises(StorageError, match="no study was made in this database yet; start one"):
+    with pytest.raises(StorageError, match="this database has no studies yet; start one"):
         open_storage(url)
     optuna.create_study(storage=open_storage(url, "create"), study_name="s")
     assert optuna.get_all_study_names(open_storage(url)) == ["s"]
@@ -285,7 +285,7 @@ def test_a_wait_without_an_answer_is_said(
             while not said("waiting for the database: no answer for"):
                 assert not asked.done()
         asked.result()
-    assert said("went on after")
+    assert said("resumed after")
 
 
 @pytest.mark.parametrize("options", ["", "?prepare_threshold=0", "?prepare_threshold=3&connect_timeout=5"])
@@ -304,8 +304,8 @@ def test_options_of_the_driver_may_be_in_the_url(postgresql: Server, options: st
         ("prepare_threshold=soon", "prepare_threshold must be a whole number"),
         ("connect_timeout=-1", "connect_timeout must be a whole number"),
         ("connect_timeout=1&connect_timeout=2", "connect_timeout must be a whole number"),
-        ("autocommit=1", "leave out the option autocommit"),
-        ("row_factory=x", "leave out the option row_factory"),
+        ("autocommit=1", "remove the option autocommit"),
+        ("row_factory=x", "remove the option row_factory"),
     ],
 )
 def test_options_that_cannot_be_taken_are_one_line(option: str, why: str) -> None:

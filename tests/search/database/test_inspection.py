@@ -58,7 +58,7 @@ def test_studies_on_a_disk_that_takes_nothing_can_be_inspected(
     assert failed == "exit code 1"
     (line,) = (tmp_path / "run.txt").read_text().splitlines()
     assert line.startswith("Error: ")
-    assert "name another place" in line or "free some space" in line
+    assert "name another place" in line or "free some disk space" in line
     assert "Trial 0 (default) of study tiny" in (tmp_path / "best.txt").read_text()
     assert json.loads((tmp_path / "report.json").read_text())["summary"]["study"] == "tiny"
 
@@ -74,7 +74,7 @@ def test_what_stands_in_the_log_only_is_not_left_out(searched: Path, tmp_path: P
     call = ["unshare", *flags, "sh", "-c", script, "sh", str(tmp_path / "killed"), sys.executable, str(tmp_path)]
     done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "studies.db-wal has what is to be written; copy both files" in done.stderr
+    assert "studies.db-wal holds changes that the database does not have yet; copy both files" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
@@ -109,7 +109,7 @@ def test_a_role_that_may_only_read_is_told_so(postgresql: Server, invoke: Comman
     done = invoke("run", "tiny.toml", "--storage", reading, "--quiet")
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert "let that role read and write the tables, or name another in the URL" in line
+    assert "grant that role read and write access to the tables, or name another role in the URL" in line
     (check,) = check_database(reading, 1)
     assert check.status == "failed"
     assert "reader may not write in it" in check.found

@@ -163,9 +163,9 @@ def overwritten(database: sqlite3.Connection) -> None:
 @pytest.mark.parametrize(
     ("spoil", "advice", "passing"),
     [
-        (full, "free some space", False),
+        (full, "free some disk space", False),
         (read_only, "writable", False),
-        (locked, "end that program", True),
+        (locked, "stop the program", True),
         (without_log, "-wal file was deleted", False),
         (without_folder, "make its folder", False),
         (overwritten, "move it away", False),
@@ -185,4 +185,4 @@ def test_advice_on_sqlite_is_by_what_went_wrong(
     with pytest.raises(StorageError, match=advice) as said, retry.reported(default_url(tmp_path)):
         raise error
     assert "\n" not in str(said.value)
-    assert ("free some space" in str(said.value)) == (spoil is full)
+    assert ("free some disk space" in str(said.value)) == (spoil is full)

@@ -30,7 +30,7 @@ SECRET = "hunter2"  # noqa: S105
     ("url", "message"),
     [
         ("nonsense", "malformed"),
-        (f"mysql://user:{SECRET}@host/db", "mysql: no such storage; use sqlite"),
+        (f"mysql://user:{SECRET}@host/db", "mysql: unsupported database; use sqlite"),
         ("sqlite://", "in memory"),
         ("sqlite:///:memory:", "in memory"),
         (f"postgresql://user:{SECRET}@host:port/db", "malformed"),

@@ -117,7 +117,7 @@ def test_the_third_attempt_that_gets_no_further_is_the_last(study: optuna.Study)
         lease.fail(study, claimed(study, str(attempt)), "RuntimeError: out of memory")
     assert states(study) == [TrialState.FAIL, TrialState.WAITING]
     trial = study.trials[0]
-    assert trial.user_attrs[REASON] == "RuntimeError: out of memory (attempt 3 that got no further)"
+    assert trial.user_attrs[REASON] == "RuntimeError: out of memory (3 attempts failed at the same step)"
     assert len(trial.user_attrs[ATTEMPTS]) == 3
     assert trial.datetime_complete is not None
 

@@ -454,7 +454,7 @@ def test_an_altered_record_is_told_by_its_trial(url: str, altered: object) -> No
         lambda: freezing.end_paused(study),
         lambda: freezing.limit_paused(study),
     ):
-        with pytest.raises(RecordError, match="trial 1: its user attribute 'paused' was changed by something other"):
+        with pytest.raises(RecordError, match="trial 1: another program changed its user attribute 'paused'"):
             act()
     study._storage.set_trial_user_attr(study.trials[1]._trial_id, PAUSED, GOOD)
     lease.give_back(study, take(study))

@@ -95,7 +95,7 @@ def test_trials_that_others_started_are_left_alone_and_said(study: optuna.Study)
     assert reaper.reap(study) + reaper.release(study, pid=os.getpid()) == 0
     assert reaper.held(study) == [
         "trial 0 by process 7 on far",
-        f"trial {theirs.number} by something other than fmnist-search",
+        f"trial {theirs.number} by another program",
     ]
 
 

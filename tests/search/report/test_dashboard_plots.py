@@ -214,7 +214,7 @@ def test_what_people_wrote_stays_below() -> None:
 def test_it_is_published_again_in_the_place_of_the_former(analysis: Analysis, url: str) -> None:
     storage = open_storage(url, "create")
     study = optuna.create_study(storage=storage, study_name="s", direction="maximize")
-    with pytest.raises(StudyError, match="was not made by this version"):
+    with pytest.raises(StudyError, match="was not created by this version"):
         publish(analysis, url)
     data = {"name": "digits", "fingerprint": "0" * 64}
     for name, value in {KEY: "key", FOLDER: "s", ARTIFACTS: None, KEEP: 5, DATA: data, VERSIONS: {}}.items():

@@ -137,12 +137,12 @@ def test_workers_that_cannot_be_started_are_one_line_and_hold_no_ticket(
     study, settings = make(definition(), 2)
     monkeypatch.setattr(local, "LONGEST_DELAY", 0.1)
     with out_of_descriptors(), pytest.raises(local.WorkersDied, match=r"cannot be started: .*Too many open files"):
-        local.drain(study, [settings] * 2, lambda: False, lambda: None)
+        local.run_workers(study, [settings] * 2, lambda: False, lambda: None)
     assert [trial.state for trial in study.trials] == [WAITING] * 2
 
 
 def test_a_worker_that_cannot_be_started_is_started_later(make: Make) -> None:
     study, settings = make(definition(), 2)
     with out_of_descriptors() as end:
-        local.drain(study, [settings] * 2, lambda: False, end)
+        local.run_workers(study, [settings] * 2, lambda: False, end)
     assert [trial.state for trial in study.trials] == [COMPLETE] * 2

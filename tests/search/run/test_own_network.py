@@ -168,7 +168,8 @@ def test_other_content_is_refused_with_the_difference_and_restoring_it_resumes(c
     done = copy("run", "mine.toml", "--workers", "1", "--trials", "5")  # names the file, so its code runs
     assert done.returncode == 2
     assert re.search(
-        r"Error: study 'mine' was started with another my_net\.py: restore it, or give.*--name", done.stderr
+        r"Error: study 'mine' was started with another version of my_net\.py: restore that, or give.*--name",
+        done.stderr,
     )
     assert "+import pathlib" in done.stderr
     assert copy.study().get_trials() == before
@@ -330,4 +331,4 @@ def test_a_training_that_never_returns_is_ended_and_its_trial_tried_again(place:
     outcomes = [attempt["outcome"] for attempt in first.user_attrs[ATTEMPTS]]
     assert "made no progress" in outcomes[0]
     assert outcomes[1:] == ["complete"]
-    assert "is killed, as its training does not go on" in done.stderr
+    assert "is killed, because its training makes no progress" in done.stderr

@@ -107,7 +107,7 @@ def test_the_command_drains_its_study_there_exactly_and_ray_is_not_heard(
     done = command("run", study_file, "--trials", 4, "--finalists", 1, *ray)
     assert (done.returncode, done.stderr) == (0, "")
     assert f"2 workers on the Ray cluster at {cluster.address}, torch threads each: 1" in done.stdout
-    assert "Warning: SQLite serves workers of this machine only" in done.stdout
+    assert "Warning: SQLite serves only workers on this machine" in done.stdout
     assert "ray" not in done.stdout.replace("Ray cluster at", "")
     study = load_study(open_storage(default_url(tmp_path / "studies")), "tiny")
     finalists = finalists_of(study)

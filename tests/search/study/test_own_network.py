@@ -52,7 +52,7 @@ def mistakes(*given: str, **more: str) -> list[str]:
 @pytest.mark.parametrize(
     ("given", "more", "expected"),
     [
-        (("hiden = { low = 2, high = 9 }",), {}, ["space.hiden: is no hyperparameter; did you mean 'hidden'?"]),
+        (("hiden = { low = 2, high = 9 }",), {}, ["space.hiden: is not a hyperparameter; did you mean 'hidden'?"]),
         ((HIDDEN, "hiden = 3\nfilters = 3"), {}, ["defaults.hiden: is no", "defaults.filters: net.py:CNNModel takes"]),
         (("blocks = { choices = [1, 2] }",), {}, ["space.blocks: net.py:CNNModel takes none"]),
         (("architecture = { choices = ['net.py:CNNModel', 'cnn'] }",), {}, ["space.architecture: a network of your"]),
@@ -61,7 +61,7 @@ def mistakes(*given: str, **more: str) -> list[str]:
             {},
             ["space.architecture: a network of your own"],
         ),
-        (("seed = { low = 1, high = 3 }",), {}, ["space.seed: is no hyperparameter"]),
+        (("seed = { low = 1, high = 3 }",), {}, ["space.seed: is not a hyperparameter"]),
         (
             (
                 "kernel_size = { choices = [3, 'a'] }\ndropout = { choices = ['a'] }\nhidden = { low = 1.5, high = 3 }",
@@ -88,7 +88,7 @@ def mistakes(*given: str, **more: str) -> list[str]:
         (
             ("",),
             {"top": "sampler = 'grid'", "rest": "[[grid]]\nhidden = [2, 2.5]\n[[grid]]\nbogus = [1]"},
-            ["grid.bogus: is no hyperparameter", "grid.hidden: net.py, line 8: hidden should be a valid integer"],
+            ["grid.bogus: is not a hyperparameter", "grid.hidden: net.py, line 8: hidden should be a valid integer"],
         ),
         ((HIDDEN, "hidden = 100"), {}, ["defaults.hidden: 100 is not in space.hidden"]),
         (("hidden = { low = 20, high = 30 }",), {}, ["hidden: the default, 8, is not in space.hidden"]),
@@ -107,7 +107,7 @@ def test_each_mistake_is_a_line_with_its_key_and_what_to_do(
 def test_a_required_parameter_without_a_value_is_one_line_even_where_a_network_of_ours_has_a_default() -> None:
     Path("net.py").write_text(body(signature=", width: int, hidden: int"))
     assert mistakes("width = { low = 1, high = 3 }") == [
-        f"defaults.{name}: is missing, and net.py, line 8 has no default for it; add it" for name in ("width", "hidden")
+        f"defaults.{name}: is missing and has no default in net.py, line 8; add it" for name in ("width", "hidden")
     ]
     of_parts = {"top": "sampler = 'grid'", "rest": "[[grid]]\nhidden = [2, 3]"}
     assert all("is missing" in line for line in mistakes("", "width = 3", **of_parts))
@@ -166,7 +166,7 @@ def test_from_python_it_is_checked_once_its_code_has_run() -> None:
     assert loaded.defaults.network == {"kernel_size": 5, "hidden": 8, "kind": "max", "bias": True, "dropout": 0.25}
     assert loaded.loaded() is loaded
     wrong = StudyDefinition(defaults=named, space={"hiden": {"low": 2, "high": 9}})  # type: ignore[dict-item]
-    with pytest.raises(DefinitionError, match=r"space\.hiden: is no hyperparameter; did you mean 'hidden'"):
+    with pytest.raises(DefinitionError, match=r"space\.hiden: is not a hyperparameter; did you mean 'hidden'"):
         wrong.loaded()
     with pytest.raises(ValidationError, match="greater than or equal to 1"):
         StudyDefinition(defaults=named, space={"epochs": {"low": 0, "high": 9}})  # type: ignore[dict-item]
@@ -197,7 +197,7 @@ def test_what_is_recorded_is_complete_and_loads_without_code(make: Make, tmp_pat
         ("architecture", "/net.py:CNNModel", r"\(defaults.architecture\) were changed"),
         ("architecture", "cnn", r"\(network\) were changed"),
         ("architecture", "net.py:CNN", "did you mean CNNModel"),
-        ("arguments", {"bogus": 3}, "does not fit its network: defaults.bogus: is no hyperparameter"),
+        ("arguments", {"bogus": 3}, "does not fit its network: defaults.bogus: is not a hyperparameter"),
         ("arguments", {"kind": 3}, "does not fit its network: defaults.kind: net.py, line 8"),
         ("arguments", {"kind": [3]}, r"\(defaults.network.kind.bool\) were changed"),
         ("space", {"hidden": {"choices": ["a"]}}, r"\(definition\) were changed|does not fit"),

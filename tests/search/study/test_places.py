@@ -206,9 +206,9 @@ def test_files_on_another_machine_are_not_claimed_here(
     there.parent.rename(tmp_path / "another machine")
     here.mkdir()
     monkeypatch.chdir(here)
-    with pytest.raises(StudyError, match="on the machine that started it, and not here"):
+    with pytest.raises(StudyError, match="on the machine that started it, not on this machine"):
         searches.opened(url, "s", Place(Path("studies/s"), named=False))
-    with pytest.raises(StudyError, match="on the machine that started it, and not here"):
+    with pytest.raises(StudyError, match="on the machine that started it, not on this machine"):
         work(WorkerSettings(url, "s", searches.data_folder, output=here / "studies"), lambda: False)
     assert folder_of(load_study(open_storage(url), "s")) == Path("studies/s")  # a report may go there
     assert not there.exists()

@@ -90,7 +90,7 @@ def test_absent_and_foreign_studies_are_refused(storage: optuna.storages.RDBStor
     optuna.create_study(storage=storage, study_name="theirs")
     with pytest.raises(StudyError, match="no study named 's' in this database; there are theirs"):
         load_study(storage, "s")
-    with pytest.raises(StudyError, match="'theirs' was not made by this version of fmnist-search"):
+    with pytest.raises(StudyError, match="'theirs' was not created by this version of fmnist-search"):
         load_study(storage, "theirs")
 
 
@@ -112,5 +112,5 @@ def test_a_study_that_was_left_half_made_is_finished(
     open_study(storage, "s", definition(), tiny, Place(tmp_path))
     assert definition_of(load_study(storage, "s")) == definition()
     optuna.create_study(storage=storage, study_name="theirs", direction="minimize")
-    with pytest.raises(StudyError, match="not made by this version"):
+    with pytest.raises(StudyError, match="not created by this version"):
         open_study(storage, "theirs", definition(), tiny, Place(tmp_path))

@@ -121,7 +121,7 @@ def test_a_study_in_which_everything_fails_stops_after_a_bounded_number(
     study, settings = make(definition(), 40)
     monkeypatch.setattr("search.worker.loop.run_trial", lambda *_: 1 / 0)
     for _ in range(2):  # a second worker does not even begin
-        with pytest.raises(tickets.TooManyFailures, match="4 trials failed, the last of them: ZeroDivisionError"):
+        with pytest.raises(tickets.TooManyFailures, match="4 trials failed, the last one with: ZeroDivisionError"):
             work(settings, never)
         assert states(study).count(FAIL) == tickets.FAILURES + 1
     assert sum(len(attempts(study, number)) for number in range(40)) == 12
@@ -156,7 +156,7 @@ def test_what_all_workers_would_meet_ends_them_with_one_line(make: Make, tmp_pat
     study, settings = make(definition(), 4)
     (tmp_path / "s" / "checkpoints" / "study.id").unlink()
     with pytest.raises(local.WorkersDied, match=r"the checkpoints of study 's' are in .*share that folder"):
-        local.drain(study, [settings] * 2, never, lambda: None)
+        local.run_workers(study, [settings] * 2, never, lambda: None)
     assert states(study) == [WAITING] * 4
 
 
@@ -183,7 +183,7 @@ def test_a_hung_trial_falls_silent_and_is_taken_over(make: Make, monkeypatch: py
 
 def test_workers_that_are_stopped_give_back_what_they_have_begun(make: Make, url: str) -> None:
     study, settings = make(LONG, 2, url)
-    local.drain(study, [settings], lambda: bool(reported(study)), lambda: None)
+    local.run_workers(study, [settings], lambda: bool(reported(study)), lambda: None)
     assert states(study) == [WAITING] * 2
     assert attempts(study)[-1]["outcome"] == "given back"
     assert attempts(study)[-1]["step"] == max(reported(study))
@@ -215,7 +215,7 @@ def test_a_killed_worker_is_replaced_and_its_trial_goes_on(make: Make, url: str)
             before.update(reported(study))
             os.kill(attempts(study)[-1]["pid"], signal.SIGKILL)  # type: ignore[arg-type]
 
-    local.drain(
+    local.run_workers(
         study, [settings], lambda: len(attempts(study)) == 2 and len(reported(study)) > len(before), kill_the_first
     )
     assert len(attempts(study)) == 2
@@ -244,7 +244,7 @@ def test_workers_told_to_stop_by_others_are_replaced(make: Make, url: str, most:
             for number in told
         )
 
-    local.drain(study, [settings] * 2, others_went_on, tell_them)
+    local.run_workers(study, [settings] * 2, others_went_on, tell_them)
     assert len(told) == most
     assert states(study) == [WAITING] * 2
     for number, pid in told.items():
@@ -264,7 +264,7 @@ def test_workers_that_are_told_to_stop_again_and_again_before_they_begin_end_the
             os.kill(pid, signal.SIGTERM)
 
     with pytest.raises(local.WorkersDied, match=r"2 worker processes in a row ended .* with exit code 0"):
-        local.drain(study, [settings], never, tell_them)
+        local.run_workers(study, [settings], never, tell_them)
 
 
 def test_a_worker_told_to_stop_at_the_end_of_the_queue_is_not_replaced(make: Make, pooled: Pooled) -> None:
@@ -288,7 +288,7 @@ def test_tickets_added_behind_the_back_of_ended_workers_are_run(make: Make, pool
         tickets.enqueue(study, definition(), 1, {})
     pool.sweep()
     assert list(pool.due) == [0]
-    local.drain(study, [settings], never, lambda: None)
+    local.run_workers(study, [settings], never, lambda: None)
     assert states(study) == [COMPLETE] * 2
 
 
@@ -346,7 +346,7 @@ def test_a_worker_told_to_stop_while_the_database_is_away_does_not_end_the_searc
             outage.append(threading.Thread(target=lose_the_database_and_the_worker, args=pids))
             outage[0].start()
 
-    local.drain(study, [settings], never, begin)
+    local.run_workers(study, [settings], never, begin)
     outage[0].join()
     assert states(study) == [COMPLETE]
 
@@ -361,7 +361,7 @@ def test_workers_end_though_the_database_is_gone(make: Make, monkeypatch: pytest
             monkeypatch.setattr(local, "check_failures", lambda _: 1 / 0)
 
     with pytest.raises(ZeroDivisionError):
-        local.drain(study, [settings] * 2, never, lose_the_database)
+        local.run_workers(study, [settings] * 2, never, lose_the_database)
     assert len(pids) == 2
     assert not any(map(alive, pids))
     assert states(study) == [WAITING] * 3
@@ -373,7 +373,7 @@ def test_worker_processes_that_crash_again_and_again_end_the_search(
     study, settings = make(definition(), 2)
     monkeypatch.setattr(local, "LONGEST_DELAY", 0.1)
     with pytest.raises(local.WorkersDied, match="6 worker processes in a row ended before they began a trial"):
-        local.drain(study, [replace(settings, device="no such device")], never, lambda: None)
+        local.run_workers(study, [replace(settings, device="no such device")], never, lambda: None)
     assert states(study) == [WAITING] * 2
 
 
@@ -387,7 +387,9 @@ def test_a_place_whose_workers_crash_does_not_end_a_search_that_others_go_on_wit
     monkeypatch.setattr(handler, "emit", ended.append)
     logger.addHandler(handler)
     try:
-        local.drain(study, [settings, replace(settings, device="no such device")], lambda: len(ended) > 8, lambda: None)
+        local.run_workers(
+            study, [settings, replace(settings, device="no such device")], lambda: len(ended) > 8, lambda: None
+        )
     finally:
         logger.removeHandler(handler)
     assert states(study) == [WAITING] * 3
@@ -411,7 +413,7 @@ def test_workers_whose_server_was_killed_are_replaced_and_do_not_go_on_unwatched
             and len(reported(study)) > int(str(attempts(study)[0]["step"])) // 100
         )
 
-    local.drain(study, [settings], went_on, kill_the_server)
+    local.run_workers(study, [settings], went_on, kill_the_server)
     assert states(study) == [WAITING] * 2
     assert not alive(int(str(attempts(study)[0]["pid"])))
 
@@ -435,7 +437,7 @@ def test_machines_that_train_in_another_precision_are_refused_with_a_way_on(
     here, other = ("float32", "bfloat16") if fastest(torch.device("cpu")) == "float32" else ("bfloat16", "float32")
     work(settings, lambda: states(study)[0].is_finished())
     monkeypatch.setattr("search.worker.loop.fastest", lambda _: other)
-    with pytest.raises(StudyError, match=f"trained in {here}, and this machine trains in {other}.*--allow-mixed"):
+    with pytest.raises(StudyError, match=f"trained in {here}, but this machine trains in {other}.*--allow-mixed"):
         work(settings, never)
     study._storage.set_study_user_attr(study._study_id, "precision", None)  # as of a study of 0.2.0
     with pytest.raises(StudyError, match=f"trained in {here}, and"):

@@ -54,7 +54,7 @@ def test_another_data_set_is_said_and_not_trained_on(make: Make, tiny: DataSet) 
 
 def test_what_has_no_record_is_refused(make: Make, tiny: DataSet) -> None:
     study, _ = make(definition(), 1)
-    for number, why in ((0, "trial 0 is WAITING; reproduce one that is"), (1, "has no trial 1; its last is 0")):
+    for number, why in ((0, "trial 0 is WAITING; choose one that is"), (1, "has no trial 1; its last is 0")):
         with pytest.raises(NotReproducible, match=why):
             reproduce(study, number, tiny, lambda _: None)
     study._storage.set_trial_state_values(study.trials[0]._trial_id, TrialState.FAIL)

@@ -96,7 +96,7 @@ def test_a_bucket_that_stays_away_ends_the_worker_and_its_trial_is_given_back(
             stopped = True
         return False
 
-    with pytest.raises(ArtifactError, match="out of reach"):
+    with pytest.raises(ArtifactError, match="is unreachable"):
         work(settings, stopping)
     server.start()
     assert states(study) == [TrialState.WAITING]

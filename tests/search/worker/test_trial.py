@@ -174,7 +174,7 @@ def test_an_audited_trial_goes_on_unseen_to_its_end(study: optuna.Study, objecti
     outcome = run_trial(hopeless, audited)
     (since,) = study.trials[1].intermediate_values
     assert outcome == Outcome(
-        TrialState.PRUNED, reason=f"pruned after epoch {since / 100:g} of 3; for the audit it was trained on"
+        TrialState.PRUNED, reason=f"pruned after epoch {since / 100:g} of 3; trained to the end for the audit"
     )
     hyperparameters = audited.definition.defaults.model_copy(update={"learning_rate": 1e-9})
     whole = [m.accuracy for m in Training(hyperparameters, training_seed(audited.definition, 1)).epochs(audited.splits)]
