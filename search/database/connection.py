@@ -73,7 +73,7 @@ def open_storage(url: str, mode: Mode = "read") -> RDBStorage:
     if file:
         if not create and not file.is_file():
             raise StorageError(
-                f"{file}: no such database; start a search with `fmnist-search run`, or name another with --storage"
+                f"no database {file}; start a search with `fmnist-search run`, or name another with --storage"
             )
         if create:
             file.parent.mkdir(parents=True, exist_ok=True)

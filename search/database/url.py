@@ -86,7 +86,7 @@ def parse(url: str) -> URL:
             f"sqlite://{parsed.host}: names a host; write sqlite:///{parsed.host}/{parsed.database or ''}"
         )
     if parsed.drivername == "sqlite" and parsed.database in (None, "", ":memory:"):
-        raise StorageError("workers cannot share an in-memory database; write sqlite:///FILE")
+        raise StorageError("workers cannot share a database in memory; write sqlite:///FILE")
     return parsed
 
 

@@ -435,7 +435,7 @@ def test_a_worker_that_follows_waits_for_database_study_and_tickets(
     call = ("worker", "tiny", "--follow", "--workers", "1")
     process = Process(*call, cwd=tmp_path, env=environment, stderr=subprocess.STDOUT)
     assert process.stdout
-    assert " WARNING tiny: waiting without a time limit for the study: " in process.stdout.readline()
+    assert " WARNING tiny: waiting without a time limit for the study: no database " in process.stdout.readline()
     for done in (1, 2):
         invoke("enqueue", "tiny.toml")
         while counts(tmp_path)["complete"] < done:

@@ -97,10 +97,10 @@ def test_a_database_of_another_program_is_named_and_left_as_it_is(
 ) -> None:
     change(url, *statements)
     before = relations(url)
-    with pytest.raises(StorageError, match=rf"another program \(.*{found}.*\); name another with --storage"):
+    with pytest.raises(StorageError, match=rf"another program \(.*{found}.*\); name another database with --storage"):
         open_storage(url, mode)
     (check,) = check_database(url, workers=1)
-    assert (check.status, check.fix) == ("failed", "name another with --storage")
+    assert (check.status, check.fix) == ("failed", "name another database with --storage")
     assert found in check.found
     assert relations(url) == before
 

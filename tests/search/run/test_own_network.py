@@ -168,7 +168,7 @@ def test_other_content_is_refused_with_the_difference_and_restoring_it_resumes(c
     done = copy("run", "mine.toml", "--workers", "1", "--trials", "5")  # names the file, so its code runs
     assert done.returncode == 2
     assert re.search(
-        r"Error: study 'mine' was started with another version of my_net\.py: restore that, or give.*--name",
+        r"Error: study 'mine' was started with another version of my_net\.py: restore that, or .*--name",
         done.stderr,
     )
     assert "+import pathlib" in done.stderr
