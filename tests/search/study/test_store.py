@@ -80,7 +80,7 @@ def test_a_study_of_before_resumes_without_test_time_augmentation_and_a_new_one_
 
 def test_a_study_stays_with_its_data(storage: optuna.storages.RDBStorage, tiny: DataSet, tmp_path: Path) -> None:
     open_study(storage, "s", definition(), tiny, Place(tmp_path))
-    with pytest.raises(StudyError, match=r"started on data set 'digits', this is other"):
+    with pytest.raises(StudyError, match=r"started on data set 'digits', but other"):
         open_study(storage, "s", definition(), replace(tiny, name="other", fingerprint="0"), Place(tmp_path))
 
 
