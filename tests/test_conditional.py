@@ -34,7 +34,7 @@ TRIALS = 24
 
 @pytest.fixture(scope="module")
 def output(tmp_path_factory: pytest.TempPathFactory, tiny: DataSet, tiny_folder: Path) -> Path:
-    """The output folder of the search "s", which is finished; its finalists have one seed of two."""
+    """The output folder of the finished search "s"; its finalists have one of two seeds."""
     folder = tmp_path_factory.mktemp("out")
     url = default_url(folder)
     settings, storage = WorkerSettings(url, "s", tiny_folder), open_storage(url, "create")

@@ -1,4 +1,4 @@
-"""The directions of imports that the architecture promises; those within functions count too."""
+"""The import directions that the architecture promises, including imports inside functions."""
 
 import ast
 import graphlib
@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Each package of `search` imports only those after it; `report` and `dashboard` do not know each other.
+# Each package of `search` imports only those after it; `report` and `dashboard` do not import each other.
 PACKAGES = [
     "cli",
     "doctor",
@@ -50,7 +50,7 @@ MODULES = {name_of(file): file for package in ("fmnist", "search") for file in (
 
 
 def imported(module: str, *, for_types: bool = True) -> set[str]:
-    """The modules that a module imports; without what only a type checker imports, unless `for_types`."""
+    """The modules that a module imports, including those under TYPE_CHECKING if `for_types`."""
     names: set[str] = set()
     nodes: list[ast.AST] = [ast.parse(MODULES[module].read_text())]
     while nodes:
@@ -67,7 +67,7 @@ def imported(module: str, *, for_types: bool = True) -> set[str]:
 
 
 def package_of(module: str) -> str:
-    """The package of `search` that a module is in; empty for `search` itself."""
+    """The package of `search` that contains a module; "" for `search` itself."""
     return module.split(".")[1] if "." in module else ""
 
 

@@ -39,7 +39,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="module")
 def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the studies were made on."""
+    """The data set of the studies."""
     folder = tmp_path_factory.mktemp("data") / "digits"
     data.write(folder, *digits(600, 300))
     return folder
@@ -52,7 +52,7 @@ def images(data_folder: Path) -> DataSet:
 
 @pytest.fixture
 def made(tmp_path: Path) -> Path:
-    """A copy, at the place that is the default of --output in the folder of `here` and `process`."""
+    """A copy at the default --output in the working directory of `here` and `process`."""
     return shutil.copytree(MADE, tmp_path / "studies")
 
 
@@ -63,7 +63,7 @@ def here(made: Path, invoke: Command, data_folder: Path) -> Run:
 
 @pytest.fixture
 def process(made: Path, command: Command, data_folder: Path) -> Run:
-    """For what starts workers."""
+    """Run a command that starts workers."""
     return lambda *arguments: command(*arguments, data_dir=data_folder)
 
 
@@ -74,13 +74,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 def said(result: subprocess.CompletedProcess[str]) -> str:
-    """What a command that did well printed."""
+    """The output of a successful command."""
     assert (result.returncode, result.stderr) == (0, "")
     return result.stdout
 
 
 def refused(result: subprocess.CompletedProcess[str]) -> str:
-    """The last line of one that did not, below which there may be the log's of workers."""
+    """The error of a failed command: its last line, after log lines of workers."""
     assert result.returncode in (1, 2), result
     assert "Traceback" not in result.stderr
     *_, last = result.stderr.splitlines()
@@ -104,7 +104,7 @@ def content(folder: Path) -> dict[str, list[Any]]:
 
 @pytest.mark.parametrize("name", ["tiny", "networks", "stopped"])
 def test_a_definition_in_the_database_is_that_of_its_study_file_read_today(made: Path, name: str) -> None:
-    """So that hyperparameters and keys that came later have in both the value that changes nothing."""
+    """So hyperparameters and keys that were added later have the value that changes nothing."""
     stored, wanted = definition_of(study_in(made, name)), definition.read(MADE / f"{name}.toml")
     assert differences(stored.identity(), _resumed(stored, wanted).identity()) == []
 
@@ -148,7 +148,7 @@ def test_the_report_has_its_numbers(here: Run, made: Path) -> None:
         assert part in page
     assert said(here("report", "tiny", "--format", "json")) == "studies/tiny/report.json\n"
     numbers = json.loads((made / "tiny" / "report.json").read_text())
-    assert numbers["missing"] is None  # the data set and the checkpoint are had
+    assert numbers["missing"] is None  # the data set and the checkpoint are available
     assert numbers["answer"]["params"] == numbers["standings"]["finalists"][0]["again"]["params"] == BEST
     assert (numbers["standings"]["trained"], numbers["standings"]["outdated"]) == (6, False)
     assert [len(trial["curve"]) for trial in numbers["trials"]] == [6, 3, 6, 3, 2, 1, 6, 1]
@@ -167,7 +167,7 @@ def test_a_report_compares_them_and_shows_one_without_a_complete_trial(here: Run
 
 @pytest.mark.parametrize("file", FILES)
 def test_a_checkpoint_scores_as_it_is_on_record(file: str, images: DataSet) -> None:
-    """Networks of each architecture, whose weights must fit those of today."""
+    """Networks of each architecture: their weights must fit today's layers."""
     saved = checkpoint.load(MADE / file)
     assert saved.digest is None  # the format of that time
     assert saved.made_with["fmnist_search"] == "0.2.0"
@@ -208,7 +208,7 @@ def test_the_dashboard_shows_trials_and_a_checkpoint(site: Site) -> None:
 
 
 def test_a_trial_is_trained_again_or_it_is_said_why_not(here: Run, made: Path) -> None:
-    """Bit for bit on the machine and with the versions that it ran with; elsewhere its accuracies are compared."""
+    """Bit for bit on its machine and versions; elsewhere its accuracies are compared."""
     result = here("reproduce", "tiny", "3")
     epochs = re.findall(r"^epoch (\S+): recorded (\S+) %, now \S+ %, (?:the same|DIFFERENT)$", result.stdout, re.M)
     assert epochs == [("0.25", "15.67"), ("0.5", "17.00"), ("1", "33.00")]
@@ -216,7 +216,7 @@ def test_a_trial_is_trained_again_or_it_is_said_why_not(here: Run, made: Path) -
     assert (result.returncode, result.stderr != "") == ((0, False) if same else (1, True))
     assert "trial 0 is WAITING; choose one that is" in refused(here("reproduce", "stopped", "0"))
 
-    with sqlite3.connect(made / "studies.db") as database:  # as if today's training came to something else
+    with sqlite3.connect(made / "studies.db") as database:  # as if training gave another result today
         trial = database.execute("SELECT trial_id FROM trials WHERE number = 3").fetchone()[0]
         where = "WHERE trial_id = ? AND step = 25"
         database.execute(f"UPDATE trial_intermediate_values SET intermediate_value = 0.5 {where}", (trial,))  # noqa: S608
@@ -251,7 +251,7 @@ def test_a_search_is_topped_up_with_allow_mixed(process: Run, made: Path) -> Non
     study = study_in(made, "tiny")
     assert [trial.number for trial in study.trials if trial.state.is_finished()] == list(range(9))
     for now, then in ((study.trials, before), (study_in(made, "tiny.finalists").trials, finalists)):
-        kept = zip(now, then, strict=False)  # what was added comes after them
+        kept = zip(now, then, strict=False)  # added trials come after them
         assert all(
             (one.state, one.value, one.params) == (other.state, other.value, other.params) for one, other in kept
         )
@@ -278,7 +278,7 @@ def test_tickets_are_added(here: Run) -> None:
 
 
 def test_checkpoints_of_beaten_trials_are_removed(here: Run, made: Path) -> None:
-    """Records of 0.2.0 say that a checkpoint was removed in another way than those of today."""
+    """Records of 0.2.0 mark a deleted checkpoint differently."""
     dropped = [trial.number for trial in study_in(made, "tiny").trials if trial.user_attrs[CHECKPOINT]["name"] is None]
     assert dropped == [0, 1, 2, 3, 4, 5, 7]
     assert said(here("gc", "tiny")) == "Removed 0 checkpoints of beaten trials and 0 that no trial names.\n"

@@ -1,4 +1,4 @@
-"""The wheel: what it holds, and that it works outside the checkout."""
+"""The wheel: its contents, and that it works outside the checkout."""
 
 import shutil
 import subprocess
@@ -16,7 +16,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     checkout = folder / "checkout"
     shutil.copytree(ROOT, checkout, ignore=shutil.ignore_patterns(".*", "dist", "build"))
-    (checkout / "studies" / "cnn").mkdir(exist_ok=True)  # as after a search, whose outputs are not for the wheel
+    (checkout / "studies" / "cnn").mkdir(exist_ok=True)  # outputs of a search, which must not be in the wheel
     (checkout / "studies" / "cnn" / "report.html").touch()
     (checkout / "studies" / "studies.db").touch()
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(checkout)]
@@ -36,7 +36,7 @@ def test_it_holds_both_packages_and_the_studies_and_nothing_else(installed: Path
 
 
 def test_it_searches_outside_the_checkout(installed: Path, tmp_path: Path, tiny_folder: Path) -> None:
-    """The shipped default study, on tiny data, with the wheel's own code and nothing of the checkout."""
+    """Run the bundled default study on tiny data with the wheel's code only."""
     program = (
         "import search, search.study.definition as d, sys; site = sys.argv.pop(1); "
         "assert search.__file__.startswith(site) and str(d.locate('cnn')).startswith(site); "

@@ -273,7 +273,7 @@ def _of_starts(definition: "StudyDefinition") -> Iterator[Mistake]:
 
 def _of_given(definition: "StudyDefinition", place: Place, name: str, value: object) -> Iterator[Mistake]:
     if name not in definition.space:
-        yield Mistake(place, "is not searched; add it to [space] or remove it here", (("space", name),))
+        yield Mistake(place, "is not searched; add it to [space], or remove it here", (("space", name),))
     elif invalid := list(_of_value(definition, place, name, value)):
         yield from invalid
     elif not any(table.has(value) for table in definition.space[name]):

@@ -21,7 +21,7 @@ def write(tmp_path: Path):  # type: ignore[no-untyped-def]
 
 
 def mistakes(file: Path) -> list[str]:
-    """What is said of a file, without its name."""
+    """The lines of a file's error, without its name."""
     with pytest.raises(DefinitionError) as error:
         definition.read(file)
     lines = str(error.value).splitlines()
@@ -74,7 +74,7 @@ def mistakes(file: Path) -> list[str]:
         ("[space]", "[[grid]]\nfilters = [4]\n[space]", 'grid: needs sampler = "grid"'),
     ],
 )
-def test_a_mistake_is_one_line_with_file_key_and_mend(write, before: str, after: str, message: str) -> None:  # type: ignore[no-untyped-def]
+def test_a_mistake_is_one_line_with_file_key_and_remedy(write, before: str, after: str, message: str) -> None:  # type: ignore[no-untyped-def]
     assert before in STUDY
     file = write(STUDY.replace(before, after, 1))
     (line,) = mistakes(file)
@@ -93,7 +93,7 @@ architecture = ["simple"]
 """
 
 
-def test_a_grid_in_parts_has_the_space_of_its_values_and_the_default(write) -> None:  # type: ignore[no-untyped-def]
+def test_the_space_of_a_grid_in_parts_follows_from_its_values_and_the_defaults(write) -> None:  # type: ignore[no-untyped-def]
     read = definition.read(write(GRID))
     assert {name: parameter.choices for name, parameter in read.ranges.items()} == {
         "dropout": [0.05, 0.0, 0.2],
@@ -118,7 +118,7 @@ def test_a_grid_in_parts_has_the_space_of_its_values_and_the_default(write) -> N
         ),
     ],
 )
-def test_a_mistake_in_a_grid_is_one_line_too(write, before: str, after: str, message: str) -> None:  # type: ignore[no-untyped-def]
+def test_a_mistake_in_a_grid_is_one_line(write, before: str, after: str, message: str) -> None:  # type: ignore[no-untyped-def]
     assert before in GRID
     file = write(GRID.replace(before, after, 1))
     assert mistakes(file)[0].startswith(message)
@@ -161,7 +161,7 @@ when = { architecture = "cnn" }
 """
 
 
-def test_all_mistakes_are_said_at_once_each_in_a_line_with_its_key_and_what_to_do(write) -> None:  # type: ignore[no-untyped-def]
+def test_all_mistakes_are_reported_at_once(write) -> None:  # type: ignore[no-untyped-def]
     file = write(SEVERAL)
     assert mistakes(file) == [
         "defaults.blocks: should be less than or equal to 4, not 9",
@@ -178,8 +178,8 @@ def test_all_mistakes_are_said_at_once_each_in_a_line_with_its_key_and_what_to_d
     ]
 
 
-def test_a_missing_argument_of_a_network_is_the_only_mistake_that_is_said(write, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    """Not also that defaults, which are read again without their table, are not in the space."""
+def test_a_missing_argument_of_a_network_causes_no_further_mistakes(write, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """After [defaults] is removed, its defaults outside the space are not reported too."""
     (tmp_path / "net.py").write_text(
         "from torch import nn\nclass Net(nn.Module):\n    def __init__(self, width: int, kernel_size=5): ...\n"
     )
@@ -237,11 +237,11 @@ residual = { choices = [false, true], when = { blocks = 3 } }
         (
             "[[space.filters]]\nchoices = [20]\nwhen = { residual = true }\n"
             "[[space.filters]]\nchoices = [30]\nwhen = { architecture = 'simple' }",
-            None,  # they exclude each other through a third
+            None,  # they exclude each other through a third hyperparameter
         ),
     ],
 )
-def test_conditions_may_depend_on_what_is_conditional(write, more: str, message: str | None) -> None:  # type: ignore[no-untyped-def]
+def test_conditions_may_name_conditional_hyperparameters(write, more: str, message: str | None) -> None:  # type: ignore[no-untyped-def]
     file = write(NESTED + more + "\n")
     if message is None:
         definition.read(file)
@@ -291,7 +291,7 @@ def test_conditions_may_depend_on_what_is_conditional(write, more: str, message:
         ),
     ],
 )
-def test_a_mistake_in_conditions_or_starting_points_is_a_line_too(  # type: ignore[no-untyped-def]
+def test_a_mistake_in_conditions_or_starting_points_is_one_line(  # type: ignore[no-untyped-def]
     write, before: str, after: str, message: str | None
 ) -> None:
     assert before in CONDITIONS
@@ -303,18 +303,18 @@ def test_a_mistake_in_conditions_or_starting_points_is_a_line_too(  # type: igno
     assert line.startswith(message)
 
 
-def test_a_grid_is_as_large_as_its_conditions_let_it_be(write) -> None:  # type: ignore[no-untyped-def]
+def test_the_size_of_a_grid_accounts_for_its_conditions(write) -> None:  # type: ignore[no-untyped-def]
     networks = ["simple", "cnn", "resnet"]
     sizes = "\n".join(
         f'[[space.filters]]\nlow = 1\nhigh = 1000\nwhen = {{ architecture = "{name}" }}' for name in networks
     )
     content = f'sampler = "grid"\n[space]\narchitecture = {{ choices = {networks} }}\n{sizes}\n'
-    definition.read(write(content))  # 3,000 points; the product of all tables is a thousand million
+    definition.read(write(content))  # 3,000 points; the product of all tables is 1,000,000,000
     with pytest.raises(DefinitionError, match="grid: has more than 100,000 training runs; use fewer values"):
         definition.read(write(f"seeds = 34\n{content}"))
 
 
-def test_what_is_no_toml_is_named(write, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_file_that_is_not_toml_is_reported(write, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(DefinitionError, match=r"mine\.toml: not TOML: .*line 1"):
         definition.read(write("trials = = 6"))
     with pytest.raises(DefinitionError, match=r"absent\.toml: No such file"):
@@ -330,11 +330,11 @@ def test_flags_override_the_file(write) -> None:  # type: ignore[no-untyped-def]
 
 
 @pytest.mark.parametrize("path", definition.bundled(), ids=lambda path: path.stem)
-def test_every_study_that_we_ship_is_valid_and_described(path: Path) -> None:
+def test_every_bundled_study_is_valid_and_has_a_description(path: Path) -> None:
     assert definition.read(path).description
 
 
-def test_the_default_study_searches_what_it_promises() -> None:
+def test_the_default_study_searches_the_promised_hyperparameters() -> None:
     default = definition.read(definition.locate("cnn"))
     assert set(default.space) == {"epochs", "learning_rate", "dropout", "filters", "augmentation"}
     assert default.ranges["learning_rate"].log
@@ -342,9 +342,7 @@ def test_the_default_study_searches_what_it_promises() -> None:
     assert default.defaults.architecture == "cnn"
 
 
-def test_a_study_is_found_by_path_by_local_name_and_by_shipped_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_study_is_found_by_path_local_name_or_bundled_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert definition.locate("mine.toml") == Path("mine.toml")
     assert definition.locate("cnn") in definition.bundled()

@@ -162,7 +162,7 @@ def test_a_pruned_verdict_stands_in_the_next_attempt(study: optuna.Study, run: R
     assert run(hopeless) == first
 
 
-def test_an_audited_trial_is_trained_to_its_end_and_stays_pruned(
+def test_an_audited_trial_is_trained_to_its_end_but_pruned(
     study: optuna.Study, objective: Objective, tiny: DataSet
 ) -> None:
     """Stopped twice on the way, it ends as PRUNED with its final accuracy in its record."""
