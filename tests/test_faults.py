@@ -198,7 +198,7 @@ def saved_so_far(study: optuna.Study, checkpoints: Path) -> dict[int, list[Epoch
     return found
 
 
-def test_a_zombie_that_wakes_writes_nothing_more(make: Make, url: str) -> None:
+def test_a_resumed_process_that_lost_its_ticket_writes_nothing(make: Make, url: str) -> None:
     slow = {"architecture": "simple", "epochs": 24, "filters": 16}
     defined = definition(defaults=slow, space={"learning_rate": {"choices": [0.001, 0.002]}})
     study, settings = make(defined, 1, url)
@@ -208,8 +208,8 @@ def test_a_zombie_that_wakes_writes_nothing_more(make: Make, url: str) -> None:
     wait_for(lambda: len(trials_of(study)[0].intermediate_values) > 2)
     while True:
         os.kill(zombie.pid, signal.SIGSTOP)
-        wait_for(lambda: stands_still(zombie.pid))  # until then it may begin another transaction
-        if nobody_writes(url):
+        wait_for(lambda: is_stopped(zombie.pid))  # until then it may begin another transaction
+        if no_writer(url):
             break  # stopped during training, as almost always, not inside a transaction
         os.kill(zombie.pid, signal.SIGCONT)
     work(settings, never)  # waits for the grace, takes over the trial and ends it
@@ -224,13 +224,13 @@ def test_a_zombie_that_wakes_writes_nothing_more(make: Make, url: str) -> None:
     assert study.get_trials() == [before]
 
 
-def stands_still(pid: int) -> bool:
+def is_stopped(pid: int) -> bool:
     """Whether each thread of a process has been stopped by a signal."""
     threads = Path(f"/proc/{pid}/task").glob("*/stat")
     return all(thread.read_text().rpartition(")")[2].split()[0] == "T" for thread in threads)
 
 
-def nobody_writes(url: str) -> bool:
+def no_writer(url: str) -> bool:
     """Whether no other process holds a write transaction."""
     if url.startswith("sqlite"):
         with closing(sqlite3.connect(url.removeprefix("sqlite:///"), timeout=0)) as connection:
@@ -248,7 +248,7 @@ def nobody_writes(url: str) -> bool:
 
 
 @pytest.mark.parametrize("machine", [None, "one that vanished"])
-def test_a_worker_killed_between_claim_and_first_epoch_loses_no_ticket(
+def test_a_worker_killed_before_its_first_epoch_loses_no_ticket(
     make: Make, url: str, machine: str | None
 ) -> None:
     study, settings = make(definition(), 2, url)
@@ -263,7 +263,7 @@ def test_a_worker_killed_between_claim_and_first_epoch_loses_no_ticket(
 
 
 @ON_SQLITE
-def test_a_parent_killed_hard_leaves_no_orphan(url: str, search: Callable[..., Process]) -> None:
+def test_killing_the_parent_leaves_no_orphan_workers(url: str, search: Callable[..., Process]) -> None:
     process = search(url, CHAOS, "--trials", "30", "--workers", "2")
     study = the_study(url, process)
     wait_for(lambda: states(study)[TrialState.RUNNING] == 2, process)
@@ -277,25 +277,25 @@ def test_a_parent_killed_hard_leaves_no_orphan(url: str, search: Callable[..., P
 
 
 @ON_POSTGRESQL
-def test_finalists_go_on_after_their_parent_was_killed_hard(url: str, search: Callable[..., Process]) -> None:
+def test_finalists_continue_after_their_parent_was_killed(url: str, search: Callable[..., Process]) -> None:
     arguments = ("--trials", "3", "--workers", "2", "--finalists", "2")
     process = search(url, QUICK, *arguments)
     wait_for(lambda: finalists_of(the_study(url, process)) is not None, process)
-    again = load_study(open_storage(url), "chaos.finalists")
-    wait_for(lambda: reports(again) > 7, process)
+    finalist_study = load_study(open_storage(url), "chaos.finalists")
+    wait_for(lambda: reports(finalist_study) > 7, process)
     process.kill()
     process.wait()
     output, errors = search(url, QUICK, *arguments).communicate()
     assert all("taken over, back in the queue" in line for line in errors.splitlines())
     assert "Winner: trial" in output
     assert_exact(load_study(open_storage(url), "chaos"), 3)
-    wanted = 3 * len(definition_of(again).grid)
-    assert_exact(again, wanted)
-    assert len(trials_of(again)) == wanted
-    assert max(len(attempts_of(trial)) for trial in trials_of(again)) <= 2
+    wanted = 3 * len(definition_of(finalist_study).grid)
+    assert_exact(finalist_study, wanted)
+    assert len(trials_of(finalist_study)) == wanted
+    assert max(len(attempts_of(trial)) for trial in trials_of(finalist_study)) <= 2
 
 
-def test_postgresql_may_be_restarted_in_mid_run(postgresql: Server, search: Callable[..., Process]) -> None:
+def test_a_search_survives_a_restart_of_postgresql(postgresql: Server, search: Callable[..., Process]) -> None:
     url = postgresql.create_database()
     process = search(url, CHAOS, "--trials", "6", "--workers", "2")
     study = the_study(url, process)
@@ -317,7 +317,7 @@ def test_postgresql_may_be_restarted_in_mid_run(postgresql: Server, search: Call
     assert all(len(attempts_of(trial)) == 1 for trial in trials_of(study))
 
 
-def test_connections_may_be_ended_all_the_time(postgresql: Server, search: Callable[..., Process]) -> None:
+def test_a_search_survives_repeated_loss_of_its_connections(postgresql: Server, search: Callable[..., Process]) -> None:
     """As by an administrator, firewall or pooler, from the start of a run to the end of its finalists and report."""
     url = postgresql.create_database()
     process = search(url, QUICK, "--trials", "4", "--workers", "2", "--finalists", "1")
@@ -342,7 +342,7 @@ def test_connections_may_be_ended_all_the_time(postgresql: Server, search: Calla
 
 
 @ON_SQLITE
-def test_two_runs_at_once_do_not_add_up(url: str, search: Callable[..., Process]) -> None:
+def test_two_concurrent_runs_do_not_add_up(url: str, search: Callable[..., Process]) -> None:
     runs = [search(url, CHAOS, "--trials", trials, "--workers", "1") for trials in ("6", "9")]
     for process in runs:
         output, errors = process.communicate()
@@ -354,7 +354,7 @@ def test_two_runs_at_once_do_not_add_up(url: str, search: Callable[..., Process]
 
 
 @ON_POSTGRESQL
-def test_two_runs_that_reach_the_end_together_train_the_finalists_of_the_whole_search_once(
+def test_two_runs_that_end_together_train_the_finalists_once(
     url: str, search: Callable[..., Process]
 ) -> None:
     """Also if workers are terminated on the way, which a command might mistake for the end of the search."""
@@ -372,15 +372,15 @@ def test_two_runs_that_reach_the_end_together_train_the_finalists_of_the_whole_s
     assert_exact(load_study(open_storage(url), "chaos"), 6)
     chosen = define(load_study(open_storage(url), "chaos"), 2, 3)
     assert chosen
-    again = load_study(open_storage(url), "chaos.finalists")
-    assert_exact(again, 3 * len(chosen.grid))
-    assert len(trials_of(again)) == 3 * len(chosen.grid)
-    trained = Counter(space.key(trial.params) for trial in trials_of(again))
+    finalist_study = load_study(open_storage(url), "chaos.finalists")
+    assert_exact(finalist_study, 3 * len(chosen.grid))
+    assert len(trials_of(finalist_study)) == 3 * len(chosen.grid)
+    trained = Counter(space.key(trial.params) for trial in trials_of(finalist_study))
     assert trained == dict.fromkeys(map(space.key, space.grid(chosen)), 3)
 
 
 @pytest.mark.parametrize(("url", "processes", "trials"), [("postgresql", 6, 60), ("sqlite", 4, 40)], indirect=["url"])
-def test_processes_that_start_together_on_an_empty_database_drain_it_exactly(
+def test_processes_that_start_together_run_the_exact_number_of_trials(
     url: str, processes: int, trials: int, tiny_folder: Path, tmp_path: Path
 ) -> None:
     barrier = local.process_context().Barrier(processes)

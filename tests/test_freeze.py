@@ -85,7 +85,7 @@ def outcomes(study: optuna.Study) -> list[tuple[Any, ...]]:
     return [(trial.state, trial.params, trial.value, trial.intermediate_values) for trial in trials_of(study)]
 
 
-def test_a_search_stopped_again_and_again_comes_to_the_same_end(
+def test_a_repeatedly_stopped_search_reaches_the_same_results(
     make: Make, url: str, tmp_path: Path, tiny: DataSet
 ) -> None:
     whole, settings = make(FREEZING, 9, f"sqlite:///{tmp_path / 'whole.db'}", folder=tmp_path / "whole")
@@ -128,7 +128,7 @@ def test_checkpoints_of_paused_trials_are_kept_until_they_end(make: Make, url: s
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "grid", "qmc"])
-def test_each_sampler_comes_to_its_end(make: Make, sampler: str) -> None:
+def test_each_sampler_completes_its_search(make: Make, sampler: str) -> None:
     grid = {"space": {"learning_rate": {"choices": [1e-4, 5e-4, 0.002, 0.005]}, "epochs": {"low": 2, "high": 3}}}
     study, settings = make(
         definition(**(FREEZING.model_dump() | {"sampler": sampler} | (grid if sampler == "grid" else {}))), 8
@@ -155,7 +155,7 @@ def test_audited_trials_are_trained_to_the_end(make: Make, url: str) -> None:
     assert any(AUDIT in trial.user_attrs for trial in trials_of(study))
 
 
-def test_more_trials_are_added_to_a_search_that_has_ended(make: Make) -> None:
+def test_a_finished_search_can_be_extended(make: Make) -> None:
     study, settings = make(FREEZING, 6)
     work(settings, never)
     before = outcomes(study)
@@ -188,7 +188,7 @@ def test_an_altered_record_ends_the_worker_with_one_line_and_fails_no_trial(make
     ("how", "expected"),
     [("Ctrl-C", "Stopping after the running epochs"), ("stop", "Stopped by `fmnist-search stop`: ")],
 )
-def test_a_search_that_is_stopped_leaves_trials_paused_and_the_next_run_ends_them(
+def test_a_stopped_search_leaves_paused_trials_that_the_next_run_ends(
     url: str, search: Callable[..., Process], command: Command, how: str, expected: str
 ) -> None:
     process = search(url, FREEZE, "--trials", "12", "--workers", "2")
@@ -211,7 +211,7 @@ def test_a_search_that_is_stopped_leaves_trials_paused_and_the_next_run_ends_the
 
 
 @ON_POSTGRESQL
-def test_time_that_is_up_leaves_trials_paused(url: str, search: Callable[..., Process]) -> None:
+def test_a_timeout_leaves_trials_paused(url: str, search: Callable[..., Process]) -> None:
     endless = (
         FREEZE.replace("high = 6", "high = 600").replace("low = 3", "low = 500").replace("epochs = 5", "epochs = 500")
     )
@@ -228,7 +228,7 @@ def test_time_that_is_up_leaves_trials_paused(url: str, search: Callable[..., Pr
 
 
 @ON_POSTGRESQL
-def test_finalists_of_a_search_that_pauses_trials_are_all_trained_to_the_end(
+def test_finalists_of_a_search_with_paused_trials_are_trained_to_the_end(
     url: str, search: Callable[..., Process]
 ) -> None:
     output, errors = search(url, FREEZE, "--trials", "6", "--workers", "2", "--finalists", "1").communicate()

@@ -132,7 +132,7 @@ def test_a_study_file_with_any_bytes_in_it(
 
 
 @pytest.mark.parametrize("content", [5000 * "[", "a = " + 5000 * "[", "a = " + 5000 * "{b=", 'a."' + 5000 * 'b"."'])
-def test_a_study_file_that_is_nested_without_end(tmp_path: Path, content: str) -> None:
+def test_a_study_file_with_extreme_nesting(tmp_path: Path, content: str) -> None:
     (tmp_path / "deep.toml").write_text(content)
     read_and_use(tmp_path / "deep.toml")
 
@@ -201,7 +201,7 @@ def test_a_command_line_of_any_values(nowhere: Path, arguments: list[str]) -> No
 
 @settings(BOUNDED, max_examples=20)
 @given(arguments=command_lines(["best", "delete", "enqueue", "gc", "report", "reproduce", "status", "stop"], "watch"))
-def test_a_command_line_of_any_values_on_a_study_that_is_there(nowhere: Path, make: Make, arguments: list[str]) -> None:
+def test_a_command_line_of_any_values_on_an_existing_study(nowhere: Path, make: Make, arguments: list[str]) -> None:
     if not (nowhere / "studies.db").exists():
         make(defined(), 1)
     check([*arguments[:1], "--output", str(nowhere), *arguments[1:]])

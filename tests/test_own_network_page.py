@@ -46,7 +46,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 
 
-def test_its_commands_lead_to_a_report_and_a_prediction(here: Path, command: Command) -> None:
+def test_its_commands_produce_a_report_and_a_prediction(here: Path, command: Command) -> None:
     printed: dict[str, str] = {}
     for line in re.findall(r"^\$ (.*)$", "".join(blocks("console")), re.MULTILINE):
         program, first, *rest = shlex.split(line)
@@ -63,7 +63,7 @@ def test_its_commands_lead_to_a_report_and_a_prediction(here: Path, command: Com
     assert re.fullmatch(r"boot\.png  \S.* +[\d.]+ %\n", printed["predict"])
 
 
-def test_its_training_from_python_runs_as_it_stands(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_its_python_example_runs_as_written(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (program,) = (block for block in blocks("python") if "class CNNModel" not in block)
     exec(program, {})  # noqa: S102
     assert re.fullmatch(r"[\d.]+%\n", capsys.readouterr().out)
@@ -94,12 +94,12 @@ MISTAKES = {
 ROWS = dict(re.findall(r"^\| `(.*?)` \| `(.*?)` \|$", PAGE, re.MULTILINE))
 
 
-def test_each_mistake_of_the_page_is_tried() -> None:
+def test_each_mistake_on_the_page_is_tested() -> None:
     assert ROWS.keys() == MISTAKES.keys()
 
 
 @pytest.mark.parametrize("written", MISTAKES)
-def test_a_mistake_is_refused_as_the_page_says(here: Path, invoke: Command, written: str) -> None:
+def test_a_mistake_leads_to_the_message_on_the_page(here: Path, invoke: Command, written: str) -> None:
     name, instead_of = MISTAKES[written]
     (here / "layers.py").touch()
     before = (here / name).read_text()

@@ -27,7 +27,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "site"
 
 
-def test_it_holds_both_packages_and_the_studies_and_nothing_else(installed: Path) -> None:
+def test_the_wheel_contains_only_both_packages_and_the_studies(installed: Path) -> None:
     assert {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")} == {"fmnist", "search"}
     shipped = {path.name for path in (installed / "search" / "studies").iterdir()}
     assert shipped == {path.name for path in (ROOT / "studies").glob("*.toml")}
@@ -35,7 +35,7 @@ def test_it_holds_both_packages_and_the_studies_and_nothing_else(installed: Path
         assert (installed / "search" / template).is_file()
 
 
-def test_it_searches_outside_the_checkout(installed: Path, tmp_path: Path, tiny_folder: Path) -> None:
+def test_the_wheel_runs_a_search_outside_the_checkout(installed: Path, tmp_path: Path, tiny_folder: Path) -> None:
     """Run the bundled default study on tiny data with the wheel's code only."""
     program = (
         "import search, search.study.definition as d, sys; site = sys.argv.pop(1); "

@@ -34,7 +34,7 @@ def promised(package: ModuleType) -> dict[str, str]:
 
 
 @PACKAGES
-def test_each_name_is_what_type_checkers_take_it_for(package: ModuleType) -> None:
+def test_each_name_is_the_object_that_type_checkers_see(package: ModuleType) -> None:
     assert sorted(promised(package)) == sorted(package.__all__)
     for name, module in promised(package).items():
         home = import_module(module)
@@ -55,7 +55,7 @@ def test_nothing_heavy_is_imported_before_a_name_is_used(package: ModuleType) ->
     assert result.stdout.splitlines() == ["", "True"]
 
 
-def test_the_examples_run_as_they_stand(tmp_path: Path, tiny_folder: Path) -> None:
+def test_the_examples_run_as_written(tmp_path: Path, tiny_folder: Path) -> None:
     page = (ROOT / "docs/python-api.md").read_text()
     examples = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     examples = [example for example in examples if "trials_dataframe" not in example]  # needs pandas, which we do not
