@@ -65,7 +65,7 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--kills", type=int, default=6, help="number of times that the chaos test kills workers on each database")
+    parser.addoption("--kills", type=int, default=6, help="kills of workers by the chaos test, per database")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -248,9 +248,7 @@ def no_writer(url: str) -> bool:
 
 
 @pytest.mark.parametrize("machine", [None, "one that vanished"])
-def test_a_worker_killed_before_its_first_epoch_loses_no_ticket(
-    make: Make, url: str, machine: str | None
-) -> None:
+def test_a_worker_killed_before_its_first_epoch_loses_no_ticket(make: Make, url: str, machine: str | None) -> None:
     study, settings = make(definition(), 2, url)
     process = spawn(claim_and_die, url, machine)
     process.join()
@@ -354,9 +352,7 @@ def test_two_concurrent_runs_do_not_add_up(url: str, search: Callable[..., Proce
 
 
 @ON_POSTGRESQL
-def test_two_runs_that_end_together_train_the_finalists_once(
-    url: str, search: Callable[..., Process]
-) -> None:
+def test_two_runs_that_end_together_train_the_finalists_once(url: str, search: Callable[..., Process]) -> None:
     """Also if workers are terminated on the way, which a command might mistake for the end of the search."""
     arguments = ("--trials", "6", "--workers", "2", "--finalists", "2")
     runs = [search(url, QUICK, *arguments) for _ in range(2)]
