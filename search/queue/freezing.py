@@ -195,4 +195,4 @@ def _begin_audit(connection: Connection, trial: TrialKey) -> None:
 def _why(paused: _Waiting, best: Mapping[int, float]) -> str:
     epoch, last = (step / STEPS_PER_EPOCH for step in (paused.record.step, paused.record.end))
     behind = points(best[paused.record.step] - paused.record.accuracy)
-    return f"pruned after epoch {epoch:g} of {last:g}, {behind} points behind the best there"
+    return f"pruned after epoch {epoch:g} of {last:g}, {behind} points behind the best trial at that epoch"

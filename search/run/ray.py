@@ -202,7 +202,7 @@ def _check_reachable(address: str) -> None:
 
     found = canonicalize_bootstrap_address(os.environ.get("RAY_ADDRESS") or address if address == "auto" else address)
     if found is None or "://" in found:
-        raise ValueError("give HOST:PORT of its head, from a machine that belongs to it")
+        raise ValueError("name its head as HOST:PORT, or run this on a machine of the cluster")
     host, port = found.rsplit(":", 1)
     socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT).close()
 
