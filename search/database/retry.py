@@ -48,7 +48,7 @@ _STOP_OTHER = "; stop the program that has locked it and run again"
 _CORRUPT = "; the file is corrupt: move it away, or name another with --storage"
 _WRITABLE = "; make the file and its folder writable"
 SQLITE_ADVICE = {
-    sqlite3.SQLITE_NOTADB: "; the file is corrupt or not an SQLite database: move it away, or name another with --storage",
+    sqlite3.SQLITE_NOTADB: "; the file is corrupt or of another type: move it away, or name another with --storage",
     sqlite3.SQLITE_CORRUPT: _CORRUPT,
     sqlite3.SQLITE_ERROR: _CORRUPT,  # for example a missing table
     sqlite3.SQLITE_BUSY: _STOP_OTHER,

@@ -283,7 +283,8 @@ def test_at_the_end_of_the_search_all_paused_trials_are_pruned_once(url: str) ->
     assert states(study) == [COMPLETE, PRUNED, PRUNED, PRUNED]
     for trial in study.trials[1:]:
         assert trial.value == 0.1
-        assert trial.user_attrs[REASON] == "pruned after epoch 0.25 of 4, 40.00 points behind the best trial at that epoch"
+        reason = "pruned after epoch 0.25 of 4, 40.00 points behind the best trial at that epoch"
+        assert trial.user_attrs[REASON] == reason
         assert trial.datetime_complete
         assert trial.user_attrs[ATTEMPTS][-1]["outcome"] == "paused"
     assert paused(study) == []
