@@ -71,8 +71,8 @@ class StudyOfTrials(optuna.Study):
         empty = optuna.create_study(direction="maximize")
         super().__init__(empty.study_name, empty._storage)
         self._given = trials
-        for place, trial in enumerate(trials):
-            trial._trial_id = place  # PED-ANOVA identifies trials by it
+        for index, trial in enumerate(trials):
+            trial._trial_id = index  # PED-ANOVA identifies trials by it
 
     def get_trials(self, deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:  # noqa: ARG002
         return [trial for trial in self._given if states is None or trial.state in states]

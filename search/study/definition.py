@@ -229,7 +229,7 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     leaves: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, list) and any(isinstance(each, dict) for each in value):
-            value = {f"#{place}": each for place, each in enumerate(value, start=1)}
+            value = {f"#{index}": each for index, each in enumerate(value, start=1)}
         leaves |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return leaves
 

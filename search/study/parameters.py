@@ -135,7 +135,7 @@ class Parameter(Strict):
         if self.choices is not None:
             return list(self.choices)
         low, step = Decimal(str(self.low)), Decimal(str(self.step or 1))
-        numbers = (low + place * step for place in range(self.count()))
+        numbers = (low + index * step for index in range(self.count()))
         whole = isinstance(self.low, int) and not isinstance(self.step, float)
         return [int(number) if whole else float(number) for number in numbers]
 
@@ -225,16 +225,16 @@ def points(space: Space) -> Iterator[Point]:
     """All points of a finite space."""
     order = in_order(space)
 
-    def extend(place: int, point: Point) -> Iterator[Point]:
-        if place == len(order):
+    def extend(index: int, point: Point) -> Iterator[Point]:
+        if index == len(order):
             yield {name: point[name] for name in space if name in point}
             return
-        table = applying(space, order[place], point)
+        table = applying(space, order[index], point)
         if table is None:
-            yield from extend(place + 1, point)
+            yield from extend(index + 1, point)
         else:
             for value in table.values():
-                yield from extend(place + 1, point | {order[place]: value})
+                yield from extend(index + 1, point | {order[index]: value})
 
     return extend(0, {})
 
@@ -250,19 +250,19 @@ def cases(space: Space) -> Iterator[tuple[Point, dict[str, list[int]]]]:
             named[name] = [*named.get(name, []), *values]
     order = [name for name in in_order(space) if name in named]
 
-    def extend(place: int, point: Point) -> Iterator[Point]:
-        if place == len(order):
+    def extend(index: int, point: Point) -> Iterator[Point]:
+        if index == len(order):
             yield point
             return
-        name = order[place]
+        name = order[index]
         table = applying(space, name, point)
         if table is None:
-            yield from extend(place + 1, point)
+            yield from extend(index + 1, point)
             return
         listed = [value for value in dict.fromkeys(named[name]) if table.has(value)]
         other = next((value for value in table.values() if value not in listed), None)
         for value in listed if other is None else [*listed, other]:
-            yield from extend(place + 1, point | {name: value})
+            yield from extend(index + 1, point | {name: value})
 
     for point in extend(0, {}):
         yield (
