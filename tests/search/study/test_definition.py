@@ -232,7 +232,7 @@ residual = { choices = [false, true], when = { blocks = 3 } }
         ),
         (
             'augmentation_kind = { choices = ["both", "flip+rotation"] }',
-            "space.augmentation_kind: names an",
+            "space.augmentation_kind: names the same",
         ),
         (
             "[[space.filters]]\nchoices = [20]\nwhen = { residual = true }\n"

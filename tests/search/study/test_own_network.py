@@ -53,13 +53,17 @@ def mistakes(*given: str, **more: str) -> list[str]:
     ("given", "more", "expected"),
     [
         (("hiden = { low = 2, high = 9 }",), {}, ["space.hiden: is not a hyperparameter; did you mean 'hidden'?"]),
-        ((HIDDEN, "hiden = 3\nfilters = 3"), {}, ["defaults.hiden: is no", "defaults.filters: net.py:CNNModel takes"]),
-        (("blocks = { choices = [1, 2] }",), {}, ["space.blocks: net.py:CNNModel takes none"]),
-        (("architecture = { choices = ['net.py:CNNModel', 'cnn'] }",), {}, ["space.architecture: a network of your"]),
+        (
+            (HIDDEN, "hiden = 3\nfilters = 3"),
+            {},
+            ["defaults.hiden: is not a", "defaults.filters: is not a parameter of net.py:"],
+        ),
+        (("blocks = { choices = [1, 2] }",), {}, ["space.blocks: is not a parameter of net.py:CNNModel"]),
+        (("architecture = { choices = ['net.py:CNNModel', 'cnn'] }",), {}, ["space.architecture: your own network"]),
         (
             ("architecture = { choices = ['net.py:CNNModel', 'cnn'] }", "architecture = 'cnn'"),
             {},
-            ["space.architecture: a network of your own"],
+            ["space.architecture: your own network"],
         ),
         (("seed = { low = 1, high = 3 }",), {}, ["space.seed: is not a hyperparameter"]),
         (
