@@ -56,7 +56,7 @@ def mistakes(*given: str, **more: str) -> list[str]:
         (
             (HIDDEN, "hiden = 3\nfilters = 3"),
             {},
-            ["defaults.hiden: is not a", "defaults.filters: is not a parameter of net.py:"],
+            ["defaults.hiden: is not a", "defaults.filters: is not a parameter"],
         ),
         (("blocks = { choices = [1, 2] }",), {}, ["space.blocks: is not a parameter of net.py:CNNModel"]),
         (("architecture = { choices = ['net.py:CNNModel', 'cnn'] }",), {}, ["space.architecture: your own network"]),
