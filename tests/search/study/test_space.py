@@ -180,7 +180,7 @@ def test_a_stored_distribution_contains_the_values_of_all_conditions() -> None:
         ),
         (["architecture=simple", "blocks=2"], "blocks=2: blocks is searched only where architecture is cnn or resnet"),
         (["architecture=cnn", "filters=6"], "filters=6: filters is searched in 8 to 24, step 8, where architecture is"),
-        (["architecture=cnn", "filters=x"], "filters=x: filters is a whole number"),
+        (["architecture=cnn", "filters=x"], "filters=x: filters must be a whole number"),
         (["architecture=cnnn"], "architecture=cnnn: architecture is searched in simple, cnn, resnet"),
         (["epochs=4"], "epochs=4: the study searches blocks, architecture, filters"),
     ],
