@@ -1,6 +1,6 @@
-"""Hyperparameter searches over `fmnist`: run, read, reported. What is named here is for others to use, and stays.
+"""Hyperparameter searches over `fmnist`: run them, read them, report on them. The names below are the stable API.
 
-Each name is imported when it is first used: torch and Optuna take seconds.
+Each is imported on first use, because torch and Optuna take seconds to import.
 """
 
 from typing import TYPE_CHECKING

@@ -1,6 +1,6 @@
-"""What processes that a test starts do, and how it starts them.
+"""Child processes of tests: their targets, and how to start them.
 
-They import this module. It imports what their server has imported already, so that they begin at once.
+Child processes import this module. It imports only what their server has imported already, so that they start at once.
 """
 
 import multiprocessing
@@ -42,7 +42,7 @@ def spawn(target: Callable[..., None], *arguments: object) -> BaseProcess:
 
 @contextmanager
 def together(target: Callable[..., None], count: int, *arguments: object) -> Iterator[None]:
-    """Let so many processes do the same at the same time; in the end each must have ended well."""
+    """Run `count` processes of the same target concurrently, and check that each succeeds."""
     processes = [spawn(target, *arguments) for _ in range(count)]
     yield
     for process in processes:
@@ -93,7 +93,7 @@ def be_a_worker(settings: WorkerSettings) -> None:
 def be_one_of_many(
     settings: WorkerSettings, definition: StudyDefinition, trials: int, folder: Path, barrier: Barrier
 ) -> None:
-    """Make, fill and drain the same study as others do, without training anything."""
+    """Create, fill and run the same study as other processes, without training."""
     loop.run_trial = _instant  # type: ignore[assignment]
     loaded = data.load(settings.data_dir)
     barrier.wait()
@@ -115,7 +115,7 @@ def _instant(trial: optuna.Trial, *_: object) -> Outcome:
 
 
 def publish_and_die(settings: WorkerSettings, folder: Path, moment: str) -> None:
-    """Train a study's finalists, and be killed "before", "within" or "after" the writing of its ensemble."""
+    """Train a study's finalists, and be killed "before", "within" or "after" writing the ensemble."""
     write = run_finalists.write_whole
 
     def writing(path: Path, content: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Shared parts of the tests: a small real data set in Fashion-MNIST's own format."""
+"""Shared fixtures: a small real data set in Fashion-MNIST's format, databases, buckets, and commands."""
 
 import gc
 import itertools
@@ -36,10 +36,10 @@ from tests.processes import Process
 
 
 def pytest_configure() -> None:
-    """Let the tests not depend on how they were started.
+    """Make the tests independent of how they are started.
 
-    A shell starts jobs in the background with SIGINT ignored, and processes of tests would inherit that. Under xdist
-    each process has a core of its own, so that nobody's threads wait for each other's.
+    Shells start background jobs with SIGINT ignored, which child processes would inherit. Under xdist each process is
+    pinned to a core, so that threads of different processes do not compete.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -49,10 +49,10 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Spare what takes much of the time of many short tests.
+    """Avoid two costs of many short tests.
 
-    Collecting garbage looks through all that torch and others brought, and for each database that it makes or opens
-    Optuna runs all of its migration scripts.
+    Garbage collection traverses all objects of torch and other imports, and Optuna loads all of its migration scripts
+    for each database that it creates or opens.
     """
     gc.freeze()
     read, known = ScriptDirectory.from_config, {}
@@ -65,31 +65,31 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--kills", type=int, default=6, help="how often the chaos test ends workers on each database")
+    parser.addoption("--kills", type=int, default=6, help="kills of workers by the chaos test, per database")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Under CI a skipped test is a failure: every part that it needs is to be installed there."""
+    """Fail under CI if a test was skipped: everything that tests need must be installed there."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if os.environ.get("CI") and reporter and reporter.stats.get("skipped"):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def worker_pids(parent: int) -> list[int]:
-    """The worker processes of a search: children of the server that its process starts them with."""
+    """The worker processes of a search: children of its fork server."""
     return [pid for server in worker_servers(parent) for pid in _children(server)]
 
 
 def worker_servers(parent: int) -> list[int]:
-    """The process that forks the workers of a search."""
+    """The fork server of a search."""
     return [pid for pid in _children(parent) if b"forkserver" in _names(pid)]
 
 
 def _names(pid: int) -> bytes:
-    """Its command line, and the name that it has given itself."""
+    """Command line and name of a process."""
     try:
         return b"".join(Path(f"/proc/{pid}/{name}").read_bytes() for name in ("cmdline", "comm"))
-    except (FileNotFoundError, ProcessLookupError):  # it ended just now
+    except (FileNotFoundError, ProcessLookupError):  # it has just ended
         return b""
 
 
@@ -142,7 +142,7 @@ def postgresql() -> Iterator[Server]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty database: the test runs on each kind."""
+    """An empty database; the test runs on SQLite and PostgreSQL."""
     if request.param == "sqlite":
         return default_url(tmp_path)
     running: Server = request.getfixturevalue("postgresql")
@@ -154,7 +154,7 @@ BUCKETS = map("bucket-{}".format, itertools.count())
 
 @pytest.fixture(scope="session")
 def endpoint() -> Iterator[str]:
-    """A server that speaks S3."""
+    """An S3 server."""
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -166,7 +166,7 @@ def endpoint() -> Iterator[str]:
 
 @pytest.fixture
 def s3(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the server of these tests, whatever this machine has for AWS."""
+    """Use only the tests' S3 server, whatever AWS settings this machine has."""
     for name, value in {
         "AWS_ENDPOINT_URL": endpoint,
         "AWS_ACCESS_KEY_ID": "somebody",
@@ -178,7 +178,7 @@ def s3(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     }.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("AWS_PROFILE", raising=False)
-    monkeypatch.setattr("boto3.DEFAULT_SESSION", None)  # it remembers credentials
+    monkeypatch.setattr("boto3.DEFAULT_SESSION", None)  # it caches credentials
 
 
 @pytest.fixture
@@ -196,7 +196,7 @@ Make = Callable[..., tuple[optuna.Study, WorkerSettings]]
 
 @pytest.fixture
 def make(tmp_path: Path, tiny: DataSet, tiny_folder: Path) -> Make:
-    """Make the study "s" with its tickets in a database; without a name that is SQLite."""
+    """Create the study "s" with tickets in a database, by default SQLite."""
 
     def made(
         defined: StudyDefinition,
@@ -224,7 +224,7 @@ def study_file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def command(tmp_path: Path, tiny_folder: Path) -> Command:
-    """Run fmnist-search as a user would: a process of its own, in a folder of its own; `memory`: bytes it may have."""
+    """Run fmnist-search as a user would, in its own process and folder; `memory`: limit in bytes."""
 
     def run(
         *arguments: str | Path, data_dir: Path | None = tiny_folder, memory: int | None = None
@@ -244,7 +244,7 @@ def command(tmp_path: Path, tiny_folder: Path) -> Command:
 
 @pytest.fixture(autouse=True)
 def _logging_as_before() -> Iterator[None]:
-    """A command that runs in this process sets it up; what comes after is to be seen by `caplog`, as before."""
+    """Restore logging after commands in this process configured it, so that `caplog` works in later tests."""
     logger = logging.getLogger("search")
     before = logger.handlers, logger.propagate, logger.level
     yield
@@ -254,12 +254,12 @@ def _logging_as_before() -> Iterator[None]:
 
 @pytest.fixture
 def invoke(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
-    """The same in this process, which spares the imports: for what is not about processes and how they end."""
+    """Run fmnist-search in this process, which saves the imports; for tests that are not about processes."""
 
     def run(
         *arguments: str | Path, data_dir: Path | None = tiny_folder, home: Path = tmp_path
     ) -> subprocess.CompletedProcess[str]:
-        # as an option: workers come from a server that may have been started by another test, with its environment
+        # The data set as an option: the workers' server may have been started by another test with its environment.
         environment = {"FMNIST_SEARCH_DATA_DIR": None if data_dir is None else str(data_dir), "HOME": str(home)}
         call = [str(argument) for argument in arguments]
         with monkeypatch.context() as here:
@@ -275,7 +275,7 @@ Launch = Callable[..., Process]
 
 @pytest.fixture
 def launch(tmp_path: Path, tiny_folder: Path) -> Iterator[Launch]:
-    """Start a search in the background, in a session of its own as a terminal has one."""
+    """Start a search in the background, in its own session like in a terminal."""
     processes: list[Process] = []
 
     def launched(*arguments: str, stderr: int = subprocess.STDOUT) -> Process:
@@ -285,7 +285,7 @@ def launch(tmp_path: Path, tiny_folder: Path) -> Iterator[Launch]:
         return process
 
     yield launched
-    for process in processes:  # those of a test that failed
+    for process in processes:  # left by a failed test
         if process.poll() is None:
             process.kill()
             process.communicate()
@@ -293,7 +293,7 @@ def launch(tmp_path: Path, tiny_folder: Path) -> Iterator[Launch]:
 
 @pytest.fixture
 def start(launch: Launch, tmp_path: Path) -> Launch:
-    """Start a search in the background and wait until a trial has reported an accuracy."""
+    """Start a search in the background and wait for the first checkpoint."""
 
     def started(*arguments: str, stderr: int = subprocess.STDOUT) -> Process:
         process = launch(*arguments, stderr=stderr)

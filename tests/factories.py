@@ -1,4 +1,4 @@
-"""Studies, trials and rankings that several test modules look at."""
+"""Builders of studies, trials and rankings for several test modules."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ HEARTBEATS = TrialHeartbeatModel.__table__
 
 
 def queued(url: str, trials: int, parameters: Mapping[str, Any] | None = None) -> optuna.Study:
-    """The study "s" in a new database, with waiting trials that Optuna made."""
+    """The study "s" in a new database, with waiting trials added by Optuna."""
     study = optuna.create_study(storage=open_storage(url, "create"), study_name="s", direction="maximize")
     study.set_user_attr(DEFINITION, definition().model_dump(mode="json"))
     for _ in range(trials):
@@ -45,32 +45,32 @@ def queued(url: str, trials: int, parameters: Mapping[str, Any] | None = None) -
 
 
 def claimed(study: optuna.Study, token: str = "token", **holder: Any) -> Ticket:  # noqa: S107
-    """The next ticket of a study."""
+    """Claim the next ticket of a study."""
     ticket = tickets.claim(study, Holder(**holder), token)
     assert ticket is not None
     return ticket
 
 
 def forget_networks() -> None:
-    """Be like a process in which the user has named no network of their own."""
+    """Make this process forget all user-defined networks."""
     own_network._loaded.clear()
     own_network._named.clear()
 
 
 def digits(train: int = 600, test: int = 300) -> tuple[LabelledImages, LabelledImages]:
-    """Handwritten digits from scikit-learn, which has 1,797, enlarged to 28 x 28: so many to train on and to test."""
-    from sklearn.datasets import load_digits  # here: child processes import this module, and it takes a second
+    """Training and test images: scikit-learn's 1,797 handwritten digits, enlarged to 28 x 28."""
+    from sklearn.datasets import load_digits  # takes a second, and child processes import this module
 
     small = load_digits()
     pixels = torch.from_numpy(small.images / 16 * 255).round().to(torch.uint8)
     large = torch.nn.functional.pad(pixels.repeat_interleave(3, 1).repeat_interleave(3, 2), (2, 2, 2, 2))
-    whole = LabelledImages(large.unsqueeze(1), torch.from_numpy(small.target))
-    index = torch.arange(len(whole))
-    return whole[index[:train]], whole[index[train : train + test]]
+    images = LabelledImages(large.unsqueeze(1), torch.from_numpy(small.target))
+    index = torch.arange(len(images))
+    return images[index[:train]], images[index[train : train + test]]
 
 
 def definition(**changes: object) -> StudyDefinition:
-    """A study of short trainings on tiny data, with changes to its keys."""
+    """A study of short training runs on tiny data, with changes to its keys."""
     return StudyDefinition.model_validate(
         {
             "pruner": "none",
@@ -81,10 +81,10 @@ def definition(**changes: object) -> StudyDefinition:
     )
 
 
-# A training that goes on for as long as a test needs it to.
+# Training runs that last as long as a test needs.
 LONG = definition(defaults={"architecture": "simple", "epochs": 600, "filters": 4, "learning_rate": 0.002})
 
-# Of trainings at rates from hopeless to good, most are paused.
+# Learning rates from hopeless to good, so that most trials are paused.
 FREEZING = definition(
     pruner="freeze",
     sampler="random",
@@ -128,11 +128,11 @@ def ended(
     seconds: float = 1.0,
     **params: Any,
 ) -> FrozenTrial:
-    """A trial as a worker leaves it: the default's, but for `params`.
+    """A finished trial as stored by a worker, with default parameters except for `params`.
 
     Args:
-        curve: accuracy by epoch; if it is not given, each whole epoch came to the value.
-        history: all scores, if more than the accuracy matters.
+        curve: accuracy by epoch; by default `value` after each epoch.
+        history: all metrics, if more than the accuracy matters.
         attributes: further user attributes.
     """
     params = {name: getattr(defined.defaults, name) for name in defined.space} | params
@@ -168,7 +168,7 @@ def evidence_of(defined: StudyDefinition, trials: Sequence[FrozenTrial], **chang
 
 
 def said(about: str, defined: StudyDefinition, trials: Sequence[FrozenTrial] = (), **changes: Any) -> str | None:
-    """The finding about something, None if there is none."""
+    """The text of the finding about a subject; None if there is none."""
     found = [finding.text for finding in findings(evidence_of(defined, trials, **changes)) if finding.about == about]
     assert len(found) <= 1
     return found[0] if found else None
@@ -199,7 +199,7 @@ GRID = definition(sampler="grid", seeds=3, space={"filters": {"choices": [2, 3, 
 
 
 def trained(*accuracies: float, filters: int = 4) -> list[FrozenTrial]:
-    """Trainings of one configuration; the default has 4 filters."""
+    """Training runs of one configuration; the default has 4 filters."""
     return [ended(GRID, accuracy, filters=filters) for accuracy in accuracies]
 
 
@@ -234,7 +234,7 @@ def contrast(one: str, other: str) -> float:
 
 
 def report_standings(again: list[Configuration], trained: int = 6, *, tested: bool = False) -> Standings:
-    """The first was trial 7 of the search and the default was pruned there."""
+    """Standings in which the first finalist was trial 7 and the default was pruned in the search."""
     finalists = [Finalist(None if one.is_default else 7, None if one.is_default else 0.95, one) for one in again]
     test = estimate([0.88, 0.89]) if tested else None
     score_on, best = "validation" if tested else "test", Path("best.pt")
@@ -252,7 +252,7 @@ TIE = ranking_of((2, [0.90, 0.91, 0.92]), (4, [0.89, 0.91, 0.90]))
 
 
 def with_ranking(analysis: Analysis, ranking: list[Configuration]) -> Analysis:
-    """The same for a grid with seeds."""
+    """The analysis of a grid with several seeds."""
     definition = analysis.definition | {"seeds": 3}
     return replace(analysis, definition=definition, ranking=ranking, standings=None, importances=None)
 
@@ -261,10 +261,7 @@ EPOCHS = definitions.read(definitions.locate("epochs"))
 
 
 def confusion(seed: int) -> list[list[int]]:
-    """Counts of a network that is mostly right.
-
-    One class is never predicted, one has no images, and one neither.
-    """
+    """Confusion matrix of a good network: one class is never predicted, one has no images, one has neither."""
     draw = np.random.default_rng(seed)
     counts = draw.integers(0, 20, (10, 10)) + 100 * np.eye(10, dtype=int)
     counts[:, [2, 5]] = 0
@@ -279,7 +276,7 @@ def writeup_trial(
     state: TrialState = TrialState.COMPLETE,
     **params: Any,
 ) -> FrozenTrial:
-    """A training whose accuracy rises by a hundredth an epoch to its last."""
+    """A training run whose accuracy rises by 0.01 per epoch up to `last`."""
     curve = {float(epoch): last - (epochs - epoch) / 100 for epoch in range(1, epochs + 1)}
     made = ended(EPOCHS, last, curve={0.25: 0.1, **curve}, state=state, epochs=epochs, **params)
     made.user_attrs[CHECKPOINT]["confusion"] = matrix or confusion(0)
@@ -297,7 +294,7 @@ def around(mean: float) -> list[float]:
 REVERSED = {3: around(0.84), 7: around(0.88), 5: around(0.86)}
 
 
-# Two networks, each with its own filters; one optimizer has a momentum, one network a residual variant.
+# Two networks with different ranges of filters; one optimizer has a momentum, one network a residual variant.
 CONDITIONAL: dict[str, Any] = {
     "defaults": {"architecture": "simple", "epochs": 2, "filters": 4, "learning_rate": 0.005, "blocks": 2},
     "start": [{"architecture": "cnn", "filters": 3}, {"optimizer": "sgd", "learning_rate": 0.05}],

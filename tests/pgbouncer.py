@@ -1,4 +1,4 @@
-"""A real PgBouncer for tests, in transaction mode before the PostgreSQL of `tests.postgresql`."""
+"""A real PgBouncer for tests, in transaction mode in front of the PostgreSQL of `tests.postgresql`."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""A real PostgreSQL server for tests: its own data folder under /tmp, its own port, gone afterwards."""
+"""A real PostgreSQL server for tests, with its own port and a data folder under /tmp that is deleted afterwards."""
 
 import importlib.util
 import os
@@ -35,7 +35,7 @@ def _newest(files: list[Path]) -> list[Path]:
 
 
 def account() -> pwd.struct_passwd | None:
-    """Whom to run PostgreSQL as, if not as ourselves: it refuses root."""
+    """The account that runs PostgreSQL; None for our own. PostgreSQL refuses to run as root."""
     if os.geteuid() != 0:
         return None
     with suppress(KeyError):
@@ -44,7 +44,7 @@ def account() -> pwd.struct_passwd | None:
 
 
 def free_port() -> int:
-    """Below the ports of outgoing connections, so that no client takes it while the server is stopped."""
+    """A free port below those of outgoing connections, so that no client takes it while the server is stopped."""
     while True:
         port = 20000 + secrets.randbelow(10000)
         with suppress(OSError), socket.socket() as probe:
@@ -53,7 +53,7 @@ def free_port() -> int:
 
 
 class Server:
-    """A server on loopback that can be stopped and started again; `server()` makes one and clears it away."""
+    """A server on loopback that can be stopped and restarted; `server()` creates one and deletes it."""
 
     def __init__(self, folder: Path, binaries: Path) -> None:
         self.data = folder / "data"
@@ -67,28 +67,28 @@ class Server:
         self.port = free_port()
 
     def url(self, database: str = "postgres") -> str:
-        """Where to find a database, without SQLAlchemy's driver suffix."""
+        """A database's URL, without SQLAlchemy's driver suffix."""
         return f"postgresql://tester@127.0.0.1:{self.port}/{database}"
 
     def create_database(self) -> str:
-        """A fresh database's URL, so that tests do not share tables."""
+        """Create a database, so that tests do not share tables, and return its URL."""
         name = f"test_{secrets.token_hex(8)}"
         with psycopg.connect(self.url(), autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name}")
         return self.url(name)
 
     def start(self, *, durable: bool = False) -> None:
-        """Start with the same port and data as before; returns once connections are accepted.
+        """Start with the same port and data as before; return once connections are accepted.
 
         Args:
-            durable: flush each commit to disk, which tests have no need of.
+            durable: flush each commit to disk, which most tests do not need.
         """
         options = f"-p {self.port} -k {self.data} -c listen_addresses=127.0.0.1 -c max_connections=200"
         options += "" if durable else " -c fsync=off"
         self._run("pg_ctl", "-l", str(self.log), "-o", options, "-w", "start")
 
     def stop(self, mode: str = "fast") -> None:
-        """Stop, breaking every connection; the data stay."""
+        """Stop the server, closing all connections; its data stay."""
         self._run("pg_ctl", "-m", mode, "-w", "stop")
 
     def _run(self, program: str, *arguments: str) -> None:
@@ -96,11 +96,11 @@ class Server:
         who = self._account
         uid, gid, groups = (who.pw_uid, who.pw_gid, ()) if who else (None, None, None)
         try:
-            with self.log.open("a") as log:  # no pipe: the server would hold it open
+            with self.log.open("a") as log:  # not a pipe, which the server would keep open
                 done = subprocess.run(call, cwd="/", stdout=log, stderr=log, user=uid, group=gid, extra_groups=groups)
         except PermissionError as error:
             account = who.pw_name if who else "this account"
-            raise RuntimeError(f"{account!r} cannot run {call[0]}: a folder above it is closed to others") from error
+            raise RuntimeError(f"{account!r} cannot run {call[0]}: it lacks permission for a parent folder") from error
         if done.returncode:
             tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-20:])
             raise RuntimeError(f"{shlex.join(call)} failed:\n{tail}")
@@ -108,15 +108,15 @@ class Server:
 
 @contextmanager
 def server(binaries: Path | None = None) -> Iterator[Server]:
-    """A running server; it and its folder are gone afterwards, whatever happens."""
-    folder = Path(tempfile.mkdtemp(prefix="postgresql-", dir="/tmp"))  # within reach of every account
+    """A running server, which is stopped and deleted afterwards in any case."""
+    folder = Path(tempfile.mkdtemp(prefix="postgresql-", dir="/tmp"))  # accessible to every account
     try:
         made = Server(folder, binaries or find_binaries())
         try:
             made.start()
             yield made
         finally:
-            with suppress(RuntimeError):  # stopped already
+            with suppress(RuntimeError):  # already stopped
                 made.stop("immediate")
     finally:
         shutil.rmtree(folder)

@@ -1,7 +1,7 @@
-"""Processes of fmnist-search for tests, forked from one that has imported all it needs and did nothing with it.
+"""Processes of fmnist-search for tests, forked from a template process that has only imported its modules.
 
 Importing torch takes seconds, and a search does it twice: in its own process, and in the server that forks its workers.
-Here both come from one template. Otherwise they are what they are for a user: processes with their own descriptors,
+Here both are forked from one template. Otherwise they are like a user's: processes with their own descriptors,
 environment, folder and signals, which can be killed. tests/search/run/test_local.py starts them as a user does.
 """
 
@@ -30,19 +30,19 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 ROOT = Path(__file__).parents[1]
-WIDTH = 20  # bytes of each number that is told
+WIDTH = 20  # bytes of each number sent
 LONGEST = 2**20  # bytes of a request: arguments and an environment
-DESCRIPTORS = 16  # more than come with a request
+DESCRIPTORS = 16  # more than any request contains
 IMPORTED = ("search.worker.loop", "search.run.search", "search.report.page", "search.dashboard.server", "rich.live")
 
 
 class Process:
-    """`fmnist-search` with the interface of subprocess.Popen, as far as tests need it; pipes are read as text.
+    """A `fmnist-search` process with the parts of subprocess.Popen's interface that tests need; pipes are text.
 
     Args:
         arguments: of the command.
-        stdin, stdout, stderr: descriptors, or None for that of this process; subprocess.PIPE of the latter two and
-            subprocess.STDOUT of the last mean what they do there.
+        stdin, stdout, stderr: descriptors, or None for this process's; stdout and stderr may be subprocess.PIPE, stderr
+            also subprocess.STDOUT.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Process:
         return status
 
     def communicate(self) -> tuple[str, str]:
-        """Read both pipes to their ends and wait; a stream that is no pipe, or is closed, gives ''."""
+        """Read both pipes to their ends and wait; "" for a stream that is closed or not a pipe."""
         pipes = [pipe for pipe in (self.stdout, self.stderr) if pipe and not pipe.closed]
         with ThreadPoolExecutor(2) as pool:
             read = dict(zip(pipes, pool.map(lambda pipe: pipe.read(), pipes), strict=True))
@@ -98,7 +98,7 @@ class Process:
 
     def send_signal(self, number: int) -> None:
         if self.poll() is None:
-            with contextlib.suppress(ProcessLookupError):  # it ended just now
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
                 os.kill(self.pid, number)
 
     def kill(self) -> None:
@@ -116,7 +116,7 @@ class Process:
 
 @functools.cache
 def _template() -> socket.socket:
-    """The process that the others are forked from, as a socket that takes requests; it ends with this process."""
+    """The socket for requests to the template process, which ends with this process."""
     mine, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
     with theirs:
         call = [sys.executable, "-m", "tests.processes", str(theirs.fileno())]
@@ -133,7 +133,7 @@ def _template() -> socket.socket:
 def _serve(requests: socket.socket) -> None:
     for name in IMPORTED:
         importlib.import_module(name)
-    gc.freeze()  # collecting garbage would write to each page that processes share
+    gc.freeze()  # garbage collection would write to all shared pages
     while True:
         content, descriptors, _, _ = socket.recv_fds(requests, LONGEST, DESCRIPTORS)
         if not content:
@@ -149,7 +149,7 @@ def _serve(requests: socket.socket) -> None:
 
 
 def _keep(call: dict[str, Any], descriptors: list[int]) -> None:
-    """Fork the process, tell its id, wait for its end and tell how that was; returns in the process itself only."""
+    """Fork the process, send its id, wait for it, and send its exit code."""
     status, *streams = descriptors
     pid = os.fork()
     if pid == 0:
@@ -157,7 +157,7 @@ def _keep(call: dict[str, Any], descriptors: list[int]) -> None:
         _become(call, streams)
     for descriptor in streams:
         os.close(descriptor)
-    with contextlib.suppress(BrokenPipeError):  # the test ended before
+    with contextlib.suppress(BrokenPipeError):  # the test has ended
         os.write(status, f"{pid:{WIDTH}}".encode())
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         os.write(status, f"{code:{WIDTH}}".encode())
@@ -170,7 +170,7 @@ def _become(call: dict[str, Any], streams: list[int]) -> NoReturn:
     for number, descriptor in enumerate(map(_out_of_the_way, streams)):
         os.dup2(descriptor, number)
     if call["session"] and os.isatty(0):
-        fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # signals are typed on it
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that Ctrl-C on it sends a signal
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     os.chdir(call["cwd"])
     _set_environment(call["env"])
@@ -187,7 +187,7 @@ def _become(call: dict[str, Any], streams: list[int]) -> NoReturn:
 
 
 def _run_to_its_end(program: Callable[[], object]) -> NoReturn:
-    """As the interpreter does it, but without taking the modules apart: that would touch each page that is shared."""
+    """Run and exit like the interpreter, but without tearing down modules, which would write to all shared pages."""
     code = 1
     try:
         program()
@@ -208,13 +208,13 @@ def _run_to_its_end(program: Callable[[], object]) -> NoReturn:
 
 
 def _offer_a_server() -> None:
-    """Let multiprocessing find the server of workers forked where it would start one.
+    """Fork a server for workers, and let multiprocessing use it instead of starting one.
 
-    If that is killed, the next is started as ever.
+    If it is killed, multiprocessing starts the next one as usual.
     """
     requests, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
-    held_back = {signal.SIGINT, signal.SIGTERM}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, held_back)  # the start of a user's lets none through either
+    blocked = {signal.SIGINT, signal.SIGTERM}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)  # as when a user's search starts a server
     pid = os.fork()
     if pid == 0:
         requests.close()
@@ -227,7 +227,7 @@ def _offer_a_server() -> None:
         code = args[-1]
         if "multiprocessing.forkserver" not in code:
             return spawn(path, args, passfds)
-        if requests.fileno() == -1:  # this one was asked for and killed: the next is started as ever
+        if requests.fileno() == -1:  # ours was used and killed: start another as usual
             return spawn(path, args, passfds)
         call = {"code": code, "numbers": list(passfds), "env": dict(os.environ)}
         socket.send_fds(requests, [json.dumps(call).encode()], list(passfds))
@@ -247,7 +247,7 @@ def _be_a_server(requests: socket.socket) -> NoReturn:
         os.dup2(descriptor, number)
         os.close(descriptor)
     _set_environment(call["env"])
-    Path("/proc/self/comm").write_text("forkserver")  # which tests find it by
+    Path("/proc/self/comm").write_text("forkserver")  # tests find it by this name
     _run_to_its_end(lambda: exec(call["code"], {"__name__": "__main__"}))  # noqa: S102
 
 
@@ -257,7 +257,7 @@ def _set_environment(variables: Mapping[str, str]) -> None:
 
 
 def _out_of_the_way(descriptor: int) -> int:
-    """The same file under a number that none is to have."""
+    """Duplicate a descriptor to a number that no other will get."""
     moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 512)
     os.close(descriptor)
     return moved

@@ -1,4 +1,4 @@
-"""A terminal for tests: what a person sees of a program's output, and programs on a real pseudo-terminal."""
+"""A terminal for tests: the screen that results from a program's output, and programs on a real pseudo-terminal."""
 
 import codecs
 import fcntl
@@ -15,9 +15,9 @@ _TOKENS = re.compile(r"\x1b\[([?\d;]*)([A-Za-z])|([\r\n])|([^\x00-\x1f\x7f])|(.)
 
 
 class Screen:
-    """The lines that an output leaves on a terminal, those that scrolled away included.
+    """The lines that an output leaves on a terminal, including those scrolled away.
 
-    It knows what rich makes use of; a test in which anything else is written fails.
+    It supports the control sequences that rich uses; any other fails the test.
     """
 
     def __init__(self, columns: int, rows: int) -> None:
@@ -28,7 +28,7 @@ class Screen:
 
     @property
     def text(self) -> str:
-        """All there is to be read, without what is empty at the ends of lines and of the whole."""
+        """The text on the screen, without trailing spaces and empty lines."""
         return "\n".join(line.rstrip() for line in self.lines).rstrip()
 
     def feed(self, output: str) -> "Screen":
@@ -56,7 +56,7 @@ class Screen:
             assert letter == "m", f"CSI {arguments} {letter}"
 
     def _put(self, character: str) -> None:
-        if self.column == self.columns:  # only now: a line may be filled without going on to the next
+        if self.column == self.columns:  # a full line wraps only at the next character
             self.column = 0
             self._down()
         line = self.lines[self.row].ljust(self.column)
@@ -70,7 +70,7 @@ class Screen:
 
 
 class Terminal:
-    """A process of fmnist-search with a pseudo-terminal of its own for input, output and signals."""
+    """A process of fmnist-search with its own pseudo-terminal for input, output and signals."""
 
     def __init__(self, *arguments: str, cwd: Path, columns: int, rows: int = 24, **environment: str) -> None:
         self.size = columns, rows
@@ -92,17 +92,17 @@ class Terminal:
         os.write(self.master, keys)
 
     def read_until(self, seen: str) -> None:
-        """Wait until the output has it, from its beginning."""
+        """Wait until the output contains `seen`."""
         while seen not in self.output:
             assert self._read(1.0) or self.process.poll() is None, self.output
 
     def wait(self) -> tuple[int, Screen]:
-        """Wait for the end; returns the exit code, and the screen as it is left."""
+        """Wait for the process to end; return its exit code and the final screen."""
         while self.process.poll() is None:
             self._read(0.1)
         while self._read(0.0):
             pass
-        assert termios.tcgetattr(self.slave) == self.settings, "echo, or the like, is not as it was"
+        assert termios.tcgetattr(self.slave) == self.settings, "the terminal's settings were not restored"
         os.close(self.slave)
         os.close(self.master)
         return self.process.returncode, Screen(*self.size).feed(self.output)

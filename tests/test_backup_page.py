@@ -1,4 +1,4 @@
-"""The page on backup and restore: its commands, as they stand, make copies that commands can read and continue."""
+"""The page on backup and restore: its commands work as written, and their copies can be read and continued."""
 
 import os
 import re
@@ -17,14 +17,14 @@ NEEDS_SQLITE = pytest.mark.skipif(shutil.which("sqlite3") is None, reason="no sq
 
 
 def commands(heading: str) -> list[str]:
-    """The commands of a section, without comments."""
+    """The commands in a section, without comments."""
     section = re.search(rf"^## {heading}\n(.*?)^## ", PAGE, re.MULTILINE | re.DOTALL)
     assert section
     return re.findall(r"^\$ (.*?)(?:  +#.*)?$", section[1], re.MULTILINE)
 
 
 def shell(line: str, folder: Path, **replaced: str) -> None:
-    """Run a line in a shell that finds this Python and PostgreSQL's programs."""
+    """Run a line in a shell with this Python and PostgreSQL's programs on its PATH."""
     for was, now in replaced.items():
         line = line.replace(was, now)
     programs = f"{Path(sys.executable).parent}:{find_binaries()}:{os.environ['PATH']}"

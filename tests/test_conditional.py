@@ -34,7 +34,7 @@ TRIALS = 24
 
 @pytest.fixture(scope="module")
 def output(tmp_path_factory: pytest.TempPathFactory, tiny: DataSet, tiny_folder: Path) -> Path:
-    """The output folder of the search "s", which is finished; its finalists have one seed of two."""
+    """The output folder of the finished search "s"; its finalists have one of two seeds."""
     folder = tmp_path_factory.mktemp("out")
     url = default_url(folder)
     settings, storage = WorkerSettings(url, "s", tiny_folder), open_storage(url, "create")
@@ -61,7 +61,7 @@ def analysis(study: optuna.Study, output: Path, tiny: DataSet) -> Analysis:
     return analyse(study, output / "s", lambda: tiny)
 
 
-def test_each_trial_has_what_is_searched_where_it_is_and_nothing_else(study: optuna.Study) -> None:
+def test_each_trial_has_exactly_the_hyperparameters_searched_at_its_point(study: optuna.Study) -> None:
     trials = study.get_trials(deepcopy=False)
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * TRIALS
     assert all(is_complete(DEFINED.space, trial.params) for trial in trials)
@@ -82,11 +82,11 @@ def test_the_first_trials_are_the_default_and_the_starting_points(study: optuna.
     assert (third.params["optimizer"], third.params["momentum"], third.params["learning_rate"]) == ("sgd", 0.9, 0.05)
 
 
-def test_status_and_best_name_the_starting_points(study: optuna.Study, output: Path, invoke: Command) -> None:
+def test_status_and_best_show_marks_of_starting_points(study: optuna.Study, output: Path, invoke: Command) -> None:
     best = study.best_trial
-    said = invoke("status", "s", "--output", str(output))
+    status = invoke("status", "s", "--output", str(output))
     mark = {0: " (default)", 1: " (start 1)", 2: " (start 2)"}.get(best.number, "")
-    assert f"Best so far: trial {best.number}{mark}, " in said.stdout
+    assert f"Best so far: trial {best.number}{mark}, " in status.stdout
     assert json.loads(invoke("status", "s", "--output", str(output), "--json").stdout)["best"]["mark"] == (
         mark.strip(" ()") or None
     )
@@ -116,7 +116,7 @@ def test_a_slice_has_the_trials_that_searched_it(analysis: Analysis) -> None:
     assert set(drawn["residual"].x) <= {"false", "true"}
 
 
-def test_lines_pass_below_what_a_trial_does_not_have(analysis: Analysis) -> None:
+def test_lines_pass_below_the_axes_of_missing_hyperparameters(analysis: Analysis) -> None:
     figure = space_figures.parallel_coordinates(analysis)
     by_label = {trial.label: trial for trial in analysis.trials}
     names = [*DEFINED.space, "accuracy"]
@@ -130,11 +130,11 @@ def test_lines_pass_below_what_a_trial_does_not_have(analysis: Analysis) -> None
                 seen.add((names[place], has))
     assert {("momentum", True), ("momentum", False), ("learning_rate", True)} <= seen
     assert ("learning_rate", False) not in seen
-    said = {names[int(note.x)] for note in figure.layout.annotations if note.text == "–"}
-    assert said == {"momentum", "residual"}
+    missing = {names[int(note.x)] for note in figure.layout.annotations if note.text == "–"}
+    assert missing == {"momentum", "residual"}
 
 
-def test_the_importance_of_a_condition_is_that_among_the_trials_under_it(analysis: Analysis) -> None:
+def test_conditional_importance_is_measured_among_trials_under_the_condition(analysis: Analysis) -> None:
     found = analysis.importances
     assert found is not None
     assert found.ped_anova is not None
@@ -159,7 +159,7 @@ def test_the_study_file_in_the_report_is_the_definition(analysis: Analysis, tmp_
     assert as_toml(DEFINED) == analysis.provenance.study_file
 
 
-def test_finalists_keep_to_the_conditions_and_the_marks(study: optuna.Study, analysis: Analysis) -> None:
+def test_finalists_keep_conditions_and_marks(study: optuna.Study, analysis: Analysis) -> None:
     assert analysis.standings is not None
     for finalist in analysis.standings.finalists:
         assert is_complete(DEFINED.space, finalist.again.params)
@@ -205,7 +205,7 @@ def conditional_file(tmp_path: Path) -> Iterator[Path]:
 def test_a_run_says_which_networks_it_searches_and_gp_refuses(conditional_file: Path, command: Command) -> None:
     refused = command("run", conditional_file, "--sampler", "gp")
     assert refused.returncode == 2
-    rule = "gp takes no conditions, as space.momentum has; choose tpe, random, qmc or grid"
+    rule = "gp does not support conditions, and space.momentum has one; choose tpe, random, qmc or grid"
     assert refused.stderr == f"Error: {conditional_file}: sampler: {rule}\n"
     run = command("run", conditional_file, "--trials", "3", "--workers", "1")
     assert (run.returncode, run.stderr) == (0, "")

@@ -1,4 +1,4 @@
-"""What may die while a study is drained, on both databases: the budget stays exact and nothing is lost."""
+"""Crashes during a search on both databases: the number of trials stays exact and nothing is lost."""
 
 import os
 import random
@@ -40,7 +40,7 @@ from tests.processes import Process
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
-# One kind of database for what is about processes and not about the database.
+# One kind of database for tests of processes.
 ON_SQLITE = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 ON_POSTGRESQL = pytest.mark.parametrize("url", ["postgresql"], indirect=True)
 
@@ -90,7 +90,7 @@ def wait_for(condition: Callable[[], object], process: Process | None = None) ->
 
 
 def assert_exact(study: optuna.Study, trials: int) -> None:
-    """So many trials finished, each in one attempt that is its last, and nothing is left over."""
+    """Check that exactly `trials` trials finished, each in its last attempt, and nothing is left over."""
     found = states(study)
     assert found[TrialState.COMPLETE] + found[TrialState.PRUNED] == trials
     assert found[TrialState.RUNNING] == found[TrialState.WAITING] == 0
@@ -117,7 +117,7 @@ def search(tmp_path: Path, tiny_folder: Path) -> Iterator[Callable[..., Process]
 
 
 def the_study(url: str, process: Process) -> optuna.Study:
-    """The study of a search that was just started, once it is there."""
+    """The study of a search that has just been started, once it exists."""
     while True:
         assert process.poll() is None, process.communicate()
         try:
@@ -130,22 +130,22 @@ def the_study(url: str, process: Process) -> optuna.Study:
 def test_chaos(
     url: str, search: Callable[..., Process], tmp_path: Path, tiny: DataSet, pytestconfig: pytest.Config
 ) -> None:
-    """Workers are killed or told to stop at random moments, again and again; trials end as if nothing had happened."""
+    """Workers are repeatedly killed or terminated at random moments; trials end as if nothing had happened."""
     kills: int = pytestconfig.getoption("--kills")
     trials = 2 * kills
     chance = random.Random(7)
     process = search(url, CHAOS, "--trials", str(trials), "--workers", "4", "--keep", str(trials))
     study = the_study(url, process)
     checkpoints = tmp_path / "studies" / "chaos" / "checkpoints"
-    seen: dict[int, list[EpochMetrics]] = {}  # what was saved of the running trials before a kill
-    told: set[int] = set()  # to stop: they do after their epoch
+    seen: dict[int, list[EpochMetrics]] = {}  # saved epochs of the running trials before a kill
+    terminated: set[int] = set()  # they end after their epoch
     made: Counter[str] = Counter()
 
     def workers() -> list[int]:
-        return [pid for pid in worker_pids(process.pid) if pid not in told]
+        return [pid for pid in worker_pids(process.pid) if pid not in terminated]
 
     for number in range(kills):
-        goal = reports(study) + 1 + chance.randrange(3)  # so that workers come to begin a trial now and then
+        goal = reports(study) + 1 + chance.randrange(3)  # so that some workers start a new trial
         wait_for(lambda goal=goal: reports(study) >= goal and len(workers()) == 4, process)  # type: ignore[misc]
         seen |= saved_so_far(study, checkpoints)
         kind = ("kill one", "stop one", "kill one", "stop all")[number % 4]
@@ -154,17 +154,17 @@ def test_chaos(
             if kind == "kill one":
                 os.kill(pid, signal.SIGKILL)
             else:
-                told.add(pid)
+                terminated.add(pid)
                 os.kill(pid, signal.SIGTERM)
     output, errors = process.communicate()
     assert process.returncode == 0, errors
     assert f"Done: {trials} trials" in output
 
-    study = load_study(open_storage(url), "chaos")  # what this one has cached of failed trials may be old
+    study = load_study(open_storage(url), "chaos")  # the other object may have cached old states of failed trials
     assert_exact(study, trials)
     outcomes = [str(attempt["outcome"]) for trial in trials_of(study) for attempt in attempts_of(trial)]
     died, given_back = sum("died" in outcome for outcome in outcomes), outcomes.count(lease.GIVEN_BACK)
-    assert died + given_back >= kills // 4  # the others were at work on nothing, at their start
+    assert died + given_back >= kills // 4  # the others were still starting
     histories = {}
     for trial in trials_of(study):
         if name := checkpoint_of(trial):
@@ -173,13 +173,13 @@ def test_chaos(
     assert histories.keys() == complete
     resumed = {number: before for number, before in seen.items() if number in histories}
     assert len(resumed) >= 3
-    for number, before in resumed.items():  # the very seconds: it went on, and did not begin again
+    for number, before in resumed.items():  # identical seconds: it resumed instead of restarting
         assert histories[number][: len(before)] == before
     interrupted = [number for number in sorted(complete) if len(attempts_of(study.trials[number])) > 1]
     for number in interrupted:
-        again = reproduce(study, number, tiny, lambda _: None)
-        assert again.same_metrics
-        assert again.same_weights
+        reproduction = reproduce(study, number, tiny, lambda _: None)
+        assert reproduction.same_metrics
+        assert reproduction.same_weights
     most = max(len(attempts_of(trial)) for trial in trials_of(study))
     print(
         f"\n{url[:8]}: {dict(made)}: {died} died within a trial, {given_back} gave theirs back; {len(interrupted)} "
@@ -194,11 +194,11 @@ def saved_so_far(study: optuna.Study, checkpoints: Path) -> dict[int, list[Epoch
             try:
                 found[trial.number] = checkpoint.load(checkpoints / name).history
             except checkpoint.CheckpointError:
-                continue  # the next one has taken its place
+                continue  # the next checkpoint has replaced it
     return found
 
 
-def test_a_zombie_that_wakes_writes_nothing_more(make: Make, url: str) -> None:
+def test_a_resumed_process_that_lost_its_ticket_writes_nothing(make: Make, url: str) -> None:
     slow = {"architecture": "simple", "epochs": 24, "filters": 16}
     defined = definition(defaults=slow, space={"learning_rate": {"choices": [0.001, 0.002]}})
     study, settings = make(defined, 1, url)
@@ -208,11 +208,11 @@ def test_a_zombie_that_wakes_writes_nothing_more(make: Make, url: str) -> None:
     wait_for(lambda: len(trials_of(study)[0].intermediate_values) > 2)
     while True:
         os.kill(zombie.pid, signal.SIGSTOP)
-        wait_for(lambda: stands_still(zombie.pid))  # until then it may begin another transaction
-        if nobody_writes(url):
-            break  # stopped while it trains, as almost always, and not within a transaction
+        wait_for(lambda: is_stopped(zombie.pid))  # until then it may begin another transaction
+        if no_writer(url):
+            break  # stopped during training, as almost always, not inside a transaction
         os.kill(zombie.pid, signal.SIGCONT)
-    work(settings, never)  # waits for the grace to pass, takes the trial over and ends it
+    work(settings, never)  # waits for the grace, takes over the trial and ends it
     (before,) = trials_of(study)
     assert_exact(study, 1)
     assert "made no progress" in str(attempts_of(before)[0]["outcome"])
@@ -224,14 +224,14 @@ def test_a_zombie_that_wakes_writes_nothing_more(make: Make, url: str) -> None:
     assert study.get_trials() == [before]
 
 
-def stands_still(pid: int) -> bool:
+def is_stopped(pid: int) -> bool:
     """Whether each thread of a process has been stopped by a signal."""
     threads = Path(f"/proc/{pid}/task").glob("*/stat")
     return all(thread.read_text().rpartition(")")[2].split()[0] == "T" for thread in threads)
 
 
-def nobody_writes(url: str) -> bool:
-    """Whether no other process is in a transaction that keeps others from writing."""
+def no_writer(url: str) -> bool:
+    """Whether no other process holds a write transaction."""
     if url.startswith("sqlite"):
         with closing(sqlite3.connect(url.removeprefix("sqlite:///"), timeout=0)) as connection:
             try:
@@ -248,9 +248,7 @@ def nobody_writes(url: str) -> bool:
 
 
 @pytest.mark.parametrize("machine", [None, "one that vanished"])
-def test_a_worker_killed_between_claim_and_first_epoch_loses_no_ticket(
-    make: Make, url: str, machine: str | None
-) -> None:
+def test_a_worker_killed_before_its_first_epoch_loses_no_ticket(make: Make, url: str, machine: str | None) -> None:
     study, settings = make(definition(), 2, url)
     process = spawn(claim_and_die, url, machine)
     process.join()
@@ -263,7 +261,7 @@ def test_a_worker_killed_between_claim_and_first_epoch_loses_no_ticket(
 
 
 @ON_SQLITE
-def test_a_parent_killed_hard_leaves_no_orphan(url: str, search: Callable[..., Process]) -> None:
+def test_killing_the_parent_leaves_no_orphan_workers(url: str, search: Callable[..., Process]) -> None:
     process = search(url, CHAOS, "--trials", "30", "--workers", "2")
     study = the_study(url, process)
     wait_for(lambda: states(study)[TrialState.RUNNING] == 2, process)
@@ -277,25 +275,25 @@ def test_a_parent_killed_hard_leaves_no_orphan(url: str, search: Callable[..., P
 
 
 @ON_POSTGRESQL
-def test_finalists_go_on_after_their_parent_was_killed_hard(url: str, search: Callable[..., Process]) -> None:
+def test_finalists_continue_after_their_parent_was_killed(url: str, search: Callable[..., Process]) -> None:
     arguments = ("--trials", "3", "--workers", "2", "--finalists", "2")
     process = search(url, QUICK, *arguments)
     wait_for(lambda: finalists_of(the_study(url, process)) is not None, process)
-    again = load_study(open_storage(url), "chaos.finalists")
-    wait_for(lambda: reports(again) > 7, process)
+    finalist_study = load_study(open_storage(url), "chaos.finalists")
+    wait_for(lambda: reports(finalist_study) > 7, process)
     process.kill()
     process.wait()
     output, errors = search(url, QUICK, *arguments).communicate()
     assert all("taken over, back in the queue" in line for line in errors.splitlines())
     assert "Winner: trial" in output
     assert_exact(load_study(open_storage(url), "chaos"), 3)
-    wanted = 3 * len(definition_of(again).grid)
-    assert_exact(again, wanted)
-    assert len(trials_of(again)) == wanted
-    assert max(len(attempts_of(trial)) for trial in trials_of(again)) <= 2
+    wanted = 3 * len(definition_of(finalist_study).grid)
+    assert_exact(finalist_study, wanted)
+    assert len(trials_of(finalist_study)) == wanted
+    assert max(len(attempts_of(trial)) for trial in trials_of(finalist_study)) <= 2
 
 
-def test_postgresql_may_be_restarted_in_mid_run(postgresql: Server, search: Callable[..., Process]) -> None:
+def test_a_search_survives_a_restart_of_postgresql(postgresql: Server, search: Callable[..., Process]) -> None:
     url = postgresql.create_database()
     process = search(url, CHAOS, "--trials", "6", "--workers", "2")
     study = the_study(url, process)
@@ -311,14 +309,14 @@ def test_postgresql_may_be_restarted_in_mid_run(postgresql: Server, search: Call
     postgresql.start()
     output, errors = process.communicate()
     assert process.returncode == 0, errors
-    assert all("waiting for the database" in line or "went on after" in line for line in errors.splitlines())
+    assert all("waiting for the database" in line or "resumed after" in line for line in errors.splitlines())
     assert "Done: 6 trials, 6 complete" in output
     assert_exact(study, 6)
     assert all(len(attempts_of(trial)) == 1 for trial in trials_of(study))
 
 
-def test_connections_may_be_ended_all_the_time(postgresql: Server, search: Callable[..., Process]) -> None:
-    """By an administrator, a firewall or a pooler: from the start of a run to the end of its finalists and report."""
+def test_a_search_survives_repeated_loss_of_its_connections(postgresql: Server, search: Callable[..., Process]) -> None:
+    """As by an administrator, firewall or pooler, from the start of a run to the end of its finalists and report."""
     url = postgresql.create_database()
     process = search(url, QUICK, "--trials", "4", "--workers", "2", "--finalists", "1")
     ended = 0
@@ -342,7 +340,7 @@ def test_connections_may_be_ended_all_the_time(postgresql: Server, search: Calla
 
 
 @ON_SQLITE
-def test_two_runs_at_once_do_not_add_up(url: str, search: Callable[..., Process]) -> None:
+def test_two_concurrent_runs_do_not_add_up(url: str, search: Callable[..., Process]) -> None:
     runs = [search(url, CHAOS, "--trials", trials, "--workers", "1") for trials in ("6", "9")]
     for process in runs:
         output, errors = process.communicate()
@@ -354,10 +352,8 @@ def test_two_runs_at_once_do_not_add_up(url: str, search: Callable[..., Process]
 
 
 @ON_POSTGRESQL
-def test_two_runs_that_reach_the_end_together_train_the_finalists_of_the_whole_search_once(
-    url: str, search: Callable[..., Process]
-) -> None:
-    """Also if workers are told to stop on the way, which each command might take for the end of the search."""
+def test_two_runs_that_end_together_train_the_finalists_once(url: str, search: Callable[..., Process]) -> None:
+    """Also if workers are terminated on the way, which a command might mistake for the end of the search."""
     arguments = ("--trials", "6", "--workers", "2", "--finalists", "2")
     runs = [search(url, QUICK, *arguments) for _ in range(2)]
     study = the_study(url, runs[0])
@@ -372,15 +368,15 @@ def test_two_runs_that_reach_the_end_together_train_the_finalists_of_the_whole_s
     assert_exact(load_study(open_storage(url), "chaos"), 6)
     chosen = define(load_study(open_storage(url), "chaos"), 2, 3)
     assert chosen
-    again = load_study(open_storage(url), "chaos.finalists")
-    assert_exact(again, 3 * len(chosen.grid))
-    assert len(trials_of(again)) == 3 * len(chosen.grid)
-    trained = Counter(space.key(trial.params) for trial in trials_of(again))
+    finalist_study = load_study(open_storage(url), "chaos.finalists")
+    assert_exact(finalist_study, 3 * len(chosen.grid))
+    assert len(trials_of(finalist_study)) == 3 * len(chosen.grid)
+    trained = Counter(space.key(trial.params) for trial in trials_of(finalist_study))
     assert trained == dict.fromkeys(map(space.key, space.grid(chosen)), 3)
 
 
 @pytest.mark.parametrize(("url", "processes", "trials"), [("postgresql", 6, 60), ("sqlite", 4, 40)], indirect=["url"])
-def test_processes_that_start_together_on_an_empty_database_drain_it_exactly(
+def test_processes_that_start_together_run_the_exact_number_of_trials(
     url: str, processes: int, trials: int, tiny_folder: Path, tmp_path: Path
 ) -> None:
     barrier = local.process_context().Barrier(processes)

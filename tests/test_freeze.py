@@ -1,4 +1,4 @@
-"""Whole searches that pause trials, on both databases: exact, bit-exact, the same however often they are stopped."""
+"""Complete searches that pause trials, on both databases: exact, bit-exact, and independent of interruptions."""
 
 import os
 import random
@@ -51,7 +51,7 @@ FREEZE = CHAOS.replace('pruner = "none"', 'pruner = "freeze"').replace("0.0005",
 
 
 def assert_ended(study: optuna.Study, trials: int) -> None:
-    """So many trials finished, nothing is left over, and no two attempts at a trial were made at once."""
+    """Check that `trials` trials finished, nothing is left over, and no trial had two attempts at the same time."""
     found = states(study)
     assert found[COMPLETE] + found[PRUNED] == trials == sum(found.values()) - found[TrialState.FAIL]
     assert found[COMPLETE] > 0
@@ -59,7 +59,7 @@ def assert_ended(study: optuna.Study, trials: int) -> None:
         assert PAUSED not in trial.user_attrs
         outcomes = [str(attempt["outcome"]) for attempt in attempts_of(trial)]
         assert not {"complete", "pruned"} & set(outcomes[:-1])
-        if trial.state in FINISHED:  # as none is that was killed three times at one report
+        if trial.state in FINISHED:  # a trial killed three times at the same step is not
             pruned = "pruned" if AUDIT in trial.user_attrs else PAUSE
             assert outcomes[-1] == ("complete" if trial.state == COMPLETE else pruned)
             assert trial.value == trial.intermediate_values[max(trial.intermediate_values)]
@@ -73,19 +73,19 @@ def at(timestamp: object) -> datetime:
 
 
 def assert_bit_exact(study: optuna.Study, data: DataSet) -> None:
-    """Each finished trial is what its training without any interruption comes to."""
+    """Check that each finished trial equals its uninterrupted training run."""
     for trial in trials_of(study):
         if trial.state in FINISHED:
-            again = reproduce(study, trial.number, data, lambda _: None)
-            assert (again.same_metrics, again.same_weights) == (True, True), trial.number
+            reproduction = reproduce(study, trial.number, data, lambda _: None)
+            assert (reproduction.same_metrics, reproduction.same_weights) == (True, True), trial.number
 
 
 def outcomes(study: optuna.Study) -> list[tuple[Any, ...]]:
-    """What a search came to, apart from times and attempts."""
+    """The results of a search, without times and attempts."""
     return [(trial.state, trial.params, trial.value, trial.intermediate_values) for trial in trials_of(study)]
 
 
-def test_a_search_stopped_again_and_again_comes_to_the_same_end(
+def test_a_repeatedly_stopped_search_reaches_the_same_results(
     make: Make, url: str, tmp_path: Path, tiny: DataSet
 ) -> None:
     whole, settings = make(FREEZING, 9, f"sqlite:///{tmp_path / 'whole.db'}", folder=tmp_path / "whole")
@@ -128,7 +128,7 @@ def test_checkpoints_of_paused_trials_are_kept_until_they_end(make: Make, url: s
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "grid", "qmc"])
-def test_each_sampler_comes_to_its_end(make: Make, sampler: str) -> None:
+def test_each_sampler_completes_its_search(make: Make, sampler: str) -> None:
     grid = {"space": {"learning_rate": {"choices": [1e-4, 5e-4, 0.002, 0.005]}, "epochs": {"low": 2, "high": 3}}}
     study, settings = make(
         definition(**(FREEZING.model_dump() | {"sampler": sampler} | (grid if sampler == "grid" else {}))), 8
@@ -155,7 +155,7 @@ def test_audited_trials_are_trained_to_the_end(make: Make, url: str) -> None:
     assert any(AUDIT in trial.user_attrs for trial in trials_of(study))
 
 
-def test_more_trials_are_added_to_a_search_that_has_ended(make: Make) -> None:
+def test_a_finished_search_can_be_extended(make: Make) -> None:
     study, settings = make(FREEZING, 6)
     work(settings, never)
     before = outcomes(study)
@@ -188,7 +188,7 @@ def test_an_altered_record_ends_the_worker_with_one_line_and_fails_no_trial(make
     ("how", "expected"),
     [("Ctrl-C", "Stopping after the running epochs"), ("stop", "Stopped by `fmnist-search stop`: ")],
 )
-def test_a_search_that_is_stopped_leaves_trials_paused_and_the_next_run_ends_them(
+def test_a_stopped_search_leaves_paused_trials_that_the_next_run_ends(
     url: str, search: Callable[..., Process], command: Command, how: str, expected: str
 ) -> None:
     process = search(url, FREEZE, "--trials", "12", "--workers", "2")
@@ -203,15 +203,15 @@ def test_a_search_that_is_stopped_leaves_trials_paused_and_the_next_run_ends_the
     found = states(study)
     assert found[RUNNING] == 0
     assert freezing.paused(study) >= 3
-    said = command("status", "chaos", "--storage", url)
-    assert f"{freezing.paused(study)} paused" in said.stdout
+    status = command("status", "chaos", "--storage", url)
+    assert f"{freezing.paused(study)} paused" in status.stdout
     output, errors = search(url, FREEZE, "--trials", "12", "--workers", "2").communicate()
     assert (errors, "Done: 12 trials" in output) == ("", True)
     assert_ended(load_study(open_storage(url), "chaos"), 12)
 
 
 @ON_POSTGRESQL
-def test_time_that_is_up_leaves_trials_paused(url: str, search: Callable[..., Process]) -> None:
+def test_a_timeout_leaves_trials_paused(url: str, search: Callable[..., Process]) -> None:
     endless = (
         FREEZE.replace("high = 6", "high = 600").replace("low = 3", "low = 500").replace("epochs = 5", "epochs = 500")
     )
@@ -228,7 +228,7 @@ def test_time_that_is_up_leaves_trials_paused(url: str, search: Callable[..., Pr
 
 
 @ON_POSTGRESQL
-def test_finalists_of_a_search_that_pauses_trials_are_all_trained_to_the_end(
+def test_finalists_of_a_search_with_paused_trials_are_trained_to_the_end(
     url: str, search: Callable[..., Process]
 ) -> None:
     output, errors = search(url, FREEZE, "--trials", "6", "--workers", "2", "--finalists", "1").communicate()
@@ -246,7 +246,7 @@ def test_finalists_of_a_search_that_pauses_trials_are_all_trained_to_the_end(
 def test_chaos(
     url: str, search: Callable[..., Process], tmp_path: Path, tiny: DataSet, pytestconfig: pytest.Config
 ) -> None:
-    """Workers and the command itself are killed at random moments, with paused trials about."""
+    """Workers and the command are killed at random moments of a search with paused trials."""
     kills: int = pytestconfig.getoption("--kills")
     trials = 3 * kills
     chance = random.Random(7)
@@ -284,7 +284,7 @@ def test_chaos(
     workers_of = [len({attempt["pid"] for attempt in attempts_of(trial)}) for trial in thawed]
     print(
         f"\n{url[:8]}: {dict(made)}, {with_paused} with paused trials; {states(study)}; attempts: {dict(ends)}; "
-        f"{len(thawed)} went on after a pause, {sum(count > 1 for count in workers_of)} of them with several workers"
+        f"{len(thawed)} continued after a pause, {sum(count > 1 for count in workers_of)} of them with several workers"
     )
 
 

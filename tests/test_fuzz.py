@@ -1,4 +1,4 @@
-"""Whatever a study file, the settings file or the command line holds, it ends in one clear line and no traceback."""
+"""Any study file, settings file or command line leads to success or a one-line error, never to a traceback."""
 
 import datetime
 import json
@@ -26,7 +26,7 @@ from tests.conftest import Make
 from tests.factories import STUDY
 from tests.factories import definition as defined
 
-# The same examples each time, however slow the machine.
+# The same examples every time, without a deadline on slow machines.
 BOUNDED = settings(derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 
 NUMBERS = st.one_of(
@@ -41,7 +41,7 @@ CHOICES = ["simple", "cnn", "both", "grid", "qmc", "gp", "none", "hyperband", "v
 
 
 def toml(value: Any) -> str:
-    """A value as TOML writes it, if it can be written so at all."""
+    """A value as TOML, which is invalid if TOML cannot express it."""
     if isinstance(value, dict):
         return f"{{{', '.join(f'{toml(key)} = {toml(each)}' for key, each in value.items())}}}"
     if isinstance(value, list):
@@ -71,7 +71,7 @@ CHANGES = st.tuples(
 
 @st.composite
 def study_files(draw: st.DrawFn) -> str:
-    """A study that is right but for a few keys."""
+    """A study file that is valid except for a few keys."""
     content = tomllib.loads(STUDY)
     for where, key, value in draw(st.lists(CHANGES, min_size=1, max_size=4)):
         table: Any = content
@@ -90,7 +90,7 @@ def study_files(draw: st.DrawFn) -> str:
 
 
 def read_and_use(file: Path) -> None:
-    """Read a study file: what is right can be used, what is wrong is said in lines that name the file."""
+    """Read a study file: a valid one can be used, an invalid one leads to lines that name the file."""
     try:
         read = definition.read(file)
     except DefinitionError as error:
@@ -103,7 +103,7 @@ def read_and_use(file: Path) -> None:
 
 
 def use(read: StudyDefinition, file: Path) -> None:
-    """Do what is done with a definition before a search begins."""
+    """Use a definition as before a search."""
     assert StudyDefinition.model_validate(read.model_dump(mode="json")) == read
     assert json.loads(json.dumps(read.identity(), allow_nan=False)) == read.identity()
     assert is_complete(read.space, space.default_point(read))
@@ -132,12 +132,12 @@ def test_a_study_file_with_any_bytes_in_it(
 
 
 @pytest.mark.parametrize("content", [5000 * "[", "a = " + 5000 * "[", "a = " + 5000 * "{b=", 'a."' + 5000 * 'b"."'])
-def test_a_study_file_that_is_nested_without_end(tmp_path: Path, content: str) -> None:
+def test_a_study_file_with_extreme_nesting(tmp_path: Path, content: str) -> None:
     (tmp_path / "deep.toml").write_text(content)
     read_and_use(tmp_path / "deep.toml")
 
 
-# What an operating system can hand over: no NUL, and bytes that are no UTF-8 as lone surrogates.
+# Arguments as the operating system passes them: no NUL; invalid UTF-8 as lone surrogates.
 ARGUMENTS = st.one_of(
     (st.integers(-2, 9) | st.floats() | st.sampled_from([10**30, 10**19, 1e308])).map(str),
     st.sampled_from(
@@ -151,7 +151,7 @@ ARGUMENTS = st.one_of(
 
 
 def command_lines(names: list[str], without: str = "") -> st.SearchStrategy[list[str]]:
-    """A command with some options, whatever their values, and some arguments; no flags: --yes and --follow mean it."""
+    """A command with some options of any values and some arguments; no flags, as --yes and --follow take effect."""
 
     def of(name: str) -> st.SearchStrategy[list[str]]:
         options = options_of(main.commands[name]).items()
@@ -176,18 +176,18 @@ def _choices(option: click.Option) -> st.SearchStrategy[str]:
 
 @pytest.fixture
 def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory without a data set, so that nothing is trained."""
+    """A working directory without a data set, so nothing is trained."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FMNIST_DATA", str(tmp_path))
     return tmp_path
 
 
 def check(arguments: list[str]) -> None:
-    """Run a command in this process: it ends with an exit code, and if that is not 0 with one line that says why."""
+    """Run a command in this process: it exits with 0, or with another code and a one-line error."""
     result = CliRunner().invoke(main, arguments)
     assert isinstance(result.exception, SystemExit | None), result.exception
     assert result.exit_code in (0, 1, 2), result.output
-    if result.exit_code and arguments[0] != "doctor":  # whose report that is
+    if result.exit_code and arguments[0] != "doctor":  # whose report is longer
         assert "\nError: " in f"\n{result.stderr}" or "Aborted!" in result.stderr, result.output
 
 
@@ -201,7 +201,7 @@ def test_a_command_line_of_any_values(nowhere: Path, arguments: list[str]) -> No
 
 @settings(BOUNDED, max_examples=20)
 @given(arguments=command_lines(["best", "delete", "enqueue", "gc", "report", "reproduce", "status", "stop"], "watch"))
-def test_a_command_line_of_any_values_on_a_study_that_is_there(nowhere: Path, make: Make, arguments: list[str]) -> None:
+def test_a_command_line_of_any_values_on_an_existing_study(nowhere: Path, make: Make, arguments: list[str]) -> None:
     if not (nowhere / "studies.db").exists():
         make(defined(), 1)
     check([*arguments[:1], "--output", str(nowhere), *arguments[1:]])

@@ -1,4 +1,4 @@
-"""The directions of imports that the architecture promises; those within functions count too."""
+"""The import directions that the architecture promises, including imports inside functions."""
 
 import ast
 import graphlib
@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Each package of `search` imports only those after it; `report` and `dashboard` do not know each other.
+# Each package of `search` imports only those after it; `report` and `dashboard` do not import each other.
 PACKAGES = [
     "cli",
     "doctor",
@@ -50,7 +50,7 @@ MODULES = {name_of(file): file for package in ("fmnist", "search") for file in (
 
 
 def imported(module: str, *, for_types: bool = True) -> set[str]:
-    """The modules that a module imports; without what only a type checker imports, unless `for_types`."""
+    """The modules that a module imports, including those under TYPE_CHECKING if `for_types`."""
     names: set[str] = set()
     nodes: list[ast.AST] = [ast.parse(MODULES[module].read_text())]
     while nodes:
@@ -67,11 +67,11 @@ def imported(module: str, *, for_types: bool = True) -> set[str]:
 
 
 def package_of(module: str) -> str:
-    """The package of `search` that a module is in; empty for `search` itself."""
+    """The package of `search` that contains a module; "" for `search` itself."""
     return module.split(".")[1] if "." in module else ""
 
 
-def test_fmnist_knows_nothing_of_the_search() -> None:
+def test_fmnist_does_not_import_search() -> None:
     for module in MODULES:
         if module.startswith("fmnist"):
             libraries = {name.split(".")[0] for name in imported(module)} - sys.stdlib_module_names
@@ -87,19 +87,19 @@ def test_each_package_imports_only_those_below_it() -> None:
         assert others <= set(below), module
 
 
-def test_nothing_imports_the_command_line_but_what_starts_it() -> None:
+def test_only_entry_points_import_the_command_line() -> None:
     outside = [module for module in MODULES if package_of(module) != "cli" and module != "search.__main__"]
     for module in outside:
         assert not any(package_of(name) == "cli" for name in imported(module) if name.startswith("search")), module
 
 
-def test_the_report_and_the_dashboard_do_not_know_each_other() -> None:
+def test_report_and_dashboard_do_not_import_each_other() -> None:
     for module in MODULES:
         if package_of(module) == "report":
             assert not any(package_of(name) == "dashboard" for name in imported(module) if name.startswith("search"))
 
 
-def test_no_module_imports_itself_by_way_of_others() -> None:
+def test_there_are_no_import_cycles() -> None:
     graph = {module: imported(module, for_types=False) & MODULES.keys() - {module} for module in MODULES}
     try:
         graphlib.TopologicalSorter(graph).prepare()
@@ -107,7 +107,7 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
         pytest.fail(" -> ".join(error.args[1]))
 
 
-def test_private_parts_of_optuna_are_touched_in_one_module() -> None:
+def test_only_one_module_uses_private_parts_of_optuna() -> None:
     private = {
         "_backend",
         "_storage",

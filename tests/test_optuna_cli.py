@@ -1,4 +1,4 @@
-"""Optuna's own command line on a database of ours, as it finds it."""
+"""Optuna's own command line on one of our databases."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ CALL = [sys.executable, "-W", "ignore", "-c", "import sys; from optuna.cli impor
 
 
 def optuna(command: str, url: str, *arguments: str) -> list[dict[str, object]]:
-    """What a command of Optuna's prints, from JSON."""
+    """The parsed JSON output of an Optuna command."""
     storage = parse(url).render_as_string(hide_password=False)
     call = [*CALL, command, "--storage", storage, "--format", "json", *arguments]
     result = subprocess.run(call, capture_output=True, text=True, check=False)

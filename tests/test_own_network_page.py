@@ -1,4 +1,4 @@
-"""The page "Your own network": its files, commands, notebook and messages do what it says."""
+"""The page "Your own network": its files, commands, notebook and messages work as described."""
 
 import re
 import shlex
@@ -24,7 +24,7 @@ NET, STUDY = ((FILES / name).read_text() for name in ("my_net.py", "mine.toml"))
 
 
 def shortened(text: str) -> str:
-    """A study with as few trials and epochs as tell anything on tiny data."""
+    """A study file with as few trials and epochs as possible."""
     for was, now in {"trials = 20": "trials = 2\nfinalists = 1", "epochs = 3": "epochs = 1"}.items():
         assert was in text
         text = text.replace(was, now)
@@ -46,12 +46,12 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 
 
-def test_its_commands_lead_to_a_report_and_a_prediction(here: Path, command: Command) -> None:
+def test_its_commands_produce_a_report_and_a_prediction(here: Path, command: Command) -> None:
     printed: dict[str, str] = {}
     for line in re.findall(r"^\$ (.*)$", "".join(blocks("console")), re.MULTILINE):
         program, first, *rest = shlex.split(line)
         if program == "python":
-            exec(rest[0])  # noqa: S102  # in this process, as the import of torch takes long
+            exec(rest[0])  # noqa: S102  # in this process, because importing torch takes long
             continue
         assert program == "fmnist-search"
         result = command(first, *(argument for argument in rest if argument != "--open"))  # nobody looks
@@ -63,7 +63,7 @@ def test_its_commands_lead_to_a_report_and_a_prediction(here: Path, command: Com
     assert re.fullmatch(r"boot\.png  \S.* +[\d.]+ %\n", printed["predict"])
 
 
-def test_its_training_from_python_runs_as_it_stands(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_its_python_example_runs_as_written(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (program,) = (block for block in blocks("python") if "class CNNModel" not in block)
     exec(program, {})  # noqa: S102
     assert re.fullmatch(r"[\d.]+%\n", capsys.readouterr().out)
@@ -78,7 +78,7 @@ def test_its_conditions_and_starting_points_are_valid(here: Path) -> None:
     assert study.start == [{"pool": "avg", "stride": 3}]
 
 
-# What is replaced in which file so that a message of the page's table is printed, by what its row says was written.
+# By the first column of the page's table of mistakes: the file and the text to replace so that its message is printed.
 MISTAKES = {
     "return self.fc3(x)[:, :9]": ("my_net.py", "return self.fc3(x)"),
     "F.dropout(F.relu(self.fc1(x)))": ("my_net.py", "self.dropout(F.relu(self.fc1(x)))"),
@@ -94,12 +94,12 @@ MISTAKES = {
 ROWS = dict(re.findall(r"^\| `(.*?)` \| `(.*?)` \|$", PAGE, re.MULTILINE))
 
 
-def test_each_mistake_of_the_page_is_tried() -> None:
+def test_each_mistake_on_the_page_is_tested() -> None:
     assert ROWS.keys() == MISTAKES.keys()
 
 
 @pytest.mark.parametrize("written", MISTAKES)
-def test_a_mistake_is_refused_as_the_page_says(here: Path, invoke: Command, written: str) -> None:
+def test_a_mistake_leads_to_the_message_on_the_page(here: Path, invoke: Command, written: str) -> None:
     name, instead_of = MISTAKES[written]
     (here / "layers.py").touch()
     before = (here / name).read_text()
@@ -114,7 +114,7 @@ def test_a_mistake_is_refused_as_the_page_says(here: Path, invoke: Command, writ
 def notebook(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[nbformat.NotebookNode]:
     """The page's notebook, to be run in a folder of its own on tiny data."""
     for name in ("HOME", "IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):
-        monkeypatch.setenv(name, str(tmp_path / name))  # not those of who runs the tests
+        monkeypatch.setenv(name, str(tmp_path / name))  # not the developer's own
     monkeypatch.setenv("FMNIST_DATA", str(tiny_folder))
     return nbformat.read(FILES / "own_network.ipynb", as_version=4)
 

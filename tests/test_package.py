@@ -1,4 +1,4 @@
-"""The wheel: what it holds, and that it works outside the checkout."""
+"""The wheel: its contents, and that it works outside the checkout."""
 
 import shutil
 import subprocess
@@ -16,7 +16,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     checkout = folder / "checkout"
     shutil.copytree(ROOT, checkout, ignore=shutil.ignore_patterns(".*", "dist", "build"))
-    (checkout / "studies" / "cnn").mkdir(exist_ok=True)  # as after a search, whose outputs are not for the wheel
+    (checkout / "studies" / "cnn").mkdir(exist_ok=True)  # outputs of a search, which must not be in the wheel
     (checkout / "studies" / "cnn" / "report.html").touch()
     (checkout / "studies" / "studies.db").touch()
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(checkout)]
@@ -27,7 +27,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "site"
 
 
-def test_it_holds_both_packages_and_the_studies_and_nothing_else(installed: Path) -> None:
+def test_the_wheel_contains_only_both_packages_and_the_studies(installed: Path) -> None:
     assert {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")} == {"fmnist", "search"}
     shipped = {path.name for path in (installed / "search" / "studies").iterdir()}
     assert shipped == {path.name for path in (ROOT / "studies").glob("*.toml")}
@@ -35,8 +35,8 @@ def test_it_holds_both_packages_and_the_studies_and_nothing_else(installed: Path
         assert (installed / "search" / template).is_file()
 
 
-def test_it_searches_outside_the_checkout(installed: Path, tmp_path: Path, tiny_folder: Path) -> None:
-    """The shipped default study, on tiny data, with the wheel's own code and nothing of the checkout."""
+def test_the_wheel_runs_a_search_outside_the_checkout(installed: Path, tmp_path: Path, tiny_folder: Path) -> None:
+    """Run the bundled default study on tiny data with the wheel's code only."""
     program = (
         "import search, search.study.definition as d, sys; site = sys.argv.pop(1); "
         "assert search.__file__.startswith(site) and str(d.locate('cnn')).startswith(site); "

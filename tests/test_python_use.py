@@ -1,4 +1,4 @@
-"""What Python users are promised: names that stay and cost nothing until they are used, and the examples."""
+"""The Python API: stable names that are imported on first use, and the documented examples."""
 
 import ast
 import csv
@@ -25,7 +25,7 @@ PACKAGES = pytest.mark.parametrize("package", [fmnist, search], ids=["fmnist", "
 
 
 def promised(package: ModuleType) -> dict[str, str]:
-    """The names that a package exports as a type checker sees it, and the module that it sees each in."""
+    """The names that a package exports to a type checker, and the module of each."""
     assert package.__file__
     (checking,) = (node for node in ast.parse(Path(package.__file__).read_text()).body if type(node) is ast.If)
     assert ast.unparse(checking.test) == "TYPE_CHECKING"
@@ -34,7 +34,7 @@ def promised(package: ModuleType) -> dict[str, str]:
 
 
 @PACKAGES
-def test_each_name_is_what_type_checkers_take_it_for(package: ModuleType) -> None:
+def test_each_name_is_the_object_that_type_checkers_see(package: ModuleType) -> None:
     assert sorted(promised(package)) == sorted(package.__all__)
     for name, module in promised(package).items():
         home = import_module(module)
@@ -55,7 +55,7 @@ def test_nothing_heavy_is_imported_before_a_name_is_used(package: ModuleType) ->
     assert result.stdout.splitlines() == ["", "True"]
 
 
-def test_the_examples_run_as_they_stand(tmp_path: Path, tiny_folder: Path) -> None:
+def test_the_examples_run_as_written(tmp_path: Path, tiny_folder: Path) -> None:
     page = (ROOT / "docs/python-api.md").read_text()
     examples = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     examples = [example for example in examples if "trials_dataframe" not in example]  # needs pandas, which we do not
@@ -86,7 +86,7 @@ def test_the_examples_run_as_they_stand(tmp_path: Path, tiny_folder: Path) -> No
 
 
 def run(example: str, folder: Path, data: Path) -> list[str]:
-    """Run an example as a script of its own; returns the lines that it prints."""
+    """Run an example as a script, and return the lines that it prints."""
     script = folder / "example.py"
     script.write_text(example)
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(folder), "FMNIST_DATA": str(data)}

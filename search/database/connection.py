@@ -1,7 +1,7 @@
-"""The database of studies, opened: Optuna's storage on SQLite or PostgreSQL, and the lock on it.
+"""Opens the database of studies (Optuna's storage on SQLite or PostgreSQL) and locks it.
 
-Every transaction on SQLite begins as a writer's. Two workers that read the queue in
-readers' transactions would otherwise take the same ticket (optuna#4002, optuna#4621).
+On SQLite every transaction starts with BEGIN IMMEDIATE. With deferred transactions, two workers could both read the
+queue and take the same ticket (optuna#4002, optuna#4621).
 """
 
 import logging
@@ -38,7 +38,7 @@ from search.database.url import (
 
 Mode = Literal["create", "write", "read"]
 
-# What SQLite reports where it cannot make the files that it needs to read a database with a write-ahead log.
+# What SQLite reports if it cannot create the -wal and -shm files that it needs even to read a database in WAL mode.
 UNWRITABLE = {
     sqlite3.SQLITE_CANTOPEN,
     sqlite3.SQLITE_READONLY,
@@ -48,27 +48,27 @@ UNWRITABLE = {
     sqlite3.SQLITE_IOERR_WRITE,
 }
 ALEMBIC = "alembic_version"
-LOGS = "logs"  # a key of a connection's info: which files its write-ahead log was in when it was opened
-OPTUNA_REVISION = re.compile(r"v\d+\.\d+\.\d+\.\w+")  # other programs keep Alembic's own, of 12 hexadecimal digits
+LOGS = "logs"  # key in a connection's info: identities of its -wal and -shm files when it was opened
+OPTUNA_REVISION = re.compile(r"v\d+\.\d+\.\d+\.\w+")  # other programs have Alembic's default: 12 hexadecimal digits
 
 log = logging.getLogger(__package__)
 
 
 def open_storage(url: str, mode: Mode = "read") -> RDBStorage:
-    """Connect to the database of studies. The connections are closed with the last reference to the storage.
+    """Connect to the database of studies. Connections close with the last reference to the storage.
 
     Args:
         url: sqlite:///FILE or postgresql://…
-        mode: "create" makes the file and the tables where there are none and then is as
-            "write"; "read" never waits for a writer of SQLite, and must not write.
+        mode: "create" is "write" that first creates a missing file and missing tables; "read" never waits for a
+            writer of SQLite, and must not write.
 
     Raises:
-        StorageError: it is absent, locked, broken, out of reach, or another program's.
-        OSError: its folder cannot be made.
+        StorageError: the database is missing, locked, corrupt, unreachable, or belongs to another program.
+        OSError: its folder cannot be created.
     """
     logs.hide(*secrets_of(url))
-    streams.occupy()  # again: a program may have closed them since it imported us, as one does that becomes a daemon
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # what is to be said, we say
+    streams.occupy()  # again, because a program that becomes a daemon closes them after importing us
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # we log these events ourselves
     file, create = file_of(url), mode == "create"
     if file:
         if not create and not file.is_file():
@@ -80,28 +80,28 @@ def open_storage(url: str, mode: Mode = "read") -> RDBStorage:
     options: dict[str, Any] = {"connect_args": connect_args(url)}
     if not file:
         options |= {"pool_size": 2, "max_overflow": 0, "pool_pre_ping": True}
-    elif mode == "read" and _is_on_a_dead_disk(file):
+    elif mode == "read" and _is_on_unwritable_disk(file):
         options["creator"] = partial(_connect_immutable, file)
     with reported(url), lock(url) if create else nullcontext():
         with _unpooled(url, options.get("creator")).connect() as connection:
             made = has_schema(connection, url)
-        if not (made or create):  # Optuna would write into it, beside whoever is making the tables
+        if not (made or create):  # Optuna would create the tables, perhaps while another process does
             raise StorageError(
-                f"{masked(url)}: no study was made in this database yet; "
+                f"{masked(url)}: this database has no studies yet; "
                 "start one with `fmnist-search run`, or name another database with --storage"
             )
         try:
             storage = RDBStorage(
                 absolute(url).render_as_string(hide_password=False),
                 engine_kwargs=options,
-                skip_compatibility_check=True,  # until it can be closed: the constructor would leave a connection open
+                skip_compatibility_check=True,  # done below: if the constructor raised, a connection would stay open
                 skip_table_creation=made,
             )
             weakref.finalize(storage, storage.engine.dispose)
             check_schema(storage)
-        except RuntimeError as error:  # the schema is of another version of Optuna
+        except RuntimeError as error:  # the schema of another version of Optuna
             raise StorageError(f"{masked(url)}: {' '.join(str(error).split())}") from error
-        storage.engine.dispose()  # connections made before the events were there
+        storage.engine.dispose()  # drop the connections made before the listeners below
         if not file:
             event.listen(storage.engine, "connect", _bound_idle_transactions)
         else:
@@ -114,7 +114,7 @@ def open_storage(url: str, mode: Mode = "read") -> RDBStorage:
 
 @contextmanager
 def opened(url: str, mode: Mode = "read") -> Iterator[RDBStorage]:
-    """Open a storage for a block and close its connections afterwards."""
+    """Open a storage inside this context, then close its connections."""
     storage = open_storage(url, mode)
     try:
         yield storage
@@ -123,31 +123,26 @@ def opened(url: str, mode: Mode = "read") -> Iterator[RDBStorage]:
 
 
 def _unpooled(url: str, creator: Callable[[], sqlite3.Connection] | None = None) -> sqlalchemy.Engine:
-    given: dict[str, Any] = {"creator": creator} if creator else {"connect_args": connect_args(url)}
-    engine = sqlalchemy.create_engine(absolute(url), poolclass=sqlalchemy.NullPool, **given)
+    options: dict[str, Any] = {"creator": creator} if creator else {"connect_args": connect_args(url)}
+    engine = sqlalchemy.create_engine(absolute(url), poolclass=sqlalchemy.NullPool, **options)
     watch.over(engine)
     return engine
 
 
-def _is_on_a_dead_disk(file: Path) -> bool:
-    """Whether SQLite cannot create the files that it needs to read a database, on a read-only or full disk.
-
-    The database can then be read as immutable, unless its log holds changes that were never written back.
-
-    Raises:
-        StorageError: the log holds such changes.
-    """
+def _is_on_unwritable_disk(file: Path) -> bool:
+    # On a read-only or full disk SQLite cannot create the -wal and -shm files. The database can still be read as
+    # immutable, unless its write-ahead log holds changes that are not in the main file yet.
     try:
         with closing(sqlite3.connect(file)) as connection:
             connection.execute("SELECT 1 FROM sqlite_master").close()
     except sqlite3.OperationalError as error:
         log_file = Path(f"{file.resolve()}-wal")
         if not {error.sqlite_errorcode, error.sqlite_errorcode & PRIMARY} & UNWRITABLE:
-            return False  # of which the next to try will tell
+            return False  # the next connection reports it
         if log_file.is_file() and log_file.stat().st_size:
             raise StorageError(
-                f"{file}: its disk is read-only or full, and {log_file.name} has what is to be written; copy "
-                "both files to another disk and name that with --storage"
+                f"{file}: the disk is read-only or full, and {log_file.name} holds changes that the database does not "
+                "have yet; copy both files to another disk and name that copy with --storage"
             ) from error
         return True
     except sqlite3.Error:
@@ -160,20 +155,21 @@ def _connect_immutable(file: Path) -> sqlite3.Connection:
 
 
 def has_schema(connection: sqlalchemy.Connection, url: str) -> bool:
-    """Whether Optuna's tables, of whatever version, are there; False for no table, and for unfinished creation.
+    """Whether the database has Optuna's tables, of any version; False if it is empty or their creation was interrupted.
 
     Raises:
-        StorageError: the database belongs to another program, and nothing may be created in it.
+        StorageError: the database belongs to another program.
     """
     inspector = sqlalchemy.inspect(connection)
     expected = columns_by_table()
-    # on PostgreSQL those of the current schema, where Optuna would create its own, and what it would find elsewhere
+    # On PostgreSQL: all tables of the current schema, where Optuna would create its own, and any of Optuna's names
+    # that another schema on the search path provides.
     tables = {
         *inspector.get_table_names(inspector.default_schema_name),
         *({*expected, ALEMBIC} & set(inspector.get_table_names())),
     }
     revisions: list[str] = []
-    if ALEMBIC in tables:  # many programs have one; Optuna creates and fills it last
+    if ALEMBIC in tables:  # common to many programs; Optuna creates and fills it last
         revisions = list(connection.scalars(sqlalchemy.text(f"SELECT version_num FROM {ALEMBIC}")))  # noqa: S608
     if revisions and all(map(OPTUNA_REVISION.fullmatch, revisions)):
         return True
@@ -181,25 +177,26 @@ def has_schema(connection: sqlalchemy.Connection, url: str) -> bool:
         expected[ALEMBIC] = {"version_num"}
     foreign = {
         *(table for table in tables if expected.get(table) != {each["name"] for each in inspector.get_columns(table)}),
-        *(expected.keys() & set(inspector.get_view_names())),  # Optuna would take a view for the table that it needs
+        *(expected.keys() & set(inspector.get_view_names())),  # Optuna would mistake a view for its table
     }
     if foreign:
         names, more = sorted(foreign)[:3], len(foreign) - 3
-        held = f"{', '.join(names)} and {more} more" if more > 0 else ", ".join(names)
-        raise StorageError(f"{masked(url)}: holds tables of another program ({held}); name another with --storage")
+        listed = f"{', '.join(names)} and {more} more" if more > 0 else ", ".join(names)
+        raise StorageError(
+            f"{masked(url)}: contains tables of another program ({listed}); name another database with --storage"
+        )
     return False
 
 
 def _bound_idle_transactions(connection: Any, _record: object) -> None:
-    """Let PostgreSQL end the transaction of a worker that stopped within it: it may hold a trial's lock."""
+    # A worker that hangs inside a transaction may hold a trial's lock: let PostgreSQL end the transaction.
     with connection.cursor() as cursor:
         cursor.execute(f"SET idle_in_transaction_session_timeout = '{BUSY_TIMEOUT}s'")
     connection.commit()
 
 
 def _begin_as_writer(engine: sqlalchemy.Engine) -> None:
-    """SQLAlchemy's recipe for SQLite, plus the write-ahead log."""
-
+    # SQLAlchemy's recipe for SQLite transactions, plus the write-ahead log.
     def connected(connection: Any, _record: object) -> None:
         connection.isolation_level = None
         connection.execute("PRAGMA journal_mode=WAL")
@@ -212,25 +209,20 @@ def _begin_as_writer(engine: sqlalchemy.Engine) -> None:
 
 
 def _watch_files(engine: sqlalchemy.Engine, shown: Path, *, immutable: bool) -> None:
-    """Let each transaction begin by making sure that SQLite's files are still those that were opened.
-
-    SQLite goes on without an error in files that were deleted, and creates an empty database where its own was.
-
-    Args:
-        shown: the database's path as it is shown to the user.
-        immutable: SQLite looks for no change of its content either.
-    """
+    # SQLite keeps writing to deleted files without an error, and creates an empty database in place of a deleted one.
+    # So each transaction first checks that the files are still the ones that were opened. `shown` is the path for
+    # messages. Of an immutable database SQLite does not notice changed content either.
     file = Path(str(engine.url.database))
     opened, content = _identity(file), _content(file)
 
     def compare(*_: object) -> None:
         if _identity(file) != opened:
-            raise DatabaseGone(f"{shown} was deleted or replaced while in use; put it back and run again")
+            raise DatabaseGone(f"{shown} was deleted or replaced while in use; restore it and run again")
         if immutable and _content(file) != content:
-            raise DatabaseGone(f"{shown} was written to while it was read as it stood; run this again")
+            raise DatabaseGone(f"{shown} was changed while it was read as an immutable file; run again")
 
     def connected(connection: Any, record: Any) -> None:
-        connection.execute("SELECT 1 FROM sqlite_master").close()  # opens the log, which then stays until all close it
+        connection.execute("SELECT 1 FROM sqlite_master").close()  # opens the log, which stays until the last close
         found = {suffix: _identity(Path(f"{file}{suffix}")) for suffix in ("-wal", "-shm")}
         record.info[LOGS] = {suffix: identity for suffix, identity in found.items() if identity}
 
@@ -239,23 +231,22 @@ def _watch_files(engine: sqlalchemy.Engine, shown: Path, *, immutable: bool) -> 
         for suffix, identity in connection.info[LOGS].items():
             if _identity(Path(f"{file}{suffix}")) != identity:
                 raise DatabaseGone(
-                    f"{shown}{suffix} was deleted while in use; end all commands that use the database and run again"
+                    f"{shown}{suffix} was deleted while in use; stop all commands that use the database and run again"
                 )
 
     event.listen(engine, "do_connect", compare)
     event.listen(engine, "connect", connected)
-    event.listen(engine, "begin", begun, insert=True)  # before BEGIN, which may wait or fail for the same reason
+    event.listen(engine, "begin", begun, insert=True)  # before BEGIN, which may block or fail for the same reason
 
 
 def _identity(file: Path) -> tuple[int, int] | None:
-    """Which file a path leads to; None if to none. Opening it instead would end this process's locks on it."""
+    # stat rather than open: closing a descriptor of the file would release this process's POSIX locks on it.
     status = _status(file)
     return (status.st_dev, status.st_ino) if status else None
 
 
 def _content(file: Path) -> list[tuple[int, int]]:
-    """What changes when somebody writes to a database: times and sizes of it and of its log."""
-    found = map(_status, (file, Path(f"{file}-wal")))  # the log goes when the last process closes the database
+    found = map(_status, (file, Path(f"{file}-wal")))  # the last process to close the database deletes the log
     return [(status.st_mtime_ns, status.st_size) for status in found if status]
 
 
@@ -268,16 +259,16 @@ def _status(file: Path) -> os.stat_result | None:
 
 @contextmanager
 def lock(url: str) -> Iterator[None]:
-    """Hold the one lock that all processes on this database respect."""
-    place = absolute(url)
-    if place.drivername == "sqlite":
+    """Hold the database-wide lock of fmnist-search's processes inside this context."""
+    location = absolute(url)
+    if location.drivername == "sqlite":
         from filelock import FileLock, Timeout
 
-        file = FileLock(f"{place.database}.lock")
+        file = FileLock(f"{location.database}.lock")
         try:
             file.acquire(timeout=SILENCE)
         except Timeout:
-            log.warning("waiting for another command that has the database's lock, for as long as it takes")
+            log.warning("waiting without a time limit for another command that holds the database's lock")
             file.acquire()
         try:
             yield
@@ -285,9 +276,8 @@ def lock(url: str) -> Iterator[None]:
             file.release()
         return
     number = sqlalchemy.func.hashtext("fmnist-search")
-    with _unpooled(
-        url
-    ).connect() as connection:  # for one transaction, which ends with it: behind a pooler a session does not
+    # A lock of the transaction, not of the session: a pooler keeps the session open after this process ends.
+    with _unpooled(url).connect() as connection:
         connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
         connection.execute(sqlalchemy.select(sqlalchemy.func.pg_advisory_xact_lock(number)))
         yield

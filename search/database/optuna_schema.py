@@ -1,6 +1,6 @@
-"""Optuna's own tables and private attributes, for what its public interface has no call for.
+"""Access to Optuna's tables and private attributes, where its public interface does not suffice.
 
-Nothing else in this package touches them, and a test looks. Verified with Optuna 5.0 (schema v3.0.0.d).
+No other module uses them; a test checks that. Verified with Optuna 5.0 (schema v3.0.0.d).
 """
 
 import json
@@ -36,26 +36,26 @@ _HEARTBEATS = TrialHeartbeatModel.__table__
 _REPORTS = TrialIntermediateValueModel.__table__
 _VALUES = TrialValueModel.__table__
 
-CHECKED: set[str] = set()  # versions that were found good: to compare one, Optuna runs all of its migration scripts
-FIXED_PARAMETERS = "fixed_params"  # the system attribute in which `Study.enqueue_trial` keeps them
+CHECKED: set[str] = set()  # compatible versions, cached: Optuna loads all migration scripts to check one
+FIXED_PARAMETERS = "fixed_params"  # system attribute where `Study.enqueue_trial` stores parameters
 
 
 class Report(NamedTuple):
-    """A trial's last report; step 0 and no value before the first."""
+    """A trial's last intermediate value; step 0 and None before the first."""
 
     step: int
     value: float | None
 
 
 class TrialKey(NamedTuple):
-    """A trial: its id in the database, and its number in its study."""
+    """A trial's id in the database and its number in its study."""
 
     trial_id: int
     number: int
 
 
 class Record(NamedTuple):
-    """A trial's user attribute as it is stored, in JSON. value: the trial's, None if it has none."""
+    """A trial's user attribute, as JSON in `stored`, and the trial's objective `value`, None if it has none."""
 
     trial_id: int
     number: int
@@ -65,26 +65,30 @@ class Record(NamedTuple):
 
 
 class StudyOfTrials(optuna.Study):
-    """A study of given trials, for what only reads them: `Study.add_trials` would copy each of them."""
+    """A read-only study of given trials; `Study.add_trials` would copy each of them."""
 
     def __init__(self, trials: list[FrozenTrial]) -> None:
         empty = optuna.create_study(direction="maximize")
         super().__init__(empty.study_name, empty._storage)
         self._given = trials
-        for place, trial in enumerate(trials):
-            trial._trial_id = place  # PED-ANOVA tells them apart by it
+        for index, trial in enumerate(trials):
+            trial._trial_id = index  # PED-ANOVA identifies trials by it
 
     def get_trials(self, deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:  # noqa: ARG002
         return [trial for trial in self._given if states is None or trial.state in states]
 
 
 def columns_by_table() -> dict[str, set[str]]:
-    """Optuna's tables, each with the names of its columns."""
+    """The column names of each of Optuna's tables."""
     return {table.name: set(table.columns.keys()) for table in BaseModel.metadata.tables.values()}
 
 
 def check_schema(storage: RDBStorage) -> None:
-    """Raise RuntimeError if a database's tables are those of another version of Optuna."""
+    """Check that this version of Optuna can use the database's tables.
+
+    Raises:
+        RuntimeError: they belong to another version.
+    """
     version = storage.get_current_version()
     if version not in CHECKED:
         storage._version_manager.check_table_schema_compatibility()
@@ -92,33 +96,33 @@ def check_schema(storage: RDBStorage) -> None:
 
 
 def storage_of(study: optuna.Study) -> BaseStorage:
-    """The storage that a study is read and written through, with Optuna's cache."""
+    """A study's storage, with Optuna's cache."""
     return study._storage
 
 
 def backend(study: optuna.Study) -> RDBStorage:
-    """The database under that cache."""
+    """A study's storage without Optuna's cache."""
     storage: RDBStorage = study._storage._backend  # type: ignore[attr-defined]
     return storage
 
 
 def engine_of(study: optuna.Study) -> Engine:
-    """The connections to a study's database."""
+    """SQLAlchemy's engine of a study's database."""
     return backend(study).engine
 
 
 def read_trial(study: optuna.Study, trial_id: int) -> FrozenTrial:
-    """One trial."""
+    """The trial with this id in the database."""
     return study._storage.get_trial(trial_id)
 
 
 def open_trial(study: optuna.Study, trial_id: int, pruner: BasePruner) -> Trial:
-    """A running trial to report to, in a study object of its own: pruners keep state."""
+    """A running trial that reports intermediate values, in its own study object because pruners keep state."""
     return Trial(optuna.Study(study.study_name, study._storage, pruner=pruner), trial_id)
 
 
 def stored(trial: Trial) -> FrozenTrial:
-    """A running trial as it stands in the database."""
+    """A running trial as stored in the database."""
     return trial.storage.get_trial(trial._trial_id)
 
 
@@ -132,24 +136,24 @@ def set_parameters(
 
 
 def suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Any:
-    """A value from the trial's sampler, whatever kind of distribution that is."""
+    """A value from the trial's sampler, for any distribution."""
     return trial._suggest(name, distribution)
 
 
 def count_by_state(connection: Connection, study: optuna.Study) -> Counter[TrialState]:
-    """How many trials of a study are in each state."""
+    """Number of a study's trials in each state."""
     by_state = select(_TRIALS.c.state, func.count()).where(_in(study)).group_by(_TRIALS.c.state)
     return Counter(dict(iter(connection.execute(by_state))))
 
 
 def trials_in(connection: Connection, study: optuna.Study, state: TrialState) -> list[TrialKey]:
-    """The trials of a study in a state, in the order of their numbers."""
+    """A study's trials in a state, by number."""
     trials = select(_TRIALS.c.trial_id, _TRIALS.c.number).where(_in(study), _TRIALS.c.state == state)
     return [TrialKey(*row) for row in connection.execute(trials.order_by(_TRIALS.c.number))]
 
 
 def best_trial(connection: Connection, study: optuna.Study) -> int | None:
-    """The id of the complete trial with the highest value, the first of several."""
+    """Id of the complete trial with the highest value; of equal ones the lowest number."""
     complete = (
         select(_TRIALS.c.trial_id)
         .join(_VALUES, _VALUES.c.trial_id == _TRIALS.c.trial_id)
@@ -161,11 +165,11 @@ def best_trial(connection: Connection, study: optuna.Study) -> int | None:
 
 
 def lock_oldest_waiting(connection: Connection, study: optuna.Study, *, without: str, first: str) -> TrialKey | None:
-    """The first waiting trial of a study that no other transaction has locked, locked by this one.
+    """Lock and return the first waiting trial of a study that no other transaction has locked.
 
     Args:
-        without: only of trials that have no user attribute of this name.
-        first: those that have a user attribute of this name come before the others.
+        without: skip trials that have this user attribute.
+        first: prefer trials that have this user attribute.
     """
     waiting = (
         select(_TRIALS.c.trial_id, _TRIALS.c.number)
@@ -177,13 +181,13 @@ def lock_oldest_waiting(connection: Connection, study: optuna.Study, *, without:
 
 
 def lock_trial(connection: Connection, trial_id: int, *, skip_locked: bool = False) -> TrialState | None:
-    """Keep all others from changing the trial until this transaction ends; returns its state.
+    """Lock a trial until this transaction ends, and return its state; None if there is no such trial.
 
-    What belongs to the trial is to be read after it: PostgreSQL shows what was committed
-    before each statement, so one that waits for the lock itself may join a row of before.
+    Read the trial's other rows after this call, not in the same statement: in PostgreSQL a statement that waits for
+    the lock sees rows as they were before the wait.
 
     Args:
-        skip_locked: return None, as for a trial that is not there, if another has the lock.
+        skip_locked: return None instead of waiting if another transaction holds the lock.
     """
     state = select(_TRIALS.c.state).where(_TRIALS.c.trial_id == trial_id)
     found: TrialState | None = connection.scalar(state.with_for_update(skip_locked=skip_locked))
@@ -191,14 +195,14 @@ def lock_trial(connection: Connection, trial_id: int, *, skip_locked: bool = Fal
 
 
 def lock_study(connection: Connection, study: optuna.Study) -> int:
-    """Keep all others from adding trials until this transaction ends; returns the number of the next trial."""
+    """Keep others from adding trials until this transaction ends, and return the number of the next trial."""
     mine = select(_STUDIES.c.study_id).where(_STUDIES.c.study_id == study._study_id)
     connection.execute(mine.with_for_update())
     return connection.scalar(select(func.count()).where(_in(study))) or 0
 
 
 def add_waiting(connection: Connection, study: optuna.Study, number: int, fixed: Mapping[str, Any]) -> None:
-    """Add a waiting trial to a study that the caller has locked; `fixed`: parameters that it is to have."""
+    """Add a waiting trial with the parameters `fixed` to a study that the caller has locked."""
     trial = insert(_TRIALS).values(study_id=study._study_id, number=number, state=TrialState.WAITING)
     key: Any = connection.execute(trial).inserted_primary_key
     if fixed:
@@ -206,15 +210,15 @@ def add_waiting(connection: Connection, study: optuna.Study, number: int, fixed:
 
 
 def set_state(connection: Connection, trial_id: int, state: TrialState) -> None:
-    """Change the state of a trial that the caller has locked, and the times that go with it."""
+    """Set the state, and the start or end time, of a trial that the caller has locked."""
     times = {"datetime_start": _utc_now()} if state == TrialState.RUNNING else {}
     times |= {"datetime_complete": _utc_now()} if state.is_finished() else {}
     connection.execute(update(_TRIALS).where(_TRIALS.c.trial_id == trial_id).values(state=state, **times))
 
 
 def set_value(connection: Connection, trial_id: int, value: float) -> None:
-    """Give a trial its value."""
-    number, kind = TrialValueModel.value_to_stored_repr(value)  # databases have no infinity in common
+    """Store a trial's objective value."""
+    number, kind = TrialValueModel.value_to_stored_repr(value)  # databases differ in whether they store infinity
     connection.execute(insert(_VALUES).values(trial_id=trial_id, objective=0, value=number, value_type=kind))
 
 
@@ -227,16 +231,16 @@ def write_study_attribute(connection: Connection, study: optuna.Study, key: str,
 
 
 def read_attribute(connection: Connection, trial_id: int, key: str) -> str | None:
-    """A user attribute of a trial as it is stored, in JSON; None if it has none of that name."""
+    """A user attribute of a trial as stored JSON; None if the trial lacks it."""
     value = select(_ATTRIBUTES.c.value_json).where(_ATTRIBUTES.c.trial_id == trial_id, _ATTRIBUTES.c.key == key)
     found: str | None = connection.scalar(value)
     return found
 
 
 def write_attribute(connection: Connection, trial_id: int, key: str, value: Any) -> str:
-    """Set a user attribute of a trial, whatever state it is in; returns what is stored.
+    """Set a user attribute of a trial in any state, and return the stored JSON.
 
-    The caller has locked the trial: of two that write at once, the second would add a row beside the first's.
+    The caller must have locked the trial: two concurrent writers would leave two rows.
     """
     connection.execute(delete(_ATTRIBUTES).where(_ATTRIBUTES.c.trial_id == trial_id, _ATTRIBUTES.c.key == key))
     stored = json.dumps(value)
@@ -250,7 +254,7 @@ def remove_attribute(connection: Connection, trial_id: int, key: str) -> None:
 
 
 def best_by_step(connection: Connection, study: optuna.Study) -> dict[int, float]:
-    """The highest report of any trial of a study at each step."""
+    """The highest intermediate value of any trial of a study at each step."""
     best = (
         select(_REPORTS.c.step, func.max(_REPORTS.c.intermediate_value))
         .join(_TRIALS, _TRIALS.c.trial_id == _REPORTS.c.trial_id)
@@ -261,7 +265,7 @@ def best_by_step(connection: Connection, study: optuna.Study) -> dict[int, float
 
 
 def ends(connection: Connection, study: optuna.Study) -> list[tuple[int, int, float]]:
-    """Number, last step and value of each complete trial of a study."""
+    """Number, last step and objective value of each complete trial of a study."""
     complete = (
         select(_TRIALS.c.number, func.max(_REPORTS.c.step), _VALUES.c.value)
         .join(_REPORTS, _REPORTS.c.trial_id == _TRIALS.c.trial_id)
@@ -287,11 +291,11 @@ def records(
     state: TrialState | None = None,
     without: str | None = None,
 ) -> list[Record]:
-    """A user attribute of all trials of a study that have it, in the order of their numbers.
+    """One user attribute of all trials of a study that have it, by trial number.
 
     Args:
-        state: only of trials in this state.
-        without: only of trials that have no user attribute of this name.
+        state: only trials in this state.
+        without: skip trials that have this user attribute.
     """
     found = (
         select(_TRIALS.c.trial_id, _TRIALS.c.number, _TRIALS.c.state, _VALUES.c.value, _ATTRIBUTES.c.value_json)
@@ -308,13 +312,13 @@ def records(
 
 
 def add_system_attributes(connection: Connection, trial_id: int, values: Mapping[str, Any]) -> None:
-    """Add system attributes to a trial that has none of those names."""
+    """Add system attributes to a trial that has none with these keys."""
     rows = [{"trial_id": trial_id, "key": key, "value_json": json.dumps(value)} for key, value in values.items()]
     connection.execute(insert(_SYSTEM_ATTRIBUTES), rows)
 
 
 def system_attributes(connection: Connection, trial_id: int, prefix: str) -> dict[str, Any]:
-    """The system attributes of a trial whose names begin so."""
+    """The system attributes of a trial whose keys start with `prefix`."""
     mine = (_SYSTEM_ATTRIBUTES.c.trial_id == trial_id) & _SYSTEM_ATTRIBUTES.c.key.startswith(prefix)
     rows = connection.execute(select(_SYSTEM_ATTRIBUTES.c.key, _SYSTEM_ATTRIBUTES.c.value_json).where(mine))
     return {row.key: json.loads(row.value_json) for row in rows}
@@ -327,7 +331,7 @@ def remove_system_attributes(connection: Connection, trial_id: int, keys: list[s
 
 
 def find_system_attribute(connection: Connection, key: str) -> tuple[int, int, Any] | None:
-    """The study, the trial and the value of the system attribute of that name, in whatever study."""
+    """Study id, trial id and value of a system attribute in any study; None if there is none with that key."""
     columns = (_TRIALS.c.study_id, _TRIALS.c.trial_id, _SYSTEM_ATTRIBUTES.c.value_json)
     query = select(*columns).join(_TRIALS, _TRIALS.c.trial_id == _SYSTEM_ATTRIBUTES.c.trial_id)
     row = connection.execute(query.where(_SYSTEM_ATTRIBUTES.c.key == key)).first()
@@ -335,22 +339,22 @@ def find_system_attribute(connection: Connection, key: str) -> tuple[int, int, A
 
 
 def start_heartbeat(connection: Connection, trial_id: int) -> None:
-    """Record that a trial is alive now, in the place of what was recorded before."""
+    """Set a trial's heartbeat to now, replacing an earlier one."""
     connection.execute(delete(_HEARTBEATS).where(_HEARTBEATS.c.trial_id == trial_id))
     connection.execute(insert(_HEARTBEATS).values(trial_id=trial_id, heartbeat=_now(connection)))
 
 
 def renew_heartbeat(connection: Connection, trial_id: int, key: str, stored: str) -> None:
-    """The same, if a user attribute of the trial is still stored as it was."""
-    held = select(_ATTRIBUTES.c.trial_id).where(
+    """Set a trial's heartbeat to now if its user attribute `key` still has the JSON value `stored`."""
+    unchanged = select(_ATTRIBUTES.c.trial_id).where(
         _ATTRIBUTES.c.trial_id == trial_id, _ATTRIBUTES.c.key == key, _ATTRIBUTES.c.value_json == stored
     )
-    mine = update(_HEARTBEATS).where(_HEARTBEATS.c.trial_id == trial_id, held.exists())
+    mine = update(_HEARTBEATS).where(_HEARTBEATS.c.trial_id == trial_id, unchanged.exists())
     connection.execute(mine.values(heartbeat=_now(connection)))
 
 
 def silence(connection: Connection, trial_id: int) -> timedelta | None:
-    """The time since a trial's heartbeat; None if it has none."""
+    """Time since a trial's last heartbeat; None if it has none."""
     beats = select(_HEARTBEATS.c.heartbeat, _now(connection).label("now")).where(_HEARTBEATS.c.trial_id == trial_id)
     beat = connection.execute(beats).first()
     return beat.now - beat.heartbeat if beat else None
@@ -367,12 +371,11 @@ def _in(study: optuna.Study) -> ColumnElement[bool]:
 
 
 def _utc_now() -> datetime:
-    """This machine's time as Optuna stores it: UTC, without saying so."""
-    return datetime.now(UTC).replace(tzinfo=None)
+    return datetime.now(UTC).replace(tzinfo=None)  # Optuna stores naive UTC times
 
 
 def _now(connection: Connection) -> Any:
-    """The database's own clock, UTC, as an expression: no two machines need to agree on the time."""
+    # The database's clock, in UTC: heartbeats then do not depend on the machines' clocks.
     if connection.dialect.name == "postgresql":
         return func.timezone("UTC", func.clock_timestamp(), type_=DateTime)
     return func.now()

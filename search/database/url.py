@@ -1,4 +1,4 @@
-"""Database URLs: parsing, validation, masking of passwords, and warnings about where a database is."""
+"""Database URLs: parsing, validation, masking of passwords, and warnings about unsuitable databases."""
 
 import os
 import shlex
@@ -14,24 +14,24 @@ from fmnist.files import expand
 from search.choices import OUTPUT
 from search.outputs import DATABASE
 
-BUSY_TIMEOUT = 60  # seconds that a writer waits for another
-CONNECT_TIMEOUT = 10  # seconds within which a server must accept a connection; the driver's own are 130
+BUSY_TIMEOUT = 60  # seconds for which a writer waits for another
+CONNECT_TIMEOUT = 10  # seconds for a server to accept a connection; the driver's default is 130
 KEEPALIVE = {"keepalives_idle": 20, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 60_000}
-OURS = ("autocommit", "context", "cursor_factory", "row_factory")  # what the driver takes, but not from a URL
-SQLITE_WORKERS = 8  # that SQLite serves without much waiting
+OURS = ("autocommit", "context", "cursor_factory", "row_factory")  # arguments of the driver that a URL must not set
+SQLITE_WORKERS = 8  # more spend much of their time waiting for SQLite's single writer
 NETWORKED = ("nfs", "cifs", "smb", "afs", "9p", "ceph", "lustre", "gpfs", "fuse.sshfs", "fuse.gluster", "fuse.s3")
 
 
 class StorageError(ExpectedError):
-    """The database cannot be reached or used; the message says what to do, without a password."""
+    """The database cannot be reached or used; the message says what to do and contains no password."""
 
 
 class DatabaseGone(StorageError):
-    """A file of an SQLite database was deleted while in use: what would be stored from then on could be lost."""
+    """A file of an SQLite database was deleted while in use, so that further writes could be lost."""
 
 
 def default_url(output: Path) -> str:
-    """The embedded database of an output folder.
+    """The URL of the SQLite database in an output folder.
 
     Raises:
         StorageError: the folder's name is not valid UTF-8.
@@ -40,27 +40,27 @@ def default_url(output: Path) -> str:
 
 
 def url_of(storage: str | None, output: Path | None) -> str:
-    """The database that is meant: the given one, else that of the output folder."""
+    """The given URL, else that of the SQLite database in the output folder."""
     return storage or default_url(output or OUTPUT)
 
 
 def sqlite_url(file: Path) -> str:
-    """The URL of an SQLite database; what has a meaning in URLs is quoted.
+    """The URL of an SQLite database, with reserved characters quoted.
 
     Raises:
         StorageError: the file's path is not valid UTF-8.
     """
     try:
         return URL.create("sqlite", database=str(file)).render_as_string()
-    except UnicodeEncodeError:  # bytes that Python keeps as lone surrogates; Optuna takes its database as text
-        raise StorageError(f"{str(file)!a}: not valid UTF-8; name another place with --output") from None
+    except UnicodeEncodeError:  # Python keeps invalid bytes as lone surrogates; Optuna takes its URL as text
+        raise StorageError(f"{str(file)!a}: not valid UTF-8; name another folder with --output") from None
 
 
 def parse(url: str) -> URL:
-    """Check a storage URL; `postgresql://` is taken to mean psycopg 3.
+    """Validate a storage URL; `postgresql://` selects psycopg 3.
 
     Raises:
-        StorageError: it is malformed, in memory, or of another database.
+        StorageError: it is malformed, in memory, or of an unsupported database.
     """
     try:
         url.encode()
@@ -75,7 +75,7 @@ def parse(url: str) -> URL:
         parsed = parsed.set(drivername="postgresql+psycopg")
     if parsed.drivername not in ("sqlite", "postgresql+psycopg"):
         raise StorageError(
-            f"{parsed.drivername}: no such storage; use sqlite:///FILE or postgresql://USER@HOST/DATABASE"
+            f"{parsed.drivername}: unsupported database; use sqlite:///FILE or postgresql://USER@HOST/DATABASE"
         )
     if parsed.drivername == "sqlite" and (parsed.database or "").startswith("~"):
         parsed = parsed.set(database=str(expand(parsed.database or "")))
@@ -86,45 +86,43 @@ def parse(url: str) -> URL:
             f"sqlite://{parsed.host}: names a host; write sqlite:///{parsed.host}/{parsed.database or ''}"
         )
     if parsed.drivername == "sqlite" and parsed.database in (None, "", ":memory:"):
-        raise StorageError("a database in memory cannot be shared by workers; write sqlite:///FILE")
+        raise StorageError("workers cannot share a database in memory; write sqlite:///FILE")
     return parsed
 
 
 def absolute(url: str) -> URL:
-    """The URL as it means the same in any working directory.
-
-    The operating system resolves an SQLite file's path here: SQLAlchemy removes `..` by name, and so would open
-    another file than everybody else does where the folder before it is a symbolic link.
-    """
+    """The URL independent of the working directory."""
     parsed = parse(url)
+    # Resolve the path as the operating system does: SQLAlchemy removes `..` textually, which leads to another file
+    # where the folder before it is a symbolic link.
     return parsed.set(database=str(file.resolve())) if (file := file_of(url)) else parsed
 
 
 def connect_args(url: str, seconds: int | None = None) -> dict[str, Any]:
-    """What the driver is given beside the URL, of which it would take numbers for text.
+    """Arguments for the driver beside the URL. Numbers from the URL are among them: the driver would read text.
 
     Statements are not prepared on a server unless the URL has `prepare_threshold`: PgBouncer's transaction mode gives
-    each transaction another connection, on which what was prepared is not known.
+    each transaction another connection, which lacks the prepared statements.
 
     Args:
-        seconds: to wait for another writer of SQLite, or for a connection to a server; None for the defaults.
+        seconds: timeout of another writer of SQLite, or of connecting to a server; None for the defaults.
 
     Raises:
-        StorageError: the URL has an option with a wrong value, or one that is not the user's to set.
+        StorageError: the URL has an option that is invalid, or that fmnist-search sets itself.
     """
     parsed = parse(url)
     if parsed.drivername == "sqlite":
         return {"timeout": BUSY_TIMEOUT if seconds is None else seconds}
     for name in OURS:
         if name in parsed.query:
-            raise StorageError(f"{masked(url)}: leave out the option {name}, which fmnist-search sets")
+            raise StorageError(f"{masked(url)}: remove the option {name}, which fmnist-search sets")
     chosen = _number(url, "connect_timeout")
     return {
         "connect_timeout": (CONNECT_TIMEOUT if chosen is None else chosen) if seconds is None else seconds,
         "prepare_threshold": _number(url, "prepare_threshold"),
-        # a server that vanishes is noticed within a minute or so, not after TCP's two hours
+        # notice a vanished server within about a minute, not after TCP's two hours
         **{name: value for name, value in KEEPALIVE.items() if name not in parsed.query},
-        "client_encoding": "utf8",  # whatever the server keeps: of SQL_ASCII text would come as bytes
+        "client_encoding": "utf8",  # else a server with SQL_ASCII would return text as bytes
     }
 
 
@@ -138,18 +136,18 @@ def _number(url: str, name: str) -> int | None:
 
 
 def file_of(url: str) -> Path | None:
-    """The file of an SQLite database; None of a database on a server."""
+    """The file of an SQLite database; None for a database on a server."""
     parsed = parse(url)
     return Path(str(parsed.database)) if parsed.drivername == "sqlite" else None
 
 
 def masked(url: str) -> str:
-    """The URL as it may be shown: a password as ***, and no options, which may hold one too."""
+    """The URL for display: the password as ***, and without options, which may contain one too."""
     return parse(url).set(query={}).render_as_string(hide_password=True)
 
 
 def options_for(url: str) -> str:
-    """The options that lead a command to this database, from the folder that this one was called in."""
+    """The --storage or --output option with which a command in the same working directory finds this database."""
     file = file_of(url)
     if file is None or parse(url) != parse(default_url(file.parent)):
         return f" --storage {shlex.quote(masked(url))}"
@@ -157,32 +155,33 @@ def options_for(url: str) -> str:
 
 
 def secrets_of(url: str) -> list[str]:
-    """The passwords in a URL, as they are and as they are quoted."""
+    """The passwords in a URL, plain and percent-encoded."""
     parsed = parse(url)
     secrets = [parsed.password, *(value for key, value in parsed.query.items() if "pass" in key)]
     return [form for secret in filter(None, secrets) for form in (str(secret), quote(str(secret), safe=""))]
 
 
 def without_password(text: str, url: str) -> str:
-    """The driver's words, in case it repeats what it was given."""
+    """A driver's message with the URL's passwords masked."""
     for secret in secrets_of(url):
         text = text.replace(secret, "***")
     return text
 
 
 def warnings_for(url: str, workers: int, *, cluster: bool = False) -> list[str]:
-    """Warnings about a database that cannot serve that many workers, or not safely.
+    """Warnings about a database that is unsafe or too slow for these workers.
 
-    cluster: whether the workers may be on several machines.
+    Args:
+        cluster: whether the workers may be on several machines.
     """
     file = file_of(url)
     if file is None:
         return []
     warnings = []
     if cluster:
-        warnings.append("Warning: SQLite serves workers of this machine only; use PostgreSQL for those of others.")
+        warnings.append("Warning: SQLite serves only workers on this machine; use PostgreSQL for several machines.")
     if workers > SQLITE_WORKERS:
-        warnings.append(f"Warning: more than {SQLITE_WORKERS} workers wait for each other on SQLite; use PostgreSQL.")
+        warnings.append(f"Warning: more than {SQLITE_WORKERS} workers slow each other down on SQLite; use PostgreSQL.")
     kind = _file_system(file)
     if kind.startswith(NETWORKED):
         warnings.append(f"Warning: SQLite is not safe on a network file system ({kind}); use PostgreSQL.")
@@ -190,11 +189,11 @@ def warnings_for(url: str, workers: int, *, cluster: bool = False) -> list[str]:
 
 
 def _file_system(path: Path) -> str:
-    """The kind of file system that a path is on, as /proc/mounts calls it; empty where that cannot be told."""
+    # The file system's name in /proc/mounts, "" if unknown.
     mounts = Path("/proc/mounts")
     if not mounts.is_file():
         return ""
-    mounted = [line.split() for line in mounts.read_bytes().splitlines()]  # a space in a name is \040 there
+    mounted = [line.split() for line in mounts.read_bytes().splitlines()]  # a space in a path is written \040
     kinds = {Path(os.fsdecode(fields[1].decode("unicode_escape").encode("latin-1"))): fields[2] for fields in mounted}
     resolved = path.resolve()
     return next((kinds[folder].decode() for folder in (resolved, *resolved.parents) if folder in kinds), "")

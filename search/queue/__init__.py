@@ -1,1 +1,1 @@
-"""Trials as tickets that workers claim, hold by a lease, and lose when they die."""
+"""The queue: tickets (queued trials), their leases, and the choice of the next trial."""

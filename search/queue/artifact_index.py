@@ -1,6 +1,6 @@
-"""What a trial has as artifacts, on record as Optuna has it: `optuna.artifacts` and optuna-dashboard list them.
+"""Registers a trial's artifacts in Optuna's format, so that `optuna.artifacts` and optuna-dashboard list them.
 
-No file is written for them. `search.dashboard.artifacts` draws the pictures, and finds the checkpoint where it is.
+No files are written: `search.dashboard.artifacts` draws the pictures and reads the checkpoint on request.
 """
 
 import json
@@ -22,11 +22,11 @@ from search.study.record import CHECKPOINT, parse_saved
 
 CURVE, CONFUSION = "learning-curve.svg", "confusion-matrix.svg"
 
-_KEY = "artifacts:"  # as optuna.artifacts.upload_artifact begins the names of system attributes
+_KEY = "artifacts:"  # prefix of the system attributes that optuna.artifacts.upload_artifact writes
 
 
 class Registered(NamedTuple):
-    """An artifact: of which study and trial, and its file's name."""
+    """An artifact's study, trial and file name."""
 
     study_id: int
     trial_id: int
@@ -34,9 +34,9 @@ class Registered(NamedTuple):
 
 
 def register(connection: Connection, trial: TrialKey, state: TrialState) -> None:
-    """List the artifacts of a trial that ends in that state; a part of the transaction that ends it.
+    """Register the artifacts of a trial that ends in `state`; part of the transaction that ends it.
 
-    A checkpoint is listed if the trial is complete: that of another is removed at once.
+    The checkpoint is registered only for a complete trial; otherwise it is about to be deleted.
     """
     stored = read_attribute(connection, trial.trial_id, CHECKPOINT)
     if stored is None:
@@ -47,24 +47,24 @@ def register(connection: Connection, trial: TrialKey, state: TrialState) -> None
         files[name] = "application/octet-stream"
     listed = {}
     for place, (file, kind) in enumerate(files.items()):
-        artifact_id = f"{place}{str(uuid4())[1:]}"  # by which they are in this order whoever lists them
+        artifact_id = f"{place}{str(uuid4())[1:]}"  # listings are sorted by id: keep this order
         meta = {"artifact_id": artifact_id, "filename": file, "mimetype": kind, "encoding": None}
-        listed[_KEY + artifact_id] = json.dumps(meta)  # Optuna's is a string of JSON
+        listed[_KEY + artifact_id] = json.dumps(meta)  # Optuna stores a string that contains JSON
     add_system_attributes(connection, trial.trial_id, listed)
 
 
 def unregister(connection: Connection, trial_id: int, name: str | None) -> None:
-    """Take a file off the list; a part of the transaction that does so with the trial's record."""
+    """Remove a file from a trial's artifacts; part of the transaction that removes it from the trial's record."""
     listed = system_attributes(connection, trial_id, _KEY)
     named = [key for key, value in listed.items() if (meta := json.loads(value)) and meta["filename"] == name]
     remove_system_attributes(connection, trial_id, named)
 
 
 def registered(connection: Connection, artifact_id: str) -> Registered | None:
-    """The artifact of that id; None if no trial has it."""
+    """The artifact with this id; None if there is none."""
     found = find_system_attribute(connection, _KEY + artifact_id)
     if found is None:
         return None
     study_id, trial_id, value = found
-    meta = json.loads(value)  # None where the dashboard took it off its list
+    meta = json.loads(value)  # None if it was deleted in the dashboard
     return Registered(study_id, trial_id, meta["filename"]) if meta else None

@@ -1,7 +1,7 @@
-"""Trials that are paused: what makes a free worker continue one, and what ends them.
+"""Paused trials: when a worker continues one, and when they end.
 
-A paused trial waits with a user attribute that says how far it has come. Each choice is made in the transaction that
-claims; the rule itself is `scheduler.choose`.
+A paused trial is WAITING, with its progress in a user attribute. The choice is part of the transaction that claims a
+trial; its rule is `scheduler.choose`.
 """
 
 from collections.abc import Collection, Mapping
@@ -34,26 +34,26 @@ from search.study.definition import StudyDefinition
 from search.study.record import AUDIT, PAUSED, STEPS_PER_EPOCH, Paused, parse_paused
 from search.study.store import definition_of, goal
 
-MOST_PAUSED = 100  # trials: Optuna reads each waiting one again for each that is sampled
+MOST_PAUSED = 100  # trials; Optuna reads every waiting trial again for each trial that it samples
 
 
 def paused(study: optuna.Study) -> int:
-    """How many trials are paused."""
+    """Number of paused trials."""
     with engine_of(study).connect() as connection:
         return len(records(connection, study, PAUSED, state=TrialState.WAITING))
 
 
 def is_chosen(study: optuna.Study, trial: Progress) -> bool:
-    """Whether a running trial is what a free worker would choose, so that it goes on."""
+    """Whether the scheduler would choose this running trial, so that it continues."""
     wanted = goal(study)["trials"]
     with engine_of(study).connect() as connection:
         return _choose(connection, study, Queue.of(connection, study, wanted), [trial]) == trial
 
 
 def limit_paused(study: optuna.Study) -> None:
-    """End the least promising of the paused trials if they are too many: Optuna reads each again and again.
+    """End the least promising paused trials if there are more than MOST_PAUSED.
 
-    One that is audited is trained to its end, before all else.
+    Audited ones among them are queued to be trained to their end instead.
     """
     definition, wanted = definition_of(study), goal(study)["trials"]
     with engine_of(study).begin() as connection:
@@ -69,7 +69,7 @@ def limit_paused(study: optuna.Study) -> None:
 
 
 def end_paused(study: optuna.Study) -> int:
-    """End all paused trials if the search has nothing left that is worth training; returns how many."""
+    """End all paused trials if the search has nothing left to train; return their number."""
     definition = definition_of(study)
     if definition.pruner != "freeze":
         return 0
@@ -77,24 +77,24 @@ def end_paused(study: optuna.Study) -> int:
     with engine_of(study).begin() as connection:
         lock_study(connection, study)
         queue = Queue.of(connection, study, wanted)
-        left = queue.running or _choose(connection, study, queue)  # which chooses tickets, too
+        left = queue.running or _choose(connection, study, queue)  # "new" for a ticket
         if left or any(is_audited(definition, number) for number in queue.paused):
             return 0
         if not all(_lock(connection, each) for each in queue.paused.values()):
-            return 0  # another has just taken one
+            return 0  # another worker has just claimed one
         for each in queue.paused.values():
             lease.end_paused(connection, each.trial, _why(each, queue.best))
         return len(queue.paused)
 
 
 def is_audited(definition: StudyDefinition, number: int) -> bool:
-    """Whether a trial is in the audit: trained to its end although the pruner would end it."""
+    """Whether a trial is audited: trained to its end although the pruner would stop it."""
     return derive(definition.seed, "audit", number) < definition.audit * 2**63
 
 
 @dataclass(frozen=True)
 class _Waiting:
-    """A paused trial. stored: its record as it was read."""
+    """A paused trial. stored: its record as stored JSON."""
 
     trial: TrialKey
     record: Paused
@@ -107,7 +107,7 @@ class _Waiting:
 
 @dataclass(frozen=True)
 class Queue:
-    """What a choice depends on. tickets: those that have not begun, made or not."""
+    """The queue's state at a choice. tickets: trials that have not started, including those not created yet."""
 
     best: dict[int, float]
     paused: dict[int, _Waiting]
@@ -139,7 +139,7 @@ class Queue:
 def _choose(
     connection: Connection, study: optuna.Study, queue: Queue, others: Collection[Progress] = ()
 ) -> Progress | Literal["new"] | None:
-    # With tickets left the complete trials decide nothing, and to read 1,000 of them takes milliseconds.
+    # With tickets left the complete trials do not matter, and reading 1,000 of them takes milliseconds.
     finished = [] if queue.tickets else ends(connection, study)
     complete = [Progress(number, step, value, step) for number, step, value in finished]
     candidates = [*(each.progress for each in queue.paused.values()), *others]
@@ -149,11 +149,11 @@ def _choose(
 def choose(
     connection: Connection, study: optuna.Study, known: Mapping[str, Any], queue: Queue, ticket: TrialKey | None
 ) -> TrialKey | None:
-    """The trial that the scheduler chooses, locked.
+    """Lock and return the trial that the scheduler chooses.
 
     Args:
         known: the study's user attributes.
-        ticket: the next one, locked already.
+        ticket: the next ticket, already locked.
     """
     while True:
         chosen = _choose(connection, study, queue)
@@ -168,33 +168,31 @@ def choose(
             return None
         waiting = queue.paused.pop(number)
         if not _lock(connection, waiting):
-            continue  # another worker has just taken it
+            continue  # another worker has just claimed it
         if audited is not None:
             _begin_audit(connection, waiting.trial)
         return waiting.trial
 
 
 def _only_audits_run(connection: Connection, study: optuna.Study, queue: Queue) -> bool:
-    """Whether no trial runs that may change what is worth training."""
+    # Audited trials do not change which others are worth training.
     return queue.running == len(records(connection, study, AUDIT, state=TrialState.RUNNING))
 
 
 def _lock(connection: Connection, waiting: _Waiting) -> bool:
-    """Lock a paused trial; False if another transaction has it, or it went on since its record was read."""
+    # False if another transaction holds the lock, or the trial has been continued since its record was read.
     state = lock_trial(connection, waiting.trial.trial_id, skip_locked=True)
-    # The record after the lock: on PostgreSQL another may have trained the trial and paused it again in between.
+    # Read the record after locking: on PostgreSQL another worker may meanwhile have trained and paused the trial again.
     return state == TrialState.WAITING and read_attribute(connection, waiting.trial.trial_id, PAUSED) == waiting.stored
 
 
 def _begin_audit(connection: Connection, trial: TrialKey) -> None:
-    """Let a paused trial, which the caller has locked, go on to its end though it would be ended here."""
     since = last_report(connection, trial.trial_id).step / STEPS_PER_EPOCH
     write_attribute(connection, trial.trial_id, AUDIT, {"since": since})
     remove_attribute(connection, trial.trial_id, PAUSED)
 
 
 def _why(paused: _Waiting, best: Mapping[int, float]) -> str:
-    """Why a paused trial ends."""
     epoch, last = (step / STEPS_PER_EPOCH for step in (paused.record.step, paused.record.end))
     behind = points(best[paused.record.step] - paused.record.accuracy)
-    return f"pruned after epoch {epoch:g} of {last:g}, {behind} points behind the best there"
+    return f"pruned after epoch {epoch:g} of {last:g}, {behind} points behind the best trial at that epoch"

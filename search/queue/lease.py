@@ -1,8 +1,8 @@
 """Exclusive ownership of a running trial: a recorded attempt, fenced writes, heartbeats, and its end.
 
-An attempt is an entry in the trial's user attribute "attempts". Whoever wrote the last
-entry of a RUNNING trial holds the ticket, and each way to end an attempt is one
-transaction that first makes sure of it. The heartbeat is renewed only while training advances.
+An attempt is an entry in the trial's user attribute "attempts". The worker that wrote the last entry of a RUNNING
+trial holds its ticket. An attempt ends in one transaction that first checks this. The heartbeat is renewed only while
+training advances.
 """
 
 import json
@@ -56,8 +56,8 @@ from search.study.record import (
     parse_saved,
 )
 
-MOST_ATTEMPTS = 3  # that may die at one and the same report
-GIVEN_BACK, PAUSE = "given back", "paused"  # outcomes after which a trial goes on
+MOST_ATTEMPTS = 3  # attempts that may fail at the same step before the trial fails
+GIVEN_BACK, PAUSE = "given back", "paused"  # outcomes of attempts that did not fail
 
 Attempts = list[dict[str, Any]]
 
@@ -65,11 +65,11 @@ log = logging.getLogger(__package__)
 
 
 class Lost(Exception):
-    """The ticket is another worker's by now, or nobody's: nothing more may be written for it."""
+    """This worker no longer holds the ticket, and must not write anything more for it."""
 
 
 def this_machine() -> str:
-    """What a process id is unique in: this boot of this machine, or of this container of it."""
+    """An id of the scope in which process ids are unique: this boot of this machine, or this container."""
     boot, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
     if boot.is_file():
         return f"{boot.read_text().strip()} {namespace.readlink()}"
@@ -77,13 +77,13 @@ def this_machine() -> str:
 
 
 def this_worker() -> str:
-    """This process in a log line."""
+    """This process's name in log lines."""
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
 @dataclass(frozen=True)
 class Holder:
-    """A worker process. grace: seconds of silence after which others may take its ticket."""
+    """A worker process. grace: seconds without a heartbeat after which others may take its ticket."""
 
     device: str = "cpu"
     threads: int = 1
@@ -95,7 +95,7 @@ class Holder:
 
 @dataclass(frozen=True)
 class Ticket:
-    """A claimed trial. record: its attempts as they are stored for as long as the claim holds."""
+    """A claimed trial. record: its attempts as stored JSON, unchanged while the claim is valid."""
 
     trial_id: int
     number: int
@@ -112,7 +112,7 @@ class Ticket:
 
 
 def begin(connection: Connection, trial: TrialKey, holder: Holder, token: str) -> Ticket:
-    """Record a new attempt and its first heartbeat; a part of the transaction that claims the trial."""
+    """Record a new attempt and its first heartbeat; part of the transaction that claims the trial."""
     stored = read_attribute(connection, trial.trial_id, ATTEMPTS)
     earlier = parse_attempts(stored, trial.number) if stored else []
     attempt = {"token": token, **asdict(holder), "started": _timestamp()}
@@ -123,20 +123,19 @@ def begin(connection: Connection, trial: TrialKey, holder: Holder, token: str) -
 
 @contextmanager
 def fenced(study: optuna.Study, ticket: Ticket) -> Iterator[None]:
-    """Within it, each transaction of this thread begins by making sure that the ticket is held.
+    """Fence this thread's writes: inside this context, each transaction first checks that the ticket is still held.
 
-    The trial stays locked until that transaction ends, so nobody can take the ticket
-    meanwhile. Whatever Optuna writes for the trial passes this fence. No other thread may
-    begin a transaction while this one enters or leaves it.
+    The trial then stays locked until the transaction ends, so nobody can take the ticket meanwhile. Optuna's own
+    writes pass the fence too. No other thread may begin a transaction while this one enters or leaves the context.
 
     Raises:
-        Lost: by whatever uses the database, once the ticket is held no more.
+        Lost: from any use of the database once the ticket is no longer held.
     """
     engine, thread = engine_of(study), threading.get_ident()
 
     def begun(connection: Connection) -> None:
         if threading.get_ident() == thread:
-            _hold(connection, ticket)
+            _lock(connection, ticket)
 
     event.listen(engine, "begin", begun)
     try:
@@ -148,16 +147,16 @@ def fenced(study: optuna.Study, ticket: Ticket) -> Iterator[None]:
 def finish(
     study: optuna.Study, ticket: Ticket, state: TrialState, value: float | None = None, reason: str | None = None
 ) -> None:
-    """End the trial as COMPLETE with its value, or as PRUNED with that of its last report.
+    """End the trial as COMPLETE with `value`, or as PRUNED with its last intermediate value.
 
-    In the place of Optuna's `tell`, so that state, value and the attempt's end are one
-    transaction. (None of our samplers has anything to do after a trial.)
+    Replaces Optuna's `tell`, so that state, value and the attempt's end are written in one transaction. (None of our
+    samplers implements `after_trial`.)
 
     Raises:
-        Lost: the ticket is held no more.
+        Lost: the ticket is no longer held.
     """
     with engine_of(study).begin() as connection:
-        attempts = _hold(connection, ticket)
+        attempts = _lock(connection, ticket)
         if state == TrialState.PRUNED:
             value = last_report(connection, ticket.trial_id).value
         if value is not None:
@@ -166,26 +165,26 @@ def finish(
 
 
 def give_back(study: optuna.Study, ticket: Ticket) -> None:
-    """Put the trial back among the waiting; its number, parameters and reports stay.
+    """Return the trial to the queue, with its number, parameters and intermediate values.
 
     Raises:
-        Lost: the ticket is held no more.
+        Lost: the ticket is no longer held.
     """
     with engine_of(study).begin() as connection:
-        _end(connection, ticket.trial, _hold(connection, ticket), TrialState.WAITING, GIVEN_BACK)
+        _end(connection, ticket.trial, _lock(connection, ticket), TrialState.WAITING, GIVEN_BACK)
 
 
 def pause(study: optuna.Study, ticket: Ticket, paused: Paused, params: Mapping[str, Any]) -> None:
-    """Put the trial aside until the scheduler chooses it again.
+    """Pause the trial until the scheduler chooses it again.
 
     Args:
-        params: of the trial, for the dashboard, which shows those of a waiting trial by its fixed ones.
+        params: the trial's parameters, stored as fixed ones: of a waiting trial the dashboard shows only those.
 
     Raises:
-        Lost: the ticket is held no more.
+        Lost: the ticket is no longer held.
     """
     with engine_of(study).begin() as connection:
-        attempts = _hold(connection, ticket)
+        attempts = _lock(connection, ticket)
         write_attribute(connection, ticket.trial_id, PAUSED, paused.model_dump())
         remove_system_attributes(connection, ticket.trial_id, [FIXED_PARAMETERS])
         add_system_attributes(connection, ticket.trial_id, {FIXED_PARAMETERS: dict(params)})
@@ -193,7 +192,7 @@ def pause(study: optuna.Study, ticket: Ticket, paused: Paused, params: Mapping[s
 
 
 def end_paused(connection: Connection, trial: TrialKey, reason: str) -> None:
-    """End a paused trial, which the caller has locked, as PRUNED with the value of its last report."""
+    """End a paused trial, which the caller has locked, as PRUNED with its last intermediate value."""
     value = last_report(connection, trial.trial_id).value
     if value is not None:
         set_value(connection, trial.trial_id, value)
@@ -204,16 +203,16 @@ def end_paused(connection: Connection, trial: TrialKey, reason: str) -> None:
 
 
 def fail(study: optuna.Study, ticket: Ticket, reason: str, *, final: bool = False) -> TrialState:
-    """End an attempt that went wrong, as `fail_attempt` does; returns the trial's state.
+    """End a failed attempt and return the trial's new state, as in `fail_attempt`.
 
     Args:
-        final: end the trial too, as another attempt would fail alike.
+        final: fail the trial at once, because another attempt would fail in the same way.
 
     Raises:
-        Lost: the ticket is held no more.
+        Lost: the ticket is no longer held.
     """
     with engine_of(study).begin() as connection:
-        attempts = _hold(connection, ticket)
+        attempts = _lock(connection, ticket)
         if final:
             _end(connection, ticket.trial, attempts, TrialState.FAIL, reason, reason)
             return TrialState.FAIL
@@ -221,18 +220,16 @@ def fail(study: optuna.Study, ticket: Ticket, reason: str, *, final: bool = Fals
 
 
 def fail_attempt(connection: Connection, trial: TrialKey, attempts: Attempts, reason: str) -> TrialState:
-    """Put the trial back in the queue, or end it as FAIL if its third attempt died at the same report.
+    """Return the trial to the queue, or end it as FAIL if MOST_ATTEMPTS attempts in a row failed at the same step.
 
     Returns:
         WAITING or FAIL.
-
-    An attempt that got further than the one before begins a new count: a machine that is
-    taken away again and again must not end a trial that goes on each time.
     """
+    # An attempt that got further restarts the count: preemptions must not end a trial that makes progress each time.
     step = _step(connection, trial)
-    died = [attempt["step"] for attempt in attempts[:-1] if attempt["outcome"] not in (GIVEN_BACK, PAUSE)]
-    if [*died, step][-MOST_ATTEMPTS:] == [step] * MOST_ATTEMPTS:
-        final = f"{reason} (attempt {MOST_ATTEMPTS} that got no further)"
+    failed = [attempt["step"] for attempt in attempts[:-1] if attempt["outcome"] not in (GIVEN_BACK, PAUSE)]
+    if [*failed, step][-MOST_ATTEMPTS:] == [step] * MOST_ATTEMPTS:
+        final = f"{reason} ({MOST_ATTEMPTS} attempts failed at the same step)"
         _end(connection, trial, attempts, TrialState.FAIL, reason, final)
         return TrialState.FAIL
     _end(connection, trial, attempts, TrialState.WAITING, reason)
@@ -247,7 +244,6 @@ def _end(
     outcome: str,
     reason: str | None = None,
 ) -> None:
-    """Close the last attempt and set the trial's state; the caller has locked the trial."""
     attempts[-1] |= {"ended": _timestamp(), "outcome": outcome, "step": _step(connection, trial)}
     write_attribute(connection, trial.trial_id, ATTEMPTS, attempts)
     if reason is not None:
@@ -258,15 +254,15 @@ def _end(
 
 
 def _step(connection: Connection, trial: TrialKey) -> int:
-    """How far a trial has got: to its checkpoint, which of an audited trial is beyond its last report."""
+    # The checkpoint of an audited trial is beyond its last intermediate value.
     reported = last_report(connection, trial.trial_id).step
     stored = read_attribute(connection, trial.trial_id, CHECKPOINT)
     history = parse_saved(stored, trial.number).get("history") if stored else None
     return max(reported, round(history[-1][0] * STEPS_PER_EPOCH)) if history else reported
 
 
-def _hold(connection: Connection, ticket: Ticket) -> Attempts:
-    """Lock the trial for this transaction; returns its attempts."""
+def _lock(connection: Connection, ticket: Ticket) -> Attempts:
+    # Lock the trial for this transaction, and return its attempts.
     if lock_trial(connection, ticket.trial_id) != TrialState.RUNNING:
         raise Lost
     if read_attribute(connection, ticket.trial_id, ATTEMPTS) != ticket.record:
@@ -283,10 +279,9 @@ BEATS = 6  # heartbeats in a grace period
 
 @contextmanager
 def beating(study: optuna.Study, ticket: Ticket, steps: Callable[[], int]) -> Iterator[None]:
-    """Within it, a thread renews the heartbeat for as long as `steps` goes on rising.
+    """Renew the heartbeat from a thread inside this context, as long as `steps()` keeps rising.
 
-    A training that hangs therefore falls silent. A beat that the database refuses is left
-    out: the training will meet the same trouble and wait for its end.
+    So the heartbeat of a hung training run stops.
     """
     over = threading.Event()
 
@@ -298,6 +293,7 @@ def beating(study: optuna.Study, ticket: Ticket, steps: Callable[[], int]) -> It
                 try:
                     beat(study, ticket)
                 except (SQLAlchemyError, StorageInternalError, StorageError) as error:
+                    # Skip this heartbeat: the training thread meets the same error and handles it.
                     log.info("heartbeat not renewed: %s", message_of(error))
 
     thread = threading.Thread(target=copy_context().run, args=(keep,), daemon=True)

@@ -1,4 +1,4 @@
-"""Taking tickets from holders that are dead or silent, so that others go on with them."""
+"""Takes tickets from workers that died or make no progress, so that others can continue them."""
 
 import logging
 import os
@@ -18,25 +18,26 @@ from search.study.record import ATTEMPTS, parse_attempts
 
 log = logging.getLogger(__package__)
 
-SILENT = "silent"  # true of an attempt that was ended for its silence
+SILENT = "silent"  # true for an attempt that was ended for lack of a heartbeat
 
 Attempt = dict[str, Any]
-Gone = Callable[[Attempt, timedelta], str | None]  # of an attempt, silent for so long: why it is over, or None
+# Maps an attempt and the time since its heartbeat to the reason to end it, or None.
+Diagnosis = Callable[[Attempt, timedelta], str | None]
 
 
 def reap(study: optuna.Study) -> int:
-    """Take the tickets of holders that were silent for longer than their grace; returns how many."""
+    """Take the tickets of workers without a heartbeat for longer than their grace; return their number."""
 
     def silent(attempt: Attempt, silence: timedelta) -> str | None:
         seconds = silence.total_seconds()
-        said = f"{_holder(attempt)} made no progress for {seconds:.0f} s; if it was slow, allow more with --grace"
-        return said if seconds > attempt["grace"] else None
+        reason = f"{_holder(attempt)} made no progress for {seconds:.0f} s; if it is just slow, increase --grace"
+        return reason if seconds > attempt["grace"] else None
 
     return _take(study, silent, silent=True)
 
 
 def hung(study: optuna.Study) -> set[int]:
-    """Processes of this machine from which the trial that they began last was taken for their silence."""
+    """Ids of this machine's processes whose latest attempt was ended for lack of a heartbeat."""
     with engine_of(study).connect() as connection:
         found = records(connection, study, ATTEMPTS)
     attempts = [attempt for record in found for attempt in parse_attempts(record.stored, record.number)]
@@ -46,23 +47,23 @@ def hung(study: optuna.Study) -> set[int]:
 
 
 def release(study: optuna.Study, *, pid: int | None = None, killed: bool = False) -> int:
-    """Take the tickets of processes of this machine that are dead; returns how many.
+    """Take the tickets of this machine's dead processes; return their number.
 
     Args:
-        pid: only those of this process, which the caller knows to be dead.
-        killed: the caller killed it: that is nothing to warn of.
+        pid: only the tickets of this process, which the caller knows to be dead.
+        killed: the caller killed the process, so no warning is logged.
     """
     here = this_machine()
 
     def dead(attempt: Attempt, _silence: timedelta) -> str | None:
-        gone = attempt["pid"] == pid or (pid is None and not alive(attempt["pid"]))
-        return f"{_holder(attempt)} died" if gone and attempt["machine"] == here else None
+        died = attempt["pid"] == pid or (pid is None and not alive(attempt["pid"]))
+        return f"{_holder(attempt)} died" if died and attempt["machine"] == here else None
 
     return _take(study, dead, logging.INFO if killed else logging.WARNING)
 
 
 def began(study: optuna.Study, pid: int) -> bool:
-    """Whether a process of this machine ever held a ticket of the study."""
+    """Whether a process of this machine ever claimed a ticket of the study."""
     with engine_of(study).connect() as connection:
         found = records(connection, study, ATTEMPTS)
     attempts = [attempt for record in found for attempt in parse_attempts(record.stored, record.number)]
@@ -71,19 +72,18 @@ def began(study: optuna.Study, pid: int) -> bool:
 
 
 def held(study: optuna.Study) -> list[str]:
-    """Who holds the running trials, in words."""
+    """The running trials and their workers, as text."""
     with engine_of(study).connect() as connection:
         running = trials_in(connection, study, TrialState.RUNNING)
         attempts = [(number, read_attribute(connection, trial_id, ATTEMPTS)) for trial_id, number in running]
     return [
-        f"trial {number} by "
-        f"{_holder(parse_attempts(stored, number)[-1]) if stored else 'something other than fmnist-search'}"
+        f"trial {number} by {_holder(parse_attempts(stored, number)[-1]) if stored else 'another program'}"
         for number, stored in attempts
     ]
 
 
 def alive(pid: int) -> bool:
-    """Whether a process of this machine runs; one that ended and was not waited for does not."""
+    """Whether a process of this machine is running; a zombie is not."""
     try:
         os.kill(pid, 0)
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -92,39 +92,38 @@ def alive(pid: int) -> bool:
     except PermissionError:
         return True
     except FileNotFoundError:
-        return not Path("/proc/self").exists()  # it ended just now, or this system has no /proc
+        return not Path("/proc/self").exists()  # it has just ended, or this system has no /proc
 
 
-def _take(study: optuna.Study, gone: Gone, level: int = logging.WARNING, *, silent: bool = False) -> int:
-    """End the attempts that are `gone`, each in a transaction of its own."""
+def _take(study: optuna.Study, diagnose: Diagnosis, level: int = logging.WARNING, *, silent: bool = False) -> int:
     with engine_of(study).connect() as connection:
         running = trials_in(connection, study, TrialState.RUNNING)
-        suspects = [trial for trial in running if _why(connection, trial, gone)]
+        suspects = [trial for trial in running if _reason(connection, trial, diagnose)]
     taken = 0
     for trial in suspects:
         with engine_of(study).begin() as connection:
             if lock_trial(connection, trial.trial_id, skip_locked=True) != TrialState.RUNNING:
-                continue  # another has taken it
-            reason = _why(connection, trial, gone)
+                continue  # another process has taken it
+            reason = _reason(connection, trial, diagnose)
             if reason is None:
                 continue
             stored = read_attribute(connection, trial.trial_id, ATTEMPTS)
-            assert stored  # there is a reason
+            assert stored  # else there would be no reason
             attempts = parse_attempts(stored, trial.number)
             attempts[-1] |= {SILENT: True} if silent else {}
             state = fail_attempt(connection, trial, attempts, reason)
         taken += 1
         with logs.about(study=study.study_name, trial=trial.number):
-            fate = "failed for good" if state == TrialState.FAIL else "taken over, back in the queue"
+            fate = "failed permanently" if state == TrialState.FAIL else "taken over, back in the queue"
             log.log(level, "%s: %s", fate, reason)
     return taken
 
 
-def _why(connection: Connection, trial: TrialKey, gone: Gone) -> str | None:
+def _reason(connection: Connection, trial: TrialKey, diagnose: Diagnosis) -> str | None:
     stored, silent_for = read_attribute(connection, trial.trial_id, ATTEMPTS), silence(connection, trial.trial_id)
     if stored is None or silent_for is None:
-        return None  # started by something other than fmnist-search
-    return gone(parse_attempts(stored, trial.number)[-1], silent_for)
+        return None  # started by another program
+    return diagnose(parse_attempts(stored, trial.number)[-1], silent_for)
 
 
 def _holder(attempt: Attempt) -> str:

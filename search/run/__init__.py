@@ -1,1 +1,1 @@
-"""One search from its start to its end."""
+"""Runs a search: workers on this machine or a Ray cluster, finalists, and the report."""

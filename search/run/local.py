@@ -1,7 +1,7 @@
-"""Worker processes on this machine: started, watched, replaced, ended.
+"""Worker processes on this machine: starts, watches, replaces and ends them.
 
-Processes are never forked from this one: a child of a process that has used torch may hang
-in its first matrix product.
+Workers are never forked from this process: the child of a process that has used torch may hang in its first matrix
+product.
 """
 
 import logging
@@ -34,42 +34,41 @@ from search.queue.reaper import alive, began, hung, reap, release
 from search.queue.tickets import TooManyFailures, check_failures
 from search.worker.loop import FAILED, WorkerSettings, is_over, main, studies_of
 
-TICK = 1.0  # seconds between two looks at the queue
-TROUBLE = 10.0  # seconds from one look at the workers to the next, from which on the database was out of reach
-USELESS = 5  # workers in a row that ended before they began a trial, in each place, after which the search ends
-STEADY = 60.0  # seconds after which a worker that only waited for a trial is not one of those
-FIRST_DELAY, LONGEST_DELAY = 0.25, 30.0  # seconds before a worker that ended is replaced
-LONGEST_TMPDIR = 70  # bytes: a socket's path may have 103 on macOS, 107 on Linux, of which multiprocessing adds 32
-
+TICK = 1.0  # seconds between two checks of the queue
+TROUBLE = 10.0  # seconds between two checks of the workers which show that the database was unreachable
+USELESS = 5  # workers in a row, in every slot, that end without claiming a trial before the search gives up
+STEADY = 60.0  # seconds; a worker that lived longer counts as useful even without a trial
+FIRST_DELAY, LONGEST_DELAY = 0.25, 30.0  # seconds before an ended worker is replaced
+LONGEST_TMPDIR = 70  # bytes: a socket's path may have 103 on macOS, 107 on Linux; multiprocessing adds 32
 
 log = logging.getLogger(__package__)
 
 
 class WorkersDied(ExpectedError):
-    """The workers cannot go on; the message says why."""
+    """The workers cannot continue; the message says why."""
 
 
 def cores() -> int:
-    """The CPU cores that this process may use: its affinity, and a container's limit, count."""
+    """Number of CPU cores available to this process, given its affinity and a container's limits."""
     return int(joblib.cpu_count())
 
 
 def workers_for(device: str) -> int:
-    """How many workers are started where nobody says how many: one a CUDA device, one for MPS, else one a core."""
+    """Default number of workers: one per CUDA device, one for MPS, else one per core."""
     if device == "cuda":
         import torch
 
-        return max(1, torch.cuda.device_count())  # a cluster may have what this machine has not
+        return max(1, torch.cuda.device_count())  # 0 on a machine without CUDA that starts workers on a cluster
     return 1 if device == "mps" else cores()
 
 
 def threads_each(workers: int) -> int:
-    """The torch threads of each worker: the cores are shared out."""
+    """Number of torch threads of each worker: its share of the cores."""
     return max(1, cores() // workers)
 
 
 def shared_out(settings: WorkerSettings, workers: int) -> list[WorkerSettings]:
-    """Settings for each worker of this machine: its share of the cores, and CUDA devices in turn."""
+    """Settings for each worker on this machine: its share of the cores, and CUDA devices in turn."""
     devices = [settings.device]
     if settings.device == "cuda":
         import torch
@@ -80,7 +79,7 @@ def shared_out(settings: WorkerSettings, workers: int) -> list[WorkerSettings]:
 
 
 class Pool:
-    """Worker processes on this machine. Each place holds one, or none while it waits to be filled again."""
+    """Worker processes on this machine. Each slot contains one, or none until a replacement is due."""
 
     def __init__(self, study: optuna.Study, settings: list[WorkerSettings], lines: Callable[[], Connection]) -> None:
         self.study = study
@@ -88,92 +87,89 @@ class Pool:
         self.settings = settings
         self.processes: dict[int, BaseProcess] = {}
         self.errors: dict[int, Connection] = {}
-        self.due: dict[int, float] = dict.fromkeys(range(len(settings)), 0.0)  # when an empty place is to be filled
-        self.started = [0.0] * len(settings)  # when the last worker of each place was
-        self.useless = [0] * len(settings)  # workers of each place, in a row, that ended before they began a trial
+        self.due: dict[int, float] = dict.fromkeys(range(len(settings)), 0.0)  # when to fill an empty slot
+        self.started = [0.0] * len(settings)  # start time of each slot's last worker
+        self.useless = [0] * len(settings)  # number of each slot's latest workers that ended without claiming a trial
         self.ending = False
         self.ticked = self.looked = time.monotonic()
 
     def fill(self) -> None:
-        """Start a worker in each place whose time has come; where that fails, try again later.
+        """Start a worker in each slot that is due; after a failure, try again later.
 
         Raises:
-            WorkersDied: it failed too many times in a row.
+            WorkersDied: too many starts failed in a row.
         """
-        for place in [place for place, when in self.due.items() if when <= time.monotonic()]:
-            del self.due[place]
+        for slot in [slot for slot, when in self.due.items() if when <= time.monotonic()]:
+            del self.due[slot]
             try:
-                self.processes[place], self.errors[place] = _start(self.settings[place], self.lines())
+                self.processes[slot], self.errors[slot] = _start(self.settings[slot], self.lines())
             except (ConnectionError, EOFError):
-                reason = "the process that starts them was killed"
-            except OSError as error:  # of memory, processes, descriptors, the folder for temporary files
+                reason = "the server process that starts them was killed"
+            except OSError as error:  # out of memory, processes or descriptors, or no folder for temporary files
                 reason = " ".join(str(error).split())
             else:
-                self.started[place] = time.monotonic()
-                log.info("worker process %d started", self.processes[place].pid)
+                self.started[slot] = time.monotonic()
+                log.info("worker process %d started", self.processes[slot].pid)
                 continue
             log.warning("a worker process cannot be started: %s", reason)
-            # Not within `except`: the exception holds the pipe by which a worker that was started notices that it is
-            # not wanted, as the server may be killed after it has forked.
-            self.useless[place] += 1
+            # Outside `except`, because the exception keeps a pipe open. If the server was killed after it had forked
+            # a worker, that worker ends only when the pipe is closed.
+            self.useless[slot] += 1
             self._plan(
-                place,
+                slot,
                 f"worker processes cannot be started: {reason}; free memory or end other processes, or use fewer "
                 "--workers, and run again",
             )
 
     def wait(self) -> None:
-        """Wait for a worker to end, but not for long."""
+        """Wait up to TICK seconds for a worker to end."""
         connection.wait([process.sentinel for process in self.processes.values()], timeout=TICK)
 
     def sweep(self) -> None:
-        """Take the ended workers out, give back the tickets that they held, and plan others while work is left.
+        """Remove ended workers, return their tickets to the queue, and plan replacements while work is left.
 
-        It may be repeated after trouble with the database: what changes here comes after what may raise.
+        It can be repeated after a database error: it changes this object only after all calls that may raise one.
 
         Raises:
-            WorkersDied: one met what others would meet too, or they end without end.
+            WorkersDied: a worker met an unrecoverable error, or workers keep ending without claiming a trial.
             StudyError: the study was deleted.
         """
-        for place, process in list(self.processes.items()):
+        for slot, process in list(self.processes.items()):
             if process.exitcode is None:
                 continue
             assert process.pid is not None  # it was started
-            if alive(process.pid):  # its server died, and it goes on unwatched
+            if alive(process.pid):  # the server that reports its exit died, and the worker is still running
                 os.kill(process.pid, signal.SIGKILL)
                 continue
-            studies = studies_of(self.study, self.settings[place])
+            studies = studies_of(self.study, self.settings[slot])
             for study in studies:
                 release(study, pid=process.pid)
             useful = any(began(study, process.pid) for study in studies)
-            # The queue is asked and not the exit code: a worker that was sent SIGTERM ends with 0 too, and between
-            # a worker's last look and this one another command may have added tickets.
-            over = self.ending or is_over(self.study, self.settings[place])
-            del self.processes[place]
-            # The user's code may end a worker with any exit code: only one with a message met an error of ours.
-            reported = process.exitcode == FAILED and self.errors[place].poll()
+            # Ask the queue instead of trusting exit code 0: SIGTERM leads to 0 too, and another command may have added
+            # tickets after the worker's last check.
+            over = self.ending or is_over(self.study, self.settings[slot])
+            del self.processes[slot]
+            # The user's code may exit with any code: only with a message is it our unrecoverable error.
+            reported = process.exitcode == FAILED and self.errors[slot].poll()
             expected = self.ending or process.exitcode == 0 or reported
             level = logging.INFO if expected else logging.WARNING
             log.log(level, "worker process %d ended with exit code %d", process.pid, process.exitcode)
             if reported:
-                raise WorkersDied(self.errors[place].recv())
+                raise WorkersDied(self.errors[slot].recv())
             if over:
                 continue
-            useful |= time.monotonic() - self.started[place] > STEADY
-            self.useless[place] = 0 if useful else self.useless[place] + 1
+            useful |= time.monotonic() - self.started[slot] > STEADY
+            self.useless[slot] = 0 if useful else self.useless[slot] + 1
             self._plan(
-                place,
-                f"{self.useless[place]} worker processes in a row ended before they began a trial, "
+                slot,
+                f"{self.useless[slot]} worker processes in a row ended before they began a trial, "
                 f"the last with exit code {process.exitcode}",
             )
 
     def end_hung(self) -> None:
-        """Kill the workers whose trial is taken from them for their silence, as their training may never return.
-
-        `sweep` then starts others in their places.
-        """
+        """Take the trials of workers without a heartbeat and kill these workers; `sweep` then replaces them."""
         now = time.monotonic()
-        if now - self.ticked > TROUBLE:  # the database was away, and workers have yet to come back to it
+        if now - self.ticked > TROUBLE:  # the database was unreachable: give workers time to reconnect
             self.looked = now
         self.ticked = now
         if now - self.looked < self.settings[0].grace / BEATS:
@@ -184,76 +180,71 @@ class Pool:
             silent = hung(study)
             for process in self.processes.values():
                 if process.pid in silent and process.is_alive():
-                    log.warning("worker process %d is killed, as its training does not go on", process.pid)
+                    log.warning("worker process %d is killed, because its training makes no progress", process.pid)
                     process.kill()
 
-    def _plan(self, place: int, trouble: str) -> None:
-        """Plan another worker for a place; the more in a row were of no use there, the later.
-
-        Raises:
-            WorkersDied: they were too many in each place; `trouble` says of what. As long as one place is of use the
-                search goes on: somebody may have killed the others, or they need more memory than is left.
-        """
+    def _plan(self, slot: int, reason: str) -> None:
+        # Plan a replacement, with a growing delay. Give up only if every slot is useless: the workers of some slots may
+        # have been killed from outside, or memory may suffice for fewer workers.
         if min(self.useless) > USELESS:
-            raise WorkersDied(trouble)
-        self.due[place] = time.monotonic() + min(FIRST_DELAY * 2 ** min(self.useless[place], 10), LONGEST_DELAY)
+            raise WorkersDied(reason)
+        self.due[slot] = time.monotonic() + min(FIRST_DELAY * 2 ** min(self.useless[slot], 10), LONGEST_DELAY)
 
     def terminate(self) -> None:
-        """Ask all workers to finish their epoch and end; start no more."""
+        """Ask all workers to end after their epoch, and start no more."""
         self.ending = True
         self.due.clear()
         for process in self.processes.values():
             process.terminate()
 
     def kill(self) -> None:
-        """End all workers now and give back their tickets."""
+        """Kill all workers and return their tickets to the queue."""
         for process in self.processes.values():
             process.kill()
         for process in self.processes.values():
             process.join()
-        for place, process in self.processes.items():
-            with kept_for_later():
-                for study in studies_of(self.study, self.settings[place]):
+        for slot, process in self.processes.items():
+            with tolerate_outage():
+                for study in studies_of(self.study, self.settings[slot]):
                     release(study, pid=process.pid, killed=True)
 
 
 @contextmanager
-def kept_for_later() -> Iterator[None]:
-    """Let tickets stay held if the database is out of reach at the end of a search: the next command takes them."""
+def tolerate_outage() -> Iterator[None]:
+    """Log a transient database error at the end of a search: the next command releases the tickets."""
     try:
         yield
     except (SQLAlchemyError, StorageInternalError, StorageError) as error:
         if not is_transient(error):
             raise
-        log.warning("tickets stay held until the next command: %s", message_of(error))
+        log.warning("running trials stay reserved until the next command: %s", message_of(error))
 
 
-def drain(
+def run_workers(
     study: optuna.Study,
     settings: list[WorkerSettings],
     stopping: Callable[[], bool],
     on_tick: Callable[[], None],
 ) -> None:
-    """Run one worker process for each of `settings`, replaced whenever it ends, until no work is left.
+    """Run one worker process for each of `settings`, and replace ended ones, until no work is left.
 
-    Once `stopping` says so, the workers finish their epoch, give their tickets back and
-    end. Whatever ends this function, no worker outlives it and no ticket stays held.
+    However this function ends, no worker outlives it and no ticket stays held.
 
     Args:
-        stopping: also once `fmnist-search stop` was asked for: workers end by themselves then, and are replaced until
-            this says so.
-        on_tick: called every second or so.
+        stopping: True lets the workers finish their epoch, return their tickets and end. It must become True after
+            `fmnist-search stop`, too: workers end by themselves then, and are replaced until it does.
+        on_tick: called about every second.
 
     Raises:
-        WorkersDied: the workers cannot go on.
-        TooManyFailures: failing is the rule among the trials.
+        WorkersDied: the workers cannot continue.
+        TooManyFailures: too many trials failed.
         StudyError: the study was deleted.
     """
     with logs.gathered() as lines, logs.about(study=study.study_name):
-        _drain(Pool(study, settings, lines), stopping, on_tick)
+        _supervise(Pool(study, settings, lines), stopping, on_tick)
 
 
-def _drain(pool: Pool, stopping: Callable[[], bool], on_tick: Callable[[], None]) -> None:
+def _supervise(pool: Pool, stopping: Callable[[], bool], on_tick: Callable[[], None]) -> None:
     failure: ExpectedError | None = None
     try:
         while pool.processes or pool.due:
@@ -275,26 +266,21 @@ def _drain(pool: Pool, stopping: Callable[[], bool], on_tick: Callable[[], None]
 
 
 def _start(settings: WorkerSettings, lines: Connection) -> tuple[BaseProcess, Connection]:
-    """Start a worker; returns its process, and what tells of the error that ended it.
-
-    Raises:
-        OSError, EOFError: it cannot be started.
-    """
+    # The connection receives the message of an error that ends the worker.
     context = process_context()
     errors, theirs = context.Pipe(duplex=False)
     with closing(theirs):
         process = context.Process(target=main, args=(settings, theirs, lines))
-        with _same_imports(), _short_socket_path(), _signals_held_back():
+        with _same_imports(), _short_socket_path(), _signals_blocked():
             process.start()
     return process, errors
 
 
 def process_context() -> ForkServerContext | SpawnContext:
-    """How worker processes are started.
+    """The multiprocessing context that starts worker processes.
 
-    On Linux by a server that has imported all that a worker needs and did nothing with it:
-    a worker starts at once, and shares those pages with the others. Elsewhere each is
-    spawned, as system libraries there do not bear to be forked.
+    On Linux a server that has only imported a worker's modules forks them: they start at once and share its memory.
+    Elsewhere each is spawned, because system libraries there do not survive a fork.
     """
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
@@ -305,13 +291,11 @@ def process_context() -> ForkServerContext | SpawnContext:
 
 @contextmanager
 def _same_imports() -> Iterator[None]:
-    """Processes that multiprocessing starts within this import modules from the same folders as this process.
-
-    It starts the server, the resource tracker and spawned workers as `python -c`: they would import from the working
-    directory first, the standard library too. And up to Python 3.13 the server imports what it is to preload before it
-    knows our sys.path. The environment is no way to tell them: `python -E` ignores it, and workers would inherit it.
-    """
-    spawn = util.spawnv_passfds  # which starts all three, given [python, option..., "-c", code, ...]
+    # Give processes that multiprocessing starts inside this context our sys.path. It starts the server, the resource
+    # tracker and spawned workers as `python -c`, which imports even the standard library from the working directory
+    # first. And up to Python 3.13 the server preloads modules before it receives our sys.path. An environment variable
+    # would not do: `python -E` ignores it, and workers would inherit it.
+    spawn = util.spawnv_passfds  # starts all three, with arguments [python, option..., "-c", code, ...]
 
     def spawn_alike(path: bytes, args: Sequence[Any], passfds: Sequence[int]) -> int:
         python, *rest = args
@@ -328,10 +312,10 @@ def _same_imports() -> Iterator[None]:
 
 @contextmanager
 def _short_socket_path() -> Iterator[None]:
-    """Within this the server's socket is in /tmp if its path would be too long below TMPDIR."""
+    # Put the server's socket in /tmp if its path below TMPDIR would be too long.
     before = tempfile.tempdir
     if len(os.fsencode(tempfile.gettempdir())) > LONGEST_TMPDIR:
-        tempfile.tempdir = "/tmp"  # noqa: S108  # multiprocessing makes a private folder there
+        tempfile.tempdir = "/tmp"  # noqa: S108  # multiprocessing creates a private folder there
     try:
         yield
     finally:
@@ -339,12 +323,10 @@ def _short_socket_path() -> Iterator[None]:
 
 
 @contextmanager
-def _signals_held_back() -> Iterator[None]:
-    """Ctrl-C and SIGTERM come to this process afterwards, which is to pass them on.
-
-    What is started within it never sees Ctrl-C, and SIGTERM when it is ready for it.
-    """
-    resource_tracker.ensure_running()  # it would let them through in mid-start
+def _signals_blocked() -> Iterator[None]:
+    # Processes started inside this context inherit the blocked signals: they never receive Ctrl-C, and SIGTERM once
+    # they unblock it. This process receives pending ones afterwards, and passes them on.
+    resource_tracker.ensure_running()  # else it would be started inside, and unblock them
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield

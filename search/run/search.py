@@ -1,4 +1,4 @@
-"""A whole search: the study and its queue, workers that drain it, its finalists, its report."""
+"""A complete search: the study and its queue, its workers, its finalists, its report."""
 
 from contextlib import ExitStack
 from dataclasses import replace
@@ -34,18 +34,18 @@ from search.worker.trial import try_network
 
 
 def run_search(definition: StudyDefinition, settings: RunSettings, console: Console | None = None) -> RunResult:
-    """Bring the study to its number of finished trials, or as far as time allows, then its finalists, and report.
+    """Run or resume a search until its goal or timeout, train its finalists, and write the report.
 
-    Tickets that an earlier run left in the queue are run too, if they are more. Workers are processes that import
-    the main module: a script calls this below `if __name__ == "__main__":`.
+    If an earlier run queued more trials, those are run too. Workers are processes that import the main module, so a
+    script must call this below `if __name__ == "__main__":`.
 
     Args:
         console: where progress is shown; standard output if None.
 
     Raises:
-        DataError, StorageError, StudyError, ArtifactError, NotOurs: nothing was started.
-        NetworkError, DefinitionError: the user's own network cannot be searched, and nothing was started.
-        WorkersDied, ClusterError, TooManyFailures: it cannot be brought there.
+        DataError, StorageError, StudyError, ArtifactError, NotOurs: the search was not started.
+        NetworkError, DefinitionError: the user's own network cannot be searched; the search was not started.
+        WorkersDied, ClusterError, TooManyFailures: the search cannot continue.
         OSError: the report cannot be written.
     """
     console = console or terminal()
@@ -70,13 +70,13 @@ def run_search(definition: StudyDefinition, settings: RunSettings, console: Cons
             worked, stopped, error = _advance(study, view, definition, settings, data, console, deadline)
             had_work |= worked
             standings = retry(lambda: standings_of(view, folder))
-            goal = retry(lambda: tickets.goal(view)["trials"])  # before what is to be held against it
+            goal = retry(lambda: tickets.goal(view)["trials"])  # before the summary that is compared with it
             summary = retry(lambda: summarize(view, folder))
             if stopped or error or not summary.trials.left:
-                break  # else another command asked for more meanwhile: an end is reported only of the whole search
+                break  # else another command has raised the goal meanwhile
         report = folder / REPORT
         if had_work or not report.is_file():
-            from search.report import write  # a second, for which no search waits to begin
+            from search.report import write  # takes a second, which must not delay the start
 
             retry(lambda: write(view, folder, report, lambda: data, worker.storage))
     return RunResult(view, data, summary, goal, standings, had_work, stopped, error, report)
@@ -85,20 +85,19 @@ def run_search(definition: StudyDefinition, settings: RunSettings, console: Cons
 def _top_up(
     storage: RDBStorage, definition: StudyDefinition, settings: RunSettings, data: fashion.DataSet
 ) -> tuple[optuna.Study, int]:
-    """Make or resume the study and let its queue come to the goal, which is returned too."""
     worker = settings.worker
     with lock(worker.storage):
         if worker.study not in optuna.get_all_study_names(storage):
             check_name(worker.study)
         study = open_study(storage, worker.study, definition, data, settings.place, allow_mixed=worker.allow_mixed)
-        if settings.engine == "local":  # what a cluster's machines train in is for their workers to say
+        if settings.engine == "local":  # on a cluster each worker checks its machine's precision
             check_precision(study, fastest(torch.device(worker.device)), allow_mixed=worker.allow_mixed)
         check_outputs(folder_of(study))
         if settings.command:
             store.note(study, settings.command)
         release(study)
         drop_partial(study, artifacts_of(study, folder_of(study)))
-        return study, tickets.top_up(study, definition, settings.trials)  # more, if an earlier run asked for more
+        return study, tickets.top_up(study, definition, settings.trials)
 
 
 def _advance(
@@ -110,26 +109,23 @@ def _advance(
     console: Console,
     deadline: float | None,
 ) -> tuple[bool, Stopped | None, ExpectedError | None]:
-    """Drain the search, then train its finalists if it is at its goal.
-
-    Returns:
-        Whether anything was left to do, what stopped it, and what the finalists failed of.
-    """
-    # Finalists of an earlier run come later: this one may choose others.
+    # Run the search's trials, then its finalists if it reached its goal. Returns whether anything was left to do, what
+    # stopped it, and the error of the finalists. The search's workers leave the finalists of an earlier run alone, as
+    # this run may choose others.
     searching = replace(settings, worker=replace(settings.worker, finalists=False))
     trials = retry(lambda: summarize(view, settings.place.folder)).trials
     stopped: Stopped | None = None
     if trials.left:
         stopped = drain(study, view, searching, trials.finished + trials.left, console, deadline)
     if not definition.finalists:
-        done = retry(lambda: tickets.is_done(view))  # then it was stopped just as it came to its end
+        done = retry(lambda: tickets.is_done(view))  # it may have been stopped just when it finished
         return trials.left > 0, None if done else stopped, None
     if stopped:
         return True, stopped, None
     try:
         trained, stopped = retrain(study, definition.finalists, SEEDS, settings, data, console, deadline)
     except StorageError:
-        raise  # what follows needs the database too
+        raise  # the report needs the database too
     except ExpectedError as failure:
         return True, None, failure
     return trained or trials.left > 0, stopped, None
@@ -146,16 +142,16 @@ def _announce(
 ) -> None:
     worker = settings.worker
     where = f" on the Ray cluster at {settings.address}" if settings.engine == "ray" else ""
-    before = f" ({summary.trials.finished} are finished already)" if summary.trials.finished else ""
+    before = f" ({summary.trials.finished} already finished)" if summary.trials.finished else ""
     if settings.trials and goal > settings.trials:
-        before += f", as an earlier run asked for more than {settings.trials},"
+        before += f", the goal of an earlier run instead of {settings.trials},"
     lines = [
         f"Study {worker.study}: {goal} trials{before} of {_networks(definition)} on {data.name} "
         f"({len(data.train):,} + {len(data.test):,} images), scored on {definition.score_on}.",
         f"{_sampler(definition)}, {store.definition_of(study).pruner} pruner, seed {definition.seed}; "
         f"{count(settings.workers, 'worker')}{where}, torch threads each: {settings.each()[0].threads}, "
         f"device: {worker.device}; {masked(worker.storage)}",
-        *(f"Held already: {holder}." for holder in retry(lambda: held(study))),
+        *(f"Already running: {holder}." for holder in retry(lambda: held(study))),
         *warnings_for(worker.storage, settings.workers, cluster=settings.engine == "ray"),
     ]
     for line in lines:
@@ -168,7 +164,6 @@ def _networks(definition: StudyDefinition) -> str:
 
 
 def _sampler(definition: StudyDefinition) -> str:
-    """The sampler, or the whole of a grid."""
     if definition.sampler != "grid":
         return f"{definition.sampler} sampler"
     seeds = f", {definition.seeds} seeds each" if definition.seeds > 1 else ""

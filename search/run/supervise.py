@@ -1,4 +1,4 @@
-"""Workers on one study's queue, here or on a cluster; and tickets added by hand."""
+"""Workers for one study, on this machine or a cluster, and tickets that the user adds."""
 
 import logging
 import signal
@@ -43,12 +43,11 @@ log = logging.getLogger(__package__)
 
 @dataclass(frozen=True)
 class RunSettings:
-    """How a search runs here, as opposed to what it searches.
+    """How a search runs, as opposed to what it searches.
 
-    trials: to finish; None for as many as the definition says.
-    worker: what each worker gets, but for its share of cores and devices. timeout: seconds.
-    quiet: say nothing. as_json: print finished trials as JSON. address: of the Ray cluster, for the engine `ray`.
-    command: that asked for it, without a password.
+    trials: number to finish; None for the definition's. worker: settings of each worker, before cores and devices are
+    divided among them. timeout: seconds. quiet: print nothing. as_json: print finished trials as JSON. address: of the
+    Ray cluster, for the engine `ray`. command: the command to record, without passwords.
     """
 
     trials: int | None
@@ -85,19 +84,19 @@ class RunSettings:
         address: str = "auto",
         command: str | None = None,
     ) -> Self:
-        """The settings that `fmnist-search run` makes of its options, with its defaults.
+        """The settings of `fmnist-search run` from its options, with the same defaults.
 
         Args:
-            study: its name in the database, and that of its folder in `output`.
-            output: the output folder; where None, "studies", while a study that is there stays in its own.
-            storage: URL of the database; studies.db in the output folder if None.
-            workers: processes; if None one a GPU, or one a core where there is none.
+            study: name of the study in the database, and of its folder in `output`.
+            output: the output folder; if None, "studies" for a new study, and an existing one keeps its own.
+            storage: URL of the database; if None, studies.db in the output folder.
+            workers: number of processes; if None, one per GPU, or one per core without GPUs.
             device: auto, cpu, cuda or mps.
 
         Raises:
-            UsageError: the device is not on this machine.
+            UsageError: this machine lacks the device.
         """
-        if engine == "local" or device == "auto":  # whether a cluster has a device is not for this machine to say
+        if engine == "local" or device == "auto":  # this machine does not know a cluster's devices
             device = device_of(device).type
         folder = expand(output or OUTPUT)
         return cls(
@@ -122,15 +121,15 @@ class RunSettings:
         )
 
     def of_network(self, own: OwnNetwork | None) -> Self:
-        """With the user's own network for the workers."""
+        """These settings, with the user's own network for the workers."""
         return replace(self, worker=replace(self.worker, network=own.named if own else None))
 
     def deadline(self) -> float | None:
-        """When the time that starts now is up, on the monotonic clock."""
+        """The end of a timeout that starts now, on the monotonic clock; None without a timeout."""
         return None if self.timeout is None else time.monotonic() + self.timeout
 
     def each(self) -> list[WorkerSettings]:
-        """The settings of each worker: this machine's cores and devices in shares; a cluster's are Ray's to give."""
+        """The settings of each worker, with its share of this machine's cores and devices; Ray assigns a cluster's."""
         if self.engine == "ray":
             return [self.worker] * self.workers
         return local.shared_out(self.worker, self.workers)
@@ -144,16 +143,16 @@ def drain(
     console: Console,
     deadline: float | None,
 ) -> Stopped | None:
-    """Run workers until the queue is empty; returns what stopped them before, if anything did.
+    """Run workers until the queue is empty; return what stopped them earlier, or None.
 
     Args:
-        view: the same study over an engine that only reads and so never waits.
-        goal: trials of the study once it is.
-        deadline: as `RunSettings.deadline` has it.
+        view: the same study over a read-only engine, which never waits.
+        goal: number of trials when the study is finished.
+        deadline: as in `RunSettings.deadline`.
 
     Raises:
         StudyError: the study was deleted.
-        WorkersDied, ClusterError, TooManyFailures: they cannot go on.
+        WorkersDied, ClusterError, TooManyFailures: the search cannot continue.
     """
     finished = retry(lambda: FinishedTrials(view))
     request, requested = retry(lambda: stop_requests(view)), False
@@ -167,11 +166,11 @@ def drain(
     def tick() -> None:
         nonlocal requested
         requested = stop_requests(view) != request
-        progress.goal = tickets.goal(view)["trials"]  # another may have raised it
+        progress.goal = tickets.goal(view)["trials"]  # another command may have raised it
         progress.show(summarize(view), finished.new())
 
     with interrupts.installed(), raise_if_deleted(view, checkpoints), progress.shown():
-        run = partial(ray.drain, address=settings.address) if settings.engine == "ray" else local.drain
+        run = partial(ray.run_workers, address=settings.address) if settings.engine == "ray" else local.run_workers
         run(
             study,
             settings.each(),
@@ -188,15 +187,16 @@ def drain(
 def join(settings: WorkerSettings, workers: int, say: Callable[[str], None]) -> bool:
     """Run workers until the queue is empty, or with `settings.follow` until they are stopped.
 
-    Returns whether Ctrl-C ended it; SIGTERM is how a service is told to end, and no more than that.
+    Returns:
+        Whether Ctrl-C stopped it. SIGTERM does not count: it is the regular way to stop a service.
 
     Raises:
-        StorageError, StudyError: the study is not to be had.
-        NetworkError: the user's own network is not here, or not what is on record.
-        WorkersDied, TooManyFailures: the workers cannot go on.
+        StorageError, StudyError: the study is unavailable.
+        NetworkError: the user's own network is missing, or differs from the recorded one.
+        WorkersDied, TooManyFailures: the workers cannot continue.
     """
     notes: list[str] = []
-    interrupts = Interrupts(lambda: notes.append("Stopping after the running epochs; once more stops at once."))
+    interrupts = Interrupts(lambda: notes.append("Stopping after the running epochs; repeat to stop at once."))
     with interrupts.installed(), reported(settings.storage):
         with logs.about(study=settings.study):
             study = _wait_for(settings, lambda: interrupts.asked)
@@ -218,29 +218,29 @@ def join(settings: WorkerSettings, workers: int, say: Callable[[str], None]) -> 
             stopped = stop_requests(view) != request
 
         with raise_if_deleted(view, checkpoints):
-            local.drain(study, local.shared_out(settings, workers), lambda: interrupts.asked or stopped, tick)
+            local.run_workers(study, local.shared_out(settings, workers), lambda: interrupts.asked or stopped, tick)
     return interrupts.by == signal.SIGINT
 
 
 def _wait_for(settings: WorkerSettings, interrupted: Callable[[], bool]) -> optuna.Study | None:
-    """The study, once it is there; None if that was not waited for. Without `follow` it must be there now."""
-    said = ""
+    # None if interrupted. Without `follow` the study must exist now.
+    last_error = ""
     while not interrupted():
         try:
             return load_study(open_storage(settings.storage, "write"), settings.study)
         except (StudyError, StorageError) as error:
             if not settings.follow:
                 raise
-            if str(error) != said:
-                said = str(error)
-                log.warning("waiting for the study for as long as it takes: %s", said)
+            if str(error) != last_error:
+                last_error = str(error)
+                log.warning("waiting without a time limit for the study: %s", last_error)
         time.sleep(FOLLOW_POLL)
     return None
 
 
 @dataclass(frozen=True)
 class Enqueued:
-    """A study's queue afterwards. waiting: tickets in it. goal: trials that the study comes to."""
+    """A study's queue after tickets were added. waiting: tickets in the queue. goal: the study's number of trials."""
 
     study: str
     added: int
@@ -257,16 +257,16 @@ def enqueue(
     name: str,
     data_dir: Path | None,
 ) -> Enqueued:
-    """Add tickets to a study.
+    """Add tickets to a study, which is created if it does not exist.
 
     Args:
-        study: the name or file of a definition to make it from, if there is none of that name in the database.
+        study: name or file of the definition from which to create it.
         assignments: NAME=VALUE, hyperparameters that these tickets fix.
-        place: where a study that is made here has its files.
+        place: where to put the files of a study that is created.
         name: of the study in the database.
 
     Raises:
-        DefinitionError, NetworkError, StudyError, DataError, StorageError: nothing was added.
+        DefinitionError, NetworkError, StudyError, DataError, StorageError: no ticket was added.
     """
     with opened(url, "create") as storage, reported(url), lock(url):
         target = _opened(storage, name, study, place, data_dir)
@@ -277,13 +277,13 @@ def enqueue(
         return Enqueued(name, added, waiting, tickets.goal(target)["trials"])
 
 
-def _opened(storage: RDBStorage, named: str, study: str, place: Place, data_dir: Path | None) -> optuna.Study:
-    if named in optuna.get_all_study_names(storage):
-        opened = load_study(storage, named)
+def _opened(storage: RDBStorage, name: str, study: str, place: Place, data_dir: Path | None) -> optuna.Study:
+    if name in optuna.get_all_study_names(storage):
+        opened = load_study(storage, name)
         if place.artifacts:
             check_stays(opened, place.artifacts)
         return opened
-    check_name(named)
+    check_name(name)
     defined = definition.read(study)
     try_network(defined)
-    return open_study(storage, named, defined, fashion.load(data_dir), place)
+    return open_study(storage, name, defined, fashion.load(data_dir), place)

@@ -1,1 +1,1 @@
-"""A study: its definition, its search space, what is stored with it, and where its files are."""
+"""A study: its definition, search space, database records, and file locations."""

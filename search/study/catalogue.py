@@ -1,4 +1,4 @@
-"""The studies that can be run by name, with what a list of them says."""
+"""The list of studies that can be run by name."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from search.study.definition import StudyDefinition
 
 @dataclass(frozen=True)
 class Entry:
-    """A study file. trials: that it comes to by itself. minutes: expected on two cores, if its author says."""
+    """A study file. trials: default number. minutes: expected time on two cores, None if the file does not give it."""
 
     name: str
     description: str
@@ -18,20 +18,20 @@ class Entry:
 
 
 def entries() -> list[Entry]:
-    """The studies in ./studies and in the package; of two of one name the local one, which is what `run` takes.
+    """The studies in ./studies and in the package; a local one hides the package's of the same name, as in `run`.
 
     Raises:
-        DefinitionError: a file is wrong.
+        DefinitionError: a file is invalid.
     """
     return [_entry(name, definition.describe(path)) for name, path in sorted(definition.known().items())]
 
 
 def trials_of(defined: StudyDefinition) -> int:
-    """The trials of a study that nobody gives another number."""
+    """Number of trials that a study runs by default."""
     if defined.sampler != "grid":
         return defined.trials or definition.TRIALS_OF_A_SEARCH
-    whole = len(space.grid(defined)) * defined.seeds
-    return min(defined.trials or whole, whole)
+    size = len(space.grid(defined)) * defined.seeds
+    return min(defined.trials or size, size)
 
 
 def _entry(name: str, defined: StudyDefinition) -> Entry:

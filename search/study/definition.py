@@ -1,6 +1,6 @@
-"""A study's definition: read from TOML, validated, compared, and kept in the database.
+"""A study's definition: read from TOML, validated, compared, and stored in the database.
 
-All mistakes in a file are said at once, each in one line with the file, the key and what to do.
+All mistakes in a file are reported at once, one line each: the file, the key and what to do.
 """
 
 import re
@@ -25,70 +25,72 @@ from search.study.parameters import Parameter, Strict, Tables, Value, Values, me
 if TYPE_CHECKING:
     from fmnist.own_network import OwnNetwork
 
-# What a study may be given anew: how far it goes, not what one of its trials is.
+# Keys that may change when a study is resumed: they set its extent, not what a trial is.
 MAY_CHANGE = {"description", "minutes", "trials", "seeds", "finalists", "reference", "grid"}
 
-TRIALS_OF_A_SEARCH = 50  # where nobody says how many
+TRIALS_OF_A_SEARCH = 50  # the default
 
 
 class DefinitionError(UsageError):
-    """A study definition is missing or invalid; the message has a line for each mistake: file, key, remedy."""
+    """A study definition is missing or invalid; the message has one line per mistake: file, key, what to do."""
 
 
 class StudyDefinition(Strict):
     """What a study searches, and how.
 
-    Parameters of the constructor of a user's own network are hyperparameters beside the training's. They are checked
-    against it where it was loaded; a definition that comes out of a database runs no code.
+    For a user's own network, the parameters of its constructor are hyperparameters too. They are checked against the
+    constructor if the network is loaded; reading a definition from a database runs no code.
     """
 
-    description: str = Field("", description="one line on the question that the study answers")
-    minutes: int | None = Field(None, ge=1, description="expected time on two cores, for the list of studies")
-    trials: int | None = Field(None, ge=1, description="finished trials to reach; 50, or all of a grid, if not given")
+    description: str = Field("", description="one line: the question that the study answers")
+    minutes: int | None = Field(None, ge=1, description="expected time on two cores, shown in the list of studies")
+    trials: int | None = Field(None, ge=1, description="number of finished trials; by default 50, or the whole grid")
     sampler: SamplerName = Field(
         "tpe",
-        description="how parameters are chosen: tpe and gp learn from earlier trials, random and qmc (Sobol) do not, "
+        description="how values are chosen: tpe and gp learn from earlier trials, random and qmc (Sobol) do not, "
         "grid takes all combinations",
     )
     pruner: PrunerName = Field(
         "freeze",
-        description="which trials end early: with freeze those that others outdo when the search is over, as they are "
-        "paused until then; with slack those too far behind the best one at the same epoch; with none no trial; the "
-        "others are Optuna's",
+        description="which trials stop early: freeze pauses trials and prunes those that are outperformed when the "
+        "search ends; slack prunes trials too far behind the best one at the same epoch; none prunes none; the others "
+        "are Optuna's",
     )
-    audit: float = Field(0.0, ge=0, le=1, description="share of pruned trials that are trained to the end all the same")
-    score_on: ScoreOn = Field("test", description="images that score a trial; validation: a sixth of the training set")
+    audit: float = Field(0.0, ge=0, le=1, description="fraction of pruned trials that are trained to the end anyway")
+    score_on: ScoreOn = Field(
+        "test", description="images that score a trial: test, or validation, a sixth of the training set"
+    )
     tta: Tta = Field(
         "auto",
-        description="test-time augmentation of every score, and of the saved networks: with mirror the softmax of the "
-        "mirrored image is added, with auto where the training's augmentation flips, with none nowhere",
+        description="test-time augmentation of every score and of saved networks: mirror adds the softmax of the "
+        "mirrored image, auto does so if the training's augmentation flips, none never",
     )
-    seed: int = Field(0, ge=0, description="decides every random choice of the study")
-    seeds: int = Field(1, ge=1, description="trainings of each configuration of a grid, each with its own seed")
+    seed: int = Field(0, ge=0, description="seed of every random choice in the study")
+    seeds: int = Field(1, ge=1, description="training runs per configuration of a grid, each with its own seed")
     finalists: int = Field(
-        TOP, ge=0, le=100, description="best configurations that `run` trains again with fresh seeds"
+        TOP, ge=0, le=100, description="number of best configurations that `run` trains again with fresh seeds"
     )
     reference: Literal["write-up"] | None = Field(
-        None, description="published results on Fashion-MNIST that the report compares a study of it with"
+        None, description="published results on Fashion-MNIST with which the report compares the study"
     )
     defaults: Hyperparameters = Field(
         default_factory=lambda: Hyperparameters(),
-        description="trial 0, and the value of what is not searched: hyperparameters by name",
+        description="hyperparameters of trial 0, and of every trial where they are not searched",
     )
     start: list[dict[str, Value]] = Field(
         default_factory=list,
-        description="configurations to try right after trial 0, a `[[start]]` each: searched hyperparameters by name, "
-        "others as in defaults",
+        description="configurations to try right after trial 0, one `[[start]]` each: values of searched "
+        "hyperparameters; others as in defaults",
     )
     space: dict[str, Tables] = Field(
         default_factory=dict,
-        description="what is searched: hyperparameters by name, each with a range or choices, or with several tables, "
-        "a `[[space.NAME]]` each, of different conditions",
+        description="search space: hyperparameters by name, each with a range or choices, or with several tables "
+        "under different conditions, one `[[space.NAME]]` each",
     )
     grid: list[dict[str, Values]] = Field(
         default_factory=list,
-        description="parts of a grid, a `[[grid]]` each: values to combine, others as in defaults; "
-        "without parts it has all of space",
+        description="parts of a grid, one `[[grid]]` each: values to combine, others as in defaults; "
+        "by default the grid covers all of space",
     )
 
     _own: "OwnNetwork | None" = PrivateAttr(None)
@@ -101,9 +103,9 @@ class StudyDefinition(Strict):
     @field_validator("space")
     @classmethod
     def _fractions(cls, space: dict[str, list[Parameter]], info: ValidationInfo) -> dict[str, list[Parameter]]:
-        """Ranges of hyperparameters that take fractions have fractional ends, so that a table tells its kind."""
+        # Make the bounds of every range for a float hyperparameter floats, so that a table alone tells int from float.
         if "defaults" not in info.data:
-            return space  # they are wrong
+            return space  # [defaults] is invalid
         kinds: dict[str, Any] = {name: field.annotation for name, field in Hyperparameters.model_fields.items()}
         if is_own(info.data["defaults"].architecture):
             kinds = {name: kinds[name] for name in TRAINING} | (dict(info.context.arguments) if info.context else {})
@@ -121,20 +123,20 @@ class StudyDefinition(Strict):
 
     @property
     def is_own(self) -> bool:
-        """Whether the network is the user's own."""
+        """Whether this study searches a user's own network."""
         return is_own(self.defaults.architecture)
 
     @property
     def own(self) -> "OwnNetwork | None":
-        """The user's own network, where it was loaded."""
+        """The user's own network, None if it is not loaded."""
         return self._own
 
     def loaded(self) -> Self:
-        """The same with the user's own network, if it has one, and checked against that.
+        """This definition with the user's own network, if it has one, loaded and validated.
 
         Raises:
-            NetworkError: it cannot be loaded.
-            DefinitionError: the definition does not fit its constructor.
+            NetworkError: the network cannot be loaded.
+            DefinitionError: the definition does not fit the network's constructor.
         """
         if not self.is_own or self._own:
             return self
@@ -143,12 +145,12 @@ class StudyDefinition(Strict):
         return self.of_network(own_network.load(self.defaults.architecture))
 
     def of_network(self, own: "OwnNetwork") -> Self:
-        """The same, checked against its network, which is the user's own.
+        """This definition, validated against the constructor of the user's own network.
 
         Raises:
-            DefinitionError: it does not fit its constructor.
+            DefinitionError: it does not fit.
         """
-        content = self.model_dump(include=self.model_fields_set)  # so that what was not given is still told apart
+        content = self.model_dump(include=self.model_fields_set)  # keeps `model_fields_set` the same
         try:
             return type(self).model_validate(content, context=own)
         except ValidationError as error:
@@ -157,33 +159,33 @@ class StudyDefinition(Strict):
 
     @property
     def default_values(self) -> dict[str, Any]:
-        """The default configuration: hyperparameters by name, those of a user's own network among them."""
+        """The default configuration: all hyperparameters by name, including those of a user's own network."""
         values = self.defaults.model_dump()
         arguments: dict[str, Any] = values.pop("network")
         return values | arguments
 
     @property
     def defaults_known(self) -> bool:
-        """Whether each searched hyperparameter has its default: those of a constructor are known once it is loaded."""
+        """Whether every searched hyperparameter has a known default; a constructor's are known once it is loaded."""
         return not self.is_own or self._own is not None or self.space.keys() <= self.default_values.keys()
 
     @property
     def ranges(self) -> dict[str, Parameter]:
-        """All values of each searched hyperparameter, whatever the conditions."""
+        """All values of each searched hyperparameter under any condition."""
         return {name: merged(tables) for name, tables in self.space.items()}
 
     def longest_epochs(self) -> int:
-        """The most epochs that a trial can have."""
+        """The largest number of epochs in the search space."""
         ends = [end for table in self.space.get("epochs", ()) for end in table.ends()]
         return int(max([*ends, self.defaults.epochs]))
 
     def identity(self) -> dict[str, Any]:
-        """What must stay the same for as long as the study lives, as plain values."""
+        """The part that must not change when the study is resumed, as plain values."""
         return self.model_dump(mode="json", exclude=MAY_CHANGE)
 
 
 def _with_arguments(given: dict[str, Any], own: "OwnNetwork | None") -> dict[str, Any]:
-    """Of a user's own network, [defaults] has the arguments of the constructor by name, beside the training's."""
+    # In [defaults], the constructor's arguments of a user's own network stand beside the training's hyperparameters.
     defaults = given.get("defaults")
     if not isinstance(defaults, dict) or not is_own(_architecture(given)):
         return given
@@ -197,13 +199,13 @@ def _with_arguments(given: dict[str, Any], own: "OwnNetwork | None") -> dict[str
 
 
 def _space_of_grid(given: dict[str, Any]) -> dict[str, Any]:
-    """A grid that is given in parts needs no space beside it: it is their values, and the default's."""
+    # A grid in parts needs no [space]: it follows from the values in the parts and the defaults.
     parts, defaults = given.get("grid") if "space" not in given else None, given.get("defaults", {})
     if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
         return given
     known_defaults = {name: field.default for name, field in Hyperparameters.model_fields.items()}
     if isinstance(defaults, dict):
-        if is_own(_architecture(given)):  # whose `hidden` is not ours
+        if is_own(_architecture(given)):  # its `hidden`, for example, has nothing to do with ours
             known_defaults = {name: known_defaults[name] for name in TRAINING}
         known_defaults |= defaults | (defaults["network"] if isinstance(defaults.get("network"), dict) else {})
     choices: dict[str, list[Any]] = {}
@@ -214,7 +216,7 @@ def _space_of_grid(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def differences(stored: dict[str, Any], given: dict[str, Any]) -> list[str]:
-    """Each difference of two identities as `key: stored -> given`."""
+    """Each difference between two identities as `key: stored -> given`."""
     before, after = _flatten(stored), _flatten(given)
     return [
         f"{key}: {before.get(key)} -> {after.get(key)}"
@@ -227,28 +229,28 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     leaves: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, list) and any(isinstance(each, dict) for each in value):
-            value = {f"#{place}": each for place, each in enumerate(value, start=1)}
+            value = {f"#{index}": each for index, each in enumerate(value, start=1)}
         leaves |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return leaves
 
 
 def bundled() -> list[Path]:
-    """The definitions that come with the package, by name."""
+    """The definition files in the package, sorted by name."""
     installed = Path(str(files("search"))) / "studies"
     folder = installed if installed.is_dir() else Path(str(files("search"))).parent / "studies"
     return sorted(folder.glob("*.toml"))
 
 
 def known() -> dict[str, Path]:
-    """The definitions that have a name: those in ./studies, and of the package's those that are not there too."""
+    """Definition files by name: those in ./studies, and the package's others."""
     return {path.stem: path for path in [*bundled(), *sorted(Path("studies").glob("*.toml"))]}
 
 
 def locate(study: str) -> Path:
-    """The file of a study given as a path, or as a name in ./studies or in the package.
+    """The file of a study given by path, or by name in ./studies or in the package.
 
     Raises:
-        DefinitionError: there is none.
+        DefinitionError: no study has that name.
     """
     if study.endswith(".toml") or "/" in study:
         return expand(study)
@@ -259,16 +261,16 @@ def locate(study: str) -> Path:
 
 
 def read(study: Path | str, **overrides: Any) -> StudyDefinition:
-    """Read and validate a definition; overrides that are not None replace its own values.
+    """Read and validate a definition; overrides that are not None replace its values.
 
-    A network of the user's own is loaded, from a file beside the study's unless `own_network.found_in` says otherwise.
+    A user's own network is loaded, from a file beside the study file unless `own_network.found_in` gives a folder.
 
     Args:
-        study: its file, or what `locate` finds.
+        study: its file, or a name or path as in `locate`.
 
     Raises:
-        DefinitionError: the file is absent, no TOML, or wrong somewhere.
-        NetworkError: its network cannot be loaded.
+        DefinitionError: the file is missing, is not TOML, or is invalid.
+        NetworkError: the network cannot be loaded.
     """
     path = locate(study) if isinstance(study, str) else study
     content = _content(path) | {name: value for name, value in overrides.items() if value is not None}
@@ -281,16 +283,16 @@ def read(study: Path | str, **overrides: Any) -> StudyDefinition:
 
 
 def describe(path: Path) -> StudyDefinition:
-    """Read a definition for a list of studies, which runs no code of a network.
+    """Read a definition without loading the user's own network.
 
     Raises:
-        DefinitionError: as `read`.
+        DefinitionError: as in `read`.
     """
     return _validated(path, _content(path), None)
 
 
 def _architecture(content: dict[str, Any]) -> str:
-    """What [defaults] of a definition names as the network, right or wrong; "" if that is no text."""
+    # The architecture in [defaults], valid or not; "" if it is not text.
     defaults = content.get("defaults")
     architecture = defaults.get("architecture") if isinstance(defaults, dict) else None
     return architecture if isinstance(architecture, str) else ""
@@ -309,18 +311,16 @@ def _validated(path: Path, content: dict[str, Any], own: "OwnNetwork | None") ->
     found, mistakes = _checked(content, own)
     if mistakes:
         raise DefinitionError("\n".join(f"{path}: {mistake.line}" for mistake in mistakes))
-    assert found  # what has no mistake is valid
+    assert found  # valid, as there are no mistakes
     return found
 
 
 def _checked(content: dict[str, Any], own: "OwnNetwork | None") -> tuple[StudyDefinition | None, list[Mistake]]:
-    """The definition, and all mistakes in it.
-
-    What is wrong by itself is taken out, and what is left is looked at again, so that one mistake hides no other.
-    """
+    # Remove what is invalid and validate the rest again until it is valid, so that no mistake hides another.
     mistakes: list[Mistake] = []
     removed: set[Place] = set()
-    is_of_ours = re.search(r":|\.py$", _architecture(content)) is None  # it decides which hyperparameters there are
+    # The kind of network decides which hyperparameters exist, so without its architecture nothing else can be checked.
+    is_of_ours = re.search(r":|\.py$", _architecture(content)) is None
     while True:
         try:
             found = StudyDefinition.model_validate(content, context=own)
@@ -336,7 +336,7 @@ def _checked(content: dict[str, Any], own: "OwnNetwork | None") -> tuple[StudyDe
 
 
 def _present(content: dict[str, Any], place: Place) -> Place:
-    """The place, or for a key that is missing the table that lacks it, which is what is taken out then."""
+    # For a missing key, the table that lacks it: that is what can be removed.
     inner: Any = content
     for depth, part in enumerate(place):
         if isinstance(inner, dict) and part not in inner:
@@ -346,7 +346,7 @@ def _present(content: dict[str, Any], place: Place) -> Place:
 
 
 def _without(content: dict[str, Any], place: Place) -> dict[str, Any]:
-    """A table without what is at a place; from a list on all of that goes, as its other entries keep their numbers."""
+    # A list is removed whole: without one entry the others would change their numbers.
     first, *rest = place or ("",)
     if first not in content:
         return content
@@ -357,7 +357,7 @@ def _without(content: dict[str, Any], place: Place) -> dict[str, Any]:
 
 
 def _of_batches(definition: StudyDefinition) -> list[Mistake]:
-    """Batches too small for a new study; those of 0.2.0 may have them."""
+    # Not part of the model's validation: studies of 0.2.0 may have batches that are too small for new ones.
     sizes = [end for table in definition.space.get("batch_size", ()) for end in table.ends()]
     try:
         check_batch_size(int(min(sizes or [definition.defaults.batch_size])))

@@ -1,30 +1,25 @@
-"""Mistakes in a study definition: each with its key and what to do; and pydantic's errors put like that."""
+"""Mistakes in a study definition, each with its key and what to do, and pydantic's errors translated to them."""
 
 import difflib
 import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from fmnist.hyperparameters import Hyperparameters
 from search.formatting import did_you_mean
-from search.study.parameters import (
-    Parameter,
-)
+from search.study.parameters import Parameter
 
-if TYPE_CHECKING:
-    pass
-
-UNION = {"bool", "int", "float", "str"}  # pydantic's names for the members of a union, which end the place of an error
+UNION = {"bool", "int", "float", "str"}  # pydantic appends the name of a union's member to an error's location
 
 Place = tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """What is wrong at a place of a definition, and what to do; others: the further places that it is about."""
+    """What is wrong at a key of a definition, and what to do. others: further keys that it concerns."""
 
     place: Place
     text: str
@@ -32,19 +27,19 @@ class Mistake:
 
     @property
     def line(self) -> str:
-        """space.filters #2.low: should be a number."""
+        """The mistake as text, such as `space.filters #2.low: should be a number`."""
         key = "".join(f" #{part + 1}" if isinstance(part, int) else f".{part}" for part in self.place)
         line = ": ".join(filter(None, (key.removeprefix("."), self.text)))
         return " ".join("".join(each if each.isprintable() else " " for each in line).split())
 
     def follows_from(self, removed: Iterable[Place]) -> bool:
-        """Whether it is about what was removed, and so may be due to that."""
+        """Whether it concerns a removed key, and so may be a consequence of the removal."""
         mine = (self.place, *self.others)
         return any(a[: len(b)] == b or b[: len(a)] == a for a in mine for b in removed)
 
 
 class Mistakes(ValueError):
-    """A definition contradicts itself."""
+    """The keys of a definition contradict each other."""
 
     def __init__(self, mistakes: list[Mistake]) -> None:
         super().__init__("\n".join(mistake.line for mistake in mistakes))
@@ -52,24 +47,25 @@ class Mistakes(ValueError):
 
 
 def explain(error: ValidationError, model: type[BaseModel], content: Mapping[str, Any]) -> list[Mistake]:
-    """The mistakes in a definition, or in hyperparameters, from what pydantic says of them.
+    """The mistakes behind a pydantic error.
 
     Args:
-        model, content: what was validated as what.
+        model: the model that was validated: a definition, or hyperparameters.
+        content: the data that was validated.
     """
     found: dict[Place, list[Any]] = {}
     for each in error.errors():
         if isinstance(contradictions := each.get("ctx", {}).get("error"), Mistakes):
-            return contradictions.mistakes  # pydantic looks for them only where it has found nothing else
+            return contradictions.mistakes  # pydantic runs the model's validator only if all fields are valid
         place = each["loc"][:-1] if each["loc"] and each["loc"][-1] in UNION else each["loc"]
-        if place[:2] == ("defaults", "network") and len(place) > 2:  # which stand beside the training's
+        if place[:2] == ("defaults", "network") and len(place) > 2:  # in a file they are keys of [defaults]
             place = ("defaults", *place[2:])
         found.setdefault(place, []).append(each)
     return [_mistake(model, _as_given(place, content), of_one) for place, of_one in found.items()]
 
 
 def _as_given(place: Place, content: Any) -> Place:
-    """A place without the numbers in lists of one that stand in the file without brackets."""
+    # A single table or value may stand in the file without the list's brackets; then its location has no index.
     kept: list[str | int] = []
     for part in place:
         if isinstance(part, int) and not isinstance(content, list):
@@ -85,13 +81,13 @@ def _mistake(model: type[BaseModel], place: Place, errors: list[Any]) -> Mistake
         return Mistake(place, _text(errors))
     inner: dict[Any, type[BaseModel]] = {"space": Parameter, "defaults": Hyperparameters}
     known = (inner[place[0]] if len(place) > 1 else model).model_fields
-    meant = difflib.get_close_matches(str(place[-1]), known, n=1)  # what it is about, too
+    meant = difflib.get_close_matches(str(place[-1]), known, n=1)  # the mistake concerns that key, too
     text = f"is an unknown key; {did_you_mean(str(place[-1]), known)}"
     return Mistake(place, text, tuple((*place[:-1], name) for name in meant))
 
 
 def _text(errors: list[Any]) -> str:
-    """What is wrong with one value, of all that the members of a union say."""
+    # `errors`: those of one value, one per member of a union.
     first = errors[0]
     if first["type"] == "missing":
         return "is missing; add it"

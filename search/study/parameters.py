@@ -1,7 +1,7 @@
-"""The search space: values of each hyperparameter, and the conditions under which it is searched.
+"""The search space: the values of each hyperparameter, and the conditions under which it is searched.
 
-A hyperparameter has one table of values, or several with different conditions. A point is the values of the
-hyperparameters that are searched there: those of which the conditions of a table hold.
+A hyperparameter has one table of values, or several under different conditions; it is searched where the conditions
+of one of its tables hold. A point assigns a value to each hyperparameter that is searched there.
 """
 
 import itertools
@@ -14,14 +14,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter,
 
 from search.formatting import short, written
 
-LARGEST = 1_000_000  # bound of any range
+LARGEST = 1_000_000  # limit for both ends of a range
 
 Value = bool | int | float | str
 Point = dict[str, Any]
 
 
 class Strict(BaseModel):
-    """A frozen record that takes no unknown key and no other type."""
+    """A frozen model that rejects unknown keys and values of other types."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -38,15 +38,14 @@ class Parameter(Strict):
 
     low: int | float | None = Field(None, description="smallest value")
     high: int | float | None = Field(None, description="largest value")
-    log: bool = Field(False, description="sample evenly in the logarithm")
+    log: bool = Field(False, description="sample uniformly in the logarithm")
     step: int | float | None = Field(None, gt=0, description="distance between values")
     choices: Values | None = Field(
-        None, description="the values, in place of a range; numbers are an ordered scale for the sampler"
+        None, description="the values, instead of a range; the sampler treats numbers as ordered"
     )
     when: dict[str, Annotated[Values, BeforeValidator(_listed)]] = Field(
         default_factory=dict,
-        description="conditions: other hyperparameters that are searched, each with the value that it must have, "
-        "or a list of values",
+        description="conditions: other searched hyperparameters, each with its required value or a list of values",
     )
 
     @model_validator(mode="after")
@@ -60,7 +59,7 @@ class Parameter(Strict):
         if self.low is None or self.high is None:
             raise ValueError("needs low and high, or choices")
         if max(abs(self.low), abs(self.high), self.step or 0) > LARGEST:
-            raise ValueError(f"goes beyond {LARGEST:,}; take smaller numbers")
+            raise ValueError(f"exceeds {LARGEST:,}; use smaller numbers")
         if self.low >= self.high:
             raise ValueError(f"is empty, as low {self.low} is not below high {self.high}; swap or change them")
         if self.log and self.low <= 0:
@@ -77,7 +76,7 @@ class Parameter(Strict):
 
     @property
     def ordered(self) -> bool:
-        """Whether its values are numbers, of which one lies between two others."""
+        """Whether its values are numbers."""
         return self.choices is None or not any(isinstance(choice, bool | str) for choice in self.choices)
 
     @property
@@ -86,7 +85,7 @@ class Parameter(Strict):
         return all(isinstance(end, int) and not isinstance(end, bool) for end in self.ends())
 
     def of_fractions(self) -> "Parameter":
-        """The same range for a hyperparameter that takes fractions: from 0.0 where 0 is written."""
+        """This table for a float hyperparameter: integer bounds become floats."""
         if self.choices is not None:
             return self
         low, high = self.range
@@ -94,13 +93,13 @@ class Parameter(Strict):
 
     @property
     def condition(self) -> str:
-        """Its conditions in words: architecture is cnn or resnet, and optimizer is sgd."""
+        """Its conditions as text, such as `architecture is cnn or resnet, and optimizer is sgd`."""
         alternatives = {name: " or ".join(dict.fromkeys(map(written, values))) for name, values in self.when.items()}
         return ", and ".join(f"{name} is {values}" for name, values in alternatives.items())
 
     @property
     def words(self) -> str:
-        """8 to 24, step 8, where architecture is cnn."""
+        """Its values and conditions as text, such as `8 to 24, step 8, where architecture is cnn`."""
         if self.choices is not None:
             values = ", ".join(map(written, self.choices))
         else:
@@ -110,11 +109,11 @@ class Parameter(Strict):
         return f"{values}, where {self.condition}" if self.when else values
 
     def ends(self) -> list[Any]:
-        """Extreme values; if they are valid, so are all."""
+        """Both ends of the range, or all choices; if these are valid, so is every value."""
         return [self.low, self.high] if self.choices is None else list(self.choices)
 
     def has(self, value: object) -> bool:
-        """Whether it is one of the values; true is not 1."""
+        """Whether it is one of the values; True does not count as 1."""
         if self.choices is not None:
             return any(
                 value == choice and isinstance(value, bool) == isinstance(choice, bool) for choice in self.choices
@@ -126,22 +125,22 @@ class Parameter(Strict):
 
     @property
     def range(self) -> tuple[float, float]:
-        """Low and high of what has no choices."""
+        """Low and high of a table without choices."""
         assert self.low is not None  # validated above
         assert self.high is not None
         return self.low, self.high
 
     def values(self) -> list[Any]:
-        """All values in order, in steps of 1 where none is given."""
+        """All values in order; a range without a step counts in steps of 1."""
         if self.choices is not None:
             return list(self.choices)
         low, step = Decimal(str(self.low)), Decimal(str(self.step or 1))
-        numbers = (low + place * step for place in range(self.count()))
+        numbers = (low + index * step for index in range(self.count()))
         whole = isinstance(self.low, int) and not isinstance(self.step, float)
         return [int(number) if whole else float(number) for number in numbers]
 
     def count(self) -> int:
-        """The number of values, as `values` lists them."""
+        """The length of `values()`."""
         if self.choices is not None:
             return len(self.choices)
         low, high = self.range
@@ -167,15 +166,15 @@ SPACE: TypeAdapter[dict[str, list[Parameter]]] = TypeAdapter(dict[str, Tables])
 
 
 def has_conditions(space: Space) -> bool:
-    """Whether some hyperparameter is searched only where others have certain values."""
+    """Whether any hyperparameter has conditions."""
     return any(table.when for tables in space.values() for table in tables)
 
 
 def in_order(space: Space) -> list[str]:
-    """The hyperparameters, each after those that its conditions name, otherwise as they are given.
+    """The hyperparameters in their given order, but each after those that its conditions name.
 
     Raises:
-        ValueError: a hyperparameter depends on itself, in the end; the message names it.
+        ValueError: the conditions are circular; the message is the name of a hyperparameter in the cycle.
     """
     order: dict[str, None] = {}
 
@@ -193,15 +192,15 @@ def in_order(space: Space) -> list[str]:
 
 
 def applying(space: Space, name: str, point: Point) -> Parameter | None:
-    """The table of a hyperparameter whose conditions hold; None where it is not searched."""
+    """The table of a hyperparameter whose conditions hold at a point; None if it is not searched there."""
     return next((table for table in space.get(name, ()) if table.holds(point)), None)
 
 
 def walk(space: Space, choose: Callable[[str, Parameter], Any]) -> Point:
-    """The point that comes of choosing a value for each hyperparameter that is searched, in the order of the space.
+    """Build a point by choosing a value for each hyperparameter that is searched.
 
     Args:
-        choose: a value from a table of the hyperparameter of that name; None leaves it open.
+        choose: returns a value for a hyperparameter's name and applicable table, or None to leave it out.
     """
     point: Point = {}
     for name in in_order(space):
@@ -212,38 +211,38 @@ def walk(space: Space, choose: Callable[[str, Parameter], Any]) -> Point:
 
 
 def point_of(space: Space, values: Mapping[str, Any]) -> Point:
-    """The searched ones among given values, without those outside of the table that applies."""
+    """The point with the given values, without values that are not searched or not in the applicable table."""
     return walk(space, lambda name, table: value if table.has(value := values.get(name)) else None)
 
 
 def is_complete(space: Space, point: Point) -> bool:
-    """Whether a point has a value of each hyperparameter that is searched there, and nothing else."""
+    """Whether a point has a valid value for each hyperparameter that is searched there, and nothing else."""
     tables = {name: table for name in space if (table := applying(space, name, point)) is not None}
     return tables.keys() == point.keys() and all(table.has(point[name]) for name, table in tables.items())
 
 
 def points(space: Space) -> Iterator[Point]:
-    """All points of a space of finitely many."""
+    """All points of a finite space."""
     order = in_order(space)
 
-    def extend(place: int, point: Point) -> Iterator[Point]:
-        if place == len(order):
+    def extend(index: int, point: Point) -> Iterator[Point]:
+        if index == len(order):
             yield {name: point[name] for name in space if name in point}
             return
-        table = applying(space, order[place], point)
+        table = applying(space, order[index], point)
         if table is None:
-            yield from extend(place + 1, point)
+            yield from extend(index + 1, point)
         else:
             for value in table.values():
-                yield from extend(place + 1, point | {order[place]: value})
+                yield from extend(index + 1, point | {order[index]: value})
 
     return extend(0, {})
 
 
 def cases(space: Space) -> Iterator[tuple[Point, dict[str, list[int]]]]:
-    """What conditions can lead to: values of the hyperparameters that they name, and which tables of each apply then.
+    """All combinations of values that the conditions tell apart, each with the applicable tables by hyperparameter.
 
-    Of the values that no condition names one stands for all.
+    Of the values that no condition names, one represents all.
     """
     named: dict[str, list[Value]] = {}
     for table in (table for tables in space.values() for table in tables):
@@ -251,19 +250,19 @@ def cases(space: Space) -> Iterator[tuple[Point, dict[str, list[int]]]]:
             named[name] = [*named.get(name, []), *values]
     order = [name for name in in_order(space) if name in named]
 
-    def extend(place: int, point: Point) -> Iterator[Point]:
-        if place == len(order):
+    def extend(index: int, point: Point) -> Iterator[Point]:
+        if index == len(order):
             yield point
             return
-        name = order[place]
+        name = order[index]
         table = applying(space, name, point)
         if table is None:
-            yield from extend(place + 1, point)
+            yield from extend(index + 1, point)
             return
-        told = [value for value in dict.fromkeys(named[name]) if table.has(value)]
-        other = next((value for value in table.values() if value not in told), None)
-        for value in told if other is None else [*told, other]:
-            yield from extend(place + 1, point | {name: value})
+        listed = [value for value in dict.fromkeys(named[name]) if table.has(value)]
+        other = next((value for value in table.values() if value not in listed), None)
+        for value in listed if other is None else [*listed, other]:
+            yield from extend(index + 1, point | {name: value})
 
     for point in extend(0, {}):
         yield (
@@ -276,14 +275,14 @@ def cases(space: Space) -> Iterator[tuple[Point, dict[str, list[int]]]]:
 
 
 def count_points(space: Space, most: int) -> int:
-    """The number of points; of a space with conditions `most` + 1 if there are more than `most`."""
+    """The number of points; with conditions, counting stops at `most` + 1."""
     if has_conditions(space):
         return sum(1 for _ in itertools.islice(points(space), most + 1))
     return math.prod(tables[0].count() for tables in space.values())
 
 
 def merged(tables: list[Parameter]) -> Parameter:
-    """One table that holds all values of several, without conditions."""
+    """One table without conditions that contains all values of several."""
     if len(tables) == 1:
         return tables[0].model_copy(update={"when": {}})
     if all(table.choices is not None for table in tables):

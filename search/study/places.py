@@ -1,8 +1,8 @@
-"""Where a study keeps its files, and which study a place belongs to.
+"""Where a study keeps its files, and which study owns a location.
 
-A study records its folder and the location of its checkpoints relative to its SQLite database where they lie below
-its folder, so that database and files can be moved together. Each place holds the key of its study in a file, MARK;
-no study writes to or deletes from a place that holds another's key.
+Paths below the folder of the SQLite database are stored relative to it, so that database and files can be moved
+together. Each location contains its study's key in a file, MARK; no study writes to or deletes from a location with
+another study's key.
 """
 
 from contextlib import suppress
@@ -19,23 +19,23 @@ from search.database.optuna_schema import engine_of, records
 from search.outputs import check_outputs
 from search.study.record import CHECKPOINT, DROPPED, parse_saved
 
-# User attributes of a study. ARTIFACTS is None where its checkpoints are in its own folder.
+# User attributes of a study. ARTIFACTS is None if its checkpoints are in its own folder.
 FOLDER, ARTIFACTS, KEY, KEEP = "folder", "artifacts", "key", "keep"
 
 MARK = "study.id"
 
 
 class StudyError(UsageError):
-    """A study is absent or not the one that was meant; the message says what to do."""
+    """A study is missing or not the intended one; the message says what to do."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run wants a study's files.
+    """Where a run puts a study's files.
 
     folder: for its report, and for its checkpoints unless `artifacts` is given. artifacts: a folder or s3:// URL that
-    studies may share; each has a place of its name below it. keep: number of best trials whose checkpoints are kept.
-    named: whether the user chose the folder; if not, an existing study stays where it is.
+    studies may share; each uses a subfolder of its name. keep: number of best trials whose checkpoints are kept.
+    named: whether the user chose the folder; if not, an existing study keeps its own.
     """
 
     folder: Path
@@ -45,9 +45,9 @@ class Place:
 
 
 def folder_of(study: optuna.Study, output: Path | None = None) -> Path:
-    """The folder of a study's report: in `output` if that is given, else the recorded one.
+    """The folder of a study's report: in `output` if given, else the recorded one.
 
-    Where this machine does not have the recorded folder, the default: the path of another machine is not created here.
+    If the recorded folder is a path of another machine and does not exist here, the default.
     """
     if output is not None:
         return output / study.study_name
@@ -58,10 +58,10 @@ def folder_of(study: optuna.Study, output: Path | None = None) -> Path:
 
 
 def location_of(study: optuna.Study, folder: Path | None = None) -> str:
-    """Where a study's checkpoints are: the path of a folder, or a URL.
+    """The location of a study's checkpoints: the path of a folder, or a URL.
 
     Args:
-        folder: the study's, if it is not the recorded one.
+        folder: the study's folder, if it is not the recorded one.
     """
     stored: str | None = study.user_attrs[ARTIFACTS]
     if stored is None:
@@ -70,31 +70,31 @@ def location_of(study: optuna.Study, folder: Path | None = None) -> str:
 
 
 def artifacts_of(study: optuna.Study, folder: Path | None = None) -> Artifacts:
-    """The store of a study's checkpoints; `folder` as for `location_of`."""
+    """The artifact store with a study's checkpoints; `folder` as in `location_of`."""
     return open_artifacts(location_of(study, folder))
 
 
 def is_owned(study: optuna.Study, location: str) -> bool:
-    """Whether a place holds the study's key."""
+    """Whether a location contains the study's key."""
     key: str = study.user_attrs[KEY]
     return open_artifacts(location).read(MARK) == key.encode()
 
 
 def below(artifacts: str, name: str) -> list[str]:
-    """The places that a study of that name may have in a location of several studies.
+    """Possible locations of a study in a shared location.
 
-    The first is where a new study has its own; earlier versions put all studies into the location itself.
+    New studies use the first; earlier versions stored all studies in the shared location itself.
     """
     earlier = f"{artifacts}/finalists" if name.endswith(FINALISTS) else artifacts
     return [f"{artifacts}/{name}", earlier]
 
 
 def check_free(name: str, place: Place) -> None:
-    """Check that a new study may keep its files in a place.
+    """Check that a new study may use a place for its files.
 
     Raises:
-        StudyError: it holds the files of another study.
-        NotOurs: a search would overwrite somebody else's file there.
+        StudyError: it contains another study's files.
+        NotOurs: a search would overwrite a file there that fmnist-search did not write.
         ArtifactError, OSError: it cannot be read.
     """
     check_outputs(place.folder)
@@ -104,41 +104,41 @@ def check_free(name: str, place: Place) -> None:
             raise _occupied(location)
 
 
-def settle(study: optuna.Study, place: Place) -> None:
-    """Record where the study's files are, and mark the places as its own. Call it under the storage's lock.
+def claim(study: optuna.Study, place: Place) -> None:
+    """Record where the study's files are, and mark these locations with its key. Requires the database's lock.
 
     Raises:
-        StudyError: a place is another study's, or the study's checkpoints are not there but elsewhere.
-        ArtifactError, OSError: a place cannot be read or written.
+        StudyError: a location belongs to another study, or the study's checkpoints are elsewhere.
+        ArtifactError, OSError: a location cannot be read or written.
     """
     folder, artifacts = place.folder, None
     if FOLDER in study.user_attrs:
         folder = place.folder if place.named else folder_of(study)
-        artifacts = _settled(study, place, folder)
+        artifacts = _new_artifacts(study, place, folder)
     elif place.artifacts is not None:
         artifacts = below(place.artifacts, study.study_name)[0]
     for location in _locations(folder, artifacts):
-        _claim(study, location)
+        _mark(study, location)
     study.set_user_attr(ARTIFACTS, artifacts and (artifacts if "://" in artifacts else _relative(study, artifacts)))
     study.set_user_attr(KEEP, place.keep)
-    study.set_user_attr(FOLDER, _relative(study, folder))  # last: a study that has it is settled
+    study.set_user_attr(FOLDER, _relative(study, folder))  # last: a study with it has claimed its locations
 
 
 def check_artifacts(study: optuna.Study, folder: Path | None = None) -> None:
-    """Check that this process reaches the study's checkpoints; `folder` as for `location_of`.
+    """Check that this process can reach the study's checkpoints; `folder` as in `location_of`.
 
     Raises:
-        StudyError: what is at that place is not the study's.
+        StudyError: the location is missing or belongs to another study.
         ArtifactError: the artifact store cannot be used.
     """
     _check_owned(study, location_of(study, folder))
 
 
 def check_stays(study: optuna.Study, artifacts: str) -> None:
-    """Check that the study's checkpoints are in that location.
+    """Check that the study's checkpoints are in the shared location `artifacts`.
 
     Raises:
-        StudyError: they are not.
+        StudyError: they are elsewhere.
     """
     location = location_of(study)
     if not any(_same(location, each) for each in below(artifacts, study.study_name)):
@@ -146,17 +146,17 @@ def check_stays(study: optuna.Study, artifacts: str) -> None:
 
 
 def is_own(study: optuna.Study, location: str) -> bool:
-    """Whether a place is this study's alone; earlier versions put several studies into one location."""
+    """Whether no other study uses this location; earlier versions stored several studies in one."""
     return study.user_attrs[ARTIFACTS] is None or location.rpartition("/")[2] == study.study_name
 
 
 def deletable_roots(study: optuna.Study, output: Path | None, artifacts: str | None) -> list[str]:
-    """The places below which a command may delete files: those of its options, and the database's folder by default."""
+    """Locations below which a command may delete files: those of its options; by default the database's folder."""
     return [str(place) for place in (output or _base(study), artifacts) if place is not None]
 
 
 def is_within(location: str, roots: list[str]) -> bool:
-    """Whether a place is one of the roots, or below one of them."""
+    """Whether a location is one of the roots or below one."""
     if "://" in location:
         return any(f"{location}/".startswith(f"{root}/") for root in roots)
     path = Path(location).resolve()
@@ -164,16 +164,16 @@ def is_within(location: str, roots: list[str]) -> bool:
 
 
 def check_within(study: optuna.Study, location: str, roots: list[str]) -> None:
-    """Check that files of the study may be removed from a place.
+    """Check that the study's files may be deleted from a location.
 
     Raises:
-        StudyError: it is not below one of the roots, or not the study's.
+        StudyError: it is not below one of the roots, or does not belong to the study.
         ArtifactError, OSError: it cannot be read.
     """
     if not is_within(location, roots):
         raise StudyError(
-            f"the checkpoints of study {study.study_name!r} are in {location}: name that place with --output or "
-            "--artifacts, as `run` had it, to remove any"
+            f"the checkpoints of study {study.study_name!r} are in {location}: to delete them, repeat the --output or "
+            "--artifacts with which the study was run"
         )
     _check_owned(study, location)
 
@@ -184,12 +184,12 @@ def _check_owned(study: optuna.Study, location: str) -> None:
 
 
 def _base(study: optuna.Study) -> Path | None:
-    """The folder of an SQLite database, relative to the working directory if it is in that; None for a server's."""
+    # The folder of an SQLite database, relative if below the working directory; None for a server.
     url = engine_of(study).url
     if url.get_backend_name() != "sqlite":
         return None
     folder = Path(str(url.database)).parent
-    with suppress(FileNotFoundError):  # somebody deleted the working directory
+    with suppress(FileNotFoundError):  # the working directory was deleted
         if folder.is_relative_to(Path.cwd()):
             return folder.relative_to(Path.cwd())
     return folder
@@ -199,44 +199,45 @@ def _recorded_folder(study: optuna.Study) -> Path:
     recorded, base = Path(study.user_attrs[FOLDER]), _base(study)
     if base is None or not recorded.is_absolute():
         return (base or Path()) / recorded
-    # Earlier versions recorded absolute paths only: this database may have been moved with its folders.
+    # Earlier versions recorded only absolute paths; the database may since have been moved together with its folders.
     beside = base / study.study_name
     return beside if is_owned(study, str(beside / "checkpoints")) else recorded
 
 
-def _settled(study: optuna.Study, place: Place, folder: Path) -> str | None:
-    """Where an existing study keeps its checkpoints from now on; None for its own folder."""
-    recorded, named = location_of(study), _named(study)
+def _new_artifacts(study: optuna.Study, place: Place, folder: Path) -> str | None:
+    # The new value of ARTIFACTS of an existing study.
+    recorded, checkpoints = location_of(study), _checkpoints(study)
     wanted = below(place.artifacts, study.study_name) if place.artifacts else [location_of(study, folder)]
-    there = [location for location in wanted if _same(location, recorded) or _holds(study, location, named)]
-    location = there[0] if there else wanted[0]
-    if named and not there and is_owned(study, recorded):
+    found = [location for location in wanted if _same(location, recorded) or _contains(study, location, checkpoints)]
+    location = found[0] if found else wanted[0]
+    if checkpoints and not found and is_owned(study, recorded):
         raise _elsewhere(study, recorded, location)
-    if named and not place.named and _base(study) is None and not is_owned(study, location):
-        raise _absent(study, recorded)  # to claim a place of that name on this machine would orphan them
+    if checkpoints and not place.named and _base(study) is None and not is_owned(study, location):
+        raise _absent(study, recorded)  # claiming the same path on this machine would orphan them
     return None if location == str(folder / "checkpoints") else location
 
 
-def _holds(study: optuna.Study, location: str, named: set[str]) -> bool:
-    """Whether a place is the study's and has one of its checkpoints, if there are any."""
-    return is_owned(study, location) and (not named or not named.isdisjoint(open_artifacts(location).names()))
+def _contains(study: optuna.Study, location: str, checkpoints: set[str]) -> bool:
+    # The key alone does not suffice: checkpoints may have been left behind when the folder was copied.
+    return is_owned(study, location) and (
+        not checkpoints or not checkpoints.isdisjoint(open_artifacts(location).names())
+    )
 
 
 def _locations(folder: Path, artifacts: str | None) -> list[str]:
-    """The places that bear a study's mark."""
+    # The locations that contain a study's key.
     return [str(folder / "checkpoints")] if artifacts is None else [artifacts, str(folder)]
 
 
-def _claim(study: optuna.Study, location: str) -> None:
+def _mark(study: optuna.Study, location: str) -> None:
     store, key = open_artifacts(location), study.user_attrs[KEY].encode()
     if store.read(MARK) is None:
         store.write(MARK, key)
-    if store.read(MARK) != key:  # read again: a study of another database may have come first
+    if store.read(MARK) != key:  # read again: a study in another database may have been faster
         raise _occupied(location)
 
 
-def _named(study: optuna.Study) -> set[str]:
-    """The checkpoints that the study's trials name."""
+def _checkpoints(study: optuna.Study) -> set[str]:
     with engine_of(study).connect() as connection:
         kept = records(connection, study, CHECKPOINT, without=DROPPED)
     return {name for record in kept if (name := parse_saved(record.stored, record.number)["name"])}
@@ -257,21 +258,21 @@ def _same(one: str, other: str) -> bool:
 
 def _occupied(location: str) -> StudyError:
     return StudyError(
-        f"{location} holds the files of another study; move them away, give this study another name with --name, "
-        "or name another place with --output or --artifacts"
+        f"{location} contains the files of another study; move them away, give this study another name with --name, "
+        "or choose another location with --output or --artifacts"
     )
 
 
 def _elsewhere(study: optuna.Study, location: str, wanted: str) -> StudyError:
     return StudyError(
-        f"study {study.study_name!r} has its checkpoints in {location}, not in {wanted}; leave out the option that "
-        "names the other place, copy the checkpoints there, or start a new study with --name"
+        f"study {study.study_name!r} has its checkpoints in {location}, not in {wanted}; remove the option that "
+        "names the second location, copy the checkpoints there, or start a new study with --name"
     )
 
 
 def _absent(study: optuna.Study, location: str) -> StudyError:
     return StudyError(
-        f"the checkpoints of study {study.study_name!r} are in {location} on the machine that started it, and not "
-        "here: share that folder between the machines, name the output folder that has them here with --output, or "
-        "start the study with --artifacts s3://BUCKET/PREFIX"
+        f"the checkpoints of study {study.study_name!r} are in {location} on the machine that started it, not on this "
+        "machine: share that folder between the machines, name the output folder with a copy of them with --output, "
+        "or start the study with --artifacts s3://BUCKET/PREFIX"
     )

@@ -1,6 +1,6 @@
-"""What a trial's user attributes say of its training, and the checkpoint that they name.
+"""Records of a trial's training in its user attributes, and the checkpoint that they name.
 
-Anybody who may write to the database can change them, in optuna-dashboard too: what is read is checked first.
+They are validated when read: anyone with write access to the database can change them, also in optuna-dashboard.
 """
 
 import json
@@ -16,24 +16,22 @@ from search.artifacts import Artifacts
 if TYPE_CHECKING:
     from fmnist.checkpoint import Checkpoint
 
-ATTEMPTS = "attempts"  # each attempt at the trial, the present one last, as `Attempt` has it
-CHECKPOINT = "checkpoint"  # its newest checkpoint, as `Saved` has it
-REASON = "reason"  # why it did not complete
+# User attributes of a trial.
+ATTEMPTS = "attempts"  # a list of `Attempt`, the current one last
+CHECKPOINT = "checkpoint"  # `Saved`, of the newest checkpoint
+REASON = "reason"  # why the trial did not complete
+DROPPED = "dropped"  # true if the checkpoint was deleted; up to 0.2.0 the record then merely had no `name`
+AUDIT = "audit"  # `Audited`, of a trial that continues although the pruner would have stopped it
+PAUSED = "paused"  # `Paused`, of a WAITING trial that may be continued
 
-DROPPED = "dropped"  # true for a trial whose checkpoint was removed; records of 0.2.0 and before have only no `name`
-
-AUDIT = "audit"  # of one that goes on although it is pruned, as `Audited` has it
-
-PAUSED = "paused"  # of a WAITING trial that may be continued, as `Paused` has it
-
-# The step of a report counts hundredths of an epoch, so that a rung inside an epoch is a whole number.
+# The step of an intermediate value counts hundredths of an epoch, so that a rung inside an epoch is an integer.
 STEPS_PER_EPOCH = 100
 
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)  # what a budget counts
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)  # the states that count towards a study's number of trials
 
 
 class Epoch(NamedTuple):
-    """A trial's scores after an epoch, as `fmnist.training.EpochMetrics` explains them."""
+    """A trial's metrics after an epoch; see `fmnist.training.EpochMetrics`."""
 
     epoch: float
     train_loss: float
@@ -44,7 +42,7 @@ class Epoch(NamedTuple):
 
 
 class RecordError(ExpectedError):
-    """A trial's user attribute does not have the format that fmnist-search writes."""
+    """A trial's user attribute is not in the format that fmnist-search writes."""
 
 
 class _Record(BaseModel):
@@ -52,7 +50,7 @@ class _Record(BaseModel):
 
 
 class Attempt(_Record):
-    """An attempt at a trial, from its claim; the second half is set when it ends."""
+    """An attempt at a trial. ended, outcome, step: set when it ends."""
 
     token: str | None = None
     machine: str
@@ -70,9 +68,10 @@ class Attempt(_Record):
 class Saved(_Record):
     """The record of a checkpoint.
 
-    name: of its file, None once that was removed. digest: at the file's end; records of 0.2.0 have none.
-    weights: their SHA-256. confusion: of its predictions. history: rows of what `Epoch` has.
-    complexity: parameters and multiply-adds of a user's own network, whose code is not there where this is read.
+    name: its file, None once that is deleted. digest: at the file's end; records of 0.2.0 have none.
+    weights: SHA-256 of the weights. seconds: training time so far. confusion: confusion matrix of its predictions.
+    history: rows with the fields of `Epoch`. complexity: parameters and multiply-adds of a user's own network, whose
+    code may be missing where this is read.
     """
 
     name: str | None = None
@@ -88,14 +87,14 @@ class Saved(_Record):
 
 
 class Audited(_Record):
-    """since: the epoch after which the trial would have been pruned. accuracy: at its end."""
+    """An audited trial. since: the epoch after which it would have been pruned. accuracy: at its end."""
 
     since: float
     accuracy: float | None = None
 
 
 class Paused(_Record):
-    """How far a paused trial has come: step and accuracy of its last report, and the step after its last epoch."""
+    """A paused trial. step, accuracy: of its last intermediate value. end: the step after its last epoch."""
 
     step: int = Field(gt=0)
     accuracy: float = Field(ge=0, le=1)
@@ -104,7 +103,7 @@ class Paused(_Record):
     @model_validator(mode="after")
     def _before_its_end(self) -> Self:
         if self.step >= self.end:
-            raise ValueError("it is at its end")
+            raise ValueError("step is at or beyond end")
         return self
 
 
@@ -121,23 +120,23 @@ def attempts_of(trial: FrozenTrial) -> list[Attempt]:
     """The attempts at a trial.
 
     Raises:
-        RecordError: that is not on record as it should be; likewise of the other functions here.
+        RecordError: the record is invalid; the same holds for the functions below.
     """
     return _read(_ATTEMPTS, trial, ATTEMPTS) or []
 
 
 def saved_of(trial: FrozenTrial) -> Saved | None:
-    """The record of a trial's checkpoint; None before the first, and of what never had one."""
+    """The record of a trial's checkpoint; None before the first."""
     return _read(_SAVED, trial, CHECKPOINT)
 
 
 def audit_of(trial: FrozenTrial | Trial) -> Audited | None:
-    """What is on record of a trial that goes on although it is pruned."""
+    """The record of an audited trial; None of any other."""
     return _read(_AUDITED, trial, AUDIT)
 
 
 def paused_of(trial: FrozenTrial) -> Paused | None:
-    """How far a paused trial has come; None of any other."""
+    """The record of a paused trial; None of any other."""
     return _read(_PAUSED, trial, PAUSED)
 
 
@@ -147,7 +146,7 @@ def reason_of(trial: FrozenTrial | Trial) -> str | None:
 
 
 def parse_attempts(stored: str, number: int) -> list[dict[str, Any]]:
-    """The attempts at the trial of that number from the JSON that is stored, to be written again: as plain values."""
+    """Attempts from stored JSON, as plain values; `number`: the trial's, for error messages."""
     found: list[dict[str, Any]] = _parse(_ATTEMPTS, stored, number, ATTEMPTS)
     if any(each.get("outcome") is None or each.get("step") is None for each in found[:-1]):
         raise _altered(number, ATTEMPTS)
@@ -155,7 +154,7 @@ def parse_attempts(stored: str, number: int) -> list[dict[str, Any]]:
 
 
 def parse_paused(stored: str, number: int, reported: Container[int]) -> Paused:
-    """The record of a paused trial, likewise; `reported`: steps that trials have reported, its own among them."""
+    """The record of a paused trial from stored JSON; `reported`: steps of all intermediate values in the study."""
     paused = Paused(**_parse(_PAUSED, stored, number, PAUSED))
     if paused.step not in reported:
         raise _altered(number, PAUSED)
@@ -163,7 +162,7 @@ def parse_paused(stored: str, number: int, reported: Container[int]) -> Paused:
 
 
 def parse_saved(stored: str, number: int) -> dict[str, Any]:
-    """The record of a checkpoint, likewise."""
+    """The record of a checkpoint from stored JSON, as plain values."""
     found: dict[str, Any] = _parse(_SAVED, stored, number, CHECKPOINT)
     return {"name": None} | found
 
@@ -187,25 +186,25 @@ def _parse(kind: TypeAdapter[Any], stored: str, number: int, key: str) -> Any:
 
 def _altered(number: int, key: str) -> RecordError:
     return RecordError(
-        f"trial {number}: its user attribute {key!r} was changed by something other than fmnist-search; "
+        f"trial {number}: another program changed its user attribute {key!r}; "
         "restore the database, or start a new study with --name"
     )
 
 
 def checkpoint_of(trial: FrozenTrial) -> str | None:
-    """The name of a trial's checkpoint among the artifacts; None if none is kept."""
+    """The name of a trial's checkpoint in the artifact store; None if none is kept."""
     saved = saved_of(trial)
     return saved.name if saved else None
 
 
 def read_checkpoint(trial: FrozenTrial, artifacts: Artifacts) -> "tuple[bytes, Checkpoint] | None":
-    """A trial's checkpoint, as a file's content and as what is in it; None if none is kept or the file is gone.
+    """A trial's checkpoint, as bytes and parsed; None if none is kept or the file is missing.
 
     Raises:
-        CheckpointError: the file is damaged, or another than the one on record.
+        CheckpointError: the file is damaged, or not the recorded one.
         ArtifactError, OSError: it cannot be read.
     """
-    from fmnist import checkpoint  # torch takes seconds to import, and `status` does without it
+    from fmnist import checkpoint  # torch takes seconds to import, and `status` does not need it
 
     name = checkpoint_of(trial)
     content = artifacts.read(name) if name else None
@@ -218,18 +217,20 @@ def read_checkpoint(trial: FrozenTrial, artifacts: Artifacts) -> "tuple[bytes, C
 
 
 def check_recorded(trial: FrozenTrial, read: "Checkpoint", place: str) -> None:
-    """See whether a checkpoint is the one on a trial's record.
+    """Check that a checkpoint is the one in a trial's record.
 
     Raises:
-        CheckpointError: it is another.
+        CheckpointError: it is not.
     """
     saved = saved_of(trial)
     if saved is None or not is_recorded(saved.digest, saved.weights, read):
-        raise CheckpointError(f"{place}: not what trial {trial.number} wrote, as its digest is not the one on record")
+        raise CheckpointError(
+            f"{place}: not the checkpoint of trial {trial.number}: its digest differs from the recorded one"
+        )
 
 
 def is_recorded(digest: str | None, weights: str | None, read: "Checkpoint") -> bool:
-    """Whether a checkpoint is the one on record."""
+    """Whether a checkpoint matches the recorded digest, or for records without one the digest of its weights."""
     from fmnist.checkpoint import weights_digest
 
     if digest is not None:
@@ -238,6 +239,6 @@ def is_recorded(digest: str | None, weights: str | None, read: "Checkpoint") -> 
 
 
 def history_of(trial: FrozenTrial) -> list[Epoch]:
-    """What a trial went through, also beyond where it was pruned if it was audited."""
+    """A trial's metrics by epoch; of an audited trial also those after the point of pruning."""
     saved = saved_of(trial)
     return [Epoch(*row) for row in saved.history] if saved else []

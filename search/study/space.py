@@ -1,7 +1,6 @@
-"""Optuna's distributions of a study's hyperparameters, and points that need no history.
+"""Optuna's distributions of a study's hyperparameters, and the points of samplers that ignore earlier trials.
 
-Samplers that need no history (grid, random, qmc) are points of the unit cube, so the
-n-th trial's parameters are known when its ticket is made.
+Those samplers (grid, random, qmc) compute the parameters of the n-th trial from n alone, so its ticket contains them.
 """
 
 import itertools
@@ -29,7 +28,7 @@ Key = tuple[tuple[str, object], ...]
 
 
 def distributions(definition: StudyDefinition) -> dict[str, BaseDistribution]:
-    """What each hyperparameter is stored with, whatever the conditions: Optuna takes no second set of choices."""
+    """The distribution stored for each hyperparameter: one for all conditions, as Optuna rejects differing choices."""
     return {name: distribution(parameter) for name, parameter in definition.ranges.items()}
 
 
@@ -44,12 +43,12 @@ def distribution(parameter: Parameter) -> BaseDistribution:
 
 
 def hyperparameters_of(definition: StudyDefinition, point: Point) -> Hyperparameters:
-    """What is trained at a point; what it does not name is the default."""
+    """The configuration to train at a point, with defaults for everything else."""
     return definition.defaults.with_values(point)
 
 
 def training_seed(definition: StudyDefinition, number: int) -> int:
-    """The seed of a trial's training: no two trials of a study share it."""
+    """The seed of a trial's training, distinct for each trial of a study."""
     return derive(definition.seed, "training", number)
 
 
@@ -59,12 +58,12 @@ def default_point(definition: StudyDefinition) -> Point:
 
 
 def with_defaults(definition: StudyDefinition, values: Mapping[str, Any]) -> Point:
-    """The point of the default configuration with other values; what is searched there without one is left open."""
+    """The default configuration's point with some values replaced; without searched hyperparameters that lack one."""
     return point_of(definition.space, {**definition.default_values, **values})
 
 
 def marks(definition: StudyDefinition) -> dict[Key, str]:
-    """The points that a study file names, by their keys: default, start 1, start 2."""
+    """Labels of the points that a study file names, by key: default, start 1, start 2, …"""
     points = [with_defaults(definition, values) for values in ({}, *definition.start)]
     return {key(point): f"start {number}" if number else "default" for number, point in enumerate(points)}
 
@@ -73,10 +72,10 @@ MOST_EXTREMES = 64
 
 
 def extremes(definition: StudyDefinition, without: Collection[str]) -> list[Point]:
-    """What differs from the default where one hyperparameter has an end of its values, and its conditions hold.
+    """Changes to the default that set one hyperparameter to an end of its values, where its conditions hold.
 
     Args:
-        without: hyperparameters that are left as they are.
+        without: hyperparameters that keep their defaults.
     """
     defaults, found = definition.default_values, dict[Key, Point]()
     for conditions, applied in cases(definition.space):
@@ -97,7 +96,7 @@ def extremes(definition: StudyDefinition, without: Collection[str]) -> list[Poin
 
 
 def grid(definition: StudyDefinition) -> list[Point]:
-    """Every configuration of a grid once, the default first if it is one of them."""
+    """Each distinct configuration of a grid, the default first if the grid contains it."""
     default = default_point(definition)
     combined: Iterable[Point] = points(definition.space)
     if definition.grid:
@@ -106,12 +105,12 @@ def grid(definition: StudyDefinition) -> list[Point]:
             for part in definition.grid
             for values in itertools.product(*part.values())
         )
-    once = list({key(point): point for point in combined}.values())
-    return sorted(once, key=lambda point: point != default)
+    distinct = list({key(point): point for point in combined}.values())
+    return sorted(distinct, key=lambda point: point != default)
 
 
 def key(point: Point) -> Key:
-    """What tells two points apart, whatever the order of their parameters."""
+    """A hashable form of a point, independent of the order of its parameters."""
     return tuple(sorted(point.items()))
 
 
@@ -119,17 +118,17 @@ def random_point(space: Space, seed: int, index: int, fixed: Point) -> Point:
     """The index-th of a sequence of independent uniform points.
 
     Args:
-        fixed: values that are not drawn.
+        fixed: values that are given instead of sampled.
     """
     return _from_unit(space, np.random.default_rng([seed, index]).random(_dimensions(space)).tolist(), fixed)
 
 
 def quasi_random_point(space: Space, seed: int, index: int, fixed: Point) -> Point:
-    """The index-th point of a scrambled Sobol sequence (Owen, 1998), as scipy makes it; `fixed` as above."""
+    """The index-th point of scipy's scrambled Sobol sequence (Owen, 1998); `fixed` as in `random_point`."""
     from scipy.stats.qmc import Sobol
 
     sequence = Sobol(_dimensions(space), scramble=True, rng=seed)
-    if index:  # scipy cannot skip none
+    if index:  # scipy rejects fast_forward(0)
         sequence.fast_forward(index)
     return _from_unit(space, sequence.random(1)[0].tolist(), fixed)
 
@@ -139,7 +138,7 @@ def _dimensions(space: Space) -> int:
 
 
 def _from_unit(space: Space, unit: list[float], fixed: Point) -> Point:
-    """Each table has a coordinate of its own, so that what applies at a point is uniform whatever the conditions."""
+    # Each table has its own coordinate, so that values are uniform whichever tables apply.
     tables = [table for of_one in space.values() for table in of_one]
     coordinates = {id(table): u for table, u in zip(tables, unit, strict=True)}
 
@@ -150,7 +149,7 @@ def _from_unit(space: Space, unit: list[float], fixed: Point) -> Point:
 
 
 def _value_at(table: Parameter, u: float) -> Any:
-    """The u-th quantile, u in [0, 1)."""
+    # The u-quantile of a uniform distribution over the table, u in [0, 1).
     if table.choices is None and table.step is None:
         low, high = table.range
         if table.whole and table.log:
@@ -165,10 +164,10 @@ def _value_at(table: Parameter, u: float) -> Any:
 
 
 def parse_assignments(definition: StudyDefinition, assignments: Iterable[str]) -> Point:
-    """Searched hyperparameters and their values from texts NAME=VALUE.
+    """Parse NAME=VALUE texts into values of searched hyperparameters.
 
     Raises:
-        DefinitionError: the study does not search one of them, or not with that value beside the others.
+        DefinitionError: the study does not search a name, or not with that value given the others.
     """
     texts: dict[str, str] = {}
     for assignment in assignments:
@@ -181,16 +180,16 @@ def parse_assignments(definition: StudyDefinition, assignments: Iterable[str]) -
             raise DefinitionError(f"--set {assignment}: {name} is set twice; keep one of them")
         texts[name] = text
     fixed = {name: _parse(definition, name, text) for name, text in texts.items()}
-    there = walk(definition.space, lambda name, _: fixed.get(name))
+    searched = walk(definition.space, lambda name, _: fixed.get(name))
     for name in fixed:
         given = f"--set {name}={texts[name]}: {name}"
-        if name not in there:
+        if name not in searched:
             tables = definition.space[name]
             where = " or where ".join(table.condition for table in tables)
             set_too = "change that" if all(table.when.keys() <= fixed.keys() for table in tables) else "set that too"
-            raise DefinitionError(f"{given} is searched only where {where}; {set_too}, or leave it out")
+            raise DefinitionError(f"{given} is searched only where {where}; {set_too}, or remove it")
         table = applying(definition.space, name, fixed)
-        assert table is not None  # else it would not be there
+        assert table is not None  # as it is searched
         if not table.has(fixed[name]):
             raise DefinitionError(f"{given} is searched in {table.words}; change it")
     return fixed
@@ -209,6 +208,6 @@ def _parse(definition: StudyDefinition, name: str, text: str) -> Any:
         json.dumps(value, allow_nan=False)
     except ValueError:
         kind = "a whole number" if whole else "a number"
-        raise DefinitionError(f"--set {name}={text}: {name} is {kind}; change it") from None
-    # A choice as it is stored: 1 for 1.0.
+        raise DefinitionError(f"--set {name}={text}: {name} must be {kind}; change it") from None
+    # Of equal numbers the stored choice: 1 rather than 1.0.
     return next((choice for choice in searched.choices or () if choice == value), value)

@@ -1,4 +1,4 @@
-"""A study in the database: made or resumed, what is stored with it, and the commands that it was run by."""
+"""A study in the database: created or resumed, with its user attributes and the commands that ran it."""
 
 import os
 import platform
@@ -23,20 +23,20 @@ from search.choices import FINALISTS
 from search.database.optuna_schema import storage_of
 from search.database.url import DatabaseGone, StorageError, masked
 from search.study.definition import DefinitionError, StudyDefinition, differences
-from search.study.places import KEY, Place, StudyError, check_free, settle
+from search.study.places import KEY, Place, StudyError, check_free, claim
 from search.study.record import saved_of
 
 if TYPE_CHECKING:
     from fmnist.data import DataSet
     from fmnist.own_network import OwnNetwork, Source
 
-# User attributes of a study, beside those of `places`.
+# User attributes of a study, in addition to those in `places`.
 DEFINITION, DATA, VERSIONS, PRECISION, STOP = "definition", "data", "versions", "precision", "stop"
-GOAL = "goal"  # trials to reach, and how many had failed when that was asked for
+GOAL = "goal"  # number of trials to finish, and the number of failed ones when that goal was set
 NO_GOAL = {"trials": 0, "failed": 0}
-FORMER_TTA: Tta = "none"  # of studies that were started before there was another, and have none on record
-FORMER_PRUNER = "slack"  # of studies that named none, until trials could be paused
-NETWORK = "network"  # of a user's own network: its file's SHA-256 and text, to be compared and read, never run
+FORMER_TTA: Tta = "none"  # of studies from before test-time augmentation, whose definitions lack the key
+FORMER_PRUNER = "slack"  # the default before trials could be paused
+NETWORK = "network"  # a user's own network: SHA-256 and text of its file, to compare and display, never to run
 
 
 def open_study(
@@ -48,15 +48,15 @@ def open_study(
     *,
     allow_mixed: bool = False,
 ) -> optuna.Study:
-    """Make the study, or resume the one of that name if it has the same definition, network, data and versions.
+    """Create the study, or resume the one of that name if its definition, network, data and versions are the same.
 
-    Call it under the storage's lock.
+    Requires the database's lock.
 
     Raises:
-        StudyError: a study of that name is another one, has its checkpoints elsewhere, or the place is another study's.
+        StudyError: the existing study differs or has its checkpoints elsewhere, or `place` belongs to another study.
         NetworkError: the user's own network cannot be loaded.
         ArtifactError: the artifact store cannot be used.
-        OSError: nothing can be written there.
+        OSError: `place` is not writable.
     """
     definition = definition.loaded()
     if name not in optuna.get_all_study_names(storage):
@@ -64,14 +64,14 @@ def open_study(
     study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
     maximizes = study.directions == [StudyDirection.MAXIMIZE]
     new = DEFINITION not in study.user_attrs and maximizes and not study.get_trials(deepcopy=False)
-    if new:  # or left behind by a process that died here: the definition comes last, as the mark of a whole study
-        if KEY not in study.user_attrs:  # its places may bear the key already
+    if new:  # or incomplete, from a process that died below: the definition is written last, and marks it complete
+        if KEY not in study.user_attrs:  # its locations may contain the key already
             study.set_user_attr(KEY, uuid4().hex)
         study.set_user_attr(DATA, {"name": data.name, "fingerprint": data.fingerprint})
         study.set_user_attr(VERSIONS, versions())
         if definition.own and definition.own.source:
             study.set_user_attr(NETWORK, asdict(definition.own.source))
-        settle(study, place)
+        claim(study, place)
         study.set_user_attr(DEFINITION, definition.model_dump(mode="json"))
     study = load_study(storage, name)
     _check_network(study, definition)
@@ -80,18 +80,17 @@ def open_study(
     if changed := differences(stored.identity(), definition.identity()):
         raise StudyError(
             f"study {name!r} exists with another definition ({'; '.join(changed)}). "
-            "Give the new one a name with --name, or repeat what it was started with."
+            "Give the new study another name with --name, or restore the definition that it was started with."
         )
     check_alike(study, data, allow_mixed=allow_mixed)
     if not new:
-        settle(study, place)
-    study.set_user_attr(DEFINITION, definition.model_dump(mode="json"))  # with what may change
+        claim(study, place)
+    study.set_user_attr(DEFINITION, definition.model_dump(mode="json"))  # the keys in MAY_CHANGE may be new
     return study
 
 
 def _resumed(stored: StudyDefinition, given: StudyDefinition) -> StudyDefinition:
-    """The given definition, as a study that is resumed takes it: what its file does not name may have had another
-    default when the study was started."""
+    # Keys that the file does not give may have had another default when the study was started: keep that.
     former = {"tta": FORMER_TTA, "pruner": FORMER_PRUNER}
     kept = {
         name: value
@@ -102,11 +101,6 @@ def _resumed(stored: StudyDefinition, given: StudyDefinition) -> StudyDefinition
 
 
 def _check_network(study: optuna.Study, definition: StudyDefinition) -> None:
-    """Check that the file of the user's own network is what the study was started with.
-
-    Raises:
-        StudyError: it is another.
-    """
     recorded, given = source_of(study), definition.own and definition.own.source
     if not recorded or not given or recorded == given:
         return
@@ -114,16 +108,16 @@ def _check_network(study: optuna.Study, definition: StudyDefinition) -> None:
 
     file = definition.defaults.architecture.partition(":")[0]
     raise StudyError(
-        f"study {study.study_name!r} was started with another {file}: restore it, or give the new study a name with "
-        f"--name\n{difference(recorded, given, file)}"
+        f"study {study.study_name!r} was started with another version of {file}: restore that, or give the new study "
+        f"another name with --name\n{difference(recorded, given, file)}"
     )
 
 
 def source_of(study: optuna.Study) -> "Source | None":
-    """The file of a study's own network as it is on record; None if it is in none.
+    """The recorded source file of the user's own network; None if it is not in a file.
 
     Raises:
-        StudyError: the study has been deleted since it was opened.
+        StudyError: the study was deleted after it was opened.
     """
     recorded = attributes(study).get(NETWORK)
     if recorded is None:
@@ -134,10 +128,10 @@ def source_of(study: optuna.Study) -> "Source | None":
 
 
 def own_network_of(study: optuna.Study) -> "OwnNetwork | None":
-    """The user's own network of a study, loaded if its file has the content on record; None if it is one of ours.
+    """Load a study's own network; None if the study searches one of ours.
 
     Raises:
-        NetworkError: it cannot be loaded.
+        NetworkError: it cannot be loaded, or its file differs from the recorded one.
         StudyError: the study's definition does not fit its constructor.
     """
     definition = definition_of(study)
@@ -148,75 +142,75 @@ def own_network_of(study: optuna.Study) -> "OwnNetwork | None":
     own = of_record(definition.defaults.architecture, source_of(study))
     try:
         definition.of_network(own)
-    except DefinitionError as error:  # the definition was changed, or a module, of which no content is on record
+    except DefinitionError as error:  # the definition was changed, or a network in a module, which is not recorded
         lines = (f"study {study.study_name!r} does not fit its network: {line}" for line in str(error).splitlines())
         raise StudyError("\n".join(lines)) from error
     return own
 
 
 def check_alike(study: optuna.Study, data: "DataSet", *, allow_mixed: bool) -> None:
-    """See whether this process would do the same as the one that made the study.
+    """Check that this process trains on the study's data with the study's versions.
 
     Raises:
-        StudyError: data set, version of fmnist-search or of torch differ, and `allow_mixed` does not permit it.
+        StudyError: the data set, or the version of fmnist-search or torch differs, unless `allow_mixed`.
     """
     if allow_mixed:
         return
     name = study.study_name
     if study.user_attrs[DATA]["fingerprint"] != data.fingerprint:
         raise StudyError(
-            f"study {name!r} was started on {study.user_attrs[DATA]['name']}, this is {data.name} in {data.folder}, "
-            "with other check-sums. Name the study's data with --data-dir, start a study of another name, "
+            f"study {name!r} was started on {study.user_attrs[DATA]['name']}, but {data.name} in {data.folder} has "
+            "other checksums. Name the study's data with --data-dir, start a study with another --name, "
             "or mix them with --allow-mixed."
         )
     if changed := differences(study.user_attrs[VERSIONS], versions()):
         raise StudyError(
-            f"study {name!r} was started with other versions ({'; '.join(changed)}), so its trials cannot be "
-            "compared in every digit. Install the study's versions, or mix them with --allow-mixed."
+            f"study {name!r} was started with other versions ({'; '.join(changed)}), so results would differ "
+            "slightly. Install the study's versions, or mix them with --allow-mixed."
         )
 
 
 def check_precision(study: optuna.Study, precision: str, *, allow_mixed: bool) -> None:
-    """Check that this process trains in the precision of the study, which its first worker decides.
+    """Check that this process trains in the study's precision, which its first worker sets.
 
-    Call it under the storage's lock.
+    Requires the database's lock.
 
     Raises:
-        StudyError: it is another, and `allow_mixed` does not permit it.
+        StudyError: the precision differs, unless `allow_mixed`.
     """
     trained = attributes(study).get(PRECISION)
-    if trained is None:  # or a study of 0.2.0, which has it in the records of its trials only
+    if trained is None:  # a new study, or one of 0.2.0, which recorded the precision only with its trials
         saved = map(saved_of, study.get_trials(deepcopy=False))
         trained = next((each.precision for each in saved if each and each.precision), precision)
         study.set_user_attr(PRECISION, trained)
     if trained != precision and not allow_mixed:
         raise StudyError(
-            f"study {study.study_name!r} is trained in {trained}, and this machine trains in {precision}, so its "
-            "trials cannot be compared in every digit. Use machines of one kind, or mix them with --allow-mixed."
+            f"study {study.study_name!r} is trained in {trained}, but this machine trains in {precision}, so results "
+            "would differ slightly. Use machines of one kind, or mix them with --allow-mixed."
         )
 
 
 def versions() -> dict[str, str]:
-    """The versions that decide a training's result."""
+    """The versions on which a training run's result depends."""
     return {"fmnist_search": version("fmnist-search"), "torch": version("torch")}
 
 
 def load_study(storage: RDBStorage | BaseStorage, name: str) -> optuna.Study:
-    """Open an existing study, to read it.
+    """Open an existing study.
 
     Raises:
-        StudyError: there is none of that name, or it was not made by fmnist-search, or was changed by something else,
-            or its folder would be elsewhere.
+        StudyError: no study has that name, fmnist-search did not create it, another program changed its attributes,
+            or its name leads out of the output folder.
     """
     if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise StudyError(f"study {name!r} would have its files outside the output folder; choose another name")
+        raise StudyError(f"study {name!r}: its files would be outside the output folder; choose another name")
     names = optuna.get_all_study_names(storage)
     if name not in names:
         known = f"there are {', '.join(sorted(names))}" if names else "there are none yet"
         raise StudyError(f"no study named {name!r} in this database; {known}")
     study = optuna.load_study(storage=storage, study_name=name)
     if not {DEFINITION, KEY} <= study.user_attrs.keys():
-        raise StudyError(f"study {name!r} was not made by this version of fmnist-search; choose another name")
+        raise StudyError(f"study {name!r} was not created by this version of fmnist-search; choose another name")
     try:
         recorded = _Attributes.model_validate(study.user_attrs)
     except ValidationError as error:
@@ -227,7 +221,7 @@ def load_study(storage: RDBStorage | BaseStorage, name: str) -> optuna.Study:
 
 
 class _Attributes(BaseModel):
-    """What `open_study` has recorded by the time that there is a definition; anybody who may write can change it."""
+    """User attributes of a complete study; validated, as anyone with write access to the database can change them."""
 
     model_config = ConfigDict(strict=True)
 
@@ -245,7 +239,7 @@ class _Attributes(BaseModel):
 
     @property
     def has_file(self) -> bool:
-        """Whether its network is in a file of the user's own."""
+        """Whether the network is the user's own and in a file."""
         defaults = self.definition.get("defaults")
         return isinstance(defaults, dict) and in_file(str(defaults.get("architecture")))
 
@@ -256,19 +250,19 @@ def _place(error: ValidationError) -> str:
 
 def _altered(study: optuna.Study, where: str) -> StudyError:
     return StudyError(
-        f"study {study.study_name!r}: its user attributes ({where}) were changed, or written by another version of "
+        f"study {study.study_name!r}: its user attributes ({where}) were changed by another program or version of "
         "fmnist-search; use that version, restore the database, or choose another name"
     )
 
 
 def definition_of(study: optuna.Study, known: Mapping[str, Any] | None = None) -> StudyDefinition:
-    """The definition that the study was made with.
+    """A study's definition.
 
     Args:
-        known: the study's user attributes, if they were read already.
+        known: the study's user attributes, if already read.
 
     Raises:
-        StudyError: the study has been deleted since it was opened, or its definition is not one of this version.
+        StudyError: the study was deleted after it was opened, or its definition is invalid in this version.
     """
     try:
         return StudyDefinition.model_validate({"tta": FORMER_TTA} | (known or attributes(study))[DEFINITION])
@@ -277,10 +271,10 @@ def definition_of(study: optuna.Study, known: Mapping[str, Any] | None = None) -
 
 
 def attributes(study: optuna.Study) -> dict[str, Any]:
-    """The study's user attributes as they are now.
+    """The study's current user attributes.
 
     Raises:
-        StudyError: the study has been deleted since it was opened.
+        StudyError: the study was deleted after it was opened.
     """
     try:
         return study.user_attrs
@@ -289,20 +283,20 @@ def attributes(study: optuna.Study) -> dict[str, Any]:
 
 
 def goal(study: optuna.Study) -> dict[str, int]:
-    """The study's goal: `trials` to finish, and how many had `failed` when that was asked for."""
+    """The study's goal: number of `trials` to finish, and of `failed` ones when that goal was set."""
     return attributes(study).get(GOAL, NO_GOAL)  # type: ignore[no-any-return]
 
 
 @contextmanager
 def raise_if_deleted(study: optuna.Study, checkpoints: str) -> Iterator[None]:
-    """Say so if the study or its database is deleted meanwhile; Optuna says KeyError of whatever it looks for next.
+    """Raise a clear error if the study or its database is deleted inside this context; Optuna raises a bare KeyError.
 
     Args:
-        checkpoints: where those of the study are, which the user may want to keep.
+        checkpoints: location of the study's checkpoints, which the user may want to keep.
 
     Raises:
-        StudyError: the study was.
-        DatabaseGone: the database was.
+        StudyError: the study was deleted.
+        DatabaseGone: the database was deleted.
     """
     try:
         yield
@@ -314,12 +308,12 @@ def raise_if_deleted(study: optuna.Study, checkpoints: str) -> Iterator[None]:
 
 
 def finalists_name(name: str) -> str:
-    """The study in which the best configurations of another are trained again."""
+    """The name of the study in which a study's finalists are trained again."""
     return f"{name}{FINALISTS}"
 
 
 def finalists_of(study: optuna.Study) -> optuna.Study | None:
-    """The study's finalists, once they are chosen."""
+    """The study in which the finalists are trained again; None until they are chosen."""
     name = finalists_name(study.study_name)
     if name not in optuna.get_all_study_names(storage_of(study)):
         return None
@@ -328,14 +322,14 @@ def finalists_of(study: optuna.Study) -> optuna.Study | None:
 
 
 def request_stop(study: optuna.Study) -> None:
-    """Ask all processes that work on the study and its finalists to wind down. Those that start later are not meant."""
+    """Ask all current processes of the study and its finalists to stop; processes that start later ignore this."""
     for each in (study, finalists_of(study)):
         if each:
             each.set_user_attr(STOP, uuid4().hex)
 
 
 def stop_requests(study: optuna.Study) -> str | None:
-    """What changes with each request to stop, and when the study is deleted."""
+    """A token that changes with each request to stop, and when the study is deleted."""
     try:
         request: str | None = attributes(study).get(STOP)
     except StudyError:
@@ -343,12 +337,12 @@ def stop_requests(study: optuna.Study) -> str | None:
     return request
 
 
-RUNS = "runs"  # a user attribute of a study: each `Run` whose command or machine is not that of the one before
+RUNS = "runs"  # user attribute of a study: a list of `Run`, without consecutive repetitions
 
 
 @dataclass(frozen=True)
 class Run:
-    """One `run`: when it first began (ISO 8601, UTC), its command, on what machine, of what commit."""
+    """A `run` command. at: when it first started (ISO 8601, UTC)."""
 
     at: str
     command: str
@@ -357,22 +351,22 @@ class Run:
 
 
 def note(study: optuna.Study, command: str) -> None:
-    """Put a run on record; call it under the storage's lock."""
+    """Record a run, unless it repeats the last one; requires the database's lock."""
     from fmnist.checkpoint import git_commit
 
     run = Run(datetime.now(UTC).isoformat(timespec="seconds"), command, machine(), git_commit())
-    noted = runs(study)
-    if not noted or asdict(noted[-1]) | {"at": ""} != asdict(run) | {"at": ""}:
-        study.set_user_attr(RUNS, [asdict(each) for each in [*noted, run]])
+    recorded = runs(study)
+    if not recorded or asdict(recorded[-1]) | {"at": ""} != asdict(run) | {"at": ""}:
+        study.set_user_attr(RUNS, [asdict(each) for each in [*recorded, run]])
 
 
 def runs(study: optuna.Study) -> list[Run]:
-    """The runs on record, the first one first."""
+    """The recorded runs, oldest first."""
     return [Run(**each) for each in study.user_attrs.get(RUNS, [])]
 
 
 def command_line(arguments: Sequence[str]) -> str:
-    """A command of fmnist-search for a shell, without the password of any database in it."""
+    """A command of fmnist-search, quoted for a shell, with passwords in database URLs masked."""
     return shlex.join(["fmnist-search", *map(_without_password, arguments)])
 
 
@@ -382,17 +376,17 @@ def _without_password(argument: str) -> str:
         return argument
     try:
         return f"{option}{separator}{masked(value)}"
-    except StorageError:  # no database
+    except StorageError:  # not a database URL
         return argument
 
 
 def machine() -> str:
-    """This machine: host, processor, cores, system."""
+    """A description of this machine: host, processor, cores, system."""
     return f"{socket.gethostname()}: {processor()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}"
 
 
 def processor() -> str:
-    """The processor's model as Linux has it, else what Python knows."""
+    """The processor's model, from Linux or else from Python."""
     described = Path("/proc/cpuinfo")
     lines = described.read_text().splitlines() if described.exists() else []
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

@@ -1,4 +1,4 @@
-"""What is wrong with a study definition: all of it at once, each mistake with its key and what to do."""
+"""Validation of a study definition across its keys; reports all mistakes at once, each with its key and what to do."""
 
 import itertools
 import math
@@ -28,18 +28,18 @@ from search.study.parameters import (
 if TYPE_CHECKING:
     from search.study.definition import StudyDefinition
 
-LARGEST_GRID = 100_000  # trainings
+LARGEST_GRID = 100_000  # training runs
 
 OWN_ARCHITECTURE = (
-    "a network of your own has hyperparameters of its own; search it in a study of its own, by [defaults]"
+    "your own network has its own hyperparameters, so it needs its own study; name it as architecture in [defaults]"
 )
 
 
 def check(definition: "StudyDefinition") -> None:
-    """Check what no key can be checked for by itself.
+    """Check that the keys of a definition fit together.
 
     Raises:
-        Mistakes: all that is wrong; how the space fits together is looked at only once each of its tables is right.
+        Mistakes: all mistakes; whether values lie in the space is checked only if each of its tables is valid.
     """
     mistakes = [*_of_settings(definition), *_of_tables(definition)]
     if not mistakes and definition.defaults_known:
@@ -55,25 +55,26 @@ def _of_settings(definition: "StudyDefinition") -> Iterator[Mistake]:
     conditional = next((name for name, tables in definition.space.items() if any(each.when for each in tables)), None)
     yield from _of_arguments(definition)
     if not definition.space:
-        yield Mistake(("space",), "is missing; name at least one hyperparameter", (("grid",),))
+        yield Mistake(("space",), "is missing; add at least one hyperparameter", (("grid",),))
     for key, given in (("grid", definition.grid), ("seeds", definition.seeds > 1)):
         if given and sampler != "grid":
             yield Mistake((key,), 'needs sampler = "grid"; change either', (("sampler",),))
     if definition.start and sampler == "grid":
-        yield Mistake(("start",), "a grid has all of its points; remove it, or choose another sampler", (("sampler",),))
+        text = "has no effect, as a grid runs all of its points; remove it, or choose another sampler"
+        yield Mistake(("start",), text, (("sampler",),))
     if conditional and sampler == "gp":
-        remedy = f"gp takes no conditions, as space.{conditional} has; choose tpe, random, qmc or grid"
-        yield Mistake(("sampler",), remedy)
+        text = f"gp does not support conditions, and space.{conditional} has one; choose tpe, random, qmc or grid"
+        yield Mistake(("sampler",), text)
     if definition.audit and definition.pruner == "none":
-        yield Mistake(("audit",), "needs a pruner to look at; change either", (("pruner",),))
+        yield Mistake(("audit",), "needs a pruner to audit; change either", (("pruner",),))
 
 
 def _of_arguments(definition: "StudyDefinition") -> Iterator[Mistake]:
-    """Arguments of a user's own network in [defaults], held against its constructor."""
     own, arguments = definition.own, definition.defaults.network
-    if definition.is_own:  # else a database might bring what a terminal takes for commands
+    if definition.is_own:  # a name from a database might contain a terminal's escape sequences
         for name in [name for name in {**arguments, **definition.space} if not name.isidentifier()]:
-            yield Mistake(("space" if name in definition.space else "defaults", name), "is no name; use letters and _")
+            section = "space" if name in definition.space else "defaults"
+            yield Mistake((section, name), "is not a valid name; use letters, digits and _")
     if not own:
         return
     for name, value in arguments.items():
@@ -83,17 +84,16 @@ def _of_arguments(definition: "StudyDefinition") -> Iterator[Mistake]:
             yield from _of_value(definition, ("defaults", name), name, value)
     for name in own.required:
         if name not in arguments:
-            yield Mistake(("defaults", name), f"is missing, and {own.constructor} has no default for it; add it")
+            yield Mistake(("defaults", name), f"is missing and has no default in {own.constructor}; add it")
 
 
 def _names(definition: "StudyDefinition") -> list[str]:
-    """All hyperparameters that there are."""
     if not definition.is_own:
         return [name for name in Hyperparameters.model_fields if name != "network"]
     of_training = [name for name in Hyperparameters.model_fields if name in TRAINING - {"architecture"}]
     if definition.own:
         return [*of_training, *definition.own.arguments]
-    # Where its code has not run, any other name may be one of its own.
+    # Without its code, any other name may be a parameter of its constructor.
     searched = [name for name in definition.space if name not in RESERVED]
     return [*dict.fromkeys([*of_training, *definition.defaults.network, *searched])]
 
@@ -103,8 +103,8 @@ def _unknown(definition: "StudyDefinition", name: str) -> str:
         return OWN_ARCHITECTURE
     others = did_you_mean(name, _names(definition))
     if definition.is_own and name in Hyperparameters.model_fields:  # of our networks
-        return f"{definition.defaults.architecture} takes none; {others}"
-    return f"is no hyperparameter; {others}"
+        return f"is not a parameter of {definition.defaults.architecture}; {others}"
+    return f"is not a hyperparameter; {others}"
 
 
 def _of_tables(definition: "StudyDefinition") -> Iterator[Mistake]:
@@ -121,7 +121,7 @@ def _of_tables(definition: "StudyDefinition") -> Iterator[Mistake]:
     conditions: list[Mistake] = []
     for name, number, table in _each(known):
         place = ("space", name, number) if len(known[name]) > 1 else ("space", name)
-        # What is wrong itself is not held against those that depend on it.
+        # An invalid table is reported once, not again in every condition that depends on it.
         conditions += _of_conditions(
             definition, right, place, name, {k: v for k, v in table.when.items() if not wrong.get(k)}
         )
@@ -137,14 +137,14 @@ def _each(space: Space) -> Iterator[tuple[str, int, Parameter]]:
 def _of_values(definition: "StudyDefinition", place: Place, name: str, table: Parameter) -> Iterator[Mistake]:
     invalid = [mistake for value in table.ends() for mistake in _of_value(definition, place, name, value)]
     if definition.is_own and name not in TRAINING:
-        invalid = invalid[:1]  # one says what kind it takes
+        invalid = invalid[:1]  # one mistake names the expected type
     yield from invalid
     if invalid:
         return
     if name == "kernel_size" and not definition.is_own and table.has(OWN_SIZE) and table.count() > 1:
-        yield Mistake(place, f"{OWN_SIZE} stands for the network's own size; name the sizes themselves")
+        yield Mistake(place, f"{OWN_SIZE} means the network's default size, which depends on it; list actual sizes")
     if name == "augmentation_kind" and len({*map(tuple, map(augmentations, table.values()))}) < table.count():
-        yield Mistake(place, "names an augmentation twice, in other words; remove one")
+        yield Mistake(place, "names the same augmentation twice; remove one")
     if table.whole and isinstance(table.step, float):
         yield Mistake((*place, "step"), f"must be a whole number, not {table.step}")
     elif definition.sampler == "grid" and not definition.grid and table.continuous and not table.whole:
@@ -165,7 +165,7 @@ def _of_value(definition: "StudyDefinition", place: Place, name: str, value: obj
     try:
         Hyperparameters.model_validate({name: value})
     except ValidationError as error:
-        yield Mistake(place, f"{_shown(value)} cannot be, {rule(error.errors()[0])}")
+        yield Mistake(place, f"{_shown(value)} is invalid, {rule(error.errors()[0])}")
 
 
 def _of_conditions(
@@ -175,9 +175,10 @@ def _of_conditions(
         here = (*place, "when", other)
         if other not in space:
             known = did_you_mean(other, [each for each in space if each != name])
-            yield Mistake(here, f"is not searched, so this holds always or never; {known}", (("space", other),))
+            text = f"is not searched, so the condition holds always or never; {known}"
+            yield Mistake(here, text, (("space", other),))
         elif any(each.choices is None and not each.whole for each in space[other]):
-            yield Mistake(here, "is a range of fractions; a condition needs choices or whole numbers")
+            yield Mistake(here, "is a continuous range; a condition needs choices or whole numbers")
         else:
             choices = [written(choice) for each in space[other] for choice in each.choices or ()]
             for value in values:
@@ -189,18 +190,17 @@ def _of_conditions(
 
 
 def _of_cases(definition: "StudyDefinition") -> Iterator[Mistake]:
-    """Conditions that contradict each other, or never hold."""
     space = definition.space
     try:
         possible = list(cases(space))
     except ValueError as error:
-        yield Mistake(("space", str(error)), "depends on itself by its conditions; remove one of them")
+        yield Mistake(("space", str(error)), "depends on itself through its conditions; remove one of them")
         return
     for name, tables in space.items():
         both = next((numbers for _, applied in possible if len(numbers := applied[name]) > 1), None)
         if both:
             first, second = (number + 1 for number in both[:2])
-            text = f"tables #{first} and #{second} may apply at once; let their conditions exclude each other"
+            text = f"tables #{first} and #{second} can apply at the same time; make their conditions exclusive"
             yield Mistake(("space", name), text)
         for number in range(len(tables)):
             if not any(number in applied[name] for _, applied in possible):
@@ -237,7 +237,7 @@ def _of_grid(definition: "StudyDefinition") -> Iterator[Mistake]:
     space, parts = definition.space, definition.grid
     sizes = [math.prod(map(len, part.values())) for part in parts] or [count_points(space, LARGEST_GRID)]
     if definition.seeds * sum(sizes) > LARGEST_GRID:
-        yield Mistake(("grid",), f"has more than {LARGEST_GRID:,} trainings; name fewer values")
+        yield Mistake(("grid",), f"has more than {LARGEST_GRID:,} training runs; use fewer values")
         return
     for number, part in enumerate(parts):
         place: Place = ("grid", number)
@@ -264,15 +264,14 @@ def _of_starts(definition: "StudyDefinition") -> Iterator[Mistake]:
         wrong = wrong or list(_of_points(definition, place, [given]))
         point = point_of(definition.space, {**defaults, **given})
         if not wrong and point in seen:
-            of_before = seen.index(point)
-            which = f"start #{of_before}" if of_before else "the default configuration"
+            earlier = seen.index(point)
+            which = f"start #{earlier}" if earlier else "the default configuration"
             wrong.append(Mistake(place, f"repeats {which}; remove it"))
         seen.append(point)
         yield from wrong
 
 
 def _of_given(definition: "StudyDefinition", place: Place, name: str, value: object) -> Iterator[Mistake]:
-    """Whether a value that a grid's part or a starting point gives a hyperparameter is one of some table."""
     if name not in definition.space:
         yield Mistake(place, "is not searched; add it to [space], or remove it here", (("space", name),))
     elif invalid := list(_of_value(definition, place, name, value)):
@@ -282,7 +281,7 @@ def _of_given(definition: "StudyDefinition", place: Place, name: str, value: obj
 
 
 def _of_points(definition: "StudyDefinition", place: Place, combined: list[dict[str, Any]]) -> Iterator[Mistake]:
-    """Whether values, with the defaults beside them, are points of the space, and each is searched in one of those."""
+    # With the defaults, `combined` must be points of the space, and each value must be searched in at least one.
     space, defaults = definition.space, definition.default_values
     default_tables = {name: applying(space, name, point_of(space, defaults)) for name in space}
     unused = {name: value for given in combined for name, value in given.items()}
@@ -297,7 +296,7 @@ def _of_points(definition: "StudyDefinition", place: Place, combined: list[dict[
             if name in given:
                 yield Mistake((*place, name), f"{_shown(values[name])} is not in {_named(name, table)}; change either")
                 return
-            if table is not default_tables[name]:  # else that is said of the defaults
+            if table is not default_tables[name]:  # else `_of_defaults` reports it
                 default = f"its default, {_shown(values[name])}, is not in {_named(name, table)}"
                 yield Mistake(place, f"{name} is missing, and {default}; add it", (("space", name), ("defaults", name)))
                 return

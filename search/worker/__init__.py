@@ -1,1 +1,1 @@
-"""One worker process: its loop, a trial, sampling, and what becomes of checkpoints."""
+"""One worker process: its loop, a trial, sampling, and the retention of checkpoints."""

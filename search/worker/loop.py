@@ -1,4 +1,4 @@
-"""The loop of one worker process: claim a ticket, run its trial, end it, again."""
+"""The loop of one worker process: claim a ticket, run its trial, end it, repeat."""
 
 import logging
 import os
@@ -56,9 +56,9 @@ from search.worker.retention import drop_beaten, drop_partial
 from search.worker.sampling import propose, pruner
 from search.worker.trial import Objective, Outcome, run_trial
 
-POLL = 0.5  # seconds between two looks at a queue whose last tickets others hold
-FOLLOW_POLL = 2.0  # and at one that is empty
-FAILED = 3  # exit code of a worker that met what no other worker here would fare better with
+POLL = 0.5  # seconds between polls of a queue whose last tickets are held by other workers
+FOLLOW_POLL = 2.0  # seconds between polls of an empty queue
+FAILED = 3  # exit code for an unrecoverable error: do not restart the worker
 
 T = TypeVar("T")
 
@@ -69,13 +69,12 @@ log = logging.getLogger(__package__)
 class WorkerSettings:
     """What a worker process needs to join a study.
 
-    output: the output folder, if that is not the one on record. threads: of torch, in this
-    process. grace: seconds without progress after which others may take its trial. follow:
-    wait for new tickets once the queue is empty. finalists: go on with the study's finalists then.
-    network: the user's own, as the process that started this one was given it.
+    output: the output folder, if it is not the recorded one. threads: number of torch threads. grace: seconds without
+    progress after which others may take its trial. follow: wait for new tickets when the queue is empty. finalists:
+    continue with the study's finalists. network: the user's own, from the parent process.
     """
 
-    storage: str = field(repr=False)  # it may hold a password
+    storage: str = field(repr=False)  # it may contain a password
     study: str
     data_dir: Path | None = None
     output: Path | None = None
@@ -99,7 +98,7 @@ class Retried:
     def __init__(self, artifacts: Artifacts, giving_up: Callable[[], bool]) -> None:
         self.artifacts, self.location = artifacts, artifacts.location
         self.giving_up = giving_up
-        self.failures = 0  # failed attempts so far; they count as signs of life
+        self.failures = 0  # failed attempts so far; they renew the trial's heartbeat, as training steps do
 
     def write(self, name: str, content: bytes) -> None:
         self._tried(lambda: self.artifacts.write(name, content))
@@ -125,7 +124,7 @@ class Retried:
             if not is_transient(error):
                 raise
             # Reported as permanent: retrying the whole trial would train and wait for as long again.
-            raise ArtifactError(f"{self.location} is out of reach: {' '.join(str(error).split())}") from error
+            raise ArtifactError(f"{self.location} is unreachable: {' '.join(str(error).split())}") from error
 
     def _failed(self) -> bool:
         self.failures += 1
@@ -134,7 +133,7 @@ class Retried:
 
 @dataclass(frozen=True)
 class Joined:
-    """A study that this process works on. request: the last request to stop that is not meant for it."""
+    """A study that this process works on. request: the last request to stop from before it started."""
 
     study: optuna.Study
     objective: Objective
@@ -142,64 +141,66 @@ class Joined:
 
 
 class Stop:
-    """Whether the worker was asked to end after its epoch. To end it at once is its parent's to do."""
+    """SIGTERM's handler: the worker then stops after its epoch. (Its parent may kill it sooner.)"""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
 
     def __call__(self, _signal: int, _frame: FrameType | None) -> None:
-        self.asked = True
+        self.requested = True
 
 
 def main(settings: WorkerSettings, errors: Connection, lines: Connection) -> None:
-    """Be a worker process until the queue is empty or SIGTERM asks to stop.
+    """Run as a worker process until the queue is empty, SIGTERM arrives, or the parent process dies.
 
-    Ctrl-C reaches a whole terminal; it is for the parent to pass on. A worker whose
-    parent dies ends with it. An error that the user can mend goes to `errors`, in words, and log lines to `lines`.
+    Args:
+        errors: receives the message of an error that the user can fix.
+        lines: receives log lines.
     """
     stop = Stop()
     logs.configure_worker(settings.log_level, lines)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the parent handles it
     signal.signal(signal.SIGTERM, stop)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # held back while it was started
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # blocked during start-up, see `_signals_blocked`
     if parent := parent_process():
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
     try:
         with reported(settings.storage), logs.about(study=settings.study, worker=this_worker()):
-            work(settings, lambda: stop.asked)
+            work(settings, lambda: stop.requested)
     except (ExpectedError, OSError) as error:
-        if stop.asked and isinstance(error, StorageError):
-            raise SystemExit(1) from error  # it only stopped waiting for the database: another will wait
+        if stop.requested and isinstance(error, StorageError):
+            raise SystemExit(1) from error  # it merely stopped waiting for the database; another worker can wait
         errors.send(str(error))
         raise SystemExit(FAILED) from error
 
 
 def work(settings: WorkerSettings, stopping: Callable[[], bool]) -> None:
-    """Drain the study's queue in this process, then that of its finalists, if they are chosen by then.
+    """Run the tickets of the study in this process, then those of its finalists if they have been chosen.
 
     Raises:
-        StudyError: the study is not there, or this process may not work on it.
-        TooManyFailures: failing is the rule.
-        DataError, StorageError, ArtifactError, OSError: what the trial needs cannot be had; its ticket is given back.
+        StudyError: the study is missing, or this process cannot work on it.
+        TooManyFailures: too many trials failed.
+        DataError, StorageError, ArtifactError, OSError: something that the trial needs is unavailable; its ticket was
+            returned to the queue.
     """
     search = retry(lambda: _join(settings, settings.study), stopping)
     finalists: Joined | None = None
-    while _drain(search, settings, stopping):
+    while _run_queue(search, settings, stopping):
         if settings.finalists and finalists is None and retry(lambda: finalists_of(search.study), stopping):
             finalists = retry(lambda: _join(settings, finalists_name(settings.study)), stopping)
-        if (finalists and not _drain(finalists, settings, stopping)) or not settings.follow:
+        if (finalists and not _run_queue(finalists, settings, stopping)) or not settings.follow:
             return
         time.sleep(FOLLOW_POLL)
 
 
 def studies_of(study: optuna.Study, settings: WorkerSettings) -> list[optuna.Study]:
-    """The studies that a worker drains: the search and, once they are chosen, its finalists."""
+    """The studies whose queues a worker runs: the search and, once chosen, its finalists."""
     finalists = finalists_of(study) if settings.finalists else None
     return [study, finalists] if finalists else [study]
 
 
 def is_over(study: optuna.Study, settings: WorkerSettings) -> bool:
-    """Whether `work` has nothing left to do, by the database: how a worker ended does not tell.
+    """Whether `work` has nothing left to do according to the database; a worker's exit code does not show that.
 
     Raises:
         StudyError: the study was deleted.
@@ -208,7 +209,6 @@ def is_over(study: optuna.Study, settings: WorkerSettings) -> bool:
 
 
 def _join(settings: WorkerSettings, name: str) -> Joined:
-    """Open a study, if this process may work on it."""
     study = load_study(open_storage(settings.storage, "write"), name)
     definition = definition_of(study)
     if settings.network:
@@ -229,19 +229,19 @@ def _join(settings: WorkerSettings, name: str) -> Joined:
     return Joined(study, objective, stop_requests(study))
 
 
-def _drain(joined: Joined, settings: WorkerSettings, stopping: Callable[[], bool]) -> bool:
-    """Run tickets until the queue is empty; returns False if this worker was asked to stop before."""
+def _run_queue(joined: Joined, settings: WorkerSettings, stopping: Callable[[], bool]) -> bool:
+    # Run tickets until the queue is empty; return False if asked to stop before.
     study = joined.study
     holder = Holder(settings.device, settings.threads, settings.grace)
 
-    def asked() -> bool:
+    def stop_requested() -> bool:
         return stopping() or stop_requests(study) != joined.request
 
-    store = Retried(joined.objective.artifacts, asked)
+    store = Retried(joined.objective.artifacts, stop_requested)
     objective = replace(joined.objective, artifacts=store)
     with raise_if_deleted(study, store.location):
         retry(lambda: tickets.check_failures(study), stopping)
-        while not retry(asked, stopping):
+        while not retry(stop_requested, stopping):
             token = uuid4().hex
             ticket = retry(lambda: tickets.claim(study, holder, token), stopping)  # noqa: B023
             if ticket is None:
@@ -251,19 +251,18 @@ def _drain(joined: Joined, settings: WorkerSettings, stopping: Callable[[], bool
             with logs.about(study=study.study_name, trial=ticket.number):
                 log.info("claimed")
                 try:
-                    _run(study, objective, store, ticket, settings, asked)
+                    _run(study, objective, store, ticket, settings, stop_requested)
                 except Lost:
-                    log.warning("lost: another worker has taken it over, or it was ended")
+                    log.warning("lost: another worker has taken over the trial, or it has ended")
     return False
 
 
 def _nothing_left(study: optuna.Study, objective: Objective, settings: WorkerSettings) -> bool:
-    """What a worker does that finds no ticket: see to it that none is lost; returns whether the queue is empty."""
-    empty = tickets.is_empty(study)  # first: whoever lets a trial fail after it is still there to refill
+    empty = tickets.is_empty(study)  # first: a worker whose trial fails after this check refills the queue itself
     if release(study) + reap(study) + tickets.refill(study, settings.storage) + freezing.end_paused(study):
         return False
     if empty:
-        drop_beaten(study, objective.artifacts, attributes(study)[KEEP])  # of those that were paused to the end
+        drop_beaten(study, objective.artifacts, attributes(study)[KEEP])  # those of the paused trials that just ended
     else:
         time.sleep(POLL)
     return empty
@@ -275,42 +274,38 @@ def _run(
     store: Retried,
     ticket: Ticket,
     settings: WorkerSettings,
-    asked: Callable[[], bool],
+    stop_requested: Callable[[], bool],
 ) -> None:
-    """Run the ticket's trial and end it; after trouble with the database, from its last report again.
-
-    Raises:
-        Lost: another has taken the ticket, or it was ended before an answer was lost.
-    """
+    # Lost is raised if another worker has taken the ticket, or if a commit that ended the trial lost its answer.
     watched: list[Training] = []
 
-    def attempt() -> Outcome:
+    def attempt() -> Outcome:  # after a database error it continues from the last checkpoint
         torch.set_num_threads(settings.threads)
-        return run_trial(_open(study, objective.definition, ticket), objective, asked, watched.append)
+        return run_trial(_open(study, objective.definition, ticket), objective, stop_requested, watched.append)
 
     try:
         beats = beating(
             study, ticket, lambda: store.failures + sum(training.steps + training.scored for training in watched)
         )
-        with lease.fenced(study, ticket), beats:  # in this order: a fence may not be set up while another thread begins
+        with lease.fenced(study, ticket), beats:  # in this order: see `fenced` on other threads
             outcome = retry(attempt, progress=lambda: max((training.quarters for training in watched), default=0))
     except Lost:
         raise
     except (SQLAlchemyError, StorageInternalError, StorageError):
         raise
-    except (OSError, ArtifactError) as error:  # the disk's trouble is not the trial's
+    except (OSError, ArtifactError) as error:  # an error of the disk, not of the trial
         retry(lambda: lease.give_back(study, ticket))
         log.warning("given back: %s", error)
-        if asked():
-            return  # the worker was asked to stop while it waited
+        if stop_requested():
+            return
         raise
-    except Exception as error:  # whatever else a trial raises ends that attempt, not the search
-        # What follows the first line of an error in the user's network are frames of its code.
+    except Exception as error:  # any other error ends this attempt, not the search
+        # In an error of the user's own network, frames of its code follow the first line.
         named = str(error).partition("\n")[0] if isinstance(error, NetworkError) else error
         reason = f"{type(error).__name__}: {named}"
         final = isinstance(error, NetworkError)  # the same code on the same values fails again
         state = retry(lambda: lease.fail(study, ticket, reason, final=final))
-        fate = "failed for good" if state == TrialState.FAIL else "failed, to be tried again"
+        fate = "failed permanently" if state == TrialState.FAIL else "failed, will be retried"
         log.warning("%s: %s: %s", fate, type(error).__name__, error)
         retry(lambda: tickets.check_failures(study))
         return
@@ -332,12 +327,12 @@ def _run(
 
 
 def _open(study: optuna.Study, definition: StudyDefinition, ticket: Ticket) -> Trial:
-    """The ticket's trial with all its parameters; an earlier attempt may have stored them, or some of them."""
     ranges = space.distributions(definition)
-    trials = study.get_trials(deepcopy=False)  # before the trial is read: it brings the ticket into Optuna's cache
+    trials = study.get_trials(deepcopy=False)  # before reading the trial: this brings it into Optuna's cache
     known = read_trial(study, ticket.trial_id)
     fixed = known.system_attrs.get(FIXED_PARAMETERS, {}) | known.params
     point = propose(definition, trials, ticket.number, fixed)
+    # An earlier attempt may have stored all or some of the parameters.
     missing = {name: value for name, value in point.items() if name not in known.params}
     set_parameters(study, ticket.trial_id, missing, ranges)
     return open_trial(study, ticket.trial_id, pruner(definition))

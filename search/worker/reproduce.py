@@ -1,4 +1,4 @@
-"""A recorded trial, trained again from its seed, and held against the record bit for bit."""
+"""Trains a recorded trial again from its seed and compares it with the record bit for bit."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ from search.study.store import DATA, definition_of, own_network_of
 
 
 class NotReproducible(UsageError):
-    """The trial cannot be trained again here; the message says why."""
+    """The trial cannot be reproduced on this machine; the message says why."""
 
 
 @dataclass(frozen=True)
 class Compared:
-    """The accuracy after an epoch: as it was recorded, and as it came out again."""
+    """The recorded and the reproduced accuracy after an epoch."""
 
     epoch: float
     recorded: float
@@ -31,51 +31,51 @@ class Compared:
 
 @dataclass(frozen=True)
 class Reproduction:
-    """What came of it. Both are true where not a single bit differs."""
+    """Whether metrics and weights are bit-identical to the recorded ones."""
 
     same_metrics: bool
     same_weights: bool
 
 
 def recorded_trial(study: optuna.Study, number: int) -> FrozenTrial:
-    """A finished trial with something to reproduce.
+    """The finished trial with this number.
 
     Raises:
-        NotReproducible: there is none of that number.
+        NotReproducible: there is no such trial, or it has no recorded epoch.
     """
     trials = study.get_trials(deepcopy=False)
     if number >= len(trials):
         raise NotReproducible(f"study {study.study_name!r} has no trial {number}; its last is {len(trials) - 1}")
     trial = trials[number]
     if trial.state not in FINISHED:
-        raise NotReproducible(f"trial {number} is {trial.state.name}; reproduce one that is COMPLETE or PRUNED")
+        raise NotReproducible(f"trial {number} is {trial.state.name}; choose one that is COMPLETE or PRUNED")
     if not history_of(trial):
-        raise NotReproducible(f"trial {number} has no finished epoch to train again; reproduce another")
+        raise NotReproducible(f"trial {number} has no finished epoch to reproduce; choose another")
     return trial
 
 
 def reproduce(study: optuna.Study, number: int, data: DataSet, on_epoch: Callable[[Compared], None]) -> Reproduction:
-    """Train a trial again as far as it went, with its seed, device, precision and thread count.
+    """Train a trial again for its recorded epochs, with its seed, device, precision and number of threads.
 
     Raises:
-        NotReproducible: there is no such record, this is another data set, or the device is not here.
-        NetworkError: the user's own network is not here, or not what is on record.
+        NotReproducible: there is no such record, the data set differs, or this machine lacks the device.
+        NetworkError: the user's own network is missing, or differs from the recorded one.
     """
     trial, definition = recorded_trial(study, number), definition_of(study)
     if study.user_attrs[DATA]["fingerprint"] != data.fingerprint:
         raise NotReproducible(
-            f"trial {number} was trained on {study.user_attrs[DATA]['name']}, this is {data.name} in {data.folder}, "
-            "with other check-sums; name the study's data with --data-dir"
+            f"trial {number} was trained on {study.user_attrs[DATA]['name']}, but {data.name} in {data.folder} has "
+            "other checksums; name the study's data with --data-dir"
         )
     saved = saved_of(trial)
-    assert saved  # there is a history
+    assert saved  # as it has a history
     recorded = {
         epoch.epoch: trial.intermediate_values.get(round(epoch.epoch * STEPS_PER_EPOCH), epoch.accuracy)
-        for epoch in history_of(trial)  # of an audited trial it goes on beyond the reports
+        for epoch in history_of(trial)  # of an audited trial it continues after the last intermediate value
     }
     device = torch.device(saved.device or "cpu")
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise NotReproducible(f"trial {number} was trained on {device}, and there is none on this machine")
+        raise NotReproducible(f"trial {number} was trained on {device}, which this machine lacks; use one that has it")
     torch.set_num_threads(saved.threads or 1)
     hyperparameters, own = space.hyperparameters_of(definition, trial.params), own_network_of(study)
     seed = space.training_seed(definition, number)

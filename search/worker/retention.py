@@ -27,7 +27,7 @@ from search.study.store import finalists_of
 
 @dataclass(frozen=True)
 class Files:
-    """Where a study's files are: the folder of its report, the location of its checkpoints."""
+    """A study's files. folder: of its report. location: of its checkpoints."""
 
     study: optuna.Study
     folder: Path
@@ -35,15 +35,15 @@ class Files:
 
     @property
     def places(self) -> list[str]:
-        """Both, without one that is within the other."""
+        """Folder and location, or just the folder if the location is below it."""
         return [str(self.folder)] + ([] if is_within(self.location, [str(self.folder)]) else [self.location])
 
 
 def drop_beaten(study: optuna.Study, artifacts: Artifacts, keep: int) -> int:
-    """Remove the checkpoints of finished trials that are not among the best `keep` complete ones; returns how many.
+    """Delete the checkpoints of finished trials that are not among the `keep` best complete ones; return their number.
 
-    Those of trials that wait or run stay. A trial that is beaten stays so, whatever
-    others finish meanwhile, so any process may do this at any time.
+    Checkpoints of waiting and running trials stay. An outperformed trial remains so whatever others finish, so any
+    process may call this at any time.
     """
     with engine_of(study).connect() as connection:
         kept = records(connection, study, CHECKPOINT, without=DROPPED)
@@ -58,7 +58,7 @@ def drop_beaten(study: optuna.Study, artifacts: Artifacts, keep: int) -> int:
         ours = name and _is_ours(study, artifacts, name, record.get("digest"), record.get("weights"))
         with engine_of(study).begin() as connection:
             if lock_trial(connection, trial.trial_id) is None or read_attribute(connection, trial.trial_id, DROPPED):
-                continue  # the study was deleted, or another process was quicker
+                continue  # the study was deleted, or another process was faster
             write_attribute(connection, trial.trial_id, CHECKPOINT, record | {"name": None})
             write_attribute(connection, trial.trial_id, DROPPED, True)
             artifact_index.unregister(connection, trial.trial_id, name)
@@ -69,9 +69,9 @@ def drop_beaten(study: optuna.Study, artifacts: Artifacts, keep: int) -> int:
 
 
 def drop_orphans(study: optuna.Study, artifacts: Artifacts) -> int:
-    """Remove checkpoints that no trial names, left behind by processes that died; returns how many.
+    """Delete checkpoints that no trial names, left behind by processes that died; return their number.
 
-    Where several studies share a location, orphans stay, as their study is unknown.
+    In a location that several studies share, orphans stay, because their study is unknown.
     """
     orphans = _orphans(study, artifacts)
     for name in orphans:
@@ -80,7 +80,7 @@ def drop_orphans(study: optuna.Study, artifacts: Artifacts) -> int:
 
 
 def drop_partial(study: optuna.Study, artifacts: Artifacts) -> None:
-    """Remove the files that killed processes had begun to write, as far as that can be done; a bucket has none."""
+    """Try to delete the partial files of killed processes; a bucket has none."""
     if isinstance(artifacts, Folder):
         with suppress(OSError):
             for name in _orphans(study, artifacts):
@@ -91,7 +91,7 @@ def drop_partial(study: optuna.Study, artifacts: Artifacts) -> None:
 def _orphans(study: optuna.Study, artifacts: Artifacts) -> list[str]:
     if not is_own(study, artifacts.location):
         return []
-    files = artifacts.names()  # before the trials: what is named after it was looked for is not touched
+    files = artifacts.names()  # before reading the trials, so that files written and recorded meanwhile are not listed
     trials = study.get_trials(deepcopy=False)
     named = {checkpoint_of(trial) for trial in trials}
     running = {trial.number for trial in trials if trial.state == TrialState.RUNNING}
@@ -99,11 +99,11 @@ def _orphans(study: optuna.Study, artifacts: Artifacts) -> list[str]:
 
 
 def files_of(study: optuna.Study, folder: Path, artifacts: str | None = None) -> list[Files]:
-    """Where the files of a study and of its finalists are.
+    """The files of a study and of its finalists.
 
     Args:
-        folder: the study's.
-        artifacts: a location below which its checkpoints are looked for before the one on record.
+        folder: the study's folder.
+        artifacts: a shared location that is searched for its checkpoints before the recorded location.
     """
     found = [Files(study, folder, _location(study, folder, artifacts))]
     if finalists := finalists_of(study):
@@ -115,10 +115,10 @@ def files_of(study: optuna.Study, folder: Path, artifacts: str | None = None) ->
 def delete(files: Files, roots: list[str]) -> None:
     """Delete a study, and those of its files that are below one of the roots.
 
-    Workers that are at it find their tickets lost and end. Where a file cannot be removed, the study stays.
+    Its workers lose their tickets and end. If a checkpoint cannot be deleted, the study stays.
 
     Raises:
-        ArtifactError, OSError: a file cannot be removed.
+        ArtifactError, OSError: a file cannot be deleted.
     """
     study, store, folder = files.study, open_artifacts(files.location), Folder(files.folder)
     marked = store if study.user_attrs[ARTIFACTS] is None else folder
@@ -158,7 +158,7 @@ def _remove_checkpoints(study: optuna.Study, store: Artifacts) -> None:
 
 
 def _is_ours(study: optuna.Study, artifacts: Artifacts, name: str, digest: str | None, weights: str | None) -> bool:
-    """Whether the checkpoint that a trial names is its own: another study may have written one of that name."""
+    # In a shared location, another study may have written a file of the same name.
     if is_own(study, artifacts.location):
         return True
     content = artifacts.read(name)

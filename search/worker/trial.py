@@ -1,4 +1,4 @@
-"""One trial: suggest, train epoch by epoch, save, report, prune."""
+"""One trial: train epoch by epoch, save checkpoints, report intermediate values, prune."""
 
 import logging
 import math
@@ -45,7 +45,7 @@ log = logging.getLogger(__package__)
 
 @dataclass(frozen=True)
 class Objective:
-    """What all trials of a study have in common in one process; own: the user's own network."""
+    """What all trials of a study share in one process. own: the user's own network."""
 
     definition: StudyDefinition
     data: DataSet
@@ -57,10 +57,10 @@ class Objective:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a trial ended. WAITING: it stopped between epochs and can go on later.
+    """How an attempt ended. state: WAITING if it stopped between epochs and can be resumed.
 
-    value: accuracy after the last epoch, of a COMPLETE trial. reason: why it was PRUNED. paused: how far it came, where
-    others are more promising.
+    value: accuracy after the last epoch of a COMPLETE trial. reason: why it was PRUNED. paused: its progress if it was
+    paused because others are more promising.
     """
 
     state: TrialState
@@ -69,19 +69,19 @@ class Outcome:
     paused: Paused | None = None
 
 
-PATIENCE = 10.0  # seconds after which it is said that a network is still tried
+PATIENCE = 10.0  # seconds of trying a network before a warning
 
 
 def try_network(definition: StudyDefinition) -> None:
-    """Try the user's own network before a search of it, also with the extreme values of what is searched.
+    """Try the user's own network before a search, with its defaults and at the ends of the search space.
 
     Raises:
-        NetworkError: it cannot be trained as it is.
+        NetworkError: it cannot be trained.
     """
     own = definition.own
     if own is None:
         return
-    slow = Timer(PATIENCE, log.warning, ("%s is still being tried on two images; Ctrl-C ends that", own.architecture))
+    slow = Timer(PATIENCE, log.warning, ("%s is still being tried on two images; Ctrl-C cancels", own.architecture))
     slow.daemon = True
     slow.start()
     try:
@@ -103,17 +103,17 @@ def run_trial(
     stopping: Callable[[], bool] = lambda: False,
     watch: Callable[[Training], None] = lambda _: None,
 ) -> Outcome:
-    """Train a trial from where its newest checkpoint stands, or from the start.
+    """Train a trial from its newest checkpoint, or from the start.
 
-    Each report is made in this order: the checkpoint, its name in the database, the
-    report, the pruner's verdict. Whatever of it is missing is made up for first.
+    After each epoch, in this order: write the checkpoint, record it in the database, report the intermediate value,
+    ask the pruner. A resumed trial first completes the steps that its last attempt missed.
 
     Args:
-        stopping: asked after each report whether to stop here and go on later.
-        watch: given the training before it goes on.
+        stopping: called after each report; True stops the trial so that it can be resumed later.
+        watch: called with the training run before it starts or resumes.
 
     Raises:
-        OSError, ArtifactError: the checkpoint could not be written.
+        OSError, ArtifactError: the checkpoint cannot be written.
     """
     hyperparameters = space.hyperparameters_of(objective.definition, trial.params)
     known = stored(trial)
@@ -137,7 +137,7 @@ def run_trial(
                 return Outcome(TrialState.WAITING)
     except Diverged as error:
         return Outcome(TrialState.PRUNED, reason=f"diverged: {error}")
-    raise AssertionError("a training ends with its last epoch")
+    raise AssertionError("a training run ends with its last epoch")
 
 
 def _training(
@@ -146,19 +146,17 @@ def _training(
     if saved is None:
         seed = space.training_seed(objective.definition, trial.number)
         return Training(hyperparameters, seed, objective.device, own=objective.own, tta=objective.definition.tta)
-    torch.set_num_threads(saved.made_with["threads"])  # another number would change the sums
+    torch.set_num_threads(saved.made_with["threads"])  # the number of threads affects rounding
     return checkpoint.resume(saved, objective.device)
 
 
 def _saved(trial: FrozenTrial, objective: Objective, hyperparameters: Hyperparameters) -> Checkpoint | None:
-    """The newest checkpoint of an earlier attempt at this very training.
-
-    One that is damaged, of another training or not on record is of no use: a new training comes to the same weights.
-    """
+    # The newest checkpoint of an earlier attempt. One that is damaged, unrecorded or from another training run is
+    # ignored: training from the start reaches the same weights.
     try:
         found = read_checkpoint(trial, objective.artifacts)
-    except (CheckpointError, MemoryError) as error:  # the latter for a file that grew beyond what it was
-        log.warning("trained afresh: %s", error or "its checkpoint takes more memory than there is")
+    except (CheckpointError, MemoryError) as error:  # MemoryError: the file was replaced by a huge one
+        log.warning("restarting from epoch 0: %s", error or "the checkpoint does not fit into memory")
         return None
     if found is None:
         return None
@@ -168,13 +166,12 @@ def _saved(trial: FrozenTrial, objective: Objective, hyperparameters: Hyperparam
     tta = applied(objective.definition.tta, hyperparameters)
     expected = (hyperparameters, seed, tta, objective.splits.score_on, objective.data.fingerprint)
     if made_of != expected:
-        log.warning("trained afresh: its checkpoint is that of another training")
+        log.warning("restarting from epoch 0: the checkpoint is from another training run")
         return None
     return saved
 
 
 def _save(trial: Trial, objective: Objective, training: Training, former: str | None) -> str:
-    """Store the training as it stands and name it as the checkpoint in the place of the former; returns its name."""
     name = checkpoint_name(trial.number, training.history[-1].epoch)
     content = checkpoint.dump(training, objective.splits.score_on, objective.data)
     objective.artifacts.write(name, content)
@@ -199,7 +196,7 @@ def _save(trial: Trial, objective: Objective, training: Training, former: str | 
 
 
 def _report(trial: Trial, metrics: EpochMetrics, reported: set[int]) -> None:
-    """Report an accuracy, unless an earlier attempt has. What an audit finds out is not reported."""
+    # Skip what an earlier attempt reported, and what an audit trains beyond the point of pruning.
     step, audited = round(metrics.epoch * STEPS_PER_EPOCH), audit_of(trial)
     if step not in reported and metrics.epoch <= (audited.since if audited else math.inf):
         trial.report(metrics.accuracy, step)
@@ -210,12 +207,9 @@ def _report(trial: Trial, metrics: EpochMetrics, reported: set[int]) -> None:
 def _verdict(
     trial: Trial, definition: StudyDefinition, hyperparameters: Hyperparameters, metrics: EpochMetrics
 ) -> Outcome | None:
-    """Ask the pruner about the last report; None if the trial is to go on.
-
-    The pruner is asked after the last epoch too: its rungs are what later trials are
-    compared with. A trial at its end is complete whatever the answer. A verdict that an
-    earlier attempt was given stands: halving would not give it twice.
-    """
+    # None if the trial continues. The pruner is asked after the last epoch too, because it compares later trials with
+    # the rungs that it records; a trial at its end is complete whatever the answer. The verdict of an earlier attempt
+    # stands: halving would not repeat it.
     at_end = metrics.epoch == hyperparameters.epochs
     if audit_of(trial):
         return _end_of_audit(trial, hyperparameters, metrics) if at_end else None
@@ -237,12 +231,12 @@ def _verdict(
 
 
 def _end_of_audit(trial: Trial, hyperparameters: Hyperparameters, metrics: EpochMetrics) -> Outcome:
-    """Record what the pruned trial came to; sampler and pruner see it as pruned where it was."""
+    # Sampler and pruner still see the trial as pruned at `since`.
     audited = audit_of(trial)
-    assert audited  # it is at the end of one
+    assert audited  # as the caller has checked
     since = audited.since
     trial.set_user_attr(AUDIT, {"since": since, "accuracy": metrics.accuracy})
-    return Outcome(TrialState.PRUNED, reason=f"{_pruned(since, hyperparameters)}; for the audit it was trained on")
+    return Outcome(TrialState.PRUNED, reason=f"{_pruned(since, hyperparameters)}; trained to the end for the audit")
 
 
 def _pruned(epoch: float, hyperparameters: Hyperparameters) -> str:

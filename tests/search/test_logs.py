@@ -116,7 +116,7 @@ def test_failed_and_early_ended_trials_are_logged_with_the_reason(
     logs.configure("info")
     work(settings, never)
     lines = parsed(capfd.readouterr().err)
-    failed = "failed, to be tried again: RuntimeError: out of memory"
+    failed = "failed, will be retried: RuntimeError: out of memory"
     assert of_trial(lines, 0, "s") == ["claimed", failed, "claimed", "ended early: diverged: its loss is nan"]
     assert of_trial(lines, 1, "s") == ["claimed", "completed at 50.00 %"]
 

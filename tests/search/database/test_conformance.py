@@ -1,4 +1,4 @@
-"""Optuna's own tests of storages and samplers, run on what this package hands to Optuna."""
+"""Optuna's own tests of storages and samplers, run on the ones of this package."""
 
 import gc
 from collections.abc import Callable, Iterator
@@ -27,14 +27,14 @@ class TestStorage(StorageTestCase):
         kind, _, cached = request.param.partition(" ")
         opened = open_storage(databases[kind], "create")
         yield get_storage(opened) if cached else opened
-        for study in opened.get_all_studies():  # the next test expects an empty database; to make one takes longer
+        for study in opened.get_all_studies():  # the next test expects an empty database; creating one takes longer
             opened.delete_study(study._study_id)
         opened.engine.dispose()
 
     @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
     def test_pickle_storage(self, storage: BaseStorage) -> None:
         super().test_pickle_storage(storage)
-        gc.collect()  # it leaves a connection open, of which another test would be warned
+        gc.collect()  # it leaves a connection open, which would cause a warning in another test
 
 
 class TestSampler(BasicSamplerTestCase):

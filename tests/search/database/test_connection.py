@@ -42,7 +42,7 @@ def test_a_password_is_never_shown(tmp_path: Path) -> None:
         f"postgresql://me:{SECRET}@127.0.0.1:9/db?nosuchoption=1",
     ],
 )
-def test_a_password_among_the_options_is_not_shown_either(url: str) -> None:
+def test_a_password_in_the_options_is_not_shown(url: str) -> None:
     with pytest.raises(StorageError) as error:
         open_storage(url, "create")
     assert SECRET not in str(error.value)
@@ -64,13 +64,13 @@ def test_a_reader_does_not_wait_for_a_writer(tmp_path: Path) -> None:
         assert connection.scalar(text("SELECT count(*) FROM studies")) == 0
 
 
-def test_an_absent_database_is_not_made_by_a_reader(tmp_path: Path) -> None:
+def test_reading_a_missing_database_does_not_create_it(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"no database .*studies\.db; start a search"):
         open_storage(default_url(tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_broken_file_is_named(tmp_path: Path) -> None:
+def test_a_corrupt_file_is_reported_by_name(tmp_path: Path) -> None:
     (tmp_path / "studies.db").write_bytes(b"this is not a database" * 100)
     with pytest.raises(StorageError, match=r"not a database; .*move it away"):
         open_storage(default_url(tmp_path), "create")
@@ -92,27 +92,27 @@ STAMPED = [*MLFLOW, "INSERT INTO alembic_version VALUES ('0a8213491aaf')"]
         (["CREATE VIEW trials AS SELECT 1 AS trial_id"], "trials"),
     ],
 )
-def test_a_database_of_another_program_is_named_and_left_as_it_is(
+def test_another_programs_database_is_reported_and_left_unchanged(
     url: str, statements: list[str], found: str, mode: Mode
 ) -> None:
     change(url, *statements)
     before = relations(url)
-    with pytest.raises(StorageError, match=rf"another program \(.*{found}.*\); name another with --storage"):
+    with pytest.raises(StorageError, match=rf"another program \(.*{found}.*\); name another database with --storage"):
         open_storage(url, mode)
     (check,) = check_database(url, workers=1)
-    assert (check.status, check.fix) == ("failed", "name another with --storage")
+    assert (check.status, check.fix) == ("failed", "name another database with --storage")
     assert found in check.found
     assert relations(url) == before
 
 
-def test_optunas_tables_do_not_make_another_programs_database_ours(url: str) -> None:
+def test_a_database_shared_with_another_programs_alembic_version_is_refused(url: str) -> None:
     open_storage(url, "create").engine.dispose()
     change(url, "UPDATE alembic_version SET version_num = '0a8213491aaf'", *MLFLOW[:1])
     with pytest.raises(StorageError, match=r"another program \(alembic_version, experiments\)"):
         open_storage(url)
 
 
-def test_a_database_of_optunas_own_is_opened_whatever_else_is_in_it(url: str) -> None:
+def test_a_database_created_by_optuna_is_opened_despite_other_tables(url: str) -> None:
     stock = optuna.storages.RDBStorage(absolute(url).render_as_string(hide_password=False))
     stock.engine.dispose()
     change(url, "CREATE TABLE cats (name TEXT)")
@@ -121,21 +121,21 @@ def test_a_database_of_optunas_own_is_opened_whatever_else_is_in_it(url: str) ->
 
 
 @pytest.mark.parametrize("left", [1, 5, 12, 13])
-def test_tables_that_a_process_died_while_making_are_completed(url: str, left: int) -> None:
-    """As long as Optuna had not noted its version, which it does last."""
+def test_interrupted_table_creation_is_completed(url: str, left: int) -> None:
+    """Optuna stores its version last; until then the creation is incomplete."""
     tables = [*BaseModel.metadata.sorted_tables]
     engine = sqlalchemy.create_engine(absolute(url))
     BaseModel.metadata.create_all(engine, tables[:left])
     engine.dispose()
     if left > len(tables):
         change(url, MLFLOW[1])
-    with pytest.raises(StorageError, match="no study was made in this database yet; start one"):
+    with pytest.raises(StorageError, match="this database has no studies yet; start one"):
         open_storage(url)
     optuna.create_study(storage=open_storage(url, "create"), study_name="s")
     assert optuna.get_all_study_names(open_storage(url)) == ["s"]
 
 
-def test_another_schema_of_postgresql_is_another_programs_affair(postgresql: Server) -> None:
+def test_tables_in_other_postgresql_schemas_are_ignored_unless_optuna_would_use_them(postgresql: Server) -> None:
     url = postgresql.create_database()
     change(
         url, "CREATE SCHEMA theirs", "CREATE TABLE theirs.studies (id INTEGER)", "CREATE TABLE theirs.cats (x INTEGER)"
@@ -145,12 +145,12 @@ def test_another_schema_of_postgresql_is_another_programs_affair(postgresql: Ser
     path = f"{url}?options=-csearch_path%3D"
     open_storage(f"{path}empty,pg_catalog", "create")
     change(url, "CREATE SCHEMA mine")
-    with pytest.raises(StorageError, match=r"another program \(studies\)"):  # which Optuna would take for its own
+    with pytest.raises(StorageError, match=r"another program \(studies\)"):  # Optuna would mistake it for its own
         open_storage(f"{path}mine,theirs", "create")
 
 
 def change(url: str, *statements: str) -> None:
-    """What another program does to a database."""
+    """Execute statements as another program would."""
     engine = sqlalchemy.create_engine(absolute(url), poolclass=sqlalchemy.NullPool)
     with engine.begin() as connection:
         for statement in statements:
@@ -167,7 +167,7 @@ def relations(url: str) -> list[str]:
 
 
 def test_transactions_begin_as_writers_in_the_write_ahead_log(tmp_path: Path) -> None:
-    """A second writer must wait at once, not fail when it first writes."""
+    """A second writer must wait when it begins, instead of failing at its first write."""
     opened = open_storage(default_url(tmp_path), "create")
     with opened.engine.begin() as connection:
         assert connection.scalar(text("PRAGMA journal_mode")) == "wal"
@@ -195,10 +195,10 @@ def replaced(file: Path) -> None:
         (lambda file: Path(f"{file}-shm").unlink(), "studies.db-shm was deleted"),
     ],
 )
-def test_files_that_go_while_in_use_are_noticed_by_the_next_transaction(
+def test_the_next_transaction_detects_deleted_files(
     tmp_path: Path, spoil: Callable[[Path], object], what: str, mode: Mode
 ) -> None:
-    """By connections that were open and by new ones, and nothing takes their place."""
+    """Open and new connections alike, and no file is created in their place."""
     file = tmp_path / "its" / "studies.db"
     writer = open_storage(default_url(file.parent), "create")
     optuna.create_study(storage=writer, study_name="s")
@@ -216,8 +216,8 @@ def test_files_that_go_while_in_use_are_noticed_by_the_next_transaction(
     assert [path.name for path in tmp_path.rglob("*")] == before
 
 
-def test_what_sqlite_does_by_itself_is_not_taken_for_a_loss(tmp_path: Path) -> None:
-    """It deletes its log when the last connection is closed, and shortens it."""
+def test_sqlites_own_changes_to_its_log_are_not_reported_as_deletion(tmp_path: Path) -> None:
+    """SQLite deletes its log when the last connection is closed, and truncates it."""
     url = default_url(tmp_path)
     writer, reader = open_storage(url, "create"), open_storage(url)
     for journal in ("WAL", "DELETE", "WAL"):
@@ -236,12 +236,12 @@ def test_what_sqlite_does_by_itself_is_not_taken_for_a_loss(tmp_path: Path) -> N
     assert len(optuna.get_all_study_names(reader)) == 3
 
 
-def test_processes_that_make_the_same_database_together_all_succeed(tmp_path: Path) -> None:
+def test_processes_can_create_the_same_database_concurrently(tmp_path: Path) -> None:
     with together(create, 6, default_url(tmp_path)):
         pass
 
 
-def test_a_worker_frozen_within_a_transaction_loses_it_and_its_lock(
+def test_a_worker_that_hangs_in_a_transaction_loses_the_transaction_and_its_lock(
     postgresql: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("search.database.connection.BUSY_TIMEOUT", 1)
@@ -263,7 +263,7 @@ def test_a_worker_frozen_within_a_transaction_loses_it_and_its_lock(
     assert len(tries) == 2
 
 
-def test_a_wait_without_an_answer_is_said(
+def test_a_statement_without_an_answer_is_logged(
     postgresql: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("search.database.retry.SILENCE", 0.2)
@@ -271,7 +271,7 @@ def test_a_wait_without_an_answer_is_said(
     optuna.create_study(storage=opened, study_name="s")
     statement = text("SELECT * FROM studies FOR UPDATE")
 
-    def said(what: str) -> bool:
+    def logged(what: str) -> bool:
         return any(what in record.getMessage() for record in caplog.records)
 
     def ask() -> None:
@@ -281,15 +281,15 @@ def test_a_wait_without_an_answer_is_said(
     with ThreadPoolExecutor() as pool:
         with opened.engine.begin() as connection:
             connection.execute(statement)
-            asked = pool.submit(ask)
-            while not said("waiting for the database: no answer for"):
-                assert not asked.done()
-        asked.result()
-    assert said("went on after")
+            blocked = pool.submit(ask)
+            while not logged("waiting for the database: no answer for"):
+                assert not blocked.done()
+        blocked.result()
+    assert logged("resumed after")
 
 
 @pytest.mark.parametrize("options", ["", "?prepare_threshold=0", "?prepare_threshold=3&connect_timeout=5"])
-def test_options_of_the_driver_may_be_in_the_url(postgresql: Server, options: str) -> None:
+def test_the_url_may_contain_driver_options(postgresql: Server, options: str) -> None:
     opened = open_storage(postgresql.create_database() + options, "create")
     with opened.engine.connect() as connection:
         for _ in range(5):
@@ -304,26 +304,26 @@ def test_options_of_the_driver_may_be_in_the_url(postgresql: Server, options: st
         ("prepare_threshold=soon", "prepare_threshold must be a whole number"),
         ("connect_timeout=-1", "connect_timeout must be a whole number"),
         ("connect_timeout=1&connect_timeout=2", "connect_timeout must be a whole number"),
-        ("autocommit=1", "leave out the option autocommit"),
-        ("row_factory=x", "leave out the option row_factory"),
+        ("autocommit=1", "remove the option autocommit"),
+        ("row_factory=x", "remove the option row_factory"),
     ],
 )
-def test_options_that_cannot_be_taken_are_one_line(option: str, why: str) -> None:
+def test_an_invalid_option_is_a_one_line_error(option: str, why: str) -> None:
     with pytest.raises(StorageError, match=why) as error:
         open_storage(f"postgresql://me:{SECRET}@127.0.0.1:9/db?{option}", "create")
     assert SECRET not in str(error.value)
 
 
-def test_a_server_that_accepts_and_says_nothing_is_given_up_soon() -> None:
+def test_connecting_to_an_unresponsive_server_times_out() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"postgresql://me@127.0.0.1:{silent.getsockname()[1]}/db?connect_timeout=2"
         with pytest.raises(StorageError, match=r"timeout.*start the server, or correct the URL"):
             open_storage(url, "create")
-    assert connect_args("postgresql://me@db/s")["connect_timeout"] < 20  # the driver's own are 130 seconds
+    assert connect_args("postgresql://me@db/s")["connect_timeout"] < 20  # the driver's default is 130 seconds
 
 
 @NEEDS_PGBOUNCER
-def test_pgbouncer_in_transaction_mode_needs_nothing_in_the_url(
+def test_pgbouncer_in_transaction_mode_needs_no_url_options(
     postgresql: Server, tmp_path: Path, tiny_folder: Path
 ) -> None:
     url = postgresql.create_database()

@@ -1,4 +1,4 @@
-"""Databases that can only be read: on a disk that is read-only or full, or by a role that may not write."""
+"""Databases that can only be read: on a read-only or full disk, or with a read-only role."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def searched(invoke: Command, study_file: Path, tmp_path: Path) -> Path:
 
 
 def inside(mount: str, folder: Path, work: Path, tiny_folder: Path) -> list[str]:
-    """The lines of the commands in a view of the file system of their own, which ends with them."""
+    """Output lines of the commands, run in their own mount namespace."""
     flags = ["--mount"] if os.geteuid() == 0 else ["--mount", "--map-root-user"]
     script = INSPECT.format(mount=mount)
     call = ["unshare", *flags, "sh", "-c", script, "sh", str(folder), sys.executable, str(work)]
@@ -50,7 +50,7 @@ def inside(mount: str, folder: Path, work: Path, tiny_folder: Path) -> list[str]
 
 
 @pytest.mark.parametrize("mount", [READ_ONLY, FULL], ids=["read-only", "full"])
-def test_studies_on_a_disk_that_takes_nothing_can_be_inspected(
+def test_studies_on_a_read_only_or_full_disk_can_be_inspected(
     searched: Path, tmp_path: Path, tiny_folder: Path, mount: str
 ) -> None:
     status, failed = inside(mount, searched, tmp_path, tiny_folder)
@@ -58,28 +58,28 @@ def test_studies_on_a_disk_that_takes_nothing_can_be_inspected(
     assert failed == "exit code 1"
     (line,) = (tmp_path / "run.txt").read_text().splitlines()
     assert line.startswith("Error: ")
-    assert "name another place" in line or "free some space" in line
+    assert "name another place" in line or "free some disk space" in line
     assert "Trial 0 (default) of study tiny" in (tmp_path / "best.txt").read_text()
     assert json.loads((tmp_path / "report.json").read_text())["summary"]["study"] == "tiny"
 
 
-def test_what_stands_in_the_log_only_is_not_left_out(searched: Path, tmp_path: Path, tiny_folder: Path) -> None:
+def test_changes_that_are_only_in_the_log_are_not_ignored(searched: Path, tmp_path: Path, tiny_folder: Path) -> None:
     with closing(sqlite3.connect(searched / "studies.db")) as connection:
         connection.execute("CREATE TABLE more (x)")
         connection.commit()
-        shutil.copytree(searched, tmp_path / "killed")  # as after kill -9: with a log that nobody has written back
+        shutil.copytree(searched, tmp_path / "killed")  # as after kill -9: the log is not checkpointed
     (tmp_path / "killed" / "studies.db-shm").unlink()
     script = f'{READ_ONLY}\ncd $3; exec $2 -m search status tiny --output "$1"'
     flags = ["--mount"] if os.geteuid() == 0 else ["--mount", "--map-root-user"]
     call = ["unshare", *flags, "sh", "-c", script, "sh", str(tmp_path / "killed"), sys.executable, str(tmp_path)]
     done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "studies.db-wal has what is to be written; copy both files" in done.stderr
+    assert "studies.db-wal holds changes that the database does not have yet; copy both files" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
-def test_a_database_of_another_encoding_serves(
+def test_databases_with_other_encodings_work(
     postgresql: Server, encoding: str, invoke: Command, study_file: Path
 ) -> None:
     name = f"of_{encoding.lower()}"
@@ -97,7 +97,7 @@ def test_a_database_of_another_encoding_serves(
     assert encoding == "SQL_ASCII" or "use a database with the encoding UTF8" in other.stderr
 
 
-def test_a_role_that_may_only_read_is_told_so(postgresql: Server, invoke: Command, study_file: Path) -> None:
+def test_a_read_only_role_gets_advice(postgresql: Server, invoke: Command, study_file: Path) -> None:
     url = postgresql.create_database()
     invoke("enqueue", "tiny.toml", "--storage", url)
     with psycopg.connect(url, autocommit=True) as connection:
@@ -109,7 +109,7 @@ def test_a_role_that_may_only_read_is_told_so(postgresql: Server, invoke: Comman
     done = invoke("run", "tiny.toml", "--storage", reading, "--quiet")
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert "let that role read and write the tables, or name another in the URL" in line
+    assert "grant that role read and write access to the tables, or name another role in the URL" in line
     (check,) = check_database(reading, 1)
     assert check.status == "failed"
     assert "reader may not write to it" in check.found
@@ -118,6 +118,6 @@ def test_a_role_that_may_only_read_is_told_so(postgresql: Server, invoke: Comman
         connection.execute("DROP ROLE reader")
 
 
-def test_a_folder_in_the_place_of_a_host_is_told_from_it() -> None:
+def test_a_folder_in_place_of_the_host_is_explained() -> None:
     with pytest.raises(StorageError, match=r"names a host; write sqlite:///dir/x\.db"):
         parse("sqlite://dir/x.db")

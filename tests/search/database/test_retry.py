@@ -14,7 +14,7 @@ from search.database import retry
 from search.database.url import StorageError, default_url
 
 UNREACHABLE = OperationalError("SELECT", {}, psycopg.OperationalError("Connection refused"))
-PASSING = [
+TRANSIENT = [
     psycopg.errors.AdminShutdown,
     psycopg.errors.CannotConnectNow,
     psycopg.errors.ConnectionFailure,
@@ -23,7 +23,7 @@ PASSING = [
     psycopg.errors.QueryCanceled,
     psycopg.errors.TooManyConnections,
 ]
-LASTING = [
+PERMANENT = [
     psycopg.errors.DiskFull,
     psycopg.errors.InsufficientPrivilege,
     psycopg.errors.InvalidSqlStatementName,
@@ -52,14 +52,14 @@ def failing(*errors: Exception) -> Callable[[], str]:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """A clock that only sleeping, and the test, sets forward."""
+    """A clock that advances only by `sleep` and by the test."""
     now = [0.0]
     monkeypatch.setattr(retry.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(retry.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
     return now
 
 
-def test_an_outage_is_waited_for_after_however_long_the_work_had_gone_well(clock: list[float]) -> None:
+def test_progress_restarts_the_time_limit_of_retries(clock: list[float]) -> None:
     steps, tries = [0], []
 
     def train_for_an_hour_between_outages() -> str:
@@ -75,7 +75,7 @@ def test_an_outage_is_waited_for_after_however_long_the_work_had_gone_well(clock
 
 
 @pytest.mark.parametrize("seconds", [0, 10, 130])
-def test_patience_ends_however_long_each_try_takes(clock: list[float], seconds: float) -> None:
+def test_retries_end_whatever_the_duration_of_an_attempt(clock: list[float], seconds: float) -> None:
     tries = []
 
     def never_again() -> None:
@@ -88,8 +88,8 @@ def test_patience_ends_however_long_each_try_takes(clock: list[float], seconds: 
     assert retry.PATIENCE < tries[-1] - tries[0] < retry.PATIENCE + retry.LONGEST_PAUSE + seconds
 
 
-@pytest.mark.parametrize("kind", PASSING)
-def test_what_may_pass_is_waited_for_whatever_its_words(clock: list[float], kind: type[psycopg.Error]) -> None:
+@pytest.mark.parametrize("kind", TRANSIENT)
+def test_transient_errors_are_recognized_by_code_not_by_message(clock: list[float], kind: type[psycopg.Error]) -> None:
     error = of_server(kind, "FATAL: password authentication failed, database does not exist, disk")
     assert retry.retry(failing(error, error), reached=False) == "done"
     lost = OperationalError("SELECT", {}, psycopg.OperationalError("lost"), connection_invalidated=True)
@@ -97,17 +97,17 @@ def test_what_may_pass_is_waited_for_whatever_its_words(clock: list[float], kind
     assert clock[0] > 0
 
 
-@pytest.mark.parametrize("kind", LASTING)
-def test_what_will_not_pass_is_not_waited_for(clock: list[float], kind: type[psycopg.Error]) -> None:
+@pytest.mark.parametrize("kind", PERMANENT)
+def test_permanent_errors_are_not_retried(clock: list[float], kind: type[psycopg.Error]) -> None:
     with pytest.raises(DBAPIError):
         retry.retry(failing(of_server(kind, "connection refused")))
     assert clock[0] == 0
-    with pytest.raises(StorageError) as said, retry.reported("postgresql://me@db/studies"):
+    with pytest.raises(StorageError) as reported, retry.reported("postgresql://me@db/studies"):
         raise of_server(kind, "the connection of a sort")
-    assert "start the server" not in str(said.value)
+    assert "start the server" not in str(reported.value)
 
 
-def test_a_server_that_was_never_in_reach_is_not_waited_for(clock: list[float]) -> None:
+def test_a_server_that_never_answered_is_not_retried(clock: list[float]) -> None:
     assert retry.retry(failing(UNREACHABLE)) == "done"
     waited = clock[0]
     with pytest.raises(OperationalError):
@@ -116,7 +116,7 @@ def test_a_server_that_was_never_in_reach_is_not_waited_for(clock: list[float]) 
 
 
 @pytest.mark.parametrize("error", [PoolTimeoutError("QueuePool limit"), PendingRollbackError("Can't reconnect until")])
-def test_what_follows_from_a_lost_connection_passes_too(clock: list[float], error: Exception) -> None:
+def test_errors_caused_by_a_lost_connection_are_transient(clock: list[float], error: Exception) -> None:
     assert retry.retry(failing(error)) == "done"
     wrapped = StorageInternalError("An exception is raised during the commit.")
     wrapped.__cause__ = error
@@ -161,28 +161,28 @@ def overwritten(database: sqlite3.Connection) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "advice", "passing"),
+    ("spoil", "advice", "transient"),
     [
-        (full, "free some space", False),
+        (full, "free some disk space", False),
         (read_only, "writable", False),
-        (locked, "end that program", True),
+        (locked, "stop the program", True),
         (without_log, "-wal file was deleted", False),
         (without_folder, "make its folder", False),
         (overwritten, "move it away", False),
         (lambda database: database.execute("SELECT * FROM y"), "move it away", False),
     ],
 )
-def test_advice_on_sqlite_is_by_what_went_wrong(
-    tmp_path: Path, spoil: Callable[[sqlite3.Connection], object], advice: str, passing: bool
+def test_advice_on_sqlite_depends_on_the_error_code(
+    tmp_path: Path, spoil: Callable[[sqlite3.Connection], object], advice: str, transient: bool
 ) -> None:
     with closing(sqlite3.connect(tmp_path / "studies.db", timeout=0, isolation_level=None)) as database:
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("CREATE TABLE x (y)")
-        with pytest.raises(sqlite3.Error) as met:
+        with pytest.raises(sqlite3.Error) as raised:
             spoil(database)
-    error = DBAPIError.instance("SELECT", {}, met.value, sqlite3.Error)
-    assert retry.is_transient(error) == passing
-    with pytest.raises(StorageError, match=advice) as said, retry.reported(default_url(tmp_path)):
+    error = DBAPIError.instance("SELECT", {}, raised.value, sqlite3.Error)
+    assert retry.is_transient(error) == transient
+    with pytest.raises(StorageError, match=advice) as reported, retry.reported(default_url(tmp_path)):
         raise error
-    assert "\n" not in str(said.value)
-    assert ("free some space" in str(said.value)) == (spoil is full)
+    assert "\n" not in str(reported.value)
+    assert ("free some disk space" in str(reported.value)) == (spoil is full)

@@ -30,7 +30,7 @@ SECRET = "hunter2"  # noqa: S105
     ("url", "message"),
     [
         ("nonsense", "malformed"),
-        (f"mysql://user:{SECRET}@host/db", "mysql: no such storage; use sqlite"),
+        (f"mysql://user:{SECRET}@host/db", "mysql: unsupported database; use sqlite"),
         ("sqlite://", "in memory"),
         ("sqlite:///:memory:", "in memory"),
         (f"postgresql://user:{SECRET}@host:port/db", "malformed"),
@@ -46,7 +46,7 @@ def test_postgresql_means_psycopg_3() -> None:
     assert parse("postgresql://me@host/db").drivername == "postgresql+psycopg"
 
 
-def test_an_unescaped_at_sign_is_not_taken_for_a_host() -> None:
+def test_an_unescaped_at_sign_in_a_password_is_an_error() -> None:
     with pytest.raises(StorageError, match=r"more than one @; write one .* as %40") as error:
         masked("postgresql://me:hun@ter2@host/db")
     assert "ter2" not in str(error.value)
@@ -55,13 +55,13 @@ def test_an_unescaped_at_sign_is_not_taken_for_a_host() -> None:
 
 
 @pytest.mark.parametrize(("workers", "warned"), [(8, False), (9, True)])
-def test_many_workers_on_sqlite_are_warned_of(tmp_path: Path, workers: int, warned: bool) -> None:
-    said = warnings_for(default_url(tmp_path), workers)
-    assert any("more than 8 workers" in warning for warning in said) == warned
+def test_many_workers_on_sqlite_cause_a_warning(tmp_path: Path, workers: int, warned: bool) -> None:
+    warnings = warnings_for(default_url(tmp_path), workers)
+    assert any("more than 8 workers" in warning for warning in warnings) == warned
     assert warnings_for("postgresql://db/x", workers) == []
 
 
-def test_a_network_file_system_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_file_system_causes_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("search.database.url.NETWORKED", (_file_system(tmp_path),))
     assert any("network file system" in warning for warning in warnings_for(default_url(tmp_path), 1))
     assert _file_system(Path("/proc/self")) == "proc"
@@ -76,11 +76,11 @@ def test_a_network_file_system_is_warned_of(tmp_path: Path, monkeypatch: pytest.
         (f"postgresql://me:{SECRET}@host/db", " --storage 'postgresql+psycopg://me:***@host/db'"),
     ],
 )
-def test_commands_are_led_to_the_database(url: str, options: str) -> None:
+def test_suggested_options_lead_to_the_same_database(url: str, options: str) -> None:
     assert options_for(url) == options
 
 
-# What a file system allows in a name: anything but a slash, NUL and bytes that are not UTF-8.
+# Valid file names: no slash, no NUL, only UTF-8.
 NAMES = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=20)
 
 
@@ -91,11 +91,11 @@ NAMES = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"
 @example(["{SCHEMA_VERSION}", "new\nline", "me:you@host"], True)
 @example(["..", "a+b &c=d;", "~"], False)
 @example([":memory:"], False)
-def test_any_path_survives_every_way_that_its_url_goes(names: list[str], from_root: bool) -> None:
+def test_any_path_survives_conversion_to_a_url_and_back(names: list[str], from_root: bool) -> None:
     output = Path(*(["/"] if from_root else []), *names)
     url, file = default_url(output), output / "studies.db"
     assert str(parse(url).database) == str(file)
-    assert file_of(masked(url)) == file  # what is printed may be typed
+    assert file_of(masked(url)) == file  # a printed URL can be typed
     assert file_of(RDBStorage._fill_storage_url_template(url)) == file
     resolved = absolute(url).render_as_string(hide_password=False)
     assert sqlalchemy.create_engine(resolved).url.database == str(file.resolve())
@@ -105,18 +105,18 @@ def test_any_path_survives_every_way_that_its_url_goes(names: list[str], from_ro
     assert file_of(storage) == file
 
 
-def test_a_path_that_is_no_text_is_refused_in_one_line() -> None:
+def test_a_path_that_is_not_utf_8_is_a_one_line_error() -> None:
     for refused in (lambda: default_url(Path(os.fsdecode(b"\xff"))), lambda: parse("sqlite:///\udcff")):
         with pytest.raises(StorageError, match=r"not valid UTF-8; name another .*--") as error:
             refused()
         str(error.value).encode()
 
 
-def test_a_url_that_a_user_gives_is_read_as_a_url() -> None:
+def test_reserved_characters_in_a_users_url_are_decoded() -> None:
     assert file_of("sqlite:///per%20cent/what?timeout=5#x") == Path("per cent/what")
 
 
-def test_a_folder_beyond_a_link_is_that_of_the_operating_system(tmp_path: Path) -> None:
+def test_paths_through_symbolic_links_are_resolved_as_by_the_operating_system(tmp_path: Path) -> None:
     (tmp_path / "far" / "below").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "far" / "below")
     assert absolute(default_url(tmp_path / "link" / "..")).database == str(tmp_path / "far" / "studies.db")

@@ -1,4 +1,4 @@
-"""What trials have as artifacts, as Optuna itself lists them."""
+"""The artifacts of trials as Optuna lists them."""
 
 import optuna
 import pytest
@@ -22,7 +22,7 @@ def study(url: str) -> optuna.Study:
 
 
 def saved(study: optuna.Study) -> Ticket:
-    """A ticket whose training has been saved once."""
+    """A ticket with one saved checkpoint."""
     ticket = claimed(study)
     record = {"name": f"trial-{ticket.number:05d}-epoch-1.pt"}
     study._storage.set_trial_user_attr(ticket.trial_id, CHECKPOINT, record)
@@ -34,7 +34,7 @@ def listed(study: optuna.Study, number: int) -> list[str]:
     return [meta.filename for meta in get_all_artifact_meta(fresh.trials[number], storage=backend(study))]
 
 
-def test_a_complete_trial_has_its_pictures_and_its_checkpoint(study: optuna.Study) -> None:
+def test_a_complete_trial_lists_its_pictures_and_its_checkpoint(study: optuna.Study) -> None:
     lease.finish(study, saved(study), TrialState.COMPLETE, 0.9)
     assert listed(study, 0) == [CURVE, CONFUSION, "trial-00000-epoch-1.pt"]
     trial = study.trials[0]
@@ -47,12 +47,12 @@ def test_a_complete_trial_has_its_pictures_and_its_checkpoint(study: optuna.Stud
         assert artifact_index.registered(connection, "another") is None
 
 
-def test_one_that_was_pruned_has_pictures_only(study: optuna.Study) -> None:
+def test_a_pruned_trial_lists_only_pictures(study: optuna.Study) -> None:
     lease.finish(study, saved(study), TrialState.PRUNED)
     assert listed(study, 0) == [CURVE, CONFUSION]
 
 
-def test_one_that_failed_for_good_has_what_it_came_to(study: optuna.Study) -> None:
+def test_a_failed_trial_lists_its_pictures(study: optuna.Study) -> None:
     for attempt in range(lease.MOST_ATTEMPTS):
         assert listed(study, 0) == [], attempt
         lease.fail(study, saved(study), "it raised")
@@ -60,7 +60,7 @@ def test_one_that_failed_for_good_has_what_it_came_to(study: optuna.Study) -> No
     assert listed(study, 0) == [CURVE, CONFUSION]
 
 
-def test_one_that_waits_runs_or_never_got_to_a_score_has_none(study: optuna.Study) -> None:
+def test_a_trial_that_is_unfinished_or_has_no_score_lists_nothing(study: optuna.Study) -> None:
     lease.give_back(study, saved(study))
     assert listed(study, 0) == []
     saved(study)
@@ -71,7 +71,7 @@ def test_one_that_waits_runs_or_never_got_to_a_score_has_none(study: optuna.Stud
     assert listed(study, bare.number) == []
 
 
-def test_a_checkpoint_that_is_beaten_is_listed_no_more(study: optuna.Study, tmp_path: object) -> None:
+def test_an_outperformed_checkpoint_is_unlisted(study: optuna.Study, tmp_path: object) -> None:
     study.set_user_attr(ARTIFACTS, None)  # in its own folder
     artifacts = open_artifacts(str(tmp_path))
     for accuracy in (0.7, 0.9):

@@ -1,4 +1,4 @@
-"""Holding a ticket: what others may not write, how an attempt ends, and when the heart of its holder beats."""
+"""Leases: fenced writes, the end of an attempt, and heartbeats."""
 
 import itertools
 import threading
@@ -49,7 +49,7 @@ def test_a_holder_writes_through_the_fence(study: optuna.Study) -> None:
 
 
 @pytest.mark.parametrize("taken_by", ["the next holder", "nobody yet"])
-def test_whoever_lost_a_ticket_writes_nothing_more(study: optuna.Study, taken_by: str) -> None:
+def test_a_worker_that_lost_its_ticket_cannot_write(study: optuna.Study, taken_by: str) -> None:
     ticket = claimed(study, "a")
     study.get_trials()
     trial = Trial(study, ticket.trial_id)
@@ -77,7 +77,7 @@ def test_whoever_lost_a_ticket_writes_nothing_more(study: optuna.Study, taken_by
     assert study.get_trials() == before
 
 
-def test_the_fence_stands_for_its_own_thread_and_time_only(study: optuna.Study) -> None:
+def test_the_fence_affects_only_its_own_thread_and_context(study: optuna.Study) -> None:
     ticket = claimed(study, "a")
     lease.give_back(study, ticket)
     with lease.fenced(study, ticket):
@@ -88,19 +88,19 @@ def test_the_fence_stands_for_its_own_thread_and_time_only(study: optuna.Study) 
     assert study.user_attrs.items() >= {"from": "another thread", "after": "the fence"}.items()
 
 
-def test_a_ticket_that_is_given_back_is_the_same_trial(study: optuna.Study) -> None:
+def test_a_returned_ticket_stays_the_same_trial(study: optuna.Study) -> None:
     ticket = claimed(study, "a")
     study._storage.set_trial_intermediate_value(ticket.trial_id, 100, 0.7)
     lease.give_back(study, ticket)
     assert states(study) == [TrialState.WAITING] * 2
-    again = claimed(study, "b")
-    assert (again.trial_id, again.number) == (ticket.trial_id, 0)
+    next_claim = claimed(study, "b")
+    assert (next_claim.trial_id, next_claim.number) == (ticket.trial_id, 0)
     assert study.trials[0].intermediate_values == {100: 0.7}
     attempts = study.trials[0].user_attrs[ATTEMPTS]
     assert [attempt.get("outcome") for attempt in attempts] == ["given back", None]
 
 
-def test_a_pruned_trial_is_worth_its_last_report(study: optuna.Study) -> None:
+def test_the_value_of_a_pruned_trial_is_its_last_intermediate_value(study: optuna.Study) -> None:
     ticket = claimed(study, "a")
     for step, value in ((25, 0.1), (100, 0.3), (50, 0.2)):
         study._storage.set_trial_intermediate_value(ticket.trial_id, step, value)
@@ -111,18 +111,18 @@ def test_a_pruned_trial_is_worth_its_last_report(study: optuna.Study) -> None:
     assert states(study) == [TrialState.PRUNED] * 2
 
 
-def test_the_third_attempt_that_gets_no_further_is_the_last(study: optuna.Study) -> None:
+def test_a_trial_fails_at_the_third_attempt_without_progress(study: optuna.Study) -> None:
     for attempt in range(3):
         assert states(study)[0] == TrialState.WAITING
         lease.fail(study, claimed(study, str(attempt)), "RuntimeError: out of memory")
     assert states(study) == [TrialState.FAIL, TrialState.WAITING]
     trial = study.trials[0]
-    assert trial.user_attrs[REASON] == "RuntimeError: out of memory (attempt 3 that got no further)"
+    assert trial.user_attrs[REASON] == "RuntimeError: out of memory (3 attempts failed at the same step)"
     assert len(trial.user_attrs[ATTEMPTS]) == 3
     assert trial.datetime_complete is not None
 
 
-def test_progress_and_a_polite_end_do_not_use_attempts_up(study: optuna.Study) -> None:
+def test_attempts_with_progress_or_a_regular_end_do_not_count_as_failures(study: optuna.Study) -> None:
     for attempt in range(8):
         ticket = claimed(study, str(attempt))
         if attempt % 2:
@@ -136,7 +136,7 @@ def test_progress_and_a_polite_end_do_not_use_attempts_up(study: optuna.Study) -
     assert states(study) == [TrialState.FAIL, TrialState.WAITING]
 
 
-def test_an_audited_trial_that_trains_on_after_its_last_report_makes_progress(study: optuna.Study) -> None:
+def test_training_of_an_audited_trial_after_its_last_report_counts_as_progress(study: optuna.Study) -> None:
     for epoch in range(1, 6):
         ticket = claimed(study, str(epoch))
         study._storage.set_trial_intermediate_value(ticket.trial_id, 100, 0.5)
@@ -155,25 +155,25 @@ def last_beat(study: optuna.Study, ticket: Ticket) -> object:
         return connection.scalar(select(HEARTBEATS.c.heartbeat).where(HEARTBEATS.c.trial_id == ticket.trial_id))
 
 
-def test_the_heart_beats_while_training_moves_and_stops_with_it(study: optuna.Study) -> None:
+def test_heartbeats_continue_only_while_training_advances(study: optuna.Study) -> None:
     ticket = claimed(study, "a", grace=0.3)
     beats: list[int] = []
-    asked = threading.Semaphore(0)
+    polled = threading.Semaphore(0)
     steps = iter([1, 2, 3, 3, 3, 3])
 
     def count() -> int:
-        asked.release()
+        polled.release()
         return next(steps, 3)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lease, "beat", lambda *_: beats.append(1))
         with lease.beating(study, ticket, count):
             for _ in range(8):
-                assert asked.acquire(timeout=30)
+                assert polled.acquire(timeout=30)
     assert len(beats) == 3
 
 
-def test_a_beat_renews_only_the_holders_heartbeat(study: optuna.Study) -> None:
+def test_only_the_holder_of_a_ticket_renews_its_heartbeat(study: optuna.Study) -> None:
     ticket = claimed(study, "a")
     with engine_of(study).begin() as connection:
         connection.execute(HEARTBEATS.update().values(heartbeat=LONG_AGO))
@@ -188,19 +188,19 @@ def test_a_beat_renews_only_the_holders_heartbeat(study: optuna.Study) -> None:
     assert last_beat(study, ticket) == LONG_AGO
 
 
-def test_a_heart_stops_quietly_with_its_database(tmp_path: Path) -> None:
-    """The training will meet the same trouble, and say so."""
+def test_a_heartbeat_that_cannot_be_stored_raises_nothing(tmp_path: Path) -> None:
+    """The training thread meets the same error and reports it."""
     study = queued(default_url(tmp_path), 1)
     ticket = claimed(study, "a", grace=0.3)
     (tmp_path / "studies.db").unlink()
-    asked, steps = threading.Semaphore(0), itertools.count(1)
+    polled, steps = threading.Semaphore(0), itertools.count(1)
 
     def count() -> int:
-        asked.release()
+        polled.release()
         return next(steps)
 
     with lease.beating(study, ticket, count):  # an error in its thread would fail this test
         for _ in range(3):
-            assert asked.acquire(timeout=30)
+            assert polled.acquire(timeout=30)
     with pytest.raises(DatabaseGone):
         lease.beat(study, ticket)

@@ -1,4 +1,4 @@
-"""Paused trials in the queue, on both databases: who goes on with them, and how they end."""
+"""Paused trials on both databases: when they continue and how they end."""
 
 import itertools
 from collections.abc import Callable, Mapping
@@ -23,7 +23,7 @@ from tests.factories import claimed, definition, queued
 
 WAITING, RUNNING, COMPLETE, PRUNED = TrialState.WAITING, TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED
 END = 400  # step after the last epoch of each trial here
-WHOLE = {25: 0.5, 100: 0.8, 400: 0.9}  # curve of a complete trial
+COMPLETE_CURVE = {25: 0.5, 100: 0.8, 400: 0.9}  # curve of a complete trial
 
 tokens = map(str, itertools.count())
 
@@ -57,7 +57,7 @@ def pause(study: optuna.Study, accuracy: float | None = None, step: int = 25, ti
     return ticket.number
 
 
-def complete(study: optuna.Study, curve: Mapping[int, float] = WHOLE) -> int:
+def complete(study: optuna.Study, curve: Mapping[int, float] = COMPLETE_CURVE) -> int:
     ticket = take(study)
     report(study, ticket, curve)
     lease.finish(study, ticket, COMPLETE, curve[max(curve)])
@@ -77,7 +77,7 @@ def attempts(study: optuna.Study, number: int) -> list[dict[str, Any]]:
     return found
 
 
-def test_interrupted_trials_come_first_then_leaders_then_tickets_then_what_promises_most(url: str) -> None:
+def test_the_order_is_interrupted_leading_new_then_most_promising_trials(url: str) -> None:
     study = study_that_freezes(url, 7)
     complete(study)
     begun = [take(study) for _ in range(4)]
@@ -86,13 +86,13 @@ def test_interrupted_trials_come_first_then_leaders_then_tickets_then_what_promi
     lease.give_back(study, begun[3])
     for ticket in begun[:3]:
         pause(study, ticket=ticket)
-    assert [take(study).number for _ in range(5)] == [4, 2, 5, 6, 3]  # 1 has no chance against trial 0
+    assert [take(study).number for _ in range(5)] == [4, 2, 5, 6, 3]  # 1 cannot catch up with trial 0
     assert tickets.claim(study, lease.Holder(), "another") is None
     assert paused(study) == [1]
 
 
 def test_an_interrupted_trial_comes_before_a_ticket_of_a_lower_number(url: str) -> None:
-    """As where the other worker that had this ticket locked took a paused trial in its place."""
+    """As if another worker had locked this ticket and then chosen a paused trial instead."""
     study = study_that_freezes(url, 2)
     first, second = take(study), take(study)
     report(study, second, {25: 0.1})
@@ -103,33 +103,33 @@ def test_an_interrupted_trial_comes_before_a_ticket_of_a_lower_number(url: str) 
     assert [take(study).number for _ in range(2)] == [1, 0]
 
 
-def test_a_paused_trial_of_a_killed_worker_comes_first_and_is_paused_no_more(url: str) -> None:
+def test_a_continued_trial_of_a_killed_worker_comes_first_and_is_not_paused(url: str) -> None:
     study = study_that_freezes(url, 3)
     assert pause(study, 0.5) == 0
     assert take(study).number == 0  # it leads
     assert paused(study) == []
-    report(study, take(study), {25: 0.6})  # now it does not
+    report(study, take(study), {25: 0.6})  # now it does not lead
     assert release(study, pid=attempts(study, 0)[-1]["pid"], killed=True) == 2
     assert [take(study).number for _ in range(3)] == [0, 1, 2]
     assert [attempt.get("outcome") for attempt in attempts(study, 0)][::2] == ["paused", None]
 
 
-def test_a_trial_that_leads_is_gone_on_with_and_another_is_not(url: str) -> None:
+def test_a_leading_trial_continues_and_others_pause(url: str) -> None:
     study = study_that_freezes(url, 3)
     pause(study, 0.5)
     first, second = take(study), take(study)
     assert first.number == 0
     report(study, second, {25: 0.4})
-    assert not freezing.is_chosen(study, Progress(1, 25, 0.4, END))  # a ticket is
+    assert not freezing.is_chosen(study, Progress(1, 25, 0.4, END))  # a ticket is chosen
     assert freezing.is_chosen(study, Progress(0, 25, 0.5, END))
     pause(study, ticket=second)
     take(study)
     assert paused(study) == [1]
     assert freezing.is_chosen(study, Progress(2, 25, 0.45, END))
-    assert not freezing.is_chosen(study, Progress(2, 25, 0.35, END))  # that one is
+    assert not freezing.is_chosen(study, Progress(2, 25, 0.35, END))  # the paused one is chosen
 
 
-def test_processes_that_claim_together_go_on_with_each_paused_trial_once(url: str) -> None:
+def test_concurrent_processes_continue_each_paused_trial_once(url: str) -> None:
     study = study_that_freezes(url, 24)
     begun = [take(study) for _ in range(24)]
     for ticket in begun:
@@ -144,7 +144,7 @@ def test_processes_that_claim_together_go_on_with_each_paused_trial_once(url: st
     assert paused(study) == []
 
 
-def test_a_claim_of_a_paused_trial_whose_answer_was_lost_is_found_again(url: str) -> None:
+def test_repeating_a_claim_of_a_paused_trial_returns_the_same_ticket(url: str) -> None:
     study = study_that_freezes(url, 2)
     first, second = take(study), take(study)
     pause(study, 0.5, ticket=first)
@@ -155,7 +155,7 @@ def test_a_claim_of_a_paused_trial_whose_answer_was_lost_is_found_again(url: str
     assert len(attempts(study, ticket.number)) == 2
 
 
-def test_a_pause_is_whole_or_not_at_all(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pause_is_one_transaction(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     study = study_that_freezes(url, 2)
     ticket = take(study)
     report(study, ticket, {25: 0.5})
@@ -175,7 +175,7 @@ def test_a_pause_is_whole_or_not_at_all(url: str, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("taken_by", ["the next holder", "nobody yet"])
-def test_whoever_lost_a_trial_does_not_pause_it(url: str, taken_by: str) -> None:
+def test_a_worker_that_lost_its_ticket_cannot_pause_the_trial(url: str, taken_by: str) -> None:
     study = study_that_freezes(url, 1)
     ticket = take(study)
     report(study, ticket, {25: 0.5})
@@ -188,7 +188,7 @@ def test_whoever_lost_a_trial_does_not_pause_it(url: str, taken_by: str) -> None
     assert study.trials == before
 
 
-def test_pauses_are_no_failures(url: str) -> None:
+def test_pauses_do_not_count_as_failures(url: str) -> None:
     study = study_that_freezes(url, 1)
     for _ in range(2 * lease.MOST_ATTEMPTS):
         pause(study, 0.5)
@@ -200,7 +200,7 @@ def test_pauses_are_no_failures(url: str) -> None:
     assert states(study) == [TrialState.FAIL]
 
 
-def test_paused_trials_show_that_failing_is_not_the_rule(url: str) -> None:
+def test_paused_trials_count_as_finished_when_failures_are_checked(url: str) -> None:
     study = study_that_freezes(url, 4 + tickets.FAILURES)
     for _ in range(tickets.FAILURES + 1):
         for _ in range(lease.MOST_ATTEMPTS):
@@ -212,13 +212,13 @@ def test_paused_trials_show_that_failing_is_not_the_rule(url: str) -> None:
     tickets.check_failures(study)
 
 
-def test_the_least_promising_end_where_too_many_are_paused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_least_promising_trials_end_if_too_many_are_paused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(freezing, "MOST_PAUSED", 3)
     study = study_that_freezes(url, 6)
     begun = [take(study) for _ in range(6)]
     for ticket, accuracy in zip(begun, (0.3, 0.5, 0.1, 0.4, 0.2, 0.6), strict=True):
         pause(study, accuracy, ticket=ticket)
-        if ticket.number < 5:  # of several beyond it, each ends
+        if ticket.number < 5:  # the last call has to end several
             freezing.limit_paused(study)
     assert paused(study) == [0, 1, 3, 5]
     freezing.limit_paused(study)
@@ -229,7 +229,7 @@ def test_the_least_promising_end_where_too_many_are_paused(url: str, monkeypatch
     assert tickets.size(study) == 6
 
 
-def test_an_audited_trial_that_would_end_as_one_too_many_is_trained_first(
+def test_an_audited_trial_is_trained_to_its_end_instead_of_being_one_too_many(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(freezing, "MOST_PAUSED", 1)
@@ -244,7 +244,7 @@ def test_an_audited_trial_that_would_end_as_one_too_many_is_trained_first(
 
 
 def hopeless(study: optuna.Study, count: int = 2) -> None:
-    """After a complete trial, some paused ones that are not worth training."""
+    """Add a complete trial, and paused ones that are not worth training."""
     complete(study)
     for ticket in [take(study) for _ in range(count)]:
         pause(study, 0.1, ticket=ticket)
@@ -258,13 +258,13 @@ Act = Callable[[optuna.Study], object]
     [
         (4, str),  # a ticket waits
         (4, take),  # a trial runs
-        (4, lambda study: lease.give_back(study, take(study))),  # one was interrupted
-        (3, lambda study: study.set_user_attr(GOAL, {"trials": 5, "failed": 0})),  # tickets are to be made
-        (4, lambda study: pause(study, 0.6)),  # one of the paused is worth training
+        (4, lambda study: lease.give_back(study, take(study))),  # a trial was interrupted
+        (3, lambda study: study.set_user_attr(GOAL, {"trials": 5, "failed": 0})),  # tickets must still be added
+        (4, lambda study: pause(study, 0.6)),  # a paused trial is worth training
     ],
     ids=["ticket", "running", "interrupted", "goal", "promising"],
 )
-def test_no_paused_trial_ends_before_the_search_has_nothing_left(url: str, trials: int, act: Act) -> None:
+def test_no_paused_trial_ends_while_the_search_has_work_left(url: str, trials: int, act: Act) -> None:
     study = study_that_freezes(url, trials)
     hopeless(study)
     act(study)
@@ -273,7 +273,7 @@ def test_no_paused_trial_ends_before_the_search_has_nothing_left(url: str, trial
     assert study.trials == before
 
 
-def test_in_the_end_all_paused_trials_are_pruned_once(url: str) -> None:
+def test_at_the_end_of_the_search_all_paused_trials_are_pruned_once(url: str) -> None:
     study = study_that_freezes(url, 4)
     hopeless(study, 3)
     assert not tickets.is_done(study)
@@ -283,7 +283,8 @@ def test_in_the_end_all_paused_trials_are_pruned_once(url: str) -> None:
     assert states(study) == [COMPLETE, PRUNED, PRUNED, PRUNED]
     for trial in study.trials[1:]:
         assert trial.value == 0.1
-        assert trial.user_attrs[REASON] == "pruned after epoch 0.25 of 4, 40.00 points behind the best there"
+        reason = "pruned after epoch 0.25 of 4, 40.00 points behind the best trial at that epoch"
+        assert trial.user_attrs[REASON] == reason
         assert trial.datetime_complete
         assert trial.user_attrs[ATTEMPTS][-1]["outcome"] == "paused"
     assert paused(study) == []
@@ -292,8 +293,8 @@ def test_in_the_end_all_paused_trials_are_pruned_once(url: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)
-def test_none_ends_while_another_transaction_has_one(url: str) -> None:
-    """SQLite has one writer at a time."""
+def test_no_paused_trial_ends_while_another_transaction_has_locked_one(url: str) -> None:
+    """On PostgreSQL only: SQLite has one writer at a time."""
     study = study_that_freezes(url, 3)
     hopeless(study)
     before = study.trials
@@ -307,10 +308,10 @@ def test_none_ends_while_another_transaction_has_one(url: str) -> None:
 
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)
 @pytest.mark.parametrize("end", [freezing.end_paused, freezing.limit_paused])
-def test_a_trial_that_went_on_after_it_was_looked_at_does_not_end(
+def test_a_trial_that_was_continued_after_its_record_was_read_does_not_end(
     url: str, end: Callable[[optuna.Study], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another worker took it, trained it, and was interrupted or paused it again."""
+    """Another worker continued it and paused it again."""
     monkeypatch.setattr(freezing, "MOST_PAUSED", 0)
     study = study_that_freezes(url, 2)
     hopeless(study, 1)
@@ -334,7 +335,7 @@ def test_a_trial_that_went_on_after_it_was_looked_at_does_not_end(
     assert study.trials[1].user_attrs[PAUSED]["step"] == 100
 
 
-def test_paused_trials_are_begun_ones_of_the_goal_and_tickets_ahead_are_not(
+def test_paused_trials_count_towards_the_goal_and_not_as_queued_tickets(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tickets, "AHEAD", 2)
@@ -351,7 +352,7 @@ def test_paused_trials_are_begun_ones_of_the_goal_and_tickets_ahead_are_not(
     assert tickets.is_done(study)
 
 
-def test_a_larger_goal_adds_trials_and_what_has_ended_stays_so(url: str) -> None:
+def test_a_larger_goal_adds_trials_and_revives_no_ended_ones(url: str) -> None:
     study = study_that_freezes(url, 3)
     hopeless(study)
     freezing.end_paused(study)
@@ -363,7 +364,7 @@ def test_a_larger_goal_adds_trials_and_what_has_ended_stays_so(url: str) -> None
     assert tickets.claim(study, lease.Holder(), "another") is None
 
 
-def test_a_ticket_that_is_added_comes_before_paused_trials(url: str) -> None:
+def test_an_added_ticket_comes_before_paused_trials(url: str) -> None:
     study = study_that_freezes(url, 3)
     complete(study)
     for ticket in [take(study), take(study)]:
@@ -374,11 +375,11 @@ def test_a_ticket_that_is_added_comes_before_paused_trials(url: str) -> None:
     assert take(study).number == 3
 
 
-def test_what_is_to_be_audited_is_trained_to_its_end_before_the_search_is_over(url: str) -> None:
+def test_audited_trials_are_trained_to_their_end_before_the_search_ends(url: str) -> None:
     study = study_that_freezes(url, 4, audit=1.0)
     hopeless(study, 3)
     assert freezing.end_paused(study) == 0
-    begun = [take(study), take(study)]  # side by side
+    begun = [take(study), take(study)]  # concurrently
     assert {study.trials[ticket.number].user_attrs[AUDIT]["since"] for ticket in begun} == {0.25}
     assert freezing.end_paused(study) == 0
     for ticket in begun:
@@ -390,7 +391,7 @@ def test_what_is_to_be_audited_is_trained_to_its_end_before_the_search_is_over(u
     assert tickets.is_done(study)
 
 
-def test_no_audit_begins_while_others_may_still_become_the_choice(url: str) -> None:
+def test_no_audit_begins_while_other_trials_may_change_the_choice(url: str) -> None:
     study = study_that_freezes(url, 4, audit=1.0)
     hopeless(study)
     running = take(study)
@@ -399,8 +400,8 @@ def test_no_audit_begins_while_others_may_still_become_the_choice(url: str) -> N
     assert take(study).number in {1, 2}
 
 
-def test_a_grid_of_which_no_point_is_left_ends_with_its_paused_trials(url: str) -> None:
-    """A ticket beyond its points failed and cannot be replaced: nobody is to wait for another."""
+def test_paused_trials_end_if_a_grid_has_no_points_left(url: str) -> None:
+    """A ticket that repeats a point failed and cannot be replaced, so the search must not wait for another."""
     defined = StudyDefinition.model_validate(
         {
             "pruner": "freeze",
@@ -443,7 +444,7 @@ GOOD = {"step": 25, "accuracy": 0.5, "end": END}
     ],
     ids=str,
 )
-def test_an_altered_record_is_told_by_its_trial(url: str, altered: object) -> None:
+def test_an_altered_record_is_reported_with_its_trial(url: str, altered: object) -> None:
     study = study_that_freezes(url, 3)
     for ticket in [take(study), take(study)]:
         pause(study, 0.5, ticket=ticket)
@@ -454,16 +455,16 @@ def test_an_altered_record_is_told_by_its_trial(url: str, altered: object) -> No
         lambda: freezing.end_paused(study),
         lambda: freezing.limit_paused(study),
     ):
-        with pytest.raises(RecordError, match="trial 1: its user attribute 'paused' was changed by something other"):
+        with pytest.raises(RecordError, match="trial 1: another program changed its user attribute 'paused'"):
             act()
     study._storage.set_trial_user_attr(study.trials[1]._trial_id, PAUSED, GOOD)
     lease.give_back(study, take(study))
     study._storage.set_trial_user_attr(study.trials[1]._trial_id, PAUSED, altered)
-    with pytest.raises(RecordError):  # the interrupted trial, too, would ask whether it is to go on
+    with pytest.raises(RecordError):  # the interrupted trial, too, would depend on the record
         tickets.claim(study, lease.Holder(), "token")
 
 
-def test_a_value_that_was_altered_within_bounds_is_not_what_a_trial_ends_with(url: str) -> None:
+def test_an_ended_trial_has_its_reported_value_not_an_altered_record(url: str) -> None:
     study = study_that_freezes(url, 2)
     hopeless(study, 1)
     study._storage.set_trial_user_attr(study.trials[1]._trial_id, PAUSED, GOOD | {"accuracy": 0.05})

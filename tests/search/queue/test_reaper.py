@@ -1,4 +1,4 @@
-"""Tickets of the dead and the silent go back, those of the living stay."""
+"""Tickets of dead workers and of workers without a heartbeat return to the queue; others stay."""
 
 import multiprocessing
 import os
@@ -47,7 +47,7 @@ def dead_process() -> int:
     return process.pid
 
 
-def test_the_silent_lose_their_tickets_and_the_others_keep_them(study: optuna.Study) -> None:
+def test_only_workers_without_a_heartbeat_lose_their_tickets(study: optuna.Study) -> None:
     silent, alive = claim(study, grace=60), claim(study, grace=60)
     fall_silent(study, silent)
     assert reaper.reap(study) == 1
@@ -61,7 +61,7 @@ def test_the_silent_lose_their_tickets_and_the_others_keep_them(study: optuna.St
     lease.give_back(study, alive)
 
 
-def test_a_holder_is_given_the_grace_that_it_claimed_with(study: optuna.Study) -> None:
+def test_the_grace_is_that_of_the_claim(study: optuna.Study) -> None:
     impatient, patient = claim(study, grace=60), claim(study, grace=1e10)
     for ticket in (impatient, patient):
         fall_silent(study, ticket)
@@ -71,7 +71,7 @@ def test_a_holder_is_given_the_grace_that_it_claimed_with(study: optuna.Study) -
 
 def test_a_worker_killed_right_after_its_claim_has_a_heartbeat(study: optuna.Study) -> None:
     first = {"trial_id": study.trials[0]._trial_id, "heartbeat": datetime(2001, 1, 1)}
-    with engine_of(study).begin() as connection:  # of an earlier claim, and old
+    with engine_of(study).begin() as connection:  # an old heartbeat of an earlier claim
         connection.execute(HEARTBEATS.insert().values(**first))
     claim(study, grace=60)
     assert reaper.reap(study) == 0
@@ -89,17 +89,17 @@ def test_only_dead_processes_of_this_machine_are_released(study: optuna.Study) -
     assert f"process {dead} on " in study.trials[0].user_attrs[ATTEMPTS][-1]["outcome"]
 
 
-def test_trials_that_others_started_are_left_alone_and_said(study: optuna.Study) -> None:
+def test_trials_that_other_programs_started_are_reported_and_left_alone(study: optuna.Study) -> None:
     claim(study, host="far", pid=7)
     theirs = optuna.load_study(study_name="s", storage=study._storage).ask()
     assert reaper.reap(study) + reaper.release(study, pid=os.getpid()) == 0
     assert reaper.held(study) == [
         "trial 0 by process 7 on far",
-        f"trial {theirs.number} by something other than fmnist-search",
+        f"trial {theirs.number} by another program",
     ]
 
 
-def test_the_reaped_run_out_of_attempts_too(study: optuna.Study) -> None:
+def test_reaped_attempts_count_as_failures(study: optuna.Study) -> None:
     for attempt in range(lease.MOST_ATTEMPTS):
         assert states(study)[0] == WAITING, attempt
         fall_silent(study, claim(study))
@@ -124,7 +124,7 @@ reaper.reap(study)
 """
 
 
-def test_a_reaper_that_is_killed_halfway_leaves_the_rest_to_the_next(study: optuna.Study, url: str) -> None:
+def test_the_next_reaper_continues_after_one_that_was_killed(study: optuna.Study, url: str) -> None:
     for _ in range(3):
         fall_silent(study, claim(study))
     died = subprocess.run([sys.executable, "-c", REAPER_KILLED_HALFWAY, url], check=False)
@@ -135,17 +135,17 @@ def test_a_reaper_that_is_killed_halfway_leaves_the_rest_to_the_next(study: optu
     assert [len(trial.user_attrs.get(ATTEMPTS, [])) for trial in study.trials] == [1, 1, 1, 0]
 
 
-def test_reapers_that_work_together_end_each_attempt_once(study: optuna.Study, url: str) -> None:
+def test_concurrent_reapers_end_each_attempt_once(study: optuna.Study, url: str) -> None:
     for _ in range(4):
         fall_silent(study, claim(study))
     with together(reap_all, 3, url):
         pass
-    reaper.reap(study)  # what each of them skipped because another had it locked
+    reaper.reap(study)  # those that each process skipped because another had locked them
     assert states(study) == [WAITING] * 4
     assert [len(trial.user_attrs[ATTEMPTS]) for trial in study.trials] == [1] * 4
 
 
-def test_alive_tells_the_living_from_the_dead() -> None:
+def test_zombies_and_ended_processes_are_not_alive() -> None:
     assert reaper.alive(os.getpid())
     assert reaper.alive(1)
     assert not reaper.alive(dead_process())

@@ -1,4 +1,4 @@
-"""Tickets, on both databases: filled, claimed once each, replaced."""
+"""Tickets on both databases: added, claimed once each, replaced."""
 
 import itertools
 
@@ -59,8 +59,8 @@ def test_top_up_counts_all_but_failed_trials(study: optuna.Study) -> None:
     for state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL):
         finish(study, state)
     take(study)
-    for asked, goal, trials in ((5, 5, 6), (5, 5, 6), (3, 5, 6), (7, 7, 8)):
-        assert tickets.top_up(study, definition(), asked) == goal == tickets.size(study)
+    for requested, goal, trials in ((5, 5, 6), (5, 5, 6), (3, 5, 6), (7, 7, 8)):
+        assert tickets.top_up(study, definition(), requested) == goal == tickets.size(study)
         assert len(study.trials) == trials
 
 
@@ -71,7 +71,7 @@ def test_trial_0_is_the_default_configuration(study: optuna.Study, sampler: str)
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "gp", "random", "qmc"])
-def test_starting_points_come_next_with_the_defaults_beside_them(study: optuna.Study, sampler: str) -> None:
+def test_starting_points_come_next_completed_by_the_defaults(study: optuna.Study, sampler: str) -> None:
     started = StudyDefinition.model_validate(
         definition(sampler).model_dump() | {"start": [{"epochs": 3}, {"epochs": 1, "filters": 8}]}
     )
@@ -86,7 +86,7 @@ def test_starting_points_come_next_with_the_defaults_beside_them(study: optuna.S
         assert parameters(study)[3:] == [space.random_point(started.space, 0, index, {}) for index in (2, 3)]
 
 
-def test_starting_points_come_though_other_tickets_came_first(study: optuna.Study) -> None:
+def test_starting_points_are_queued_after_tickets_that_the_user_added(study: optuna.Study) -> None:
     started = StudyDefinition.model_validate(definition("tpe").model_dump() | {"start": [{"epochs": 3}]})
     tickets.enqueue(study, started, 2, {"epochs": 1})
     tickets.top_up(study, started, 6)
@@ -116,8 +116,8 @@ CONDITIONAL = StudyDefinition.model_validate(
 
 
 @pytest.mark.parametrize("sampler", ["random", "qmc", "grid"])
-def test_what_is_fixed_decides_which_other_values_a_ticket_has(study: optuna.Study, sampler: str) -> None:
-    """Never a number of filters of another network."""
+def test_fixed_values_decide_which_conditional_values_a_ticket_has(study: optuna.Study, sampler: str) -> None:
+    """A ticket never has the number of filters of another network."""
     conditional = CONDITIONAL.model_copy(update={"sampler": sampler})
     assert tickets.enqueue(study, conditional, 6, {"architecture": "simple"}) == 6
     points = parameters(study)
@@ -125,16 +125,16 @@ def test_what_is_fixed_decides_which_other_values_a_ticket_has(study: optuna.Stu
     assert {point.get("filters") for point in points} <= {None, 2, 3, 4}  # type: ignore[attr-defined]
 
 
-def test_a_grid_is_each_point_once_and_then_ends(study: optuna.Study) -> None:
-    for asked, goal in ((4, 4), (50, 6), (50, 6)):
-        assert tickets.top_up(study, definition("grid"), asked) == goal == len(study.trials)
+def test_a_grid_queues_each_point_once(study: optuna.Study) -> None:
+    for requested, goal in ((4, 4), (50, 6), (50, 6)):
+        assert tickets.top_up(study, definition("grid"), requested) == goal == len(study.trials)
     assert len({str(ticket) for ticket in parameters(study)}) == 6 == tickets.size(study)
     finish(study, TrialState.FAIL)
     assert tickets.top_up(study, definition("grid"), 50) == 6
     assert parameters(study)[-1] == parameters(study)[0]
 
 
-def test_a_grid_with_seeds_trains_each_point_once_before_any_again(study: optuna.Study) -> None:
+def test_a_grid_with_seeds_queues_each_point_once_before_repeating_any(study: optuna.Study) -> None:
     defined = definition("grid").model_copy(update={"seeds": 3})
     assert tickets.top_up(study, defined, 8) == 8
     assert tickets.top_up(study, defined, None) == 18
@@ -149,7 +149,7 @@ def test_a_grid_with_seeds_trains_each_point_once_before_any_again(study: optuna
     assert len({str(ticket) for ticket in parameters(study)[19:]}) == 6
 
 
-def test_a_search_without_a_number_of_trials_has_fifty(study: optuna.Study) -> None:
+def test_the_default_number_of_trials_is_fifty(study: optuna.Study) -> None:
     assert tickets.top_up(study, definition("random"), 0) == 0 == len(study.trials)
     assert tickets.top_up(study, definition("random"), None) == 50
 
@@ -162,7 +162,7 @@ def test_points_do_not_depend_on_how_the_queue_was_filled(study: optuna.Study) -
     assert parameters(study) == parameters(other)
 
 
-def test_enqueued_trials_add_up_and_fix_what_they_are_told_to(study: optuna.Study) -> None:
+def test_enqueued_trials_raise_the_goal_and_have_the_fixed_values(study: optuna.Study) -> None:
     tickets.top_up(study, definition("random"), 3)
     assert tickets.enqueue(study, definition("random"), 2, {"epochs": 3}) == 2
     assert tickets.enqueue(study, definition(), 1, {"epochs": 1}) == 1
@@ -172,7 +172,7 @@ def test_enqueued_trials_add_up_and_fix_what_they_are_told_to(study: optuna.Stud
     assert set(parameters(study)[3]) == {"epochs", "filters"}
 
 
-def test_a_claim_takes_the_oldest_ticket_and_puts_its_holder_on_record(study: optuna.Study) -> None:
+def test_a_claim_takes_the_oldest_ticket_and_records_its_holder(study: optuna.Study) -> None:
     tickets.top_up(study, definition(), 2)
     holder = Holder(device="cuda:1", threads=3, grace=7)
     ticket = tickets.claim(study, holder, "first")
@@ -190,7 +190,7 @@ def test_a_claim_takes_the_oldest_ticket_and_puts_its_holder_on_record(study: op
     assert not tickets.is_empty(study)
 
 
-def test_a_claim_whose_answer_was_lost_is_found_again(study: optuna.Study) -> None:
+def test_repeating_a_claim_with_its_token_returns_the_same_ticket(study: optuna.Study) -> None:
     tickets.top_up(study, definition(), 2)
     first = tickets.claim(study, Holder(), "token")
     assert tickets.claim(study, Holder(), "token") == first
@@ -214,7 +214,7 @@ def test_failed_trials_are_replaced_up_to_the_goal(study: optuna.Study, url: str
     assert tickets.size(study) == 4 == len(study.trials) - 1
 
 
-def test_tickets_are_made_as_they_are_needed(study: optuna.Study, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tickets_are_created_as_they_are_needed(study: optuna.Study, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tickets, "AHEAD", 4)
     defined = definition("random")
     study.set_user_attr(DEFINITION, defined.model_dump(mode="json"))
@@ -229,7 +229,7 @@ def test_tickets_are_made_as_they_are_needed(study: optuna.Study, url: str, monk
     assert tickets.refill(study, url) == 0
 
 
-def test_tickets_come_with_their_goal_or_not_at_all(study: optuna.Study, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tickets_and_goal_are_stored_in_one_transaction(study: optuna.Study, monkeypatch: pytest.MonkeyPatch) -> None:
     tickets.top_up(study, definition("random"), 2)
     monkeypatch.setattr(tickets, "write_study_attribute", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -237,14 +237,14 @@ def test_tickets_come_with_their_goal_or_not_at_all(study: optuna.Study, monkeyp
     assert len(study.trials) == tickets.goal(study)["trials"] == 2
 
 
-def test_a_used_up_grid_adds_nothing(study: optuna.Study) -> None:
+def test_an_exhausted_grid_adds_no_tickets(study: optuna.Study) -> None:
     tickets.top_up(study, definition("grid"), 4)
     assert tickets.enqueue(study, definition("grid"), 5, {}) == 2
     assert tickets.enqueue(study, definition("grid"), 5, {}) == 0
     assert tickets.goal(study)["trials"] == 6
 
 
-def test_replacing_ends_when_failing_is_the_rule(study: optuna.Study, url: str) -> None:
+def test_too_many_failures_end_the_replacement_of_failed_trials(study: optuna.Study, url: str) -> None:
     tickets.top_up(study, definition(), 10)
     for _ in range(2):
         finish(study, TrialState.COMPLETE)
@@ -253,19 +253,19 @@ def test_replacing_ends_when_failing_is_the_rule(study: optuna.Study, url: str) 
         finish(study, TrialState.FAIL)
     tickets.check_failures(study)  # one more is allowed, for two that finished
     finish(study, TrialState.FAIL)
-    with pytest.raises(tickets.TooManyFailures, match=r"5 trials failed, the last of them: out of memory \(attempt 3"):
+    with pytest.raises(tickets.TooManyFailures, match=r"5 trials failed, the last one with: out of memory \(3 "):
         tickets.refill(study, url)
-    tickets.top_up(study, definition(), 10)  # whoever asks again has mended it, or wants to see
+    tickets.top_up(study, definition(), 10)  # a new request resets the count
     tickets.check_failures(study)
 
 
-def test_three_that_fill_at_once_do_not_add_up(study: optuna.Study, url: str) -> None:
+def test_concurrent_callers_with_the_same_goal_do_not_add_up(study: optuna.Study, url: str) -> None:
     with together(fill, 3, url, definition(), 30):
         pass
     assert len(study.trials) == 30
 
 
-def test_processes_that_drain_together_take_each_ticket_once(study: optuna.Study, url: str) -> None:
+def test_concurrent_processes_claim_each_ticket_once(study: optuna.Study, url: str) -> None:
     tickets.top_up(study, definition(), 60)
     results = process_context().Queue()
     taken: list[int] = []
@@ -275,11 +275,11 @@ def test_processes_that_drain_together_take_each_ticket_once(study: optuna.Study
     assert sorted(taken) == [trial._trial_id for trial in study.trials]
 
 
-@pytest.mark.parametrize("again", ["top_up", "refill"])
-def test_tickets_that_another_adds_after_they_were_counted_are_not_added_twice(
-    study: optuna.Study, url: str, again: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("call", ["top_up", "refill"])
+def test_tickets_that_another_process_adds_after_counting_are_not_added_twice(
+    study: optuna.Study, url: str, call: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As when the storage's lock was lost with its connection: another process gets it meanwhile."""
+    """As if the database's lock was lost with its connection and another process acquired it meanwhile."""
     defined = definition("random")
     study.set_user_attr(DEFINITION, defined.model_dump(mode="json"))
     study.set_user_attr(GOAL, {"trials": 8, "failed": 0})
@@ -292,12 +292,12 @@ def test_tickets_that_another_adds_after_they_were_counted_are_not_added_twice(
         return points
 
     monkeypatch.setattr(tickets, "_next_points", counted)
-    tickets.top_up(study, defined, 8) if again == "top_up" else tickets.refill(study, url)
+    tickets.top_up(study, defined, 8) if call == "top_up" else tickets.refill(study, url)
     assert len(study.trials) == 8
 
 
-def test_a_goal_that_no_point_of_a_grid_is_left_for_is_lowered(make: Make, url: str) -> None:
-    """A ticket beyond the grid, one with a point that another has too, fails: nothing can take its place."""
+def test_the_goal_is_lowered_if_a_grid_has_no_points_left(make: Make, url: str) -> None:
+    """A ticket that repeats a point of the grid fails, and cannot be replaced."""
     defined = StudyDefinition.model_validate(
         {"sampler": "grid", "defaults": {"filters": 8}, "space": {"filters": {"choices": [8, 16]}}}
     )

@@ -214,7 +214,7 @@ def test_user_text_stays_below_the_note() -> None:
 def test_publishing_again_replaces_figures_and_note(analysis: Analysis, url: str) -> None:
     storage = open_storage(url, "create")
     study = optuna.create_study(storage=storage, study_name="s", direction="maximize")
-    with pytest.raises(StudyError, match="was not made by this version"):
+    with pytest.raises(StudyError, match="was not created by this version"):
         publish(analysis, url)
     data = {"name": "digits", "fingerprint": "0" * 64}
     for name, value in {KEY: "key", FOLDER: "s", ARTIFACTS: None, KEEP: 5, DATA: data, VERSIONS: {}}.items():

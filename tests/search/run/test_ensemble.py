@@ -1,4 +1,4 @@
-"""The ensemble that finalists leave behind: who is in it, what is on record of it, and the commands on its file."""
+"""The ensemble of the finalists: its members, its record, and the commands that use its file."""
 
 import json
 import signal
@@ -74,8 +74,8 @@ def member(folder: Path, number: int) -> checkpoint.Checkpoint:
     return checkpoint.load(folder / "s.finalists" / "checkpoints" / f"trial-{number:05d}-epoch-1.pt")
 
 
-def test_all_trainings_of_the_winner_and_of_those_that_tie_with_it_are_members() -> None:
-    single = ranking_of((2, [0.9]), (4, [0.8]))  # of which no interval is known
+def test_members_are_all_training_runs_of_the_winner_and_of_finalists_tied_with_it() -> None:
+    single = ranking_of((2, [0.9]), (4, [0.8]))  # single runs have no interval
     for ranking, expected in ((BETTER, [0]), (TIE, [0, 1]), (single, [0]), ([replace(TIE[0], diverged=1)], [])):
         numbered = [replace(one, trials=[10 * place, 10 * place + 1]) for place, one in enumerate(ranking)]
         assert report_standings(numbered).members == [10 * place + k for place in expected for k in (0, 1)]
@@ -120,7 +120,7 @@ def test_both_networks_are_scored_and_measured(make: Make, tmp_path: Path, tiny:
     assert record["single"]["scores"]["test"]["total"] == len(tiny.test)
 
 
-def test_the_members_are_on_record_before_any_ensemble_is_scored(
+def test_the_members_are_recorded_before_an_ensemble_is_scored(
     searched: Searched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study, _ = searched
@@ -144,7 +144,9 @@ def test_the_members_are_on_record_before_any_ensemble_is_scored(
 
 
 @pytest.mark.parametrize("moment", ["before", "within", "after"])
-def test_a_kill_leaves_the_former_file_or_the_whole_new_one(searched: Searched, tmp_path: Path, moment: str) -> None:
+def test_a_kill_leaves_either_the_old_file_or_the_complete_new_one(
+    searched: Searched, tmp_path: Path, moment: str
+) -> None:
     study, settings = searched
     first = published(searched, tmp_path)
     file, again = tmp_path / "s" / ENSEMBLE, finalists_of(study)
@@ -153,7 +155,7 @@ def test_a_kill_leaves_the_former_file_or_the_whole_new_one(searched: Searched, 
     trials = list(reversed(first.members))
     former = ensemble.dump([member(tmp_path, number) for number in trials], trials)
     file.write_bytes(former)
-    again.set_user_attr("settled", {"trials": [99], "test": []})  # an earlier winner's
+    again.set_user_attr("settled", {"trials": [99], "test": []})  # of an earlier winner
     process = spawn(publish_and_die, settings, tmp_path / "s", moment)
     process.join()
     assert process.exitcode == -signal.SIGKILL
@@ -167,7 +169,9 @@ def test_a_kill_leaves_the_former_file_or_the_whole_new_one(searched: Searched, 
     assert last.ensemble.scores == first.ensemble.scores
 
 
-def test_it_is_made_again_where_its_file_is_gone_or_others_tie(searched: Searched, tmp_path: Path) -> None:
+def test_the_ensemble_is_rebuilt_if_its_file_is_missing_or_its_members_change(
+    searched: Searched, tmp_path: Path
+) -> None:
     study, _ = searched
     first = published(searched, tmp_path)
     (tmp_path / "s" / ENSEMBLE).unlink()
@@ -187,7 +191,7 @@ def test_it_is_made_again_where_its_file_is_gone_or_others_tie(searched: Searche
     assert more.ensemble.trials == more.members != first.members
 
 
-def test_where_a_members_checkpoint_was_removed_there_is_none_and_it_is_said(
+def test_a_missing_checkpoint_of_a_member_prevents_the_ensemble_and_is_reported(
     searched: Searched, tmp_path: Path
 ) -> None:
     study, _ = searched
@@ -202,10 +206,10 @@ def test_where_a_members_checkpoint_was_removed_there_is_none_and_it_is_said(
     assert wording.ensemble(after) == f"Ensemble         none: the checkpoint of finalist trial {removed} was deleted"
     assert (after.ensemble, after.unsettled) == (None, False)
     assert after.checkpoint is not None
-    assert not (tmp_path / "s" / ENSEMBLE).exists()  # that of before
+    assert not (tmp_path / "s" / ENSEMBLE).exists()  # the earlier ensemble was deleted
 
 
-def test_one_training_is_no_ensemble_and_too_many_are_none(
+def test_an_ensemble_needs_several_networks_and_not_too_many(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study, settings = make(definition(sampler="grid", defaults=QUICK, space={"filters": {"choices": [4]}}), 1)
@@ -218,7 +222,7 @@ def test_one_training_is_no_ensemble_and_too_many_are_none(
     assert many.without_ensemble == "3 networks are tied, and an ensemble has at most 2"
 
 
-def test_a_winner_that_another_command_published_meanwhile_stays(
+def test_a_winner_that_another_command_published_meanwhile_is_kept(
     searched: Searched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study, settings = searched
@@ -226,7 +230,7 @@ def test_a_winner_that_another_command_published_meanwhile_stays(
 
     def slowly(again: optuna.Study, *arguments: Any) -> object:
         made = score(again, *arguments)
-        with lock(settings.storage):  # which nobody holds while an ensemble is scored
+        with lock(settings.storage):  # not held while an ensemble is scored
             again.set_user_attr("settled", later)
         return made
 
@@ -236,13 +240,13 @@ def test_a_winner_that_another_command_published_meanwhile_stays(
     assert not (tmp_path / "s" / ENSEMBLE).exists()
 
 
-def test_a_file_of_somebody_else_is_not_overwritten(searched: Searched, tmp_path: Path) -> None:
+def test_a_file_of_another_program_is_not_overwritten(searched: Searched, tmp_path: Path) -> None:
     (tmp_path / "s" / ENSEMBLE).write_text("mine")
     with pytest.raises(NotOurs, match=r"ensemble\.pt: fmnist-search did not write this file"):
         published(searched, tmp_path)
 
 
-def test_the_commands_take_either_file_and_finalists_0_makes_no_ensemble(
+def test_commands_accept_network_and_ensemble_and_finalists_0_writes_no_ensemble(
     invoke: Command, study_file: Path, tmp_path: Path, tiny: DataSet
 ) -> None:
     study_file.write_text(STUDY.replace("epochs = 2", "epochs = 1"))
@@ -265,6 +269,6 @@ def test_the_commands_take_either_file_and_finalists_0_makes_no_ensemble(
         exported = invoke("export", file, "--to", f"{name}.onnx")
         assert exported.returncode == 0, exported.stderr
         assert exported.stdout.startswith(f"Saved {name}.onnx\nLargest difference")
-        assert invoke("export", file, "--to", f"{name}.onnx").returncode == 0  # it is one of ours
+        assert invoke("export", file, "--to", f"{name}.onnx").returncode == 0  # recognized as our file
     assert not invoke("delete", "tiny", "--yes").returncode
     assert not (tmp_path / "studies" / "tiny").exists()

@@ -1,4 +1,4 @@
-"""Worker processes that are started in adverse places: what they import, and what happens where they cannot be."""
+"""Worker processes under adverse conditions: what they import, and failures to start them."""
 
 import os
 import resource
@@ -39,7 +39,7 @@ Search = Callable[..., subprocess.Popen[str]]
 
 @pytest.fixture
 def search(study_file: Path, tmp_path: Path, tiny_folder: Path) -> Iterator[Search]:
-    """Start `fmnist-search run` as its console script does: with the folder of the script on the path, not its own."""
+    """Start `fmnist-search run` like its console script: sys.path starts with the script's folder."""
     started: list[subprocess.Popen[str]] = []
 
     def start(
@@ -87,7 +87,7 @@ def test_workers_import_nothing_from_the_working_directory(
     assert states(tmp_path) == [COMPLETE] * 2
 
 
-def test_a_long_path_for_temporary_files_is_no_obstacle(search: Search, tmp_path: Path) -> None:
+def test_workers_start_despite_a_long_path_for_temporary_files(search: Search, tmp_path: Path) -> None:
     long = tmp_path / ("x" * 120)
     long.mkdir()
     process = search("--trials", "1", "--workers", "1", "--quiet", TMPDIR=str(long))
@@ -96,7 +96,7 @@ def test_a_long_path_for_temporary_files_is_no_obstacle(search: Search, tmp_path
     assert states(tmp_path) == [COMPLETE]
 
 
-def test_the_server_of_workers_may_be_killed_while_it_starts_and_afterwards(search: Search, tmp_path: Path) -> None:
+def test_a_search_survives_kills_of_the_server_that_starts_workers(search: Search, tmp_path: Path) -> None:
     process = search("--trials", "3", "--workers", "2", "--quiet")
     killed: list[int] = []
     workers: set[int] = set()
@@ -118,7 +118,7 @@ def test_the_server_of_workers_may_be_killed_while_it_starts_and_afterwards(sear
 
 @contextmanager
 def out_of_descriptors() -> Iterator[Callable[[], None]]:
-    """Let this process open no more files; yields what ends that."""
+    """Use up this process's file descriptors; yields a function that releases them."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
 
@@ -131,18 +131,18 @@ def out_of_descriptors() -> Iterator[Callable[[], None]]:
         end()
 
 
-def test_workers_that_cannot_be_started_are_one_line_and_hold_no_ticket(
+def test_failing_to_start_workers_is_a_one_line_error_and_holds_no_ticket(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study, settings = make(definition(), 2)
     monkeypatch.setattr(local, "LONGEST_DELAY", 0.1)
     with out_of_descriptors(), pytest.raises(local.WorkersDied, match=r"cannot be started: .*Too many open files"):
-        local.drain(study, [settings] * 2, lambda: False, lambda: None)
+        local.run_workers(study, [settings] * 2, lambda: False, lambda: None)
     assert [trial.state for trial in study.trials] == [WAITING] * 2
 
 
-def test_a_worker_that_cannot_be_started_is_started_later(make: Make) -> None:
+def test_starting_a_worker_is_retried(make: Make) -> None:
     study, settings = make(definition(), 2)
     with out_of_descriptors() as end:
-        local.drain(study, [settings] * 2, lambda: False, end)
+        local.run_workers(study, [settings] * 2, lambda: False, end)
     assert [trial.state for trial in study.trials] == [COMPLETE] * 2

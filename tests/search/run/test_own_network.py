@@ -1,4 +1,4 @@
-"""A search of a user's own network by processes, and the commands on what it leaves behind."""
+"""A search of a user's own network with worker processes, and the commands that use its results."""
 
 import json
 import os
@@ -57,7 +57,7 @@ GIVEN = {"kernel_size": 5, "hidden": 8, "kind": "max", "bias": True, "dropout": 
 
 
 class Place:
-    """A folder, and commands in it."""
+    """A working directory in which commands run."""
 
     def __init__(self, folder: Path, data: Path) -> None:
         self.folder, self.data = folder, data
@@ -96,12 +96,12 @@ def searched(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> tup
 
 @pytest.fixture
 def copy(searched: tuple[Place, str], tmp_path: Path) -> Place:
-    """The same in a folder of its own, where a test may change it."""
+    """A copy of it that a test may change."""
     shutil.copytree(searched[0].folder, tmp_path, dirs_exist_ok=True)
     return Place(tmp_path, searched[0].data)
 
 
-def test_all_of_it_is_searched_and_standard_output_is_json(searched: tuple[Place, str]) -> None:
+def test_a_search_completes_and_prints_only_json(searched: tuple[Place, str]) -> None:
     place, printed = searched
     *trials, result = map(json.loads, printed.splitlines())
     assert result["event"] == "result"
@@ -127,7 +127,7 @@ def test_all_of_it_is_searched_and_standard_output_is_json(searched: tuple[Place
     assert {trial.state for trial in again.trials} == {TrialState.COMPLETE}
 
 
-def test_what_it_leaves_is_reproduced_scored_and_shown(searched: tuple[Place, str]) -> None:
+def test_its_results_are_reproduced_scored_and_shown(searched: tuple[Place, str]) -> None:
     place, _ = searched
     reproduced = place("reproduce", "mine", "1")
     assert reproduced.stdout.endswith("Metrics: bit-identical. Weights: bit-identical.\n")
@@ -139,7 +139,7 @@ def test_what_it_leaves_is_reproduced_scored_and_shown(searched: tuple[Place, st
     assert "did not run here" not in page
 
 
-def test_tickets_fix_its_hyperparameters(copy: Place) -> None:
+def test_enqueued_tickets_can_fix_its_hyperparameters(copy: Place) -> None:
     assert copy("enqueue", "mine", "--set", "kind=avg", "--set", "hidden=3", "--set", "dropout=1").returncode == 0
     assert (
         "--set bias=true: bias is searched only where kind is max"
@@ -152,7 +152,7 @@ def test_tickets_fix_its_hyperparameters(copy: Place) -> None:
     assert (last.params["kind"], last.params["hidden"], last.params["dropout"]) == ("avg", 3, 1.0)
 
 
-def test_other_content_is_refused_with_the_difference_and_restoring_it_resumes(copy: Place) -> None:
+def test_a_changed_file_is_refused_with_the_difference_and_restoring_it_resumes(copy: Place) -> None:
     assert copy("enqueue", "mine").returncode == 0
     before = copy.study().get_trials()
     net = copy.folder / "my_net.py"
@@ -168,7 +168,8 @@ def test_other_content_is_refused_with_the_difference_and_restoring_it_resumes(c
     done = copy("run", "mine.toml", "--workers", "1", "--trials", "5")  # names the file, so its code runs
     assert done.returncode == 2
     assert re.search(
-        r"Error: study 'mine' was started with another my_net\.py: restore it, or give.*--name", done.stderr
+        r"Error: study 'mine' was started with another version of my_net\.py: restore that, or .*--name",
+        done.stderr,
     )
     assert "+import pathlib" in done.stderr
     assert copy.study().get_trials() == before
@@ -200,14 +201,12 @@ def wait_for(condition: Callable[[], object], process: Process) -> None:
 def running(place: Place) -> list[Any]:
     try:
         trials = place.study().get_trials(deepcopy=False)
-    except Exception:  # it is being made
+    except Exception:  # the study is being created
         return []
     return [trial for trial in trials if trial.state == TrialState.RUNNING and trial.intermediate_values]
 
 
-def test_a_worker_that_is_killed_is_replaced_by_one_that_runs_what_the_search_began_with(
-    place: Place, tmp_path: Path
-) -> None:
+def test_a_replaced_worker_runs_the_code_that_the_search_started_with(place: Place, tmp_path: Path) -> None:
     (tmp_path / "my_net.py").write_text(NET)
     long = MINE.replace("epochs = 1", "epochs = 12").replace("finalists = 1", "finalists = 0")
     (tmp_path / "mine.toml").write_text(long.replace("trials = 4", "trials = 2"))
@@ -290,8 +289,8 @@ height = { choices = [1, 2, 9] }
 """
 
 
-def test_what_fails_in_a_trial_fails_that_trial_with_file_and_line(place: Place, tmp_path: Path) -> None:
-    """A combination that no try before the search met, an exit, and an OSError, which is not the disk's."""
+def test_an_error_in_the_network_fails_its_trial_with_file_and_line(place: Place, tmp_path: Path) -> None:
+    """An invalid combination that the dry run did not cover, an exit, and an OSError that is not the disk's."""
     (tmp_path / "my_net.py").write_text(FAILS)
     (tmp_path / "mine.toml").write_text(FAILING)
     done = place("run", "mine.toml", "--workers", "1", "--json")
@@ -313,8 +312,8 @@ def test_what_fails_in_a_trial_fails_that_trial_with_file_and_line(place: Place,
     assert all(map(json.loads, done.stdout.splitlines()))
 
 
-def test_a_training_that_never_returns_is_ended_and_its_trial_tried_again(place: Place) -> None:
-    """Also without another worker that might take it over."""
+def test_a_hung_training_run_is_killed_and_its_trial_retried(place: Place) -> None:
+    """Also without another worker that could take over the trial."""
     hangs = """self.n += self.training
         if self.n > 8 and not pathlib.Path("hung").exists():
             pathlib.Path("hung").touch()
@@ -330,4 +329,4 @@ def test_a_training_that_never_returns_is_ended_and_its_trial_tried_again(place:
     outcomes = [attempt["outcome"] for attempt in first.user_attrs[ATTEMPTS]]
     assert "made no progress" in outcomes[0]
     assert outcomes[1:] == ["complete"]
-    assert "is killed, as its training does not go on" in done.stderr
+    assert "is killed, because its training makes no progress" in done.stderr

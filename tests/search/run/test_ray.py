@@ -1,4 +1,4 @@
-"""Workers on a real Ray cluster of two nodes on this machine: they drain, stop, and outlive the loss of a node."""
+"""Workers on a real Ray cluster of two nodes on this machine: they run trials, stop, and survive the loss of a node."""
 
 import os
 import re
@@ -38,8 +38,8 @@ from ray.cluster_utils import Cluster  # noqa: E402
 
 @pytest.fixture(scope="module")
 def started() -> Iterator[Cluster]:
-    """A cluster with a home of its own: Ray keeps tokens, logs and the address of the last cluster there."""
-    home = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # a short path, as sockets are made below it
+    """A cluster with its own HOME, where Ray stores tokens, logs and the address of the last cluster."""
+    home = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # a short path, because it contains sockets
     before = signal.getsignal(signal.SIGTERM)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", home)
@@ -57,7 +57,7 @@ def started() -> Iterator[Cluster]:
 
 @pytest.fixture
 def cluster(started: Cluster) -> Cluster:
-    """Two nodes of one CPU each, beside a head of none."""
+    """Two nodes of one CPU each, and a head without CPUs."""
     while len(started.worker_nodes) < 2:
         started.add_node(num_cpus=1)
     return started
@@ -91,7 +91,7 @@ def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
 
 
 def at_work(cluster: Cluster, study: optuna.Study, before: float) -> tuple[Any, FrozenTrial] | None:
-    """A node and the trial of the worker there, if it has reported, but nothing after the epoch `before`."""
+    """A node and its worker's trial, if that has reported, but not after the epoch `before`."""
     nodes = {node.all_processes["raylet"][0].process.pid: node for node in cluster.worker_nodes}
     for trial in on_the_way(study):
         if max(trial.intermediate_values) < before * STEPS_PER_EPOCH:
@@ -100,14 +100,14 @@ def at_work(cluster: Cluster, study: optuna.Study, before: float) -> tuple[Any, 
     return None
 
 
-def test_the_command_drains_its_study_there_exactly_and_ray_is_not_heard(
+def test_the_command_runs_the_exact_number_of_trials_and_prints_nothing_from_ray(
     cluster: Cluster, command: Command, study_file: Path, tmp_path: Path
 ) -> None:
     ray = ("--engine", "ray", "--address", cluster.address, "--workers", 2)
     done = command("run", study_file, "--trials", 4, "--finalists", 1, *ray)
     assert (done.returncode, done.stderr) == (0, "")
     assert f"2 workers on the Ray cluster at {cluster.address}, torch threads each: 1" in done.stdout
-    assert "Warning: SQLite serves workers of this machine only" in done.stdout
+    assert "Warning: SQLite serves only workers on this machine" in done.stdout
     assert "ray" not in done.stdout.replace("Ray cluster at", "")
     study = load_study(open_storage(default_url(tmp_path / "studies")), "tiny")
     finalists = finalists_of(study)
@@ -119,7 +119,7 @@ def test_the_command_drains_its_study_there_exactly_and_ray_is_not_heard(
     wait_until(lambda: not any(map(alive, pids(study) | pids(finalists))))
 
 
-def test_the_budget_is_exact_though_a_node_dies_with_a_trial(
+def test_the_number_of_trials_is_exact_when_a_node_dies(
     cluster: Cluster, make: Make, postgresql: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
     epochs = 40
@@ -144,10 +144,10 @@ def test_the_budget_is_exact_though_a_node_dies_with_a_trial(
     assert first["pid"] != second["pid"]
     assert 0 < first["step"] < epochs * STEPS_PER_EPOCH
     assert lost[0].intermediate_values.items() <= study.trials[lost[0].number].intermediate_values.items()
-    assert capsys.readouterr() == ("", "")  # nothing of Ray's on it
+    assert capsys.readouterr() == ("", "")  # nothing from Ray
 
 
-def test_trials_are_paused_and_go_on_there_too(cluster: Cluster, make: Make, postgresql: Server) -> None:
+def test_trials_are_paused_and_continued_on_a_cluster(cluster: Cluster, make: Make, postgresql: Server) -> None:
     study, settings = make(FREEZING, 8, postgresql.create_database())
     drain(study, [settings] * 2, cluster.address, lambda: False, lambda: None)
     assert set(states(study)) == {TrialState.COMPLETE, TrialState.PRUNED}
@@ -158,8 +158,8 @@ def test_trials_are_paused_and_go_on_there_too(cluster: Cluster, make: Make, pos
 
 
 @pytest.mark.parametrize("how", ["SIGTERM", "request"])
-def test_workers_that_end_while_work_is_left_are_started_again(cluster: Cluster, make: Make, how: str) -> None:
-    """By a signal to it, and by a request to stop that is not meant for this command."""
+def test_workers_that_end_while_work_is_left_are_restarted(cluster: Cluster, make: Make, how: str) -> None:
+    """Ended by a signal, and by a request to stop that another command handles."""
     defaults = {"architecture": "simple", "epochs": 40, "filters": 4, "learning_rate": 0.002}
     study, settings = make(definition(defaults=defaults), 2)
     ended: list[int] = []
@@ -179,7 +179,7 @@ def test_workers_that_end_while_work_is_left_are_started_again(cluster: Cluster,
     assert len(made) > 2
 
 
-def test_the_worker_of_a_dead_node_is_started_again_on_another(cluster: Cluster, make: Make) -> None:
+def test_the_worker_of_a_dead_node_is_restarted_on_another(cluster: Cluster, make: Make) -> None:
     study, settings = make(LONG, 2)
     killed: list[int] = []
 
@@ -198,7 +198,7 @@ def test_the_worker_of_a_dead_node_is_started_again_on_another(cluster: Cluster,
     assert {attempts(trial)[-1]["outcome"] for trial in study.trials} == {GIVEN_BACK}
 
 
-def test_ctrl_c_lets_workers_finish_their_epoch_and_those_without_room_never_begin(
+def test_ctrl_c_lets_workers_finish_their_epoch_and_cancels_waiting_ones(
     cluster: Cluster, tmp_path: Path, tiny_folder: Path
 ) -> None:
     (tmp_path / "long.toml").write_text(STUDY.replace("epochs = 2", "epochs = 300"))
@@ -235,10 +235,10 @@ def test_workers_import_nothing_from_the_working_directory_of_the_driver(
     assert not marker.exists()
 
 
-def test_the_file_of_a_users_network_travels_to_nodes_that_have_none(
+def test_the_file_of_a_users_network_is_sent_to_the_nodes(
     cluster: Cluster, command: Command, study_file: Path, tmp_path: Path
 ) -> None:
-    """The workers of a node start in a folder of Ray's, and are told what the driver has read."""
+    """Workers start in Ray's folder on a node, and receive the text that the driver has read."""
     (tmp_path / "net.py").write_text(NET)
     named = STUDY.replace('"simple"', '"net.py:CNNModel"').replace("filters = 4\n", "")
     study_file.write_text(named.replace("filters =", "hidden =").replace("high = 4", "high = 8"))
@@ -253,7 +253,7 @@ def test_the_file_of_a_users_network_travels_to_nodes_that_have_none(
     assert recorded["text"] == NET
 
 
-def test_a_worker_that_begins_late_heeds_what_was_asked_before(make: Make) -> None:
+def test_a_worker_that_starts_late_obeys_an_earlier_request_to_stop(make: Make) -> None:
     study, settings = make(definition(), 1)
     before = signal.getsignal(signal.SIGINT)
     try:
@@ -267,7 +267,7 @@ def test_a_worker_that_begins_late_heeds_what_was_asked_before(make: Make) -> No
         signal.signal(signal.SIGINT, before)
 
 
-def test_whatever_ends_the_driver_its_workers_are_gone_and_their_tickets_free(cluster: Cluster, make: Make) -> None:
+def test_no_worker_outlives_the_driver_and_no_ticket_stays_held(cluster: Cluster, make: Make) -> None:
     study, settings = make(LONG, 2)
     handlers = (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
 
@@ -284,7 +284,7 @@ def test_whatever_ends_the_driver_its_workers_are_gone_and_their_tickets_free(cl
     assert len(pids(study)) == 2
 
 
-def test_what_ends_one_worker_ends_all_in_one_line(cluster: Cluster, make: Make) -> None:
+def test_an_unrecoverable_error_of_one_worker_ends_all_with_one_line(cluster: Cluster, make: Make) -> None:
     study, settings = make(LONG, 2)
     broken = replace(settings, data_dir=Path("/nowhere"))
     with pytest.raises(WorkersDied, match=r"^/nowhere: .* \(on \S+\)$"):
@@ -293,7 +293,7 @@ def test_what_ends_one_worker_ends_all_in_one_line(cluster: Cluster, make: Make)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "local"])
-def test_where_no_cluster_is_it_says_so_at_once(make: Make, address: str) -> None:
+def test_a_missing_cluster_is_reported_at_once(make: Make, address: str) -> None:
     study, settings = make(definition(), 1)
     started = time.monotonic()
     with pytest.raises(ClusterError, match=rf"^no usable Ray cluster at {address}: .*`ray start --head`"):
@@ -302,7 +302,7 @@ def test_where_no_cluster_is_it_says_so_at_once(make: Make, address: str) -> Non
     assert states(study) == [TrialState.WAITING]
 
 
-def test_the_command_says_it_in_one_line(command: Command, study_file: Path) -> None:
+def test_the_command_reports_a_missing_cluster_in_one_line(command: Command, study_file: Path) -> None:
     done = command("run", study_file, "--engine", "ray", "--address", "127.0.0.1:1", "--workers", 2, "--quiet")
     assert (done.returncode, done.stdout) == (1, "")
     assert re.fullmatch(r"Error: no usable Ray cluster .*\n", done.stderr)
@@ -311,7 +311,7 @@ def test_the_command_says_it_in_one_line(command: Command, study_file: Path) -> 
     assert "--engine ray needs --workers" in usage.stderr
 
 
-def test_without_ray_it_says_what_to_install(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_ray_the_error_says_what_to_install(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     study, settings = make(definition(), 1)
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ClusterError, match=r"in the checkout of fmnist-search: pip install -e '\.\[ray\]'"):

@@ -9,7 +9,7 @@ from tests.conftest import Command
 from tests.factories import STUDY
 
 
-def test_every_study_of_the_package_is_listed_with_its_question_and_time() -> None:
+def test_every_bundled_study_is_listed_with_its_question_and_time() -> None:
     listed = {entry.name: entry for entry in catalogue.entries()}
     assert listed.keys() == {path.stem for path in definition.bundled()}
     assert listed.keys() == {"architectures", "augmentation", "cnn", "epochs", "grid", "random", "regularization"}
@@ -18,7 +18,7 @@ def test_every_study_of_the_package_is_listed_with_its_question_and_time() -> No
         assert entry.minutes
 
 
-def test_a_grid_says_how_many_trials_it_has() -> None:
+def test_the_number_of_trials_of_a_grid_is_listed() -> None:
     trials = {entry.name: entry.trials for entry in catalogue.entries()}
     assert trials["epochs"] == 3 * 5
     assert trials["augmentation"] == (1 + 6 * 3) * 4
@@ -27,7 +27,7 @@ def test_a_grid_says_how_many_trials_it_has() -> None:
     assert (trials["random"], trials["cnn"]) == (36, 50)
 
 
-def test_the_write_ups_questions_are_asked_as_it_asked_them() -> None:
+def test_the_studies_of_the_write_up_match_its_questions() -> None:
     epochs = definition.read(definition.locate("epochs"))
     assert [point["epochs"] for point in space.grid(epochs)] == [3, 5, 7]
     network = epochs.defaults
@@ -41,7 +41,7 @@ def test_the_write_ups_questions_are_asked_as_it_asked_them() -> None:
     assert kinds == {"flip", "rotation", "both", "crop", "jitter", "erasing"}
 
 
-def test_ones_own_studies_are_listed_too_and_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_local_studies_are_listed_and_hide_bundled_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "studies").mkdir()
     for name in ("mine", "cnn"):
@@ -54,7 +54,7 @@ def test_ones_own_studies_are_listed_too_and_come_first(tmp_path: Path, monkeypa
         catalogue.entries()
 
 
-def test_studies_prints_them(invoke: Command) -> None:
+def test_the_studies_command_prints_the_list(invoke: Command) -> None:
     result = invoke("studies")
     assert result.returncode == 0
     rows = [line.split()[:4] for line in result.stdout.splitlines()]

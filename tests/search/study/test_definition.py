@@ -21,7 +21,7 @@ def write(tmp_path: Path):  # type: ignore[no-untyped-def]
 
 
 def mistakes(file: Path) -> list[str]:
-    """What is said of a file, without its name."""
+    """The lines of a file's error, without its name."""
     with pytest.raises(DefinitionError) as error:
         definition.read(file)
     lines = str(error.value).splitlines()
@@ -35,7 +35,11 @@ def mistakes(file: Path) -> list[str]:
         ("trials = 6", "trails = 6", "trails: is an unknown key; did you mean 'trials'?"),
         ("filters = 4", "filtres = 4", "defaults.filtres: is an unknown key; did you mean 'filters'?"),
         ("low = 2, high = 4", "low = 2, hihg = 4", "space.filters.hihg: is an unknown key; did you mean 'high'?"),
-        ("[space]", "[space]\nsharpness = { low = 0, high = 1 }", "space.sharpness: is no hyperparameter; use one of"),
+        (
+            "[space]",
+            "[space]\nsharpness = { low = 0, high = 1 }",
+            "space.sharpness: is not a hyperparameter; use one of",
+        ),
         ("trials = 6", 'trials = "six"', "trials: should be a valid integer, not 'six'"),
         ("trials = 6", "trials = 0", "trials: should be greater than or equal to 1, not 0"),
         ("trials = 6", "trials = true", "trials: should be a valid integer, not True"),
@@ -46,15 +50,15 @@ def mistakes(file: Path) -> list[str]:
         ("low = 2, high = 4", "choices = []", "space.filters.choices: is empty; name at least one"),
         ("low = 2, high = 4", "choices = [2, 2, 4]", "space.filters: names a choice twice"),
         ("low = 2, high = 4", "choices = [2, 4], low = 2", "space.filters: has choices and a range; keep one"),
-        ("low = 2, high = 4", "low = 0, high = 4", "space.filters: 0 cannot be, should be greater than or equal to 1"),
-        ("low = 2, high = 4", "low = 2.5, high = 4", "space.filters: 2.5 cannot be, should be a valid integer"),
+        ("low = 2, high = 4", "low = 0, high = 4", "space.filters: 0 is invalid, should be greater than or equal to 1"),
+        ("low = 2, high = 4", "low = 2.5, high = 4", "space.filters: 2.5 is invalid, should be a valid integer"),
         ("low = 2, high = 4", 'low = "a", high = 4', "space.filters.low: should be a number, not 'a'"),
         ("low = 0.0005", "low = 0.0", "space.learning_rate: is logarithmic, so low must be above 0"),
         ("low = 0.0005", "low = nan", "space.learning_rate.low: should be a number, not nan"),
         (
             "high = 0.01, log",
             "high = 7.0, log",
-            "space.learning_rate: 7.0 cannot be, should be less than or equal to 1",
+            "space.learning_rate: 7.0 is invalid, should be less than or equal to 1",
         ),
         (
             "low = 2, high = 4",
@@ -65,12 +69,12 @@ def mistakes(file: Path) -> list[str]:
         ("dropout = 0.0", "dropout = 1.0", "defaults.dropout: should be less than 1, not 1.0"),
         ('"random"', '"grid"', "space.learning_rate: a grid needs step or choices here"),
         ("[space]", "[spaces]", "spaces: is an unknown key; did you mean 'space'?"),
-        (STUDY[STUDY.index("[space]") :], "", "space: is missing; name at least one hyperparameter"),
+        (STUDY[STUDY.index("[space]") :], "", "space: is missing; add at least one hyperparameter"),
         ("trials = 6", "seeds = 3", 'seeds: needs sampler = "grid"'),
         ("[space]", "[[grid]]\nfilters = [4]\n[space]", 'grid: needs sampler = "grid"'),
     ],
 )
-def test_a_mistake_is_one_line_with_file_key_and_mend(write, before: str, after: str, message: str) -> None:  # type: ignore[no-untyped-def]
+def test_a_mistake_is_one_line_with_file_key_and_remedy(write, before: str, after: str, message: str) -> None:  # type: ignore[no-untyped-def]
     assert before in STUDY
     file = write(STUDY.replace(before, after, 1))
     (line,) = mistakes(file)
@@ -89,7 +93,7 @@ architecture = ["simple"]
 """
 
 
-def test_a_grid_in_parts_has_the_space_of_its_values_and_the_default(write) -> None:  # type: ignore[no-untyped-def]
+def test_the_space_of_a_grid_in_parts_follows_from_its_values_and_the_defaults(write) -> None:  # type: ignore[no-untyped-def]
     read = definition.read(write(GRID))
     assert {name: parameter.choices for name, parameter in read.ranges.items()} == {
         "dropout": [0.05, 0.0, 0.2],
@@ -102,8 +106,8 @@ def test_a_grid_in_parts_has_the_space_of_its_values_and_the_default(write) -> N
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
-        ("dropout", "dropuot", "grid.dropuot: is no hyperparameter; did you mean 'dropout'?"),
-        ("[8, 16]", "[8, 0]", "grid.filters: 0 cannot be, should be greater than or equal to 1"),
+        ("dropout", "dropuot", "grid.dropuot: is not a hyperparameter; did you mean 'dropout'?"),
+        ("[8, 16]", "[8, 0]", "grid.filters: 0 is invalid, should be greater than or equal to 1"),
         ("[8, 16]", "8", "grid #2.filters: should be a valid list, not 8"),
         ("[8, 16]", "[]", "grid #2.filters: is empty; name at least one"),
         ("[[grid]]\nd", "[grid]\nd", "not TOML"),
@@ -114,7 +118,7 @@ def test_a_grid_in_parts_has_the_space_of_its_values_and_the_default(write) -> N
         ),
     ],
 )
-def test_a_mistake_in_a_grid_is_one_line_too(write, before: str, after: str, message: str) -> None:  # type: ignore[no-untyped-def]
+def test_a_mistake_in_a_grid_is_one_line(write, before: str, after: str, message: str) -> None:  # type: ignore[no-untyped-def]
     assert before in GRID
     file = write(GRID.replace(before, after, 1))
     assert mistakes(file)[0].startswith(message)
@@ -157,15 +161,15 @@ when = { architecture = "cnn" }
 """
 
 
-def test_all_mistakes_are_said_at_once_each_in_a_line_with_its_key_and_what_to_do(write) -> None:  # type: ignore[no-untyped-def]
+def test_all_mistakes_are_reported_at_once(write) -> None:  # type: ignore[no-untyped-def]
     file = write(SEVERAL)
     assert mistakes(file) == [
         "defaults.blocks: should be less than or equal to 4, not 9",
         "defaults.filtres: is an unknown key; did you mean 'filters'?",
         "space.dropout.low: should be a number, not 'a'",
         "trails: is an unknown key; did you mean 'trials'?",
-        f"space.l2: is no hyperparameter; use one of {', '.join(SEARCHED)}",
-        "space.filters #2: 12.5 cannot be, should be a valid integer",
+        f"space.l2: is not a hyperparameter; use one of {', '.join(SEARCHED)}",
+        "space.filters #2: 12.5 is invalid, should be a valid integer",
         "space.label_smoothing.when.architecture: 'cnnn' is not in space.architecture; did you mean 'cnn'?",
         "batch_size: the default, 64, is not in space.batch_size; set it in [defaults]",
         "start #2.epochs: 99 is not in space.epochs; change either",
@@ -174,13 +178,13 @@ def test_all_mistakes_are_said_at_once_each_in_a_line_with_its_key_and_what_to_d
     ]
 
 
-def test_a_missing_argument_of_a_network_is_the_only_mistake_that_is_said(write, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    """Not also that defaults, which are read again without their table, are not in the space."""
+def test_a_missing_argument_of_a_network_causes_no_further_mistakes(write, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """After [defaults] is removed, its defaults outside the space are not reported too."""
     (tmp_path / "net.py").write_text(
         "from torch import nn\nclass Net(nn.Module):\n    def __init__(self, width: int, kernel_size=5): ...\n"
     )
     file = write('[defaults]\narchitecture = "net.py:Net"\n[space]\nkernel_size = { choices = [3, 5] }\n')
-    assert mistakes(file) == ["defaults.width: is missing, and net.py, line 3 has no default for it; add it"]
+    assert mistakes(file) == ["defaults.width: is missing and has no default in net.py, line 3; add it"]
 
 
 CONDITIONS = """\
@@ -217,27 +221,27 @@ residual = { choices = [false, true], when = { blocks = 3 } }
             "[[start]]\narchitecture = 'simple'\nblocks = 2",
             "start #1.blocks: is searched only where architecture",
         ),
-        ("[[start]]\nblocks = 2.5", "start #1.blocks: 2.5 cannot be, should be a valid integer"),
-        ("[[start]]\nresidual = 1", "start #1.residual: 1 cannot be, should be a valid boolean"),
+        ("[[start]]\nblocks = 2.5", "start #1.blocks: 2.5 is invalid, should be a valid integer"),
+        ("[[start]]\nresidual = 1", "start #1.residual: 1 is invalid, should be a valid boolean"),
         ("[[start]]\nblocks = 2\nresidual = true", "start #1.residual: is searched only where blocks is 3;"),
-        ("l1 = { choices = [0.0, 0.1], when = { blocks = 2.5 } }", "space.l1.when.blocks: 2.5 cannot be, should be"),
+        ("l1 = { choices = [0.0, 0.1], when = { blocks = 2.5 } }", "space.l1.when.blocks: 2.5 is invalid, should be"),
         ("l1 = { choices = [0.0, 0.1], when = { blocks = [1, 2] } }", None),
         (
             "kernel_size = { choices = [0, 3] }",
-            "space.kernel_size: 0 stands for the network's own size",
+            "space.kernel_size: 0 means the network's default size",
         ),
         (
             'augmentation_kind = { choices = ["both", "flip+rotation"] }',
-            "space.augmentation_kind: names an",
+            "space.augmentation_kind: names the same",
         ),
         (
             "[[space.filters]]\nchoices = [20]\nwhen = { residual = true }\n"
             "[[space.filters]]\nchoices = [30]\nwhen = { architecture = 'simple' }",
-            None,  # they exclude each other through a third
+            None,  # they exclude each other through a third hyperparameter
         ),
     ],
 )
-def test_conditions_may_depend_on_what_is_conditional(write, more: str, message: str | None) -> None:  # type: ignore[no-untyped-def]
+def test_conditions_may_name_conditional_hyperparameters(write, more: str, message: str | None) -> None:  # type: ignore[no-untyped-def]
     file = write(NESTED + more + "\n")
     if message is None:
         definition.read(file)
@@ -250,16 +254,28 @@ def test_conditions_may_depend_on_what_is_conditional(write, more: str, message:
     ("before", "after", "message"),
     [
         ('"simple" }', '"resnet" }', "space.filters #1.when.architecture: 'resnet' is not in space.architecture"),
-        ('when = { architecture = "cnn" }', "", "space.filters: tables #1 and #2 may apply at once"),
-        ('"cnn" }', '["cnn", "simple"] }', "space.filters: tables #1 and #2 may apply at once"),
+        ('when = { architecture = "cnn" }', "", "space.filters: tables #1 and #2 can apply at the same time"),
+        ('"cnn" }', '["cnn", "simple"] }', "space.filters: tables #1 and #2 can apply at the same time"),
         ('"cnn" }', "[] }", "space.filters #2.when.architecture: is empty; name at least one"),
-        ("{ architecture = ", "{ blocks = ", "space.filters #1.when.blocks: is not searched, so this holds always or"),
-        ("{ architecture = ", "{ dropout = ", "space.filters #1.when.dropout: is a range of fractions"),
+        (
+            "{ architecture = ",
+            "{ blocks = ",
+            "space.filters #1.when.blocks: is not searched, so the condition holds",
+        ),
+        ("{ architecture = ", "{ dropout = ", "space.filters #1.when.dropout: is a continuous range"),
         ("high = 0.5", "high = 0.5, when = { filters = 8 }", None),
-        ('"cnn"] }', '"cnn"], when = { filters = 8 } }', "space.architecture: depends on itself by its conditions"),
-        ("[4, 8]", "[4, true]", "space.filters #1: true cannot be, should be a valid integer"),
+        (
+            '"cnn"] }',
+            '"cnn"], when = { filters = 8 } }',
+            "space.architecture: depends on itself through its",
+        ),
+        ("[4, 8]", "[4, true]", "space.filters #1: true is invalid, should be a valid integer"),
         ("high = 24", "high = 12", "filters: the default, 20, is not in space.filters where architecture is cnn; set"),
-        ("[space]", 'sampler = "gp"\n[space]', "sampler: gp takes no conditions, as space.filters has; choose tpe"),
+        (
+            "[space]",
+            'sampler = "gp"\n[space]',
+            "sampler: gp does not support conditions, and space.filters has one",
+        ),
         ("[space]", '[[start]]\narchitecture = "simple"\n[space]', "start #1: filters is missing, and its default"),
         (
             "[space]",
@@ -275,7 +291,7 @@ def test_conditions_may_depend_on_what_is_conditional(write, more: str, message:
         ),
     ],
 )
-def test_a_mistake_in_conditions_or_starting_points_is_a_line_too(  # type: ignore[no-untyped-def]
+def test_a_mistake_in_conditions_or_starting_points_is_one_line(  # type: ignore[no-untyped-def]
     write, before: str, after: str, message: str | None
 ) -> None:
     assert before in CONDITIONS
@@ -287,18 +303,18 @@ def test_a_mistake_in_conditions_or_starting_points_is_a_line_too(  # type: igno
     assert line.startswith(message)
 
 
-def test_a_grid_is_as_large_as_its_conditions_let_it_be(write) -> None:  # type: ignore[no-untyped-def]
+def test_the_size_of_a_grid_accounts_for_its_conditions(write) -> None:  # type: ignore[no-untyped-def]
     networks = ["simple", "cnn", "resnet"]
     sizes = "\n".join(
         f'[[space.filters]]\nlow = 1\nhigh = 1000\nwhen = {{ architecture = "{name}" }}' for name in networks
     )
     content = f'sampler = "grid"\n[space]\narchitecture = {{ choices = {networks} }}\n{sizes}\n'
-    definition.read(write(content))  # 3,000 points; the product of all tables is a thousand million
-    with pytest.raises(DefinitionError, match="grid: has more than 100,000 trainings; name fewer values"):
+    definition.read(write(content))  # 3,000 points; the product of all tables is 1,000,000,000
+    with pytest.raises(DefinitionError, match="grid: has more than 100,000 training runs; use fewer values"):
         definition.read(write(f"seeds = 34\n{content}"))
 
 
-def test_what_is_no_toml_is_named(write, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_file_that_is_not_toml_is_reported(write, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(DefinitionError, match=r"mine\.toml: not TOML: .*line 1"):
         definition.read(write("trials = = 6"))
     with pytest.raises(DefinitionError, match=r"absent\.toml: No such file"):
@@ -314,11 +330,11 @@ def test_flags_override_the_file(write) -> None:  # type: ignore[no-untyped-def]
 
 
 @pytest.mark.parametrize("path", definition.bundled(), ids=lambda path: path.stem)
-def test_every_study_that_we_ship_is_valid_and_described(path: Path) -> None:
+def test_every_bundled_study_is_valid_and_has_a_description(path: Path) -> None:
     assert definition.read(path).description
 
 
-def test_the_default_study_searches_what_it_promises() -> None:
+def test_the_default_study_searches_the_promised_hyperparameters() -> None:
     default = definition.read(definition.locate("cnn"))
     assert set(default.space) == {"epochs", "learning_rate", "dropout", "filters", "augmentation"}
     assert default.ranges["learning_rate"].log
@@ -326,9 +342,7 @@ def test_the_default_study_searches_what_it_promises() -> None:
     assert default.defaults.architecture == "cnn"
 
 
-def test_a_study_is_found_by_path_by_local_name_and_by_shipped_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_study_is_found_by_path_local_name_or_bundled_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert definition.locate("mine.toml") == Path("mine.toml")
     assert definition.locate("cnn") in definition.bundled()

@@ -1,4 +1,4 @@
-"""What a study keeps of the runs that made it."""
+"""The runs that a study records."""
 
 import shlex
 from dataclasses import replace
@@ -31,13 +31,13 @@ from tests.factories import definition
         (["run", "--artifacts", "s3://bucket/x"], "fmnist-search run --artifacts s3://bucket/x"),
     ],
 )
-def test_a_command_is_shown_as_it_was_typed_but_for_passwords(given: list[str], shown: str) -> None:
+def test_a_recorded_command_has_its_passwords_masked(given: list[str], shown: str) -> None:
     assert command_line(given) == shown
     assert "hunter2" not in command_line(given)
     assert len(shlex.split(shown)) == len(given) + 1
 
 
-def test_a_run_is_noted_once_for_as_long_as_it_is_the_same(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_repeated_runs_are_recorded_once(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     study, _ = make(definition(), 1)
     assert runs(study) == []
     for command in ("run a", "run a", "run b", "run a"):

@@ -1,4 +1,4 @@
-"""A study of a user's own network: what its file may say, what is known before its code runs, and what is trusted."""
+"""Studies of a user's own network: valid files, what works without running its code, and what is trusted."""
 
 import sys
 from pathlib import Path
@@ -34,7 +34,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def study(space: str = HIDDEN, defaults: str = "", *, top: str = "", rest: str = "") -> Path:
-    """A study file; rest: what stands between [defaults] and [space]."""
+    """A study file; rest: the text between [defaults] and [space]."""
     named = "" if "architecture" in defaults else 'architecture = "net.py:CNNModel"'
     file = Path("mine.toml")
     file.write_text(f"{top}\n[defaults]\n{named}\n{defaults}\n{rest}\n" + (f"[space]\n{space}\n" if space else ""))
@@ -52,16 +52,20 @@ def mistakes(*given: str, **more: str) -> list[str]:
 @pytest.mark.parametrize(
     ("given", "more", "expected"),
     [
-        (("hiden = { low = 2, high = 9 }",), {}, ["space.hiden: is no hyperparameter; did you mean 'hidden'?"]),
-        ((HIDDEN, "hiden = 3\nfilters = 3"), {}, ["defaults.hiden: is no", "defaults.filters: net.py:CNNModel takes"]),
-        (("blocks = { choices = [1, 2] }",), {}, ["space.blocks: net.py:CNNModel takes none"]),
-        (("architecture = { choices = ['net.py:CNNModel', 'cnn'] }",), {}, ["space.architecture: a network of your"]),
+        (("hiden = { low = 2, high = 9 }",), {}, ["space.hiden: is not a hyperparameter; did you mean 'hidden'?"]),
+        (
+            (HIDDEN, "hiden = 3\nfilters = 3"),
+            {},
+            ["defaults.hiden: is not a", "defaults.filters: is not a parameter"],
+        ),
+        (("blocks = { choices = [1, 2] }",), {}, ["space.blocks: is not a parameter of net.py:CNNModel"]),
+        (("architecture = { choices = ['net.py:CNNModel', 'cnn'] }",), {}, ["space.architecture: your own network"]),
         (
             ("architecture = { choices = ['net.py:CNNModel', 'cnn'] }", "architecture = 'cnn'"),
             {},
-            ["space.architecture: a network of your own"],
+            ["space.architecture: your own network"],
         ),
-        (("seed = { low = 1, high = 3 }",), {}, ["space.seed: is no hyperparameter"]),
+        (("seed = { low = 1, high = 3 }",), {}, ["space.seed: is not a hyperparameter"]),
         (
             (
                 "kernel_size = { choices = [3, 'a'] }\ndropout = { choices = ['a'] }\nhidden = { low = 1.5, high = 3 }",
@@ -88,7 +92,7 @@ def mistakes(*given: str, **more: str) -> list[str]:
         (
             ("",),
             {"top": "sampler = 'grid'", "rest": "[[grid]]\nhidden = [2, 2.5]\n[[grid]]\nbogus = [1]"},
-            ["grid.bogus: is no hyperparameter", "grid.hidden: net.py, line 8: hidden should be a valid integer"],
+            ["grid.bogus: is not a hyperparameter", "grid.hidden: net.py, line 8: hidden should be a valid integer"],
         ),
         ((HIDDEN, "hidden = 100"), {}, ["defaults.hidden: 100 is not in space.hidden"]),
         (("hidden = { low = 20, high = 30 }",), {}, ["hidden: the default, 8, is not in space.hidden"]),
@@ -100,7 +104,7 @@ def mistakes(*given: str, **more: str) -> list[str]:
         ((HIDDEN, "architecture = 'net.py'"), {}, ["defaults.architecture: 'net.py' is not a network; choose"]),
     ],
 )
-def test_each_mistake_is_a_line_with_its_key_and_what_to_do(
+def test_each_mistake_is_one_line_with_key_and_remedy(
     given: tuple[str, ...], more: dict[str, str], expected: list[str]
 ) -> None:
     found = mistakes(*given, **more)
@@ -108,10 +112,10 @@ def test_each_mistake_is_a_line_with_its_key_and_what_to_do(
     assert all(line.startswith(start) for line, start in zip(found, expected, strict=True)), found
 
 
-def test_a_required_parameter_without_a_value_is_one_line_even_where_a_network_of_ours_has_a_default() -> None:
+def test_a_required_parameter_needs_a_value_even_if_our_networks_have_a_default() -> None:
     Path("net.py").write_text(body(signature=", width: int, hidden: int"))
     assert mistakes("width = { low = 1, high = 3 }") == [
-        f"defaults.{name}: is missing, and net.py, line 8 has no default for it; add it" for name in ("width", "hidden")
+        f"defaults.{name}: is missing and has no default in net.py, line 8; add it" for name in ("width", "hidden")
     ]
     of_parts = {"top": "sampler = 'grid'", "rest": "[[grid]]\nhidden = [2, 3]"}
     assert all("is missing" in line for line in mistakes("", "width = 3", **of_parts))
@@ -124,7 +128,7 @@ def test_a_required_parameter_without_a_value_is_one_line_even_where_a_network_o
     assert read.ranges["hidden"].values() == [2, 3]  # and not our network's 128
 
 
-def test_what_a_constructor_does_not_take_at_an_end_of_the_space_is_said_with_the_values() -> None:
+def test_a_constructor_error_at_an_end_of_the_space_is_reported_with_its_values() -> None:
     Path("net.py").write_text(body("assert width * height < 20", signature=", width: int = 1, height: int = 1"))
     read = definition.read(study("width = { low = 1, high = 9 }\nheight = { low = 1, high = 30 }"))
     with pytest.raises(NetworkError, match=r"^with height=30: net\.py, line 10: AssertionError.*; correct it\n"):
@@ -132,8 +136,8 @@ def test_what_a_constructor_does_not_take_at_an_end_of_the_space_is_said_with_th
     try_network(definition.read(study("width = { low = 1, high = 9 }\nheight = { low = 1, high = 15 }")))
 
 
-def test_names_of_ours_mean_what_the_constructor_says() -> None:
-    """Our kernel_size = 0 stands for the network's own size, and our activation and residual are no numbers."""
+def test_parameters_named_like_ours_have_the_constructors_types() -> None:
+    """Our kernel_size = 0 means a default size, and our activation and residual are not numbers."""
     signature = ", kernel_size: int = 0, activation: float = 0.5, residual: str = 'x', table=None, größe: int = 2"
     Path("net.py").write_text(body("assert table is None", signature=signature))
     searched = (
@@ -148,7 +152,7 @@ def test_names_of_ours_mean_what_the_constructor_says() -> None:
     assert "table" in mistakes(HIDDEN, "table = 3")[0]
 
 
-def test_a_list_of_studies_reads_one_without_running_its_code() -> None:
+def test_listing_studies_runs_no_network_code() -> None:
     Path("net.py").write_text(RUNS)
     listed = definition.describe(
         study(f"{HIDDEN}\nkind = {{ choices = ['max', 'avg'] }}", rest="[[start]]\nhidden = 3")
@@ -163,20 +167,20 @@ def test_a_list_of_studies_reads_one_without_running_its_code() -> None:
     assert Path("ran").exists()
 
 
-def test_from_python_it_is_checked_once_its_code_has_run() -> None:
+def test_a_definition_made_in_python_is_checked_once_its_network_is_loaded() -> None:
     named = Hyperparameters(architecture="net.py:CNNModel", epochs=1)
     made = StudyDefinition(defaults=named, space={"hidden": {"low": 2, "high": 9}, "dropout": {"low": 0, "high": 0.5}})  # type: ignore[dict-item]
     loaded = made.loaded()
     assert loaded.defaults.network == {"kernel_size": 5, "hidden": 8, "kind": "max", "bias": True, "dropout": 0.25}
     assert loaded.loaded() is loaded
     wrong = StudyDefinition(defaults=named, space={"hiden": {"low": 2, "high": 9}})  # type: ignore[dict-item]
-    with pytest.raises(DefinitionError, match=r"space\.hiden: is no hyperparameter; did you mean 'hidden'"):
+    with pytest.raises(DefinitionError, match=r"space\.hiden: is not a hyperparameter; did you mean 'hidden'"):
         wrong.loaded()
     with pytest.raises(ValidationError, match="greater than or equal to 1"):
         StudyDefinition(defaults=named, space={"epochs": {"low": 0, "high": 9}})  # type: ignore[dict-item]
 
 
-def test_what_is_recorded_is_complete_and_loads_without_code(make: Make, tmp_path: Path) -> None:
+def test_the_stored_definition_is_complete_and_loads_without_network_code(make: Make, tmp_path: Path) -> None:
     recorded, _ = make(definition.read(study(defaults="kernel_size = 3")), 1)
     Path("net.py").unlink()
     assert recorded.user_attrs["network"]["text"] == NET
@@ -201,14 +205,14 @@ def test_what_is_recorded_is_complete_and_loads_without_code(make: Make, tmp_pat
         ("architecture", "/net.py:CNNModel", r"\(defaults.architecture\) were changed"),
         ("architecture", "cnn", r"\(network\) were changed"),
         ("architecture", "net.py:CNN", "did you mean CNNModel"),
-        ("arguments", {"bogus": 3}, "does not fit its network: defaults.bogus: is no hyperparameter"),
+        ("arguments", {"bogus": 3}, "does not fit its network: defaults.bogus: is not a hyperparameter"),
         ("arguments", {"kind": 3}, "does not fit its network: defaults.kind: net.py, line 8"),
         ("arguments", {"kind": [3]}, r"\(defaults.network.kind.bool\) were changed"),
         ("space", {"hidden": {"choices": ["a"]}}, r"\(definition\) were changed|does not fit"),
         ("space", {"bogus": {"low": 1, "high": 3}}, "does not fit its network: space.bogus"),
     ],
 )
-def test_a_database_that_was_altered_runs_nothing_and_is_one_line(
+def test_an_altered_database_runs_no_code_and_is_a_one_line_error(
     make: Make, monkeypatch: pytest.MonkeyPatch, attribute: str, value: Any, expected: str
 ) -> None:
     recorded, settings = make(definition.read(study()), 1)
@@ -234,8 +238,8 @@ def test_a_database_that_was_altered_runs_nothing_and_is_one_line(
     assert not difference or difference[0].startswith("---")
 
 
-def test_a_module_on_record_is_imported_only_where_it_was_named(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where a file's text stands on record beside its name."""
+def test_a_recorded_module_is_imported_only_if_the_user_named_it(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if a file's text is recorded with its name."""
     Path("named.py").write_text(RUNS)
     monkeypatch.syspath_prepend(Path.cwd())
     monkeypatch.setattr("sys.dont_write_bytecode", True)
@@ -256,7 +260,7 @@ def test_a_module_on_record_is_imported_only_where_it_was_named(make: Make, monk
     assert own_network_of(load_study(recorded._storage, "s"))
 
 
-def test_a_name_that_is_no_identifier_is_refused_without_what_a_terminal_takes_for_commands(make: Make) -> None:
+def test_a_name_that_is_no_identifier_is_refused_without_printing_escape_sequences(make: Make) -> None:
     recorded, _ = make(definition.read(study()), 1)
     altered = recorded.user_attrs[DEFINITION]
     altered["space"]["x\x1b[31m"] = altered["space"].pop("hidden")

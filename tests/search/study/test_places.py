@@ -1,4 +1,4 @@
-"""Where studies have their files: each in places of its own, which move with the database."""
+"""File locations of studies: each has its own, and they can be moved with the database."""
 
 import shutil
 from pathlib import Path
@@ -59,7 +59,7 @@ def searches(tiny: DataSet, tiny_folder: Path) -> Searches:
 
 
 def checkpoints(study: optuna.Study) -> dict[str, bytes]:
-    """The study's checkpoints, each of which holds the weights that its trial has on record."""
+    """The study's checkpoints, after checking their weights against the records of their trials."""
     found = {}
     for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         name = checkpoint_of(trial)
@@ -74,7 +74,7 @@ def checkpoints(study: optuna.Study) -> dict[str, bytes]:
 
 
 def as_earlier_versions_had_it(study: optuna.Study, location: str) -> None:
-    """Its checkpoints are in the location itself, which is marked with the last study's key; paths are absolute."""
+    """Checkpoints directly in the shared location, which contains the last study's key; absolute paths."""
     own, shared = artifacts_of(study), open_artifacts(location)
     for name in own.names():
         content = own.read(name)
@@ -90,7 +90,7 @@ def deleted(study: optuna.Study, folder: Path, *roots: str) -> None:
         retention.delete(files, list(roots))
 
 
-def test_studies_that_share_a_location_do_not_meet(searches: Searches, location: str, tmp_path: Path) -> None:
+def test_studies_that_share_a_location_do_not_interfere(searches: Searches, location: str, tmp_path: Path) -> None:
     url = default_url(tmp_path)
     one = searches.run(url, "one", Place(tmp_path / "one", location))
     other = searches.run(url, "other", Place(tmp_path / "other", location))
@@ -104,7 +104,9 @@ def test_studies_that_share_a_location_do_not_meet(searches: Searches, location:
     assert open_artifacts(f"{location}/other").names() == []
 
 
-def test_the_place_of_a_study_in_another_database_is_refused(searches: Searches, location: str, tmp_path: Path) -> None:
+def test_a_location_of_a_study_in_another_database_is_refused(
+    searches: Searches, location: str, tmp_path: Path
+) -> None:
     one = searches.run(default_url(tmp_path), "s", Place(tmp_path / "s", location))
     before = checkpoints(one)
     second = default_url(tmp_path / "elsewhere")
@@ -115,26 +117,26 @@ def test_the_place_of_a_study_in_another_database_is_refused(searches: Searches,
     assert checkpoints(one) == before
 
 
-def test_checkpoints_without_a_mark_are_nobodys(searches: Searches, location: str, tmp_path: Path) -> None:
+def test_a_location_with_unmarked_checkpoints_is_refused(searches: Searches, location: str, tmp_path: Path) -> None:
     open_artifacts(f"{location}/s").write("trial-00000-epoch-1.pt", b"of somebody")
     with pytest.raises(StudyError, match="another study"):
         searches.opened(default_url(tmp_path), "s", Place(tmp_path / "s", location))
 
 
-def test_studies_of_earlier_versions_go_on_in_a_location_that_they_share(
+def test_studies_of_earlier_versions_continue_in_a_shared_location(
     searches: Searches, location: str, tmp_path: Path
 ) -> None:
     url = default_url(tmp_path)
     storage = open_storage(url, "create")
     for name in ("one", "other"):
         searches.run(url, name, Place(tmp_path / name, location))
-    for name in ("one", "other"):  # the second replaces the files of the first, which have the same names
+    for name in ("one", "other"):  # the second study overwrites the first one's files of the same names
         as_earlier_versions_had_it(load_study(storage, name), location)
     assert len(open_artifacts(location).names()) == len([MARK, "trial 0", "trial 1"])
     other = searches.run(url, "other", Place(tmp_path / "other", location), trials=4)
     assert location_of(other) == location
     assert len(checkpoints(other)) == 4
-    with pytest.raises(StudyError, match="another study"):  # its mark is gone, and so are its files
+    with pytest.raises(StudyError, match="another study"):  # its key and its files were overwritten
         searches.run(url, "one", Place(tmp_path / "one", location))
     open_artifacts(location).write("trial-00077-epoch-1.pt", b"of nobody knows which")
     assert retention.drop_orphans(other, artifacts_of(other)) == 0
@@ -151,7 +153,7 @@ def test_database_and_files_can_be_moved_together(
     old, new = tmp_path / "old", tmp_path / "new"
     study = searches.run(default_url(old), "s", Place(old / "s"))
     before = checkpoints(study)
-    if recorded == "absolute":  # as earlier versions had it
+    if recorded == "absolute":  # as in earlier versions
         load_study(open_storage(default_url(old), "write"), "s").set_user_attr(FOLDER, str(old / "s"))
     shutil.copytree(old, new)
     moved = load_study(open_storage(default_url(new)), "s")
@@ -167,7 +169,7 @@ def test_database_and_files_can_be_moved_together(
     assert not (new / "s").exists()
 
 
-def test_what_is_deleted_in_a_copy_stays_in_the_original(searches: Searches, tmp_path: Path) -> None:
+def test_deleting_in_a_copy_does_not_affect_the_original(searches: Searches, tmp_path: Path) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
     study = searches.run(default_url(old), "s", Place(old / "s"))
     before = checkpoints(study)
@@ -178,11 +180,11 @@ def test_what_is_deleted_in_a_copy_stays_in_the_original(searches: Searches, tmp
     assert checkpoints(study) == before
 
 
-def test_another_place_does_not_orphan_checkpoints(searches: Searches, url: str, tmp_path: Path) -> None:
-    """A folder that is not named is the one on record; one that is named has to have the checkpoints, or none exist."""
+def test_a_new_location_does_not_orphan_checkpoints(searches: Searches, url: str, tmp_path: Path) -> None:
+    """The recorded folder is the default; a given one must contain the checkpoints, if there are any."""
     first, second = tmp_path / "first" / "s", tmp_path / "second" / "s"
     searches.opened(url, "s", Place(first))
-    assert folder_of(searches.opened(url, "s", Place(second))).resolve() == second  # nothing was trained yet
+    assert folder_of(searches.opened(url, "s", Place(second))).resolve() == second  # nothing has been trained yet
     study = searches.run(url, "s", Place(first, named=False))
     assert folder_of(study).resolve() == second
     before = checkpoints(study)
@@ -196,21 +198,21 @@ def test_another_place_does_not_orphan_checkpoints(searches: Searches, url: str,
     assert checkpoints(searches.opened(url, "s", Place(first))) == before
 
 
-def test_files_on_another_machine_are_not_claimed_here(
+def test_files_on_another_machine_are_not_claimed(
     searches: Searches, postgresql: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server's studies have absolute folders, which other machines may not have: to make them would orphan files."""
+    """Studies on a server record absolute folders; creating them on another machine would orphan files."""
     url = postgresql.create_database()
     there, here = tmp_path / "there" / "s", tmp_path / "here"
     searches.run(url, "s", Place(there))
     there.parent.rename(tmp_path / "another machine")
     here.mkdir()
     monkeypatch.chdir(here)
-    with pytest.raises(StudyError, match="on the machine that started it, and not here"):
+    with pytest.raises(StudyError, match="on the machine that started it, not on this machine"):
         searches.opened(url, "s", Place(Path("studies/s"), named=False))
-    with pytest.raises(StudyError, match="on the machine that started it, and not here"):
+    with pytest.raises(StudyError, match="on the machine that started it, not on this machine"):
         work(WorkerSettings(url, "s", searches.data_folder, output=here / "studies"), lambda: False)
-    assert folder_of(load_study(open_storage(url), "s")) == Path("studies/s")  # a report may go there
+    assert folder_of(load_study(open_storage(url), "s")) == Path("studies/s")  # for reports
     assert not there.exists()
     assert not list(here.iterdir())
     shutil.copytree(tmp_path / "another machine", here / "mounted")
@@ -219,7 +221,7 @@ def test_files_on_another_machine_are_not_claimed_here(
     assert len(checkpoints(load_study(open_storage(url), "s"))) == 3
 
 
-def test_a_study_that_was_left_half_made_keeps_its_place(searches: Searches, tmp_path: Path) -> None:
+def test_an_incompletely_created_study_keeps_its_location(searches: Searches, tmp_path: Path) -> None:
     url = default_url(tmp_path)
     study = searches.opened(url, "s", Place(tmp_path / "s"), trials=0)
     with backend(study).engine.begin() as connection:
@@ -227,7 +229,7 @@ def test_a_study_that_was_left_half_made_keeps_its_place(searches: Searches, tmp
     assert len(checkpoints(searches.run(url, "s", Place(tmp_path / "s")))) == 2
 
 
-def test_what_a_delete_was_not_told_of_stays(searches: Searches, location: str, tmp_path: Path) -> None:
+def test_delete_keeps_files_outside_the_given_folders(searches: Searches, location: str, tmp_path: Path) -> None:
     study = searches.run(default_url(tmp_path), "s", Place(tmp_path / "s", location))
     (tmp_path / "s" / REPORT).write_text("<title>s - fmnist-search</title>")
     store = artifacts_of(study)
@@ -238,7 +240,7 @@ def test_what_a_delete_was_not_told_of_stays(searches: Searches, location: str, 
 
 
 def test_a_worker_uses_the_output_folder_that_it_is_given(invoke: Command, study_file: Path, tmp_path: Path) -> None:
-    """The recorded folder is absolute, as it is not below the database's, and has been moved."""
+    """The recorded folder is absolute, because it is not below the database's, and has been moved."""
     storage = sqlite_url(tmp_path / "database" / "a.db")
     assert invoke("enqueue", study_file.name, "--storage", storage, "--output", "first").returncode == 0
     (tmp_path / "first").rename(tmp_path / "second")

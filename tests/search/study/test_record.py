@@ -1,4 +1,4 @@
-"""Attributes in the database that something else has changed: optuna-dashboard can, and whoever has its password."""
+"""Attributes that another program changed; anyone with the database's password can, also in optuna-dashboard."""
 
 import shutil
 from pathlib import Path
@@ -60,7 +60,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def altered(finished: Path, invoke: Command, study_file: Path, tmp_path: Path) -> None:
-    """A copy of a small search that is done."""
+    """A copy of a small finished search."""
     if not finished.exists():
         study_file.write_text(study_file.read_text().replace("epochs = 2", "epochs = 1"))
         assert invoke("run", "tiny.toml", "--trials", "2", "--workers", "1", "--quiet").returncode == 0
@@ -78,7 +78,7 @@ def check(invoke: Command, command: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize(("key", "value"), OF_TRIAL, ids=str)
-def test_a_trials_attribute_that_was_changed_is_one_line(
+def test_a_changed_attribute_of_a_trial_is_a_one_line_error(
     altered: None, invoke: Command, tmp_path: Path, key: str, value: object
 ) -> None:
     study = load_study(open_storage(default_url(tmp_path / "studies"), "write"), "tiny")
@@ -90,11 +90,11 @@ def test_a_trials_attribute_that_was_changed_is_one_line(
 
 
 @pytest.mark.parametrize(("key", "value"), OF_STUDY, ids=str)
-def test_a_studys_attribute_that_was_changed_is_one_line(
+def test_a_changed_attribute_of_a_study_is_a_one_line_error(
     altered: None, invoke: Command, tmp_path: Path, key: str, value: object
 ) -> None:
     study = load_study(open_storage(default_url(tmp_path / "studies"), "write"), "tiny")
     study.set_user_attr(key, value)
     for command in COMMANDS:
         check(invoke, command)
-    assert (tmp_path / "studies" / "tiny" / "checkpoints").is_dir()  # whoever cannot tell what is the study's keeps it
+    assert (tmp_path / "studies" / "tiny" / "checkpoints").is_dir()  # files are kept if their owner is unknown

@@ -23,7 +23,7 @@ ALL = StudyDefinition.model_validate(
 
 
 @pytest.mark.parametrize("make", [space.random_point, space.quasi_random_point])
-def test_points_are_in_the_space_and_decided_by_seed_and_index(make) -> None:  # type: ignore[no-untyped-def]
+def test_points_are_in_the_space_and_depend_only_on_seed_and_index(make) -> None:  # type: ignore[no-untyped-def]
     points = [make(ALL.space, 7, index, {}) for index in range(64)]
     for point in points:
         assert point.keys() == ALL.space.keys()
@@ -54,7 +54,7 @@ def test_a_grid_has_every_combination_once_and_the_default_first() -> None:
     assert points[0] == {"filters": 20, "dropout": 0.05}
 
 
-def test_a_grid_in_parts_varies_each_part_alone_with_the_rest_as_in_defaults() -> None:
+def test_each_part_of_a_grid_varies_alone_with_the_rest_at_defaults() -> None:
     points = grid_of(
         defaults={"dropout": 0.0, "l1": 0.0},
         grid=[{"dropout": [0.0, 0.2]}, {"l1": [0.0, 1e-4]}, {"dropout": [0.5], "l1": [1e-5, 1e-4]}],
@@ -68,7 +68,7 @@ def test_a_grid_in_parts_varies_each_part_alone_with_the_rest_as_in_defaults() -
     ]
 
 
-def test_a_point_holds_the_searched_values_and_the_rest_are_the_defaults() -> None:
+def test_hyperparameters_are_a_points_values_and_else_the_defaults() -> None:
     definition = StudyDefinition.model_validate(
         {
             "defaults": {"architecture": "simple", "batch_size": 32, "epochs": 3, "filters": 8, "learning_rate": 0.01},
@@ -88,7 +88,7 @@ def test_a_point_holds_the_searched_values_and_the_rest_are_the_defaults() -> No
     assert ranges["learning_rate"] == FloatDistribution(0.001, 0.1, log=True)
 
 
-# Three networks, each with its own range of filters; blocks of two of them; a rate of one.
+# Three networks, each with its own range of filters; two have blocks, one has a rate.
 CONDITIONAL = {
     "defaults": {"architecture": "cnn", "filters": 16, "blocks": 2, "learning_rate": 0.002, "batch_size": 64},
     "space": {
@@ -105,7 +105,7 @@ GIVEN = StudyDefinition.model_validate({"sampler": "random", **CONDITIONAL})
 
 
 def expected_points() -> list[space.Point]:
-    """Written out by hand, in no special order."""
+    """All valid configurations, enumerated by hand in no particular order."""
     return [
         *({"architecture": "simple", "filters": filters} for filters in (4, 6)),
         *({"architecture": "cnn", "filters": f, "blocks": b} for f in (8, 16, 24) for b in (2, 3)),
@@ -114,13 +114,13 @@ def expected_points() -> list[space.Point]:
     ]
 
 
-def test_a_grid_has_what_the_conditions_let_be_and_nothing_twice() -> None:
+def test_a_conditional_grid_has_each_valid_configuration_once() -> None:
     points = grid_of(**CONDITIONAL)
     assert sorted(map(space.key, points)) == sorted(map(space.key, expected_points()))
     assert points[0] == {"architecture": "cnn", "filters": 16, "blocks": 2} == space.default_point(GIVEN)
 
 
-def test_parts_of_a_grid_with_conditions_have_only_what_is_searched_there() -> None:
+def test_points_of_grid_parts_have_only_the_hyperparameters_searched_there() -> None:
     points = grid_of(**CONDITIONAL, grid=[{"architecture": ["cnn"], "blocks": [2, 3]}, {"architecture": ["resnet"]}])
     assert points == [
         {"architecture": "cnn", "filters": 16, "blocks": 2},
@@ -141,14 +141,14 @@ def test_points_under_conditions_are_uniform_where_they_are_searched(make) -> No
         assert share == pytest.approx(by_hand[point["architecture"]], abs=0.04)
 
 
-def test_what_is_fixed_decides_what_else_is_searched() -> None:
+def test_fixed_values_decide_which_other_hyperparameters_are_searched() -> None:
     points = [space.random_point(GIVEN.space, 3, index, {"architecture": "resnet", "blocks": 3}) for index in range(9)]
     assert {space.key(point) for point in points} == {space.key(point) for point in expected_points()[-2:]}
-    # The default's 16 filters are none of that network's.
+    # The default's 16 filters are not valid for that network.
     assert space.with_defaults(GIVEN, {"architecture": "simple"}) == {"architecture": "simple"}
 
 
-def test_what_is_stored_holds_all_values_of_a_hyperparameter_whatever_the_conditions() -> None:
+def test_a_stored_distribution_contains_the_values_of_all_conditions() -> None:
     ranges = space.distributions(GIVEN)
     assert ranges["filters"] == IntDistribution(4, 31)
     assert ranges["blocks"] == CategoricalDistribution([2, 3])
@@ -180,12 +180,12 @@ def test_what_is_stored_holds_all_values_of_a_hyperparameter_whatever_the_condit
         ),
         (["architecture=simple", "blocks=2"], "blocks=2: blocks is searched only where architecture is cnn or resnet"),
         (["architecture=cnn", "filters=6"], "filters=6: filters is searched in 8 to 24, step 8, where architecture is"),
-        (["architecture=cnn", "filters=x"], "filters=x: filters is a whole number"),
+        (["architecture=cnn", "filters=x"], "filters=x: filters must be a whole number"),
         (["architecture=cnnn"], "architecture=cnnn: architecture is searched in simple, cnn, resnet"),
         (["epochs=4"], "epochs=4: the study searches blocks, architecture, filters"),
     ],
 )
-def test_assignments_fit_the_space_together(assignments: list[str], expected: space.Point | str) -> None:
+def test_assignments_must_fit_the_space_together(assignments: list[str], expected: space.Point | str) -> None:
     if isinstance(expected, dict):
         assert space.parse_assignments(GIVEN, assignments) == expected
         return
@@ -194,7 +194,7 @@ def test_assignments_fit_the_space_together(assignments: list[str], expected: sp
     assert str(error.value).startswith(f"--set {expected}")
 
 
-def test_the_default_configuration_and_starting_points_are_named() -> None:
+def test_the_default_configuration_and_starting_points_have_marks() -> None:
     start = [{"architecture": "simple", "filters": 4}, {"architecture": "resnet"}]
     given = StudyDefinition.model_validate({**CONDITIONAL, "start": start})
     for point, mark in (

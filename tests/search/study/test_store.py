@@ -23,16 +23,18 @@ def storage(tmp_path: Path) -> optuna.storages.RDBStorage:
     return open_storage(default_url(tmp_path), "create")
 
 
-def test_a_study_keeps_its_whole_definition(storage: optuna.storages.RDBStorage, tiny: DataSet, tmp_path: Path) -> None:
+def test_a_study_stores_its_complete_definition(
+    storage: optuna.storages.RDBStorage, tiny: DataSet, tmp_path: Path
+) -> None:
     given = definition(sampler="qmc", seed=4, trials=7)
     open_study(storage, "s", given, tiny, Place(tmp_path / "s"))
-    again = load_study(storage, "s")
-    assert definition_of(again) == given
-    assert folder_of(again) == tmp_path / "s"
-    assert again.direction == optuna.study.StudyDirection.MAXIMIZE
+    resumed = load_study(storage, "s")
+    assert definition_of(resumed) == given
+    assert folder_of(resumed) == tmp_path / "s"
+    assert resumed.direction == optuna.study.StudyDirection.MAXIMIZE
 
 
-def test_a_resumed_study_may_change_its_number_of_trials_only(
+def test_a_resumed_study_may_change_only_its_extent(
     storage: optuna.storages.RDBStorage, tiny: DataSet, tmp_path: Path
 ) -> None:
     open_study(storage, "s", definition(), tiny, Place(tmp_path))
@@ -42,7 +44,7 @@ def test_a_resumed_study_may_change_its_number_of_trials_only(
         open_study(storage, "s", changed, tiny, Place(tmp_path))
 
 
-def test_a_study_of_a_file_without_a_pruner_resumes_with_the_one_that_was_the_default(
+def test_a_study_file_without_a_pruner_resumes_with_the_former_default(
     storage: optuna.storages.RDBStorage, tiny: DataSet, tmp_path: Path
 ) -> None:
     open_study(storage, "s", definition(pruner="slack"), tiny, Place(tmp_path / "s"))
@@ -56,11 +58,11 @@ def test_a_study_of_a_file_without_a_pruner_resumes_with_the_one_that_was_the_de
 
 
 def without_tta(study: optuna.Study) -> None:
-    """As a study was that was started before there was test-time augmentation."""
+    """Make a study look like one from before test-time augmentation."""
     study.set_user_attr(DEFINITION, {key: value for key, value in study.user_attrs[DEFINITION].items() if key != "tta"})
 
 
-def test_a_study_of_before_resumes_without_test_time_augmentation_and_a_new_one_has_it(
+def test_a_study_from_before_test_time_augmentation_resumes_without_it(
     storage: optuna.storages.RDBStorage, tiny: DataSet, tmp_path: Path
 ) -> None:
     new = open_study(storage, "new", definition(), tiny, Place(tmp_path / "new"))
@@ -78,23 +80,23 @@ def test_a_study_of_before_resumes_without_test_time_augmentation_and_a_new_one_
         open_study(storage, "mirrored", definition(), tiny, Place(tmp_path / "mirrored"))
 
 
-def test_a_study_stays_with_its_data(storage: optuna.storages.RDBStorage, tiny: DataSet, tmp_path: Path) -> None:
+def test_another_data_set_is_refused(storage: optuna.storages.RDBStorage, tiny: DataSet, tmp_path: Path) -> None:
     open_study(storage, "s", definition(), tiny, Place(tmp_path))
-    with pytest.raises(StudyError, match=r"started on data set 'digits', this is other"):
+    with pytest.raises(StudyError, match=r"started on data set 'digits', but other"):
         open_study(storage, "s", definition(), replace(tiny, name="other", fingerprint="0"), Place(tmp_path))
 
 
-def test_absent_and_foreign_studies_are_refused(storage: optuna.storages.RDBStorage) -> None:
+def test_missing_and_foreign_studies_are_refused(storage: optuna.storages.RDBStorage) -> None:
     with pytest.raises(StudyError, match="no study named 's' in this database; there are none yet"):
         load_study(storage, "s")
     optuna.create_study(storage=storage, study_name="theirs")
     with pytest.raises(StudyError, match="no study named 's' in this database; there are theirs"):
         load_study(storage, "s")
-    with pytest.raises(StudyError, match="'theirs' was not made by this version of fmnist-search"):
+    with pytest.raises(StudyError, match="'theirs' was not created by this version of fmnist-search"):
         load_study(storage, "theirs")
 
 
-def test_a_study_that_is_deleted_in_between_is_said_to_be(
+def test_deleting_an_open_study_raises_a_clear_error(
     storage: optuna.storages.RDBStorage, tiny: DataSet, tmp_path: Path
 ) -> None:
     study = open_study(storage, "s", definition(), tiny, Place(tmp_path))
@@ -105,12 +107,12 @@ def test_a_study_that_is_deleted_in_between_is_said_to_be(
         study.get_trials()
 
 
-def test_a_study_that_was_left_half_made_is_finished(
+def test_an_incompletely_created_study_is_completed(
     storage: optuna.storages.RDBStorage, tiny: DataSet, tmp_path: Path
 ) -> None:
     optuna.create_study(storage=storage, study_name="s", direction="maximize")
     open_study(storage, "s", definition(), tiny, Place(tmp_path))
     assert definition_of(load_study(storage, "s")) == definition()
     optuna.create_study(storage=storage, study_name="theirs", direction="minimize")
-    with pytest.raises(StudyError, match="not made by this version"):
+    with pytest.raises(StudyError, match="not created by this version"):
         open_study(storage, "theirs", definition(), tiny, Place(tmp_path))

@@ -1,4 +1,4 @@
-"""The worker's loop in this process, and worker processes that are really started, stopped and killed."""
+"""The worker's loop in this process, and real worker processes that are started, stopped and killed."""
 
 import itertools
 import logging
@@ -62,7 +62,7 @@ Pooled = Callable[[optuna.Study, list[WorkerSettings]], local.Pool]
 
 @pytest.fixture
 def pooled() -> Iterator[Pooled]:
-    """Make a pool of workers, none of which is started yet."""
+    """Create a pool of workers without starting any."""
     with logs.gathered() as lines:
         yield lambda study, settings: local.Pool(study, settings, lines)
 
@@ -70,7 +70,7 @@ def pooled() -> Iterator[Pooled]:
 @pytest.mark.parametrize(
     ("sampler", "pruner"), [(name, PRUNERS[i]) for i, name in enumerate(SAMPLERS)], ids=lambda name: str(name)
 )
-def test_every_sampler_and_pruner_drains_its_queue(make: Make, sampler: str, pruner: str) -> None:
+def test_every_sampler_and_pruner_completes_its_queue(make: Make, sampler: str, pruner: str) -> None:
     study, settings = make(definition(sampler=sampler, pruner=pruner), 5)
     work(settings, never)
     assert len(states(study)) == 5
@@ -80,7 +80,7 @@ def test_every_sampler_and_pruner_drains_its_queue(make: Make, sampler: str, pru
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
-def test_one_worker_comes_to_the_same_trials_from_the_same_seed(
+def test_the_same_seed_gives_the_same_trials_with_one_worker(
     make: Make, tmp_path: Path, postgresql: Server, sampler: str
 ) -> None:
     found = []
@@ -93,10 +93,10 @@ def test_one_worker_comes_to_the_same_trials_from_the_same_seed(
         found.append([(trial.params, trial.value, trial.user_attrs[CHECKPOINT]["weights"]) for trial in study.trials])
     assert found[0] == found[2]
     assert found[0] != found[1]
-    assert len({str(params) for params, *_ in found[0]}) > 5  # of nine points there are
+    assert len({str(params) for params, *_ in found[0]}) > 5  # of nine points
 
 
-def test_an_attempt_that_raises_is_made_again_and_after_the_third_the_trial_is_replaced(
+def test_a_failing_attempt_is_retried_and_after_the_third_the_trial_is_replaced(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study, settings = make(definition(), 3)
@@ -110,24 +110,22 @@ def test_an_attempt_that_raises_is_made_again_and_after_the_third_the_trial_is_r
     monkeypatch.setattr(torch.nn.Module, "train", runs_out_of_memory)
     work(settings, never)
     assert states(study) == [FAIL, COMPLETE, COMPLETE, COMPLETE]
-    assert study.trials[0].user_attrs[REASON].startswith("OutOfMemoryError: tried to allocate (attempt 3")
+    assert study.trials[0].user_attrs[REASON].startswith("OutOfMemoryError: tried to allocate (3 attempts")
     assert len(attempts(study)) == 3
     assert len(attempts(study, 1)) == 1
 
 
-def test_a_study_in_which_everything_fails_stops_after_a_bounded_number(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_study_whose_trials_all_fail_stops(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     study, settings = make(definition(), 40)
     monkeypatch.setattr("search.worker.loop.run_trial", lambda *_: 1 / 0)
-    for _ in range(2):  # a second worker does not even begin
-        with pytest.raises(tickets.TooManyFailures, match="4 trials failed, the last of them: ZeroDivisionError"):
+    for _ in range(2):  # a second worker claims nothing
+        with pytest.raises(tickets.TooManyFailures, match="4 trials failed, the last one with: ZeroDivisionError"):
             work(settings, never)
         assert states(study).count(FAIL) == tickets.FAILURES + 1
     assert sum(len(attempts(study, number)) for number in range(40)) == 12
 
 
-def test_a_diverged_trial_is_pruned_and_the_sampler_learns_from_it(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_diverged_trial_is_pruned(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     study, settings = make(definition(), 2)
     monkeypatch.setattr("fmnist.training.F.cross_entropy", lambda logits, *_, **__: logits.sum() * float("nan"))
     work(settings, never)
@@ -135,7 +133,7 @@ def test_a_diverged_trial_is_pruned_and_the_sampler_learns_from_it(make: Make, m
     assert study.trials[0].user_attrs[REASON] == "diverged: the training loss is nan in epoch 1"
 
 
-def test_a_disk_that_is_full_is_one_error_and_the_ticket_goes_back(
+def test_a_full_disk_is_one_error_and_the_ticket_returns_to_the_queue(
     make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     space = {"learning_rate": {"choices": [0.001, 0.002]}}
@@ -152,22 +150,22 @@ def test_a_disk_that_is_full_is_one_error_and_the_ticket_goes_back(
     assert [file.name for file in (tmp_path / "s" / "checkpoints").iterdir()] == ["study.id"]
 
 
-def test_what_all_workers_would_meet_ends_them_with_one_line(make: Make, tmp_path: Path) -> None:
+def test_an_unrecoverable_error_ends_all_workers_with_one_line(make: Make, tmp_path: Path) -> None:
     study, settings = make(definition(), 4)
     (tmp_path / "s" / "checkpoints" / "study.id").unlink()
     with pytest.raises(local.WorkersDied, match=r"the checkpoints of study 's' are in .*share that folder"):
-        local.drain(study, [settings] * 2, never, lambda: None)
+        local.run_workers(study, [settings] * 2, never, lambda: None)
     assert states(study) == [WAITING] * 4
 
 
-def test_a_hung_trial_falls_silent_and_is_taken_over(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hung_trial_loses_its_heartbeat_and_is_taken_over(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     study, settings = make(definition(), 1)
     real = Training._train_quarter
     at_takeover: list[list[int]] = []
 
     def hangs_once(training: Training, *arguments: object) -> object:
         if training.quarters == 1 and not at_takeover:
-            while not reap(study):  # as another worker would; nothing else ends it
+            while not reap(study):  # as another worker would
                 time.sleep(0.05)
             at_takeover.append(list(reported(study)))
         return real(training, *arguments)  # type: ignore[arg-type]
@@ -181,21 +179,21 @@ def test_a_hung_trial_falls_silent_and_is_taken_over(make: Make, monkeypatch: py
     assert len(attempts(study)) == 2
 
 
-def test_workers_that_are_stopped_give_back_what_they_have_begun(make: Make, url: str) -> None:
+def test_stopped_workers_return_their_tickets(make: Make, url: str) -> None:
     study, settings = make(LONG, 2, url)
-    local.drain(study, [settings], lambda: bool(reported(study)), lambda: None)
+    local.run_workers(study, [settings], lambda: bool(reported(study)), lambda: None)
     assert states(study) == [WAITING] * 2
     assert attempts(study)[-1]["outcome"] == "given back"
     assert attempts(study)[-1]["step"] == max(reported(study))
 
 
-def test_stop_reaches_workers_anywhere_and_those_that_start_later_go_on(make: Make, url: str, pooled: Pooled) -> None:
+def test_a_request_to_stop_reaches_running_workers_and_not_later_ones(make: Make, url: str, pooled: Pooled) -> None:
     study, settings = make(LONG, 1, url)
     for _ in range(2):
         pool, before = pooled(study, [settings]), len(reported(study))
         try:
             pool.fill()
-            while len(reported(study)) == before:  # until then a request would not be meant for this worker
+            while len(reported(study)) == before:  # a request before the worker joins would not concern it
                 time.sleep(0.05)
             request_stop(study)
             pool.processes[0].join()
@@ -206,7 +204,7 @@ def test_stop_reaches_workers_anywhere_and_those_that_start_later_go_on(make: Ma
     assert [attempt["outcome"] for attempt in attempts(study)] == ["given back"] * 2
 
 
-def test_a_killed_worker_is_replaced_and_its_trial_goes_on(make: Make, url: str) -> None:
+def test_a_killed_worker_is_replaced_and_its_trial_continues(make: Make, url: str) -> None:
     study, settings = make(LONG, 1, url)
     before: dict[int, float] = {}
 
@@ -215,7 +213,7 @@ def test_a_killed_worker_is_replaced_and_its_trial_goes_on(make: Make, url: str)
             before.update(reported(study))
             os.kill(attempts(study)[-1]["pid"], signal.SIGKILL)  # type: ignore[arg-type]
 
-    local.drain(
+    local.run_workers(
         study, [settings], lambda: len(attempts(study)) == 2 and len(reported(study)) > len(before), kill_the_first
     )
     assert len(attempts(study)) == 2
@@ -225,49 +223,49 @@ def test_a_killed_worker_is_replaced_and_its_trial_goes_on(make: Make, url: str)
 
 
 @pytest.mark.parametrize(("url", "most"), [("postgresql", 1), ("sqlite", 2)], ids=["one", "all"], indirect=["url"])
-def test_workers_told_to_stop_by_others_are_replaced(make: Make, url: str, most: int) -> None:
-    """They end with exit code 0, as those do that find the queue empty."""
+def test_workers_terminated_from_outside_are_replaced(make: Make, url: str, most: int) -> None:
+    """Their exit code is 0, as at the end of the queue."""
     study, settings = make(LONG, 2, url)
-    told: dict[int, int] = {}  # the workers' process ids by the numbers of their trials
+    terminated: dict[int, int] = {}  # the workers' process ids by the numbers of their trials
 
-    def tell_them() -> None:
+    def terminate_them() -> None:
         at_work = [number for number in (0, 1) if reported(study, number)]
-        if not told and len(at_work) == 2:
-            told.update({number: int(str(attempts(study, number)[-1]["pid"])) for number in at_work[:most]})
-            for pid in told.values():
+        if not terminated and len(at_work) == 2:
+            terminated.update({number: int(str(attempts(study, number)[-1]["pid"])) for number in at_work[:most]})
+            for pid in terminated.values():
                 os.kill(pid, signal.SIGTERM)
 
-    def others_went_on() -> bool:
-        return bool(told) and all(
+    def others_continued() -> bool:
+        return bool(terminated) and all(
             len(attempts(study, number)) == 2
             and len(reported(study, number)) > int(str(attempts(study, number)[0]["step"])) // 100
-            for number in told
+            for number in terminated
         )
 
-    local.drain(study, [settings] * 2, others_went_on, tell_them)
-    assert len(told) == most
+    local.run_workers(study, [settings] * 2, others_continued, terminate_them)
+    assert len(terminated) == most
     assert states(study) == [WAITING] * 2
-    for number, pid in told.items():
+    for number, pid in terminated.items():
         assert [attempt["outcome"] for attempt in attempts(study, number)] == ["given back"] * 2
         assert attempts(study, number)[0]["pid"] == pid
 
 
-def test_workers_that_are_told_to_stop_again_and_again_before_they_begin_end_the_search(
+def test_workers_that_are_always_terminated_before_a_claim_end_the_search(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study, settings = make(definition(), 1)
     monkeypatch.setattr(local, "USELESS", 1)
-    assert tickets.claim(study, lease.Holder(), "of this process")  # so that nothing is left for them
+    assert tickets.claim(study, lease.Holder(), "of this process")  # leaves nothing for the workers
 
-    def tell_them() -> None:
+    def terminate_them() -> None:
         for pid in worker_pids(os.getpid()):
             os.kill(pid, signal.SIGTERM)
 
     with pytest.raises(local.WorkersDied, match=r"2 worker processes in a row ended .* with exit code 0"):
-        local.drain(study, [settings], never, tell_them)
+        local.run_workers(study, [settings], never, terminate_them)
 
 
-def test_a_worker_told_to_stop_at_the_end_of_the_queue_is_not_replaced(make: Make, pooled: Pooled) -> None:
+def test_a_worker_terminated_at_the_end_of_the_queue_is_not_replaced(make: Make, pooled: Pooled) -> None:
     study, settings = make(definition(), 2)
     work(settings, never)
     pool = pooled(study, [settings])
@@ -279,7 +277,7 @@ def test_a_worker_told_to_stop_at_the_end_of_the_queue_is_not_replaced(make: Mak
     assert (pool.processes, pool.due) == ({}, {})
 
 
-def test_tickets_added_behind_the_back_of_ended_workers_are_run(make: Make, pooled: Pooled) -> None:
+def test_tickets_added_after_workers_ended_are_run(make: Make, pooled: Pooled) -> None:
     study, settings = make(definition(), 1)
     pool = pooled(study, [settings])
     pool.fill()
@@ -288,12 +286,12 @@ def test_tickets_added_behind_the_back_of_ended_workers_are_run(make: Make, pool
         tickets.enqueue(study, definition(), 1, {})
     pool.sweep()
     assert list(pool.due) == [0]
-    local.drain(study, [settings], never, lambda: None)
+    local.run_workers(study, [settings], never, lambda: None)
     assert states(study) == [COMPLETE] * 2
 
 
 @contextmanager
-def heard(act: Callable[[int], None]) -> Iterator[None]:
+def on_completion(act: Callable[[int], None]) -> Iterator[None]:
     """Call `act` with the number of each trial that a worker logs as completed."""
 
     class Handler(logging.Handler):
@@ -307,7 +305,7 @@ def heard(act: Callable[[int], None]) -> Iterator[None]:
     logger.removeHandler(handler)
 
 
-def test_a_following_worker_process_that_is_told_to_stop_is_replaced(make: Make) -> None:
+def test_a_terminated_worker_process_that_follows_is_replaced(make: Make) -> None:
     study, settings = make(definition(), 1)
 
     def act(number: int) -> None:
@@ -319,16 +317,14 @@ def test_a_following_worker_process_that_is_told_to_stop_is_replaced(make: Make)
         else:
             request_stop(study)
 
-    with heard(act):
+    with on_completion(act):
         assert join(replace(settings, follow=True, log_level="info"), 1, lambda _: None) is False
     assert states(study) == [COMPLETE] * 2
 
 
-def test_a_worker_told_to_stop_while_the_database_is_away_does_not_end_the_search(
-    make: Make, postgresql: Server
-) -> None:
+def test_a_worker_terminated_during_a_database_outage_does_not_end_the_search(make: Make, postgresql: Server) -> None:
     study, settings = make(definition(), 1, postgresql.create_database())
-    ticket = tickets.claim(study, lease.Holder(), "of this process")  # so that the worker has nothing but to wait
+    ticket = tickets.claim(study, lease.Holder(), "of this process")  # the worker can only wait
     assert ticket
     outage: list[threading.Thread] = []
 
@@ -346,12 +342,12 @@ def test_a_worker_told_to_stop_while_the_database_is_away_does_not_end_the_searc
             outage.append(threading.Thread(target=lose_the_database_and_the_worker, args=pids))
             outage[0].start()
 
-    local.drain(study, [settings], never, begin)
+    local.run_workers(study, [settings], never, begin)
     outage[0].join()
     assert states(study) == [COMPLETE]
 
 
-def test_workers_end_though_the_database_is_gone(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_worker_outlives_an_unexpected_error(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     study, settings = make(LONG, 3)
     pids: set[int] = set()
 
@@ -361,23 +357,21 @@ def test_workers_end_though_the_database_is_gone(make: Make, monkeypatch: pytest
             monkeypatch.setattr(local, "check_failures", lambda _: 1 / 0)
 
     with pytest.raises(ZeroDivisionError):
-        local.drain(study, [settings] * 2, never, lose_the_database)
+        local.run_workers(study, [settings] * 2, never, lose_the_database)
     assert len(pids) == 2
     assert not any(map(alive, pids))
     assert states(study) == [WAITING] * 3
 
 
-def test_worker_processes_that_crash_again_and_again_end_the_search(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_worker_processes_that_keep_crashing_end_the_search(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     study, settings = make(definition(), 2)
     monkeypatch.setattr(local, "LONGEST_DELAY", 0.1)
     with pytest.raises(local.WorkersDied, match="6 worker processes in a row ended before they began a trial"):
-        local.drain(study, [replace(settings, device="no such device")], never, lambda: None)
+        local.run_workers(study, [replace(settings, device="no such device")], never, lambda: None)
     assert states(study) == [WAITING] * 2
 
 
-def test_a_place_whose_workers_crash_does_not_end_a_search_that_others_go_on_with(
+def test_a_slot_whose_workers_crash_does_not_end_the_search_of_others(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study, settings = make(LONG, 3)
@@ -387,14 +381,16 @@ def test_a_place_whose_workers_crash_does_not_end_a_search_that_others_go_on_wit
     monkeypatch.setattr(handler, "emit", ended.append)
     logger.addHandler(handler)
     try:
-        local.drain(study, [settings, replace(settings, device="no such device")], lambda: len(ended) > 8, lambda: None)
+        local.run_workers(
+            study, [settings, replace(settings, device="no such device")], lambda: len(ended) > 8, lambda: None
+        )
     finally:
         logger.removeHandler(handler)
     assert states(study) == [WAITING] * 3
     assert len(reported(study)) > 0
 
 
-def test_workers_whose_server_was_killed_are_replaced_and_do_not_go_on_unwatched(make: Make) -> None:
+def test_workers_whose_server_was_killed_are_killed_and_replaced(make: Make) -> None:
     study, settings = make(LONG, 2)
     servers: set[int] = set()
 
@@ -404,19 +400,19 @@ def test_workers_whose_server_was_killed_are_replaced_and_do_not_go_on_unwatched
             for server in servers:
                 os.kill(server, signal.SIGKILL)
 
-    def went_on() -> bool:
+    def continued() -> bool:
         return (
             bool(servers)
             and len(attempts(study)) == 2
             and len(reported(study)) > int(str(attempts(study)[0]["step"])) // 100
         )
 
-    local.drain(study, [settings], went_on, kill_the_server)
+    local.run_workers(study, [settings], continued, kill_the_server)
     assert states(study) == [WAITING] * 2
     assert not alive(int(str(attempts(study)[0]["pid"])))
 
 
-def test_a_worker_on_other_data_or_versions_is_refused_with_a_way_on(
+def test_a_worker_with_other_versions_is_refused_unless_mixing_is_allowed(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study, settings = make(definition(), 1)
@@ -428,17 +424,17 @@ def test_a_worker_on_other_data_or_versions_is_refused_with_a_way_on(
     assert states(study) == [COMPLETE]
 
 
-def test_machines_that_train_in_another_precision_are_refused_with_a_way_on(
+def test_a_worker_with_another_precision_is_refused_unless_mixing_is_allowed(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study, settings = make(definition(), 2)
     here, other = ("float32", "bfloat16") if fastest(torch.device("cpu")) == "float32" else ("bfloat16", "float32")
     work(settings, lambda: states(study)[0].is_finished())
     monkeypatch.setattr("search.worker.loop.fastest", lambda _: other)
-    with pytest.raises(StudyError, match=f"trained in {here}, and this machine trains in {other}.*--allow-mixed"):
+    with pytest.raises(StudyError, match=f"trained in {here}, but this machine trains in {other}.*--allow-mixed"):
         work(settings, never)
     study._storage.set_study_user_attr(study._study_id, "precision", None)  # as of a study of 0.2.0
-    with pytest.raises(StudyError, match=f"trained in {here}, and"):
+    with pytest.raises(StudyError, match=f"trained in {here}, but"):
         work(settings, never)
     assert WAITING in states(study)
     work(replace(settings, allow_mixed=True), never)
@@ -460,25 +456,23 @@ def test_a_worker_that_follows_waits_for_new_tickets(make: Make) -> None:
     assert states(study) == [COMPLETE] * 2
 
 
-def test_the_fence_of_a_ticket_stands_for_as_long_as_its_heart_beats(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """SQLAlchemy bears no change of listeners while another thread, that of the heartbeat, begins a transaction."""
+def test_the_fence_outlasts_the_heartbeat_thread(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In SQLAlchemy, listeners must not change while another thread (the heartbeat) begins a transaction."""
     _, settings = make(definition(), 1)
     listeners: list[int] = []
 
-    def look(study: optuna.Study) -> None:
+    def count_listeners(study: optuna.Study) -> None:
         listeners.append(len(list(backend(study).engine.dispatch.begin)))
 
     @contextmanager
     def beating(study: optuna.Study, ticket: lease.Ticket, steps: Callable[[], int]) -> Iterator[None]:
-        look(study)
+        count_listeners(study)
         with lease.beating(study, ticket, steps):
             yield
-            look(study)
+            count_listeners(study)
 
     def watched(trial: optuna.Trial, *arguments: Any) -> Outcome:
-        look(trial.study)
+        count_listeners(trial.study)
         return run_trial(trial, *arguments)
 
     monkeypatch.setattr(loop, "beating", beating)
@@ -488,7 +482,7 @@ def test_the_fence_of_a_ticket_stands_for_as_long_as_its_heart_beats(
     assert len(set(listeners)) == 1
 
 
-def test_a_study_that_is_deleted_ends_its_workers(make: Make) -> None:
+def test_deleting_a_study_ends_its_workers(make: Make) -> None:
     study, settings = make(LONG, 1)
 
     def delete() -> bool:
@@ -500,7 +494,7 @@ def test_a_study_that_is_deleted_ends_its_workers(make: Make) -> None:
     assert optuna.get_all_study_names(study._storage) == []
 
 
-def test_threads_and_devices_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_and_devices_are_divided_among_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "cores", lambda: 8)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert [local.workers_for(device) for device in ("cpu", "cuda", "mps")] == [8, 2, 1]
@@ -511,11 +505,11 @@ def test_threads_and_devices_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> 
     assert devices == ["cuda:0", "cuda:1", "cuda:0"]
 
 
-def test_workers_that_follow_end_with_their_database(make: Make, tmp_path: Path) -> None:
+def test_workers_that_follow_end_if_the_database_is_deleted(make: Make, tmp_path: Path) -> None:
     _, settings = make(definition(), 1)
 
     with (
-        heard(lambda _: (tmp_path / "studies.db").unlink()),
+        on_completion(lambda _: (tmp_path / "studies.db").unlink()),
         pytest.raises(DatabaseGone, match=r"studies\.db was deleted .*checkpoints are in .*checkpoints"),
     ):
         join(replace(settings, follow=True, log_level="info"), 1, lambda _: None)

@@ -11,8 +11,8 @@ from tests.conftest import Make
 from tests.factories import definition
 
 
-def test_a_trial_is_reproduced_as_it_ran_whoever_ended_it(make: Make, tiny: DataSet) -> None:
-    """Threads change the sums: a trial that was begun with one goes on with one, and is reproduced so."""
+def test_a_trial_is_reproduced_with_its_own_number_of_threads(make: Make, tiny: DataSet) -> None:
+    """The number of threads affects rounding, so a trial keeps the one that it started with."""
     study, settings = make(definition(), 1)
     work(settings, lambda: bool(study.get_trials(deepcopy=False)[0].intermediate_values))
     work(replace(settings, threads=2), lambda: False)
@@ -20,14 +20,14 @@ def test_a_trial_is_reproduced_as_it_ran_whoever_ended_it(make: Make, tiny: Data
     assert [attempt["threads"] for attempt in trial.user_attrs["attempts"]] == [1, 2]
     assert trial.user_attrs[CHECKPOINT]["threads"] == 1
     compared: list[Compared] = []
-    again = reproduce(study, 0, tiny, compared.append)
-    assert again.same_metrics
-    assert again.same_weights
+    reproduction = reproduce(study, 0, tiny, compared.append)
+    assert reproduction.same_metrics
+    assert reproduction.same_weights
     assert [each.epoch for each in compared] == [0.25, 0.5, 1, 2]
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_trial_is_resumed_and_reproduced_in_the_precision_that_it_was_begun_with(
+def test_a_trial_is_resumed_and_reproduced_in_its_own_precision(
     make: Make, tiny: DataSet, monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
     """One of the two is not what this machine would choose."""
@@ -39,22 +39,22 @@ def test_a_trial_is_resumed_and_reproduced_in_the_precision_that_it_was_begun_wi
     (trial,) = study.trials
     assert len(trial.user_attrs["attempts"]) == 2
     assert trial.user_attrs[CHECKPOINT]["precision"] == precision
-    again = reproduce(study, 0, tiny, lambda _: None)
-    assert again.same_metrics
-    assert again.same_weights
+    reproduction = reproduce(study, 0, tiny, lambda _: None)
+    assert reproduction.same_metrics
+    assert reproduction.same_weights
 
 
-def test_another_data_set_is_said_and_not_trained_on(make: Make, tiny: DataSet) -> None:
+def test_another_data_set_is_refused(make: Make, tiny: DataSet) -> None:
     study, settings = make(definition(), 1)
     work(settings, lambda: False)
     other = replace(tiny, name="fashion", fingerprint="0" * 64)
-    with pytest.raises(NotReproducible, match=r"trained on data set 'digits', this is fashion in .*--data-dir"):
+    with pytest.raises(NotReproducible, match=r"trained on data set 'digits', but fashion in .*--data-dir"):
         reproduce(study, 0, other, lambda _: pytest.fail("trained"))
 
 
-def test_what_has_no_record_is_refused(make: Make, tiny: DataSet) -> None:
+def test_a_trial_without_a_record_is_refused(make: Make, tiny: DataSet) -> None:
     study, _ = make(definition(), 1)
-    for number, why in ((0, "trial 0 is WAITING; reproduce one that is"), (1, "has no trial 1; its last is 0")):
+    for number, why in ((0, "trial 0 is WAITING; choose one that is"), (1, "has no trial 1; its last is 0")):
         with pytest.raises(NotReproducible, match=why):
             reproduce(study, number, tiny, lambda _: None)
     study._storage.set_trial_state_values(study.trials[0]._trial_id, TrialState.FAIL)

@@ -1,4 +1,4 @@
-"""Removal of checkpoints by several processes at once."""
+"""Deletion of checkpoints by several processes at once."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +19,7 @@ from tests.factories import TWO, definition, ended, study_of
 TRIALS = 60
 
 
-def test_two_that_remove_at_once_remove_each_checkpoint_once(url: str, tmp_path: Path) -> None:
+def test_concurrent_processes_delete_each_checkpoint_once(url: str, tmp_path: Path) -> None:
     artifacts, both = Folder(tmp_path), threading.Barrier(2)
     with opened(url, "create") as storage:
         trials = [ended(TWO, number / 100) for number in range(TRIALS)]
@@ -41,11 +41,11 @@ def test_two_that_remove_at_once_remove_each_checkpoint_once(url: str, tmp_path:
     assert [name for name in kept if name] == [f"trial-{TRIALS - 1}.pt"]
 
 
-def test_what_killed_workers_had_begun_to_write_is_removed_by_the_next_on_that_study(make: Make) -> None:
+def test_the_next_worker_deletes_partial_files_of_killed_ones(make: Make) -> None:
     study, settings = make(definition(), 3)
     folder = location_of(study)
     trials = study.get_trials(deepcopy=False)
-    study._storage.set_trial_state_values(trials[2]._trial_id, TrialState.RUNNING)  # by something that may still write
+    study._storage.set_trial_state_values(trials[2]._trial_id, TrialState.RUNNING)  # a process that may still write
     left = [Path(folder, f".trial-0000{number}-epoch-1.pt.host.{number}") for number in range(3)]
     others = [Path(folder, name) for name in (".hidden", "trial-00001-epoch-9.pt")]
     for file in (*left, *others):

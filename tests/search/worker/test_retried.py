@@ -1,4 +1,4 @@
-"""Checkpoints that are out of reach for a while, or cannot be deleted, end no search."""
+"""A search survives an artifact store that is unreachable for a while, and files that cannot be deleted."""
 
 import errno
 from collections.abc import Iterator
@@ -20,11 +20,11 @@ from search.worker.loop import work
 from tests.conftest import Make
 from tests.factories import definition
 
-TRIES = 15  # that fail; together they take longer than the lease's grace
+ATTEMPTS_UNTIL_BACK = 15  # failed attempts; together they take longer than the lease's grace
 
 
 class Server:
-    """A server that speaks S3 and can be away; it has the buckets of all such servers in this process."""
+    """An S3 server that can be stopped; all such servers in this process share their buckets."""
 
     def __init__(self) -> None:
         self.port = 0
@@ -59,30 +59,30 @@ def states(study: optuna.Study) -> list[TrialState]:
     return [trial.state for trial in study.get_trials(deepcopy=False)]
 
 
-def test_a_bucket_that_is_away_for_a_while_is_waited_for(bucket: str, server: Server, make: Make) -> None:
-    """The worker keeps its trial meanwhile, and trains nothing twice."""
+def test_writes_to_an_unreachable_bucket_are_retried(bucket: str, server: Server, make: Make) -> None:
+    """Meanwhile the worker keeps its trial, and trains nothing twice."""
     study, settings = make(definition(), 2, artifacts=bucket)
-    asked = 0
+    calls = 0
 
-    def stopping() -> bool:  # asked after each report, and before each new try
-        nonlocal asked
+    def stopping() -> bool:  # called after each report and before each retry
+        nonlocal calls
         assert reap(study) == 0
-        asked += reported(study)
-        if asked == 1:
+        calls += reported(study)
+        if calls == 1:
             server.stop()
-        if asked == TRIES:
+        if calls == ATTEMPTS_UNTIL_BACK:
             server.start()
         return False
 
     work(replace(settings, grace=1.0), stopping)
-    assert asked > TRIES
+    assert calls > ATTEMPTS_UNTIL_BACK
     trials = study.get_trials(deepcopy=False)
     assert states(study) == [TrialState.COMPLETE] * 2
     assert [len(trial.user_attrs[ATTEMPTS]) for trial in trials] == [1, 1]
     assert {checkpoint_of(trial) for trial in trials} < set(open_artifacts(f"{bucket}/s").names())
 
 
-def test_a_bucket_that_stays_away_ends_the_worker_and_its_trial_is_given_back(
+def test_a_bucket_that_stays_unreachable_ends_the_worker_and_returns_its_ticket(
     bucket: str, server: Server, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study, settings = make(definition(), 1, artifacts=bucket)
@@ -96,22 +96,22 @@ def test_a_bucket_that_stays_away_ends_the_worker_and_its_trial_is_given_back(
             stopped = True
         return False
 
-    with pytest.raises(ArtifactError, match="out of reach"):
+    with pytest.raises(ArtifactError, match="is unreachable"):
         work(settings, stopping)
     server.start()
     assert states(study) == [TrialState.WAITING]
 
 
-def test_a_worker_that_is_to_end_waits_for_no_bucket(bucket: str, server: Server, make: Make) -> None:
+def test_a_stopping_worker_does_not_wait_for_a_bucket(bucket: str, server: Server, make: Make) -> None:
     study, settings = make(definition(), 1, artifacts=bucket)
-    asked = 0
+    calls = 0
 
     def stopping() -> bool:
-        nonlocal asked
-        asked += reported(study)
-        if asked == 1:
+        nonlocal calls
+        calls += reported(study)
+        if calls == 1:
             server.stop()
-        return asked > 2
+        return calls > 2
 
     work(settings, stopping)
     server.start()
@@ -124,7 +124,7 @@ def test_a_checkpoint_that_cannot_be_deleted_ends_no_search(make: Make) -> None:
 
     def stopping() -> bool:
         name = checkpoint_of(study.get_trials(deepcopy=False)[0])
-        if name and not blocked:  # a folder stands for whatever makes a deletion fail
+        if name and not blocked:  # a folder cannot be deleted like a file
             path = Path(artifacts_of(study).location, name)
             path.unlink()
             path.mkdir()
@@ -144,11 +144,11 @@ def test_a_checkpoint_that_cannot_be_deleted_ends_no_search(make: Make) -> None:
         (PermissionError(errno.EACCES, "Permission denied"), False),
     ],
 )
-def test_what_a_network_file_system_reports_may_pass(error: OSError, transient: bool) -> None:
+def test_which_errors_of_a_file_system_are_transient(error: OSError, transient: bool) -> None:
     assert is_transient(error) == transient
 
 
-def test_a_bucket_that_does_not_exist_is_not_waited_for(s3: None) -> None:
+def test_a_missing_bucket_is_not_a_transient_error(s3: None) -> None:
     with pytest.raises(ArtifactError) as caught:
         open_artifacts("s3://no-such-bucket/x").read("a")
     assert not is_transient(caught.value)

@@ -42,8 +42,8 @@ def test_names_choose_samplers_and_pruners() -> None:
         assert type(pruner(definition(pruner=name))) is made
 
 
-def test_no_two_trials_are_sampled_from_the_same_random_numbers() -> None:
-    """Nor are those of a study with another seed, while one and the same trial is."""
+def test_trials_are_sampled_from_independent_random_numbers() -> None:
+    """Another seed changes them too; the same trial always gets the same numbers."""
 
     def first_draws(number: int, seed: int = 0) -> dict[str, object]:
         study = optuna.create_study(sampler=sampler(definition(seed=seed), number))
@@ -55,7 +55,7 @@ def test_no_two_trials_are_sampled_from_the_same_random_numbers() -> None:
     assert first_draws(7) == draws[7]
 
 
-def test_samplers_look_at_the_best_the_newest_and_those_that_run() -> None:
+def test_samplers_see_the_best_the_newest_and_the_running_trials() -> None:
     accuracies = np.random.default_rng(1).random(HISTORY + 500)
     trials = [
         optuna.trial.create_trial(value=accuracy, state=TrialState.PRUNED if number % 3 else TrialState.COMPLETE)
@@ -80,7 +80,7 @@ WIDE = definition(
 
 
 def history(number: int, best: float = 0.001) -> list[FrozenTrial]:
-    """Finished trials that are the better the nearer their learning rate is to the best one."""
+    """Finished trials whose accuracy falls with the distance of their learning rate from the best one."""
     ranges, trials = space.distributions(WIDE), []
     for place in range(number):
         point = space.random_point(WIDE.space, 5, place, {})
@@ -91,7 +91,7 @@ def history(number: int, best: float = 0.001) -> list[FrozenTrial]:
 
 
 @pytest.mark.parametrize("kind", ["tpe", "gp"])
-def test_a_proposal_follows_from_the_trials_the_number_and_the_seed(kind: str) -> None:
+def test_a_proposal_depends_only_on_the_trials_the_number_and_the_seed(kind: str) -> None:
     chosen = WIDE.model_copy(update={"sampler": kind})
     trials = history(30)
     first = propose(chosen, trials, 30, {})
@@ -107,7 +107,7 @@ def waiting(number: int) -> FrozenTrial:
     return trial
 
 
-def test_a_trial_outside_its_ranges_is_not_looked_at() -> None:
+def test_a_trial_outside_the_ranges_is_ignored() -> None:
     trials = history(30)
     outside = copy.copy(trials[7])
     outside.number, outside.params = 30, outside.params | {"learning_rate": 5.0}
@@ -121,13 +121,13 @@ def test_a_proposal_is_near_what_was_good() -> None:
     assert sum(3e-4 < rate < 3e-3 for rate in elsewhere) < 5
 
 
-def test_what_a_ticket_fixes_is_kept() -> None:
+def test_a_proposal_keeps_the_values_that_a_ticket_fixes() -> None:
     assert propose(WIDE, history(20), 20, {"epochs": 7})["epochs"] == 7
     assert propose(WIDE, history(20), 20, {"learning_rate": 0.05, "epochs": 2}) == {"epochs": 2, "learning_rate": 0.05}
 
 
 def test_a_sampler_sees_no_trial_beyond_its_history() -> None:
-    """What is left out changes no proposal: the bound holds where TPE looks, and not only in a cache."""
+    """Trials beyond the limit change no proposal: the limit applies to what TPE reads, not only to a cache."""
     trials = history(HISTORY + 200)
     left_out = next(trial for trial in trials if trial not in limit_history(trials))
     before = propose(WIDE, trials, len(trials), {})
@@ -139,7 +139,7 @@ def test_a_sampler_sees_no_trial_beyond_its_history() -> None:
 
 
 def prunes(accuracies: dict[int, float], *others: dict[int, float]) -> bool:
-    """Whether a slack of a tenth at step 100 ends a trial that reported these accuracies, beside others that run."""
+    """Whether a slack of 0.1 at step 100 prunes a trial with these accuracies, given other running trials."""
     study = optuna.create_study(direction="maximize", pruner=SlackPruner(0.1, unit=100))
     trials = [study.ask() for _ in range(len(others) + 1)]
     for trial, reports in zip(trials, (*others, accuracies), strict=True):
@@ -176,7 +176,7 @@ NETWORKS = {
 
 
 def trials_of(defined: StudyDefinition, points: list[space.Point], values: list[float]) -> list[FrozenTrial]:
-    """Complete trials, as a database has them."""
+    """Complete trials as stored in a database."""
     ranges, trials = space.distributions(defined), []
     for number, (point, value) in enumerate(zip(points, values, strict=True)):
         allowed = {name: ranges[name] for name in point}
@@ -186,8 +186,8 @@ def trials_of(defined: StudyDefinition, points: list[space.Point], values: list[
 
 
 @pytest.mark.parametrize("kind", ["tpe", "gp"])
-def test_numbers_in_choices_are_a_scale(kind: str) -> None:
-    """What lies between two good ones is likely, though it was never tried: without an order all untried are alike."""
+def test_numbers_in_choices_are_ordered(kind: str) -> None:
+    """An untried value between two good ones is likely; without an order all untried values are equally likely."""
     sized = definition(sampler=kind, space={"batch_size": {"choices": SIZES}})
     points = [{"batch_size": size} for size in (4, 16, 64, 512)] * 6
     trials = trials_of(sized, points, [0.9 if point["batch_size"] in (16, 64) else 0.5 for point in points])
@@ -197,7 +197,7 @@ def test_numbers_in_choices_are_a_scale(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["tpe", "random", "qmc"])
-def test_a_proposal_has_what_is_searched_at_that_point_and_nothing_else(kind: str) -> None:
+def test_a_proposal_has_exactly_the_hyperparameters_searched_at_its_point(kind: str) -> None:
     networks = definition(sampler=kind, defaults={"architecture": "cnn", "blocks": 2}, space=NETWORKS)
     points: list[space.Point] = []
     for number in range(60):
@@ -215,7 +215,7 @@ def test_a_proposal_has_what_is_searched_at_that_point_and_nothing_else(kind: st
 
 
 def test_a_proposal_is_near_what_was_good_under_its_condition() -> None:
-    """The learning rate is good at one end for all networks; filters are good at one end for each network."""
+    """The best learning rate is at one end for all networks; the best number of filters at one end for each."""
     networks = definition(defaults={"architecture": "cnn", "blocks": 2}, space=NETWORKS, seed=4)
     points = [space.random_point(networks.space, 1, index, {}) for index in range(150)]
 
@@ -233,14 +233,14 @@ def test_a_proposal_is_near_what_was_good_under_its_condition() -> None:
         assert sum((filters < middle) == few for filters in near) > 26, (network, near)
 
 
-def test_what_a_ticket_fixes_decides_what_else_is_proposed() -> None:
+def test_fixed_values_decide_which_other_hyperparameters_are_proposed() -> None:
     networks = definition(defaults={"architecture": "cnn", "blocks": 2}, space=NETWORKS)
     fixed = propose(networks, [], 0, {"architecture": "resnet", "blocks": 3})
     assert fixed.keys() == {"architecture", "blocks", "learning_rate", "dropout"}
     assert propose(networks, [], 0, {"architecture": "simple"}).keys() == {"architecture", "learning_rate", "filters"}
 
 
-def test_a_trial_that_is_no_point_of_the_space_is_not_looked_at() -> None:
+def test_a_trial_that_is_not_a_point_of_the_space_is_ignored() -> None:
     networks = definition(defaults={"architecture": "cnn", "blocks": 2}, space=NETWORKS)
     points = [space.random_point(networks.space, 1, index, {}) for index in range(30)]
     trials = trials_of(networks, points, [0.5 + 0.01 * index for index in range(30)])

@@ -64,7 +64,7 @@ def ask(study: optuna.Study, **params: object) -> Trial:
     return study.ask(distributions(definition()))
 
 
-def test_a_trial_completes_reports_each_epoch_and_leaves_its_checkpoint(
+def test_a_completed_trial_has_reported_each_epoch_and_keeps_one_checkpoint(
     study: optuna.Study, run: Run, artifacts: Folder
 ) -> None:
     trial = ask(study)
@@ -73,7 +73,7 @@ def test_a_trial_completes_reports_each_epoch_and_leaves_its_checkpoint(
     reported = study.trials[0].intermediate_values
     assert list(reported) == [25, 50, 100, 200, 300]
     assert outcome.value == reported[300] > 0.5
-    assert artifacts.names() == ["trial-00000-epoch-3.pt"]  # the earlier ones are gone
+    assert artifacts.names() == ["trial-00000-epoch-3.pt"]  # the earlier ones were deleted
     stored = saved(trial, artifacts)
     assert [metrics.accuracy for metrics in stored.history] == list(reported.values())
     assert stored.resume is None
@@ -107,16 +107,16 @@ def test_the_digest_sees_every_bit_and_name() -> None:
 
 
 @pytest.mark.parametrize("reports", [1, 2, 4])
-def test_a_trial_stopped_between_epochs_ends_bit_for_bit_where_it_would_have(
+def test_a_resumed_trial_is_bit_identical_to_an_uninterrupted_one(
     study: optuna.Study, run: Run, artifacts: Folder, reports: int
 ) -> None:
-    whole = ask(optuna.create_study(direction="maximize"))
-    run(whole)
-    uninterrupted = saved(whole, artifacts)
+    uninterrupted_trial = ask(optuna.create_study(direction="maximize"))
+    run(uninterrupted_trial)
+    uninterrupted = saved(uninterrupted_trial, artifacts)
     trial, after = ask(study), iter([False] * (reports - 1) + [True])
     assert run(trial, stopping=lambda: next(after)).state == TrialState.WAITING
     assert len(study.trials[0].intermediate_values) == reports
-    torch.set_num_threads(2)  # whoever goes on with it does so as it was begun
+    torch.set_num_threads(2)  # a resumed trial keeps its number of threads
     assert run(trial).state == TrialState.COMPLETE
     assert torch.get_num_threads() == 1
     resumed = saved(trial, artifacts)
@@ -128,12 +128,12 @@ def test_a_trial_stopped_between_epochs_ends_bit_for_bit_where_it_would_have(
 def test_a_resumed_trial_trains_only_what_is_missing(study: optuna.Study, objective: Objective) -> None:
     trial, after = ask(study), iter([False, False, True])
     run_trial(trial, objective, lambda: next(after))
-    begun: list[float] = []
-    run_trial(trial, objective, watch=lambda training: begun.append(training.quarters))
-    assert begun == [4]
+    start_quarters: list[float] = []
+    run_trial(trial, objective, watch=lambda training: start_quarters.append(training.quarters))
+    assert start_quarters == [4]
 
 
-def test_reports_lost_between_checkpoint_and_database_are_made_up(study: optuna.Study, run: Run) -> None:
+def test_reports_missing_after_a_checkpoint_are_added_on_resuming(study: optuna.Study, run: Run) -> None:
     trial = ask(study)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("search.worker.trial._report", lambda *_: 1 / 0)
@@ -153,7 +153,7 @@ def test_a_report_is_not_made_twice(study: optuna.Study, run: Run) -> None:
     assert study.trials[0].intermediate_values[25] == 0.5
 
 
-def test_a_verdict_stands_though_it_was_not_told(study: optuna.Study, run: Run) -> None:
+def test_a_pruned_verdict_stands_in_the_next_attempt(study: optuna.Study, run: Run) -> None:
     good = ask(study)
     study.tell(good, run(good).value)
     hopeless = ask(study, learning_rate=1e-9)
@@ -162,8 +162,10 @@ def test_a_verdict_stands_though_it_was_not_told(study: optuna.Study, run: Run) 
     assert run(hopeless) == first
 
 
-def test_an_audited_trial_goes_on_unseen_to_its_end(study: optuna.Study, objective: Objective, tiny: DataSet) -> None:
-    """Stopped twice on the way, it ends as the pruned trial that it is for all others, with its end on record."""
+def test_an_audited_trial_is_trained_to_its_end_but_pruned(
+    study: optuna.Study, objective: Objective, tiny: DataSet
+) -> None:
+    """Stopped twice on the way, it ends as PRUNED with its final accuracy in its record."""
     audited = replace(objective, definition=objective.definition.model_copy(update={"audit": 1.0}))
     good = ask(study)
     study.tell(good, run_trial(good, audited).value)
@@ -174,21 +176,22 @@ def test_an_audited_trial_goes_on_unseen_to_its_end(study: optuna.Study, objecti
     outcome = run_trial(hopeless, audited)
     (since,) = study.trials[1].intermediate_values
     assert outcome == Outcome(
-        TrialState.PRUNED, reason=f"pruned after epoch {since / 100:g} of 3; for the audit it was trained on"
+        TrialState.PRUNED, reason=f"pruned after epoch {since / 100:g} of 3; trained to the end for the audit"
     )
     hyperparameters = audited.definition.defaults.model_copy(update={"learning_rate": 1e-9})
-    whole = [m.accuracy for m in Training(hyperparameters, training_seed(audited.definition, 1)).epochs(audited.splits)]
-    assert hopeless.user_attrs[AUDIT] == {"since": since / 100, "accuracy": whole[-1]}
+    training = Training(hyperparameters, training_seed(audited.definition, 1))
+    accuracies = [metrics.accuracy for metrics in training.epochs(audited.splits)]
+    assert hopeless.user_attrs[AUDIT] == {"since": since / 100, "accuracy": accuracies[-1]}
     assert [row[0] for row in hopeless.user_attrs[CHECKPOINT]["history"]] == [0.25, 0.5, 1, 2, 3]
 
 
-def test_the_audit_takes_its_share(objective: Objective) -> None:
-    drawn = [is_audited(objective.definition.model_copy(update={"audit": 0.2}), number) for number in range(2000)]
-    assert abs(sum(drawn) / 2000 - 0.2) < 0.03
+def test_the_audit_covers_its_share_of_trials(objective: Objective) -> None:
+    audited = [is_audited(objective.definition.model_copy(update={"audit": 0.2}), number) for number in range(2000)]
+    assert abs(sum(audited) / 2000 - 0.2) < 0.03
     assert not any(is_audited(objective.definition, number) for number in range(100))
 
 
-def test_a_checkpoint_that_was_scored_otherwise_is_not_taken_up(
+def test_a_checkpoint_scored_on_other_images_is_not_resumed(
     study: optuna.Study, objective: Objective, artifacts: Folder, tiny: DataSet
 ) -> None:
     trial = ask(study)
@@ -197,7 +200,7 @@ def test_a_checkpoint_that_was_scored_otherwise_is_not_taken_up(
     assert {metrics.total for metrics in saved(trial, artifacts).history} == {100}
 
 
-def test_a_checkpoint_of_another_training_is_not_taken_up(study: optuna.Study, run: Run, artifacts: Folder) -> None:
+def test_a_checkpoint_of_another_training_run_is_not_resumed(study: optuna.Study, run: Run, artifacts: Folder) -> None:
     run(ask(study, filters=2))
     trial = ask(study, filters=4)
     trial.set_user_attr(CHECKPOINT, study.trials[0].user_attrs[CHECKPOINT])
@@ -206,39 +209,39 @@ def test_a_checkpoint_of_another_training_is_not_taken_up(study: optuna.Study, r
 
 
 def interrupted(study: optuna.Study, run: Run) -> Trial:
-    """A trial that was stopped after its first epoch."""
+    """A trial that was stopped after its third report."""
     trial, after = ask(study), iter([False, False, True])
     assert run(trial, stopping=lambda: next(after)).state == TrialState.WAITING
     return trial
 
 
 def flipped(content: bytes) -> bytes:
-    """With another bit in the middle, among the weights."""
+    """Flip a bit in the middle, among the weights."""
     middle = len(content) // 2
     return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
 
 
 def of_other_weights(content: bytes) -> bytes:
-    """A whole checkpoint of the same training, which it did not write."""
+    """A valid checkpoint of the same training run with different weights."""
     payload = torch.load(io.BytesIO(content), weights_only=True)
     next(iter(payload["weights"].values())).add_(1)
     return archive.write(payload)
 
 
-def of_the_format_before(content: bytes) -> bytes:
+def in_the_previous_format(content: bytes) -> bytes:
     payload = torch.load(io.BytesIO(content), weights_only=True)
     file = io.BytesIO()
     torch.save(payload | {"format": checkpoint.WITHOUT_DIGEST}, file)
     return file.getvalue()
 
 
-@pytest.mark.parametrize("change", [flipped, of_other_weights, of_the_format_before, None])
-def test_a_checkpoint_that_is_not_as_it_was_written_is_never_gone_on_with(
+@pytest.mark.parametrize("change", [flipped, of_other_weights, in_the_previous_format, None])
+def test_an_altered_checkpoint_is_never_resumed(
     study: optuna.Study, objective: Objective, run: Run, artifacts: Folder, change: Callable[[bytes], bytes] | None
 ) -> None:
-    """The trial is trained afresh, and ends with the weights that it would have had; None: a folder is in its place."""
-    whole = ask(optuna.create_study(direction="maximize"))
-    run(whole)
+    """The trial restarts and reaches the same weights; None: a folder replaces the file."""
+    uninterrupted_trial = ask(optuna.create_study(direction="maximize"))
+    run(uninterrupted_trial)
     trial = interrupted(study, run)
     name = trial.user_attrs[CHECKPOINT]["name"]
     content = artifacts.read(name)
@@ -249,14 +252,14 @@ def test_a_checkpoint_that_is_not_as_it_was_written_is_never_gone_on_with(
         assert artifacts.read(name) is None
     else:
         artifacts.write(name, change(content))
-    begun: list[int] = []
-    outcome = run_trial(trial, objective, watch=lambda training: begun.append(training.quarters))
-    assert (outcome.state, begun) == (TrialState.COMPLETE, [0])
-    assert trial.user_attrs[CHECKPOINT]["weights"] == whole.user_attrs[CHECKPOINT]["weights"]
+    start_quarters: list[int] = []
+    outcome = run_trial(trial, objective, watch=lambda training: start_quarters.append(training.quarters))
+    assert (outcome.state, start_quarters) == (TrialState.COMPLETE, [0])
+    assert trial.user_attrs[CHECKPOINT]["weights"] == uninterrupted_trial.user_attrs[CHECKPOINT]["weights"]
 
 
 @pytest.mark.parametrize("right", [True, False])
-def test_of_a_record_without_digest_the_weights_are_compared(
+def test_a_record_without_digest_is_checked_by_its_weights(
     study: optuna.Study, objective: Objective, run: Run, artifacts: Folder, right: bool
 ) -> None:
     trial = interrupted(study, run)
@@ -265,13 +268,13 @@ def test_of_a_record_without_digest_the_weights_are_compared(
     assert content is not None
     del record["digest"]
     trial.set_user_attr(CHECKPOINT, record if right else record | {"weights": "0" * 64})
-    artifacts.write(record["name"], of_the_format_before(content))
-    begun: list[int] = []
-    run_trial(trial, objective, watch=lambda training: begun.append(training.quarters))
-    assert begun == [4 if right else 0]
+    artifacts.write(record["name"], in_the_previous_format(content))
+    start_quarters: list[int] = []
+    run_trial(trial, objective, watch=lambda training: start_quarters.append(training.quarters))
+    assert start_quarters == [4 if right else 0]
 
 
-def test_a_folder_with_something_in_it_is_named_and_stays(artifacts: Folder) -> None:
+def test_a_nonempty_folder_in_place_of_a_checkpoint_is_reported_and_kept(artifacts: Folder) -> None:
     (artifacts.path / "trial-00000-epoch-1.pt").mkdir()
     (artifacts.path / "trial-00000-epoch-1.pt" / "mine").touch()
     with pytest.raises(OSError, match=r"trial-00000-epoch-1\.pt"):
@@ -281,7 +284,7 @@ def test_a_folder_with_something_in_it_is_named_and_stays(artifacts: Folder) -> 
 
 
 @pytest.mark.parametrize("content", [b"half a checkpoint", None])
-def test_a_damaged_or_lost_checkpoint_costs_time_but_no_trial(
+def test_a_trial_with_a_damaged_or_missing_checkpoint_is_trained_again(
     study: optuna.Study, run: Run, artifacts: Folder, content: bytes | None
 ) -> None:
     trial = ask(study)
@@ -291,7 +294,7 @@ def test_a_damaged_or_lost_checkpoint_costs_time_but_no_trial(
     assert run(trial).state == TrialState.COMPLETE
 
 
-def test_a_diverged_trial_ends_pruned_with_its_reason(
+def test_a_diverged_trial_is_pruned_with_a_reason(
     study: optuna.Study, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fmnist.training.F.cross_entropy", lambda logits, *_, **__: logits.sum() * float("nan"))
