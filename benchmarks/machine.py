@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 import torch
 
-from fmnist.device import fastest
+from fmnist.device import default_precision
 from search.study.store import processor
 
 
@@ -23,4 +23,4 @@ def machine(*packages: str) -> dict[str, str]:
 
 def _processor() -> str:
     # Model, instruction set that torch uses, and our precision.
-    return f"{processor()}, {torch.backends.cpu.get_cpu_capability()}, {fastest(torch.device('cpu'))}"
+    return f"{processor()}, {torch.backends.cpu.get_cpu_capability()}, {default_precision(torch.device('cpu'))}"

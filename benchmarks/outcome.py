@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from optuna.trial import FrozenTrial, TrialState
 from plotly.subplots import make_subplots
 
-from fmnist.files import write_whole
+from fmnist.files import write_atomically
 
 COLOURS = ("#0072b2", "#56b4e9", "#999999", "#009e73", "#cc79a7", "#e69f00")  # Okabe and Ito's
 
@@ -19,14 +19,14 @@ COLOURS = ("#0072b2", "#56b4e9", "#999999", "#009e73", "#cc79a7", "#e69f00")  # 
 class Ended:
     """A finished trial. at: seconds since the first trial began; epochs: trained; value: None if pruned.
 
-    again: test accuracies of its configuration with fresh seeds, of those that were trained again.
+    retrained: test accuracies of its configuration with fresh seeds, of those that were trained again.
     """
 
     at: float
     epochs: float
     value: float | None
     params: dict[str, Any] = field(default_factory=dict)
-    again: list[float] = field(default_factory=list)
+    retrained: list[float] = field(default_factory=list)
 
 
 @dataclass
@@ -87,7 +87,7 @@ class Results:
 
     def save(self) -> None:
         record = {"about": self.about, "searches": [asdict(each) for each in self.searches.values()]}
-        write_whole(self.file, (json.dumps(record, indent=1) + "\n").encode())
+        write_atomically(self.file, (json.dumps(record, indent=1) + "\n").encode())
 
 
 def figure(searches: list[Searched]) -> go.Figure:

@@ -104,7 +104,7 @@ def our_search(name: str, folder: Path, data: Path, trials: int) -> Searched:
         command("finalists", name, *where)
         searched.finalists_seconds = time.perf_counter() - began
         winner = json.loads(command("finalists", name, "--json", *where, quiet=True))["finalists"][0]
-        searched.best = winner["again"]["params"]
+        searched.best = winner["retrained"]["params"]
     return searched
 
 
@@ -190,8 +190,8 @@ def verdict(searches: dict[str, Searched]) -> list[str]:
 def reached_stock(searched: Searched, stock: Searched) -> float | None:
     """Seconds until a search had a configuration as good as stock's best; None if it never had, as far as is known."""
     mark = estimate(stock.retrained).mean
-    better = (trial for trial, _ in records(searched.trials) if trial.again)
-    return next((trial.at for trial in better if estimate(trial.again).mean >= mark), None)
+    better = (trial for trial, _ in records(searched.trials) if trial.retrained)
+    return next((trial.at for trial in better if estimate(trial.retrained).mean >= mark), None)
 
 
 def stock_table(searches: dict[str, Searched]) -> Table:
@@ -243,9 +243,9 @@ def train_records_again(results: Results, name: str, data: Path) -> None:
         for trial, _ in records(searched.trials):
             if reached_stock(searched, stock) is not None:
                 return
-            if not trial.again:
+            if not trial.retrained:
                 tasks = [(name, trial.params, seed, data) for seed in FRESH_OF_RECORDS]
-                trial.again = pool.map(train_again, tasks)
+                trial.retrained = pool.map(train_again, tasks)
                 results.save()
 
 

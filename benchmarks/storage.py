@@ -76,7 +76,7 @@ from search.study.record import ATTEMPTS, CHECKPOINT, PAUSED, Epoch
 from search.study.store import load_study, open_study, stop_requests
 from search.worker import loop
 from search.worker import trial as training
-from search.worker.retention import drop_beaten
+from search.worker.retention import drop_outperformed
 from search.worker.trial import Objective
 from tests.factories import digits
 from tests.postgresql import Server, server
@@ -128,7 +128,7 @@ def run_trial(study: optuna.Study, common: Objective, epochs: tuple[float, ...])
     with timed(spent["end"]):
         retry(lambda: lease.finish(study, ticket, TrialState.COMPLETE, metrics.accuracy))
     with timed(spent["drop"]):
-        retry(lambda: drop_beaten(study, common.artifacts, study.user_attrs[KEEP]))
+        retry(lambda: drop_outperformed(study, common.artifacts, study.user_attrs[KEEP]))
     return spent
 
 

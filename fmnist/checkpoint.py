@@ -23,7 +23,7 @@ from fmnist.checkpoint_schema import Content, distinct
 from fmnist.choices import AppliedTta, is_own
 from fmnist.data import DataSet
 from fmnist.errors import CheckpointError as CheckpointError  # re-exported for callers
-from fmnist.files import write_whole
+from fmnist.files import write_atomically
 from fmnist.hyperparameters import Hyperparameters, ScoreOn
 from fmnist.own_network import OwnNetwork, Source, of_record
 from fmnist.training import EpochMetrics, Training
@@ -90,7 +90,7 @@ def save(path: Path | str, training: Training, score_on: ScoreOn, data: DataSet)
     Raises:
         OSError: the disk is full or the folder is not writable; the previous file stays.
     """
-    write_whole(Path(path), dump(training, score_on, data))
+    write_atomically(Path(path), dump(training, score_on, data))
 
 
 def dump(training: Training, score_on: ScoreOn, data: DataSet) -> bytes:

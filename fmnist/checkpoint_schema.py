@@ -16,7 +16,7 @@ from fmnist.hyperparameters import Hyperparameters, ScoreOn
 from fmnist.optimizer import MOMENTS, vector_length
 from fmnist.training import QUARTERS
 
-MOST_THREADS = 1024  # torch aborts the process if it cannot start as many
+MAX_THREADS = 1024  # torch aborts the process if it cannot start as many
 
 
 class _Strict(BaseModel):
@@ -50,7 +50,7 @@ class _MadeWith(_Strict):
     python: str
     machine: str
     device: str
-    threads: int = Field(ge=1, le=MOST_THREADS)
+    threads: int = Field(ge=1, le=MAX_THREADS)
     precision: Precision
     git_commit: str | None
 

@@ -27,7 +27,7 @@ def device_of(name: str) -> torch.device:
 Precision = Literal["float32", "bfloat16"]
 
 
-def fastest(device: torch.device) -> Precision:
+def default_precision(device: torch.device) -> Precision:
     """The faster format for training on a device: bfloat16 on CPUs that gain from it, otherwise float32.
 
     In bfloat16, convolutions and linear layers round their inputs to 8 significant bits during training (Kalamkar et

@@ -18,7 +18,7 @@ SIDE = 28  # pixels of an image
 SEED = 20_170_825_001  # for weights and noise; unlikely to be set by user code
 
 
-def try_out(network: OwnNetwork, arguments: Mapping[str, Any], precision: Precision = "float32") -> None:
+def dry_run(network: OwnNetwork, arguments: Mapping[str, Any], precision: Precision = "float32") -> None:
     """Build, train, score, save and load a network once, on noise.
 
     Args:

@@ -18,7 +18,7 @@ from fmnist.hyperparameters import ScoreOn
 from fmnist.tta import log_mean_softmax
 
 FORMAT = "fmnist-search ensemble 1"
-MOST_MEMBERS = 64  # whose plain values fit into archive.LARGEST_PICKLE
+MAX_MEMBERS = 64  # whose plain values fit into archive.LARGEST_PICKLE
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class MeanOfNetworks(nn.Module):
 
 
 def dump(members: list[Checkpoint], trials: list[int]) -> bytes:
-    """The content of an ensemble file, from at most MOST_MEMBERS finished training runs on one data set."""
+    """The content of an ensemble file, from at most MAX_MEMBERS finished training runs on one data set."""
     # Shared source text is stored once, and full histories of many members would exceed archive.LARGEST_PICKLE.
     parts = [checkpoint.plain(replace(each, history=each.history[-1:], source=None)) for each in members]
     source = next((each.source for each in members if each.source), None)
@@ -123,7 +123,7 @@ class _Content(BaseModel):
 
     format: str
     trials: list[Number]
-    members: list[dict[str, Any]] = Field(min_length=1, max_length=MOST_MEMBERS)
+    members: list[dict[str, Any]] = Field(min_length=1, max_length=MAX_MEMBERS)
     source: dict[str, Any] | None = None
 
 

@@ -25,7 +25,7 @@ class DataError(ExpectedError):
     """The data set is missing, truncated or altered; the message says what to do."""
 
 
-class DataAbsent(DataError):
+class DataNotFound(DataError):
     """The data set is not on this machine and could not be downloaded."""
 
     exit_code = 3

@@ -18,7 +18,7 @@ from fmnist.checkpoint import Checkpoint
 from fmnist.data import CLASSES, SIDE, standardize
 from fmnist.ensemble import Ensemble
 from fmnist.errors import ExpectedError
-from fmnist.files import write_whole
+from fmnist.files import write_atomically
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -64,7 +64,7 @@ def write_onnx(saved: Checkpoint | Ensemble, path: Path) -> float:
     if not difference <= TOLERANCE * max(1, largest / 10):  # so that NaN fails
         raise ExportError(f"onnxruntime's logits differ from torch's by {difference:.2g}: nothing written; {UPGRADE}")
     try:
-        write_whole(path, content)
+        write_atomically(path, content)
     except OSError as error:
         raise ExportError(f"{path}: {error.strerror or error}; name another file with --to") from error
     return difference

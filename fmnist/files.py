@@ -10,7 +10,7 @@ def expand(path: Path | str) -> Path:
     return Path(os.path.expanduser(path))  # noqa: PTH111  # pathlib's raises for an unknown user
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes) -> None:
     """Write a file atomically, creating its folder. A reader sees the previous file or the complete new one.
 
     An existing pipe or device, such as /dev/null, is written to directly.

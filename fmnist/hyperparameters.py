@@ -26,7 +26,7 @@ from fmnist.errors import UsageError
 PART = r"[A-Za-z_]\w*"
 OWN = rf"(?:(?!/)(?!.*\.\.)[\w./ -]*\w\.py|{PART}(?:\.{PART})*):{PART}"  # the user's own network
 
-OWN_SIZE = 0  # kernel size: the architecture's default
+DEFAULT_KERNEL_SIZE = 0  # kernel size: the architecture's default
 
 ScoreOn = Literal["test", "validation"]  # images that score a training run; validation is held out of training
 
@@ -84,7 +84,10 @@ class Hyperparameters(BaseModel):
     )
     blocks: int = Field(3, ge=1, le=4, description="blocks of the network; simple has none")
     kernel_size: int = Field(
-        OWN_SIZE, ge=0, le=15, description="kernel size of cnn and simple, in pixels; 0 means 3 in cnn and 5 in simple"
+        DEFAULT_KERNEL_SIZE,
+        ge=0,
+        le=15,
+        description="kernel size of cnn and simple, in pixels; 0 means 3 in cnn and 5 in simple",
     )
     residual: bool = Field(
         False, description="cnn: a 3 x 3 convolution after each of the first two blocks, added to its input"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
-from fmnist.errors import DataAbsent, DataError
+from fmnist.errors import DataError, DataNotFound
 from fmnist.files import expand
 
 # SHA-256 of the uncompressed files, because Debian rewrites the headers of the .gz files. With the original header
@@ -55,7 +55,7 @@ def fetch() -> Path:
     """Download the data set with torchvision into the user's cache; return its folder.
 
     Raises:
-        DataAbsent: the download failed.
+        DataNotFound: the download failed.
     """
     from torchvision.datasets import FashionMNIST
 
@@ -67,7 +67,7 @@ def fetch() -> Path:
     try:
         FashionMNIST(str(folder.parent.parent), download=True)
     except (OSError, RuntimeError) as error:
-        raise DataAbsent(
+        raise DataNotFound(
             "Fashion-MNIST is not on this machine and could not be downloaded "
             f"({str(error).strip().splitlines()[0]}). "
             "Install Debian's package (apt-get install dataset-fashion-mnist), "

@@ -28,8 +28,8 @@ from fmnist.architectures import build
 from fmnist.augmentation import augment
 from fmnist.choices import Tta, is_own
 from fmnist.data import LabelledImages, Splits, standardize
-from fmnist.device import Precision, fastest
-from fmnist.dry_run import try_out
+from fmnist.device import Precision, default_precision
+from fmnist.dry_run import dry_run
 from fmnist.errors import ExpectedError
 from fmnist.evaluation import evaluate
 from fmnist.hyperparameters import Hyperparameters
@@ -84,7 +84,7 @@ class Training:
         hyperparameters: the configuration.
         seed: 0 or more; determines the initial weights and every random draw.
         device: of the network and the images; the CPU if None.
-        precision: of the network's products; `fastest` for the device if None.
+        precision: of the network's products; `default_precision` of the device if None.
         own: the user's own network if already loaded; otherwise it is loaded by name.
         tta: "mirror" averages each prediction with that of the mirror image, "auto" only if the augmentation flips.
             Affects scores, not weights.
@@ -106,14 +106,14 @@ class Training:
         self.tta = applied(tta, hyperparameters)
         self.seed = seed
         self.device = device or torch.device("cpu")
-        self.precision = precision or fastest(self.device)
+        self.precision = precision or default_precision(self.device)
         self.history: list[EpochMetrics] = []
         self.quarters = 0
         self.steps = 0
         self.scored = 0  # batches, in all evaluations
         self.own = own or (load(hyperparameters.architecture) if is_own(hyperparameters.architecture) else None)
         if self.own:
-            try_out(self.own, hyperparameters.network, self.precision)
+            dry_run(self.own, hyperparameters.network, self.precision)
         self.network, self.averaged = self._first_network(), self._first_network()
         self.optimizer = AveragedOptimizer(self.network, self.averaged, hyperparameters)
 

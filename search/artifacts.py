@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fmnist.errors import ExpectedError
-from fmnist.files import expand, write_whole
+from fmnist.files import expand, write_atomically
 
 CONNECT_TIMEOUT, READ_TIMEOUT = 10, 20  # seconds, for each of boto3's five attempts per call
 TRANSIENT_CODES = ("RequestTimeout", "SlowDown", "Throttling", "ThrottlingException")  # with HTTP status 4xx
@@ -96,7 +96,7 @@ class Folder:
         path = self.path / _checked(name)
         if path.is_dir():
             path.rmdir()  # nothing is lost if it is empty; else this raises OSError
-        write_whole(path, content)
+        write_atomically(path, content)
 
     def read(self, name: str) -> bytes | None:
         try:

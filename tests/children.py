@@ -116,7 +116,7 @@ def _instant(trial: optuna.Trial, *_: object) -> Outcome:
 
 def publish_and_die(settings: WorkerSettings, folder: Path, moment: str) -> None:
     """Train a study's finalists, and be killed "before", "within" or "after" writing the ensemble."""
-    write = run_finalists.write_whole
+    write = run_finalists.write_atomically
 
     def writing(path: Path, content: bytes) -> None:
         if path.name != ENSEMBLE:
@@ -128,6 +128,6 @@ def publish_and_die(settings: WorkerSettings, folder: Path, moment: str) -> None
             write(path, content)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    run_finalists.write_whole = writing  # type: ignore[attr-defined]
+    run_finalists.write_atomically = writing  # type: ignore[attr-defined]
     run = RunSettings(None, Place(folder), 1, settings, None, quiet=True)
     run_finalists.run_finalists(run, 2, 1, Console(quiet=True))

@@ -192,9 +192,9 @@ def test_the_stock_network_has_as_many_weights_as_ours_with_residual_convolution
 def test_stock_is_reached_by_the_first_record_whose_fresh_trainings_are_as_good() -> None:
     stocks = Searched("stock", 900.0, [Ended(800.0, 4, 0.91)], {}, retrained=[0.9, 0.9])
     trials = [
-        Ended(10.0, 2, 0.92, again=[0.89, 0.9]),  # luck
-        Ended(20.0, 2, 0.91, again=[0.95, 0.95]),  # no record
-        Ended(30.0, 2, 0.93, again=[0.9, 0.91]),
+        Ended(10.0, 2, 0.92, retrained=[0.89, 0.9]),  # luck
+        Ended(20.0, 2, 0.91, retrained=[0.95, 0.95]),  # no record
+        Ended(30.0, 2, 0.93, retrained=[0.9, 0.91]),
     ]
     assert reached_stock(Searched("ours", 30.0, trials, {}), stocks) == 30.0
     assert reached_stock(Searched("ours", 30.0, trials[:2], {}), stocks) is None

@@ -162,8 +162,8 @@ def test_the_study_file_in_the_report_is_the_definition(analysis: Analysis, tmp_
 def test_finalists_keep_conditions_and_marks(study: optuna.Study, analysis: Analysis) -> None:
     assert analysis.standings is not None
     for finalist in analysis.standings.finalists:
-        assert is_complete(DEFINED.space, finalist.again.params)
-        assert finalist.again.params == study.get_trials(deepcopy=False)[finalist.trial or 0].params
+        assert is_complete(DEFINED.space, finalist.retrained.params)
+        assert finalist.retrained.params == study.get_trials(deepcopy=False)[finalist.trial or 0].params
     marks = {finalist.trial: finalist.mark for finalist in analysis.standings.finalists}
     named = {0: "default", 1: "start 1", 2: "start 2"}
     assert marks == {number: named.get(number or 0) for number in marks}

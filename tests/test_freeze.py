@@ -24,7 +24,7 @@ from search.study.record import AUDIT, PAUSED, RecordError, checkpoint_of, histo
 from search.study.store import definition_of, finalists_of, load_study
 from search.worker.loop import work
 from search.worker.reproduce import reproduce
-from search.worker.retention import drop_beaten, drop_orphans
+from search.worker.retention import drop_orphans, drop_outperformed
 from tests.children import never
 from tests.conftest import Command, Make, worker_pids
 from tests.factories import FREEZING, definition
@@ -117,7 +117,7 @@ def test_checkpoints_of_paused_trials_are_kept_until_they_end(make: Make, url: s
     work(settings, until_paused(study, 4))
     waiting = [trial for trial in trials_of(study) if PAUSED in trial.user_attrs]
     folder = Folder(tmp_path / "s" / "checkpoints")
-    drop_beaten(study, folder, 1)
+    drop_outperformed(study, folder, 1)
     assert drop_orphans(study, folder) == 0
     assert {checkpoint_of(trial) for trial in waiting} <= set(folder.names())
     work(settings, never)

@@ -149,7 +149,7 @@ def test_the_report_has_its_numbers(here: Run, made: Path) -> None:
     assert printed(here("report", "tiny", "--format", "json")) == "studies/tiny/report.json\n"
     numbers = json.loads((made / "tiny" / "report.json").read_text())
     assert numbers["missing"] is None  # the data set and the checkpoint are available
-    assert numbers["answer"]["params"] == numbers["standings"]["finalists"][0]["again"]["params"] == BEST
+    assert numbers["answer"]["params"] == numbers["standings"]["finalists"][0]["retrained"]["params"] == BEST
     assert (numbers["standings"]["trained"], numbers["standings"]["outdated"]) == (6, False)
     assert [len(trial["curve"]) for trial in numbers["trials"]] == [6, 3, 6, 3, 2, 1, 6, 1]
     assert numbers["provenance"]["versions"]["fmnist_search"] == "0.2.0"

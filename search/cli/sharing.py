@@ -202,7 +202,7 @@ def gc(study: str, storage: str | None, output: Path | None, artifacts: str | No
         location = retention.files_of(opened, folder, located(artifacts))[0].location
         check_within(opened, location, deletable_roots(opened, output, located(artifacts)))
         store = open_artifacts(location)
-        outperformed = retention.drop_beaten(opened, store, keep or opened.user_attrs[KEEP])
+        outperformed = retention.drop_outperformed(opened, store, keep or opened.user_attrs[KEEP])
         orphans = retention.drop_orphans(opened, store)
     removed = f"{count(outperformed, 'checkpoint')} of outperformed trials and {count(orphans, 'orphaned file')}"
     click.echo(f"Removed {removed}.")

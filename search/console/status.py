@@ -120,11 +120,11 @@ def show_finalists(console: Console, study: str, standings: Standings | None) ->
         table.add_row(
             wording.name(finalist),
             "-" if finalist.search is None else percent(finalist.search),
-            percent(finalist.again.accuracy.mean),
-            wording.interval(finalist.again.accuracy),
+            percent(finalist.retrained.accuracy.mean),
+            wording.interval(finalist.retrained.accuracy),
             wording.change(finalist),
-            str(finalist.again.accuracy.n),
-            wording.standing(finalist.again, "" if place else standings.title),
+            str(finalist.retrained.accuracy.n),
+            wording.standing(finalist.retrained, "" if place else standings.title),
         )
     for unscored in standings.unscored:
         search_score = "-" if unscored.search is None else percent(unscored.search)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import optuna
 
 from fmnist.data import DataSet
-from fmnist.files import write_whole
+from fmnist.files import write_atomically
 from search.report.analysis import analyse
 from search.report.comparison import compare
 
@@ -72,5 +72,5 @@ def _finite(value: Any) -> Any:
 
 
 def _written(to: Path, content: str) -> Path:
-    write_whole(to, content.encode())
+    write_atomically(to, content.encode())
     return to

@@ -32,7 +32,7 @@ def on_tie(standings: Standings | None, finalists: str) -> str | None:
     """If the winner is the default, or statistically tied with it."""
     if standings is None or standings.winner is None or not standings.decided:
         return None
-    best = standings.winner.again
+    best = standings.winner.retrained
     if best.is_default:
         return (
             "The default configuration won: the search found nothing better in this search space. Try wider ranges, "
@@ -72,7 +72,7 @@ def on_luck(
 def on_cost(standings: Standings | None, ranking: list[Configuration]) -> str | None:
     """If a configuration that is tied with the best trains faster."""
     finalists = standings.finalists if standings else []
-    named = [(wording.called(finalist), finalist.again) for finalist in finalists] or [
+    named = [(wording.called(finalist), finalist.retrained) for finalist in finalists] or [
         (one.label, one) for one in ranking
     ]
     names = [name for name, one in named if one.whole]

@@ -122,7 +122,7 @@ class Analysis:
     def answer(self) -> Configuration | None:
         """The selected configuration, if retrained or repeated; None before that, and if it is a single trial."""
         if self.standings:
-            return self.standings.winner.again if self.standings.winner else None
+            return self.standings.winner.retrained if self.standings.winner else None
         return self.ranking[0] if self.repeated and self.ranking and self.ranking[0].whole else None
 
     @property
@@ -134,7 +134,7 @@ class Analysis:
             if number is not None:
                 return self._trial(number, title)
             # None of its trials in the search is complete: take the first.
-            pruned = [trial.number for trial in self.trials if trial.params == standings.winner.again.params]
+            pruned = [trial.number for trial in self.trials if trial.params == standings.winner.retrained.params]
             return self._trial(pruned[0], title) if pruned else None
         if self.answer:
             return self._trial(self.answer.trials[0], "of the best configuration")
@@ -197,7 +197,7 @@ def analyse(study: optuna.Study, folder: Path, data: Callable[[], DataSet]) -> A
         network, missing = best_network(study, folder, summary, standings, loaded)
     found = importances(trials) if definition.seeds == 1 else None
     finalist_trials = finalists.get_trials(deepcopy=False) if finalists else []
-    done = [*spells(trials, began, again=False), *spells(finalist_trials, began, again=True)]
+    done = [*spells(trials, began, retrained=False), *spells(finalist_trials, began, retrained=True)]
     finished, done, paused = without_pauses(records(definition, trials, began), done)
     origin = provenance(study, definition, folder, [*trials, *finalist_trials], loaded)
     evidence = Evidence(

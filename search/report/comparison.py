@@ -34,7 +34,7 @@ class Progress:
 class Answer:
     """Result of a study.
 
-    fingerprint: of the data. answer: label of the selected configuration. accuracies: of its training runs. again:
+    fingerprint: of the data. answer: label of the selected configuration. accuracies: of its training runs. retrained:
     whether these are fresh runs of a finalist; if not, it was selected by these accuracies.
     """
 
@@ -47,7 +47,7 @@ class Answer:
     answer: str
     accuracies: list[float]
     accuracy: Estimate
-    again: bool
+    retrained: bool
 
     def comparable(self, other: "Answer") -> bool:
         """Whether both were scored on the same images."""
@@ -96,7 +96,7 @@ def _answer(study: optuna.Study, folder: Path) -> Answer | None:
     if not ranked:
         return None
     standings = standings_of(study, folder)
-    retrained = standings.winner.again if standings and standings.winner else None
+    retrained = standings.winner.retrained if standings and standings.winner else None
     best = retrained or ranked[0]
     ended = [trial for trial in trials if trial.state in FINISHED]
     return Answer(
@@ -109,7 +109,7 @@ def _answer(study: optuna.Study, folder: Path) -> Answer | None:
         answer=best.label,
         accuracies=best.accuracies,
         accuracy=best.accuracy,
-        again=retrained is not None,
+        retrained=retrained is not None,
     )
 
 

@@ -149,7 +149,7 @@ def timeline(analysis: Analysis) -> go.Figure:
     unit, name = clock(analysis.seconds)
     figure = figure_of(f"{name} since the first trial started", "", barmode="overlay")
     shown = {trial.number for trial in drawn_trials(analysis.trials)}
-    spells = [each for each in analysis.spells if each.again or each.outcome == "running" or each.trial in shown]
+    spells = [each for each in analysis.spells if each.retrained or each.outcome == "running" or each.trial in shown]
     for kind, colour in KINDS.items():
         bars = [each for each in spells if _kind(each) == kind]
         if bars:
@@ -157,7 +157,7 @@ def timeline(analysis: Analysis) -> go.Figure:
                 base=[each.start / unit for each in bars],
                 x=[(each.end - each.start) / unit for each in bars],
                 y=[literal(each.worker) for each in bars],
-                text=[f"{'finalists, ' if each.again else ''}trial {each.trial}: {each.outcome}" for each in bars],
+                text=[f"{'finalists, ' if each.retrained else ''}trial {each.trial}: {each.outcome}" for each in bars],
                 textposition="none",
                 hovertemplate=f"%{{text}}<br>%{{base:.4g}} to %{{x:.4g}} {name}<extra></extra>",
                 orientation="h",
@@ -173,7 +173,7 @@ def timeline(analysis: Analysis) -> go.Figure:
 
 def _kind(spell: Spell) -> str:
     if spell.outcome in ("complete", "pruned", "paused", "running"):
-        return "finalists" if spell.again and spell.outcome == "complete" else spell.outcome
+        return "finalists" if spell.retrained and spell.outcome == "complete" else spell.outcome
     return "returned to the queue, or failed"
 
 
@@ -285,7 +285,7 @@ def finalists(analysis: Analysis) -> go.Figure:
     )
     best = analysis.standings.winner
     chosen = [finalist is best for finalist in rows]
-    _dots(figure, [finalist.again.accuracy for finalist in rows], names, "retrained, 95 % interval", chosen)
+    _dots(figure, [finalist.retrained.accuracy for finalist in rows], names, "retrained, 95 % interval", chosen)
     return figure.update_layout(height=180 + 2 * ROW * len(rows))
 
 

@@ -44,7 +44,7 @@ class Evidence:
 def findings(evidence: Evidence) -> list[Finding]:
     """All findings that the numbers support."""
     ranking, standings = evidence.ranking, evidence.standings
-    configurations = [finalist.again for finalist in standings.finalists] if standings else ranking
+    configurations = [finalist.retrained for finalist in standings.finalists] if standings else ranking
     texts = {
         "write-up": verdict(evidence.comparison) if evidence.comparison else None,
         "ranking": wording.ranked(evidence.ranking) if evidence.definition.seeds > 1 else None,

@@ -49,13 +49,13 @@ class TrialRecord:
 class Spell:
     """A worker's attempt at a trial.
 
-    worker: host and process id. again: whether the trial belongs to the finalists. start, end: seconds since the
+    worker: host and process id. retrained: whether the trial belongs to the finalists. start, end: seconds since the
     search started; the end of a running attempt is now. outcome: complete, pruned, running, or how else it ended.
     """
 
     worker: str
     trial: int
-    again: bool
+    retrained: bool
     start: float
     end: float
     outcome: str
@@ -74,7 +74,7 @@ def records(definition: StudyDefinition, trials: Iterable[FrozenTrial], began: d
     return [_record(trial, known.get(key(trial.params)), began) for trial in trials if trial.state.is_finished()]
 
 
-def spells(trials: Iterable[FrozenTrial], began: datetime, *, again: bool) -> list[Spell]:
+def spells(trials: Iterable[FrozenTrial], began: datetime, *, retrained: bool) -> list[Spell]:
     """All attempts at the trials, by start."""
     now = datetime.now(UTC)
     found = []
@@ -85,7 +85,7 @@ def spells(trials: Iterable[FrozenTrial], began: datetime, *, again: bool) -> li
                 Spell(
                     worker=f"{attempt.host}:{attempt.pid}",
                     trial=trial.number,
-                    again=again,
+                    retrained=retrained,
                     start=(start - began).total_seconds(),
                     end=(end - began).total_seconds(),
                     outcome=attempt.outcome or "running",

@@ -129,7 +129,7 @@ def _copied(study: optuna.Study, winner: Finalist) -> FrozenTrial:
     """The finalist trial whose checkpoint was published as the winner's."""
     finalist_study = finalists_of(study)
     assert finalist_study is not None  # there are standings
-    return finalist_study.get_trials(deepcopy=False)[winner.again.trials[0]]
+    return finalist_study.get_trials(deepcopy=False)[winner.retrained.trials[0]]
 
 
 def describe(checkpoint: Checkpoint, path: str, scored: LabelledImages, scored_on: str) -> BestNetwork:

@@ -39,25 +39,25 @@ class Finalist:
     """One configuration that was trained again.
 
     trial: number of its first trial in the search. search: its mean accuracy there over complete trials; None if it
-    has none. again: its trials among the finalists.
+    has none. retrained: its trials among the finalists.
     """
 
     trial: int | None
     search: float | None
-    again: Configuration
+    retrained: Configuration
 
     @property
     def is_default(self) -> bool:
-        return self.again.is_default
+        return self.retrained.is_default
 
     @property
     def mark(self) -> str | None:
-        return self.again.mark
+        return self.retrained.mark
 
     @property
     def change(self) -> float | None:
         """Mean of its fresh trainings minus its accuracy in the search; usually negative, as the search chose it."""
-        return None if self.search is None else self.again.accuracy.mean - self.search
+        return None if self.search is None else self.retrained.accuracy.mean - self.search
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class Standings:
     def winner(self) -> Finalist | None:
         """The best configuration; None if each has a training that diverged."""
         first = self.finalists[0] if self.finalists else None
-        return first if first and first.again.whole else None
+        return first if first and first.retrained.whole else None
 
     @property
     def decided(self) -> bool:
@@ -177,8 +177,8 @@ class Standings:
         """Trials of the ensemble: all of the winner's, then those of each configuration tied with it."""
         if self.winner is None:
             return []
-        tied = [self.winner, *(finalist for finalist in self.finalists if finalist.again.ties)]
-        return [number for finalist in tied for number in finalist.again.trials]
+        tied = [self.winner, *(finalist for finalist in self.finalists if finalist.retrained.ties)]
+        return [number for finalist in tied for number in finalist.retrained.trials]
 
     @property
     def unsettled(self) -> bool:
@@ -193,7 +193,7 @@ class Standings:
         """The winner in `status --json` and `best --json`; None unless it is final."""
         if not self.final or self.winner is None:
             return None
-        accuracy, made = self.winner.again.accuracy, self.ensemble
+        accuracy, made = self.winner.retrained.accuracy, self.ensemble
         return {
             "trial": self.winner.trial,
             "params": self.hyperparameters,
@@ -308,24 +308,24 @@ def standings_of(study: optuna.Study, folder: Path | None = None) -> Standings |
         return None
     searched = definition_of(study)
     finalists = _finalists(found, searched, definition, trials)
-    winner = finalists[0] if finalists and finalists[0].again.whole else None
-    settled = winner is not None and settlement.get("trials") == winner.again.trials
+    winner = finalists[0] if finalists and finalists[0].retrained.whole else None
+    settled = winner is not None and settlement.get("trials") == winner.retrained.trials
     checkpoint = folder / BEST if settled and (folder / BEST).is_file() else None
     standings = Standings(
         study=study.study_name,
         score_on=definition.score_on,
         trained=sum(min(number, definition.seeds) for number in finished.values()),
         wanted=len(points) * definition.seeds,
-        diverged=finished.total() - sum(len(finalist.again.trials) for finalist in finalists),
+        diverged=finished.total() - sum(len(finalist.retrained.trials) for finalist in finalists),
         outdated=not found.best,
         finalists=finalists,
         checkpoint=checkpoint,
-        checkpoint_accuracy=winner.again.accuracies[0] if winner else None,
+        checkpoint_accuracy=winner.retrained.accuracies[0] if winner else None,
         test=estimate(settlement["test"]) if settled and settlement["test"] else None,
         unfinished=not is_done(study),
         unscored=_unscored(found, searched, trials),
         searched=sum(state[each] for each in FINISHED),
-        hyperparameters={**searched.default_values, **winner.again.params} if winner else None,
+        hyperparameters={**searched.default_values, **winner.retrained.params} if winner else None,
         removed=settled and checkpoint is None and settlement.get("removed", False),
         single=Published.of_record(settlement["single"]) if checkpoint and "single" in settlement else None,
     )

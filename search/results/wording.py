@@ -160,13 +160,13 @@ def headline(standings: Standings) -> str:
 def _headline(standings: Standings, best: Finalist) -> str:
     if best.is_default:
         return "the search found nothing better than the default configuration."
-    if best.again.gain:
-        return _compared(called(best), best.again.gain)
-    default = next((one.again for one in standings.finalists if one.is_default), None)
+    if best.retrained.gain:
+        return _compared(called(best), best.retrained.gain)
+    default = next((one.retrained for one in standings.finalists if one.is_default), None)
     if default is None or not default.whole:
         how = lost(default) if default else "all diverged"
         return f"{called(best)} won; its gain over the default is unknown, as training the default failed ({how})."
-    if best.again.accuracy.n == 1:
+    if best.retrained.accuracy.n == 1:
         return f"{called(best)} won; with one seed each, its gain over the default may be noise."
     return f"{called(best)} won; its gain over the default has no interval, as no score varies between seeds."
 
@@ -209,7 +209,7 @@ def winner(standings: Standings) -> str:
             f"on the same {standings.score_on} images."
         )
     if best:
-        sentences.append(precision([finalist.again for finalist in standings.finalists], "finalists"))
+        sentences.append(precision([finalist.retrained for finalist in standings.finalists], "finalists"))
     if standings.test:
         test = f"{percent(standings.test.mean)}{_with_interval(standings.test)}"
         sentences.append(f"On the test images, which were not used for any selection: {test}.")
@@ -217,15 +217,15 @@ def winner(standings: Standings) -> str:
 
 
 def _ahead(standings: Standings, best: Finalist) -> str:
-    accuracy = best.again.accuracy
+    accuracy = best.retrained.accuracy
     sentence = (
         f"{standings.title.capitalize()}: {called(best)}, "
         f"{percent(accuracy.mean)} {standings.score_on} accuracy, mean of "
         f"{count(accuracy.n, 'fresh seed')}{_with_interval(accuracy)}: "
-        f"{assignments(best.again.params)}."
+        f"{assignments(best.retrained.params)}."
     )
-    others = [other for other in standings.finalists[1:] if other.again.whole]
-    ties = [called(other) for other in others if other.again.ties]
+    others = [other for other in standings.finalists[1:] if other.retrained.whole]
+    ties = [called(other) for other in others if other.retrained.ties]
     if not ties:
         return sentence
     tied = listed(ties)
@@ -240,8 +240,10 @@ def _no_winner(standings: Standings, finalists: int) -> str:
 
 
 def _diverged(standings: Standings) -> str:
-    partly = [one for one in standings.finalists if not one.again.whole]
-    counts = [(called(one), one.again.finished - one.again.accuracy.n, one.again.finished) for one in partly]
+    partly = [one for one in standings.finalists if not one.retrained.whole]
+    counts = [
+        (called(one), one.retrained.finished - one.retrained.accuracy.n, one.retrained.finished) for one in partly
+    ]
     counts += [(called(one), one.diverged, one.diverged) for one in standings.unscored]
     by_finalist = listed([f"{number} of {total} of {finalist}" for finalist, number, total in counts])
     runs = count(standings.diverged, "training run")
@@ -259,7 +261,7 @@ def checkpoint(standings: Standings) -> str:
             return "Best checkpoint  removed; the report shows the command that trains it again"
         return f"Best checkpoint  not found; `fmnist-search finalists {standings.study}` restores it"
     assert standings.winner is not None  # a checkpoint is only published for a winner
-    accuracies = standings.winner.again.accuracies
+    accuracies = standings.winner.retrained.accuracies
     runs = count(len(accuracies), "training run")
     return f"Best checkpoint  {standings.checkpoint}  ({percent(accuracies[0])}, 1 of {runs})"
 

@@ -13,7 +13,7 @@ from fmnist.checkpoint import Checkpoint, CheckpointError
 from fmnist.data import DataSet, LabelledImages, load, split
 from fmnist.ensemble import Ensemble
 from fmnist.evaluation import Evaluation, evaluate, milliseconds_per_image
-from fmnist.files import write_whole
+from fmnist.files import write_atomically
 from fmnist.hyperparameters import ScoreOn
 from fmnist.training import EpochMetrics
 from fmnist.user_code import running
@@ -178,7 +178,7 @@ def publish_winner(
     """
     assert standings.winner is not None
     artifacts, trials = artifacts_of(finalist_study), finalist_study.get_trials(deepcopy=False)
-    numbers, former = standings.winner.again.trials, finalist_study.user_attrs.get(SETTLED, {})
+    numbers, former = standings.winner.retrained.trials, finalist_study.user_attrs.get(SETTLED, {})
     trainings = [read_checkpoint(trials[number], artifacts) for number in numbers]
     found = asdict(finalists.find(study, finalists.points_of(definition_of(finalist_study), trials)))
     known = former["test"] if former.get("trials") == numbers else []  # the test images are used once
@@ -186,7 +186,7 @@ def publish_winner(
         finalist_study.set_user_attr(SETTLED, {"trials": numbers, "test": known, "found": found, "removed": True})
         return False
     content, first = trainings[0]
-    write_whole(folder / BEST, content)
+    write_atomically(folder / BEST, content)
     kept = [read for _, read in filter(None, trainings)]
     tests = [] if standings.score_on == "test" else _evaluations(kept if not known else kept[:1], data.test)
     record = {
@@ -235,7 +235,7 @@ def publish_ensemble(finalist_study: optuna.Study, folder: Path, url: str, data:
             outcome: dict[str, Any] = {"without": made}
         else:
             content, published = made
-            write_whole(folder / ENSEMBLE, content)
+            write_atomically(folder / ENSEMBLE, content)
             outcome = {"published": asdict(published)}
         finalist_study.set_user_attr(SETTLED, settled | {"ensemble": {"members": members, **outcome}})
 
@@ -244,8 +244,8 @@ def _ensemble(finalist_study: optuna.Study, members: list[int], data: DataSet) -
     """The file of an ensemble and its scores, or why there is none."""
     if len(members) == 1:
         return "the winner was trained once, and no other configuration is tied with it"
-    if len(members) > ensemble.MOST_MEMBERS:
-        return f"{len(members)} networks are tied, and an ensemble has at most {ensemble.MOST_MEMBERS}"
+    if len(members) > ensemble.MAX_MEMBERS:
+        return f"{len(members)} networks are tied, and an ensemble has at most {ensemble.MAX_MEMBERS}"
     artifacts, trials = artifacts_of(finalist_study), finalist_study.get_trials(deepcopy=False)
     read = [read_checkpoint(trials[number], artifacts) for number in members]
     if None in read:

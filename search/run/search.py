@@ -9,7 +9,7 @@ from optuna.storages import RDBStorage
 from rich.console import Console
 
 from fmnist import data as fashion
-from fmnist.device import fastest
+from fmnist.device import default_precision
 from fmnist.errors import ExpectedError
 from search.choices import SEEDS
 from search.console.terminal import terminal
@@ -91,7 +91,7 @@ def _top_up(
             check_name(worker.study)
         study = open_study(storage, worker.study, definition, data, settings.place, allow_mixed=worker.allow_mixed)
         if settings.engine == "local":  # on a cluster each worker checks its machine's precision
-            check_precision(study, fastest(torch.device(worker.device)), allow_mixed=worker.allow_mixed)
+            check_precision(study, default_precision(torch.device(worker.device)), allow_mixed=worker.allow_mixed)
         check_outputs(folder_of(study))
         if settings.command:
             store.note(study, settings.command)

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from fmnist.choices import augmentations, is_own
 from fmnist.errors import NetworkError
-from fmnist.hyperparameters import OWN_SIZE, RESERVED, TRAINING, Hyperparameters
+from fmnist.hyperparameters import DEFAULT_KERNEL_SIZE, RESERVED, TRAINING, Hyperparameters
 from search.formatting import did_you_mean, written
 from search.study.mistakes import Mistake, Mistakes, Place, rule
 from search.study.parameters import (
@@ -141,8 +141,10 @@ def _of_values(definition: "StudyDefinition", place: Place, name: str, table: Pa
     yield from invalid
     if invalid:
         return
-    if name == "kernel_size" and not definition.is_own and table.has(OWN_SIZE) and table.count() > 1:
-        yield Mistake(place, f"{OWN_SIZE} means the network's default size, which depends on it; list actual sizes")
+    if name == "kernel_size" and not definition.is_own and table.has(DEFAULT_KERNEL_SIZE) and table.count() > 1:
+        yield Mistake(
+            place, f"{DEFAULT_KERNEL_SIZE} means the network's default size, which depends on it; list actual sizes"
+        )
     if name == "augmentation_kind" and len({*map(tuple, map(augmentations, table.values()))}) < table.count():
         yield Mistake(place, "names the same augmentation twice; remove one")
     if table.whole and isinstance(table.step, float):

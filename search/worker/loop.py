@@ -22,7 +22,7 @@ from optuna.trial import Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from fmnist import data as fashion
-from fmnist.device import fastest
+from fmnist.device import default_precision
 from fmnist.errors import ExpectedError, NetworkError
 from fmnist.own_network import Named, adopt
 from fmnist.training import Training
@@ -52,7 +52,7 @@ from search.study.store import (
     raise_if_deleted,
     stop_requests,
 )
-from search.worker.retention import drop_beaten, drop_partial
+from search.worker.retention import drop_outperformed, drop_partial
 from search.worker.sampling import propose, pruner
 from search.worker.trial import Objective, Outcome, run_trial
 
@@ -218,7 +218,7 @@ def _join(settings: WorkerSettings, name: str) -> Joined:
     check_alike(study, data, allow_mixed=settings.allow_mixed)
     device = torch.device(settings.device)
     with lock(settings.storage):
-        check_precision(study, fastest(device), allow_mixed=settings.allow_mixed)
+        check_precision(study, default_precision(device), allow_mixed=settings.allow_mixed)
     folder = settings.output and folder_of(study, settings.output)
     check_artifacts(study, folder)
     splits = fashion.split(data, definition.score_on)
@@ -262,7 +262,9 @@ def _nothing_left(study: optuna.Study, objective: Objective, settings: WorkerSet
     if release(study) + reap(study) + tickets.refill(study, settings.storage) + freezing.end_paused(study):
         return False
     if empty:
-        drop_beaten(study, objective.artifacts, attributes(study)[KEEP])  # those of the paused trials that just ended
+        drop_outperformed(
+            study, objective.artifacts, attributes(study)[KEEP]
+        )  # those of the paused trials that just ended
     else:
         time.sleep(POLL)
     return empty
@@ -323,7 +325,7 @@ def _run(
     log.info(
         "ended early: %s" if outcome.reason else "completed at %s", outcome.reason or percent(outcome.value or 0.0)
     )
-    retry(lambda: drop_beaten(study, objective.artifacts, attributes(study)[KEEP]))
+    retry(lambda: drop_outperformed(study, objective.artifacts, attributes(study)[KEEP]))
 
 
 def _open(study: optuna.Study, definition: StudyDefinition, ticket: Ticket) -> Trial:

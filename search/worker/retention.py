@@ -39,7 +39,7 @@ class Files:
         return [str(self.folder)] + ([] if is_within(self.location, [str(self.folder)]) else [self.location])
 
 
-def drop_beaten(study: optuna.Study, artifacts: Artifacts, keep: int) -> int:
+def drop_outperformed(study: optuna.Study, artifacts: Artifacts, keep: int) -> int:
     """Delete the checkpoints of finished trials that are not among the `keep` best complete ones; return their number.
 
     Checkpoints of waiting and running trials stay. An outperformed trial remains so whatever others finish, so any

@@ -13,8 +13,8 @@ from fmnist import archive, checkpoint
 from fmnist.checkpoint import Checkpoint, CheckpointError, weights_digest
 from fmnist.complexity import complexity
 from fmnist.data import DataSet, Splits
-from fmnist.device import fastest
-from fmnist.dry_run import try_out
+from fmnist.device import default_precision
+from fmnist.dry_run import dry_run
 from fmnist.errors import NetworkError
 from fmnist.hyperparameters import TRAINING, Hyperparameters
 from fmnist.own_network import OwnNetwork
@@ -85,11 +85,11 @@ def try_network(definition: StudyDefinition) -> None:
     slow.daemon = True
     slow.start()
     try:
-        precision = fastest(torch.device("cpu"))
-        try_out(own, definition.defaults.network, precision)
+        precision = default_precision(torch.device("cpu"))
+        dry_run(own, definition.defaults.network, precision)
         for changes in space.extremes(definition, without=TRAINING):
             try:
-                try_out(own, definition.defaults.network | changes, precision)
+                dry_run(own, definition.defaults.network | changes, precision)
             except NetworkError as error:
                 raise NetworkError(f"with {assignments(changes)}: {error}") from error
         complexity(definition.defaults, own)

@@ -10,7 +10,7 @@ from torchvision.datasets import FashionMNIST
 
 from fmnist import data, source
 from fmnist.data import DataSet, LabelledImages
-from fmnist.errors import DataAbsent, DataError
+from fmnist.errors import DataError, DataNotFound
 from fmnist.source import CHECKSUMS
 from tests.factories import digits
 
@@ -134,7 +134,7 @@ def test_a_failed_download_suggests_both_alternatives(tmp_path: Path, monkeypatc
     leftover = source.cache_folder() / TRAIN_IMAGES  # torchvision skips the download if it finds these
     leftover.parent.mkdir(parents=True)
     leftover.write_bytes(b"")
-    with pytest.raises(DataAbsent, match=r"apt-get install dataset-fashion-mnist.*--data-dir"):
+    with pytest.raises(DataNotFound, match=r"apt-get install dataset-fashion-mnist.*--data-dir"):
         data.load()
     assert not leftover.exists()
 

@@ -15,7 +15,7 @@ from fmnist.architectures import build
 from fmnist.checkpoint import Checkpoint, CheckpointError
 from fmnist.choices import Architecture
 from fmnist.data import DataSet, split
-from fmnist.ensemble import MOST_MEMBERS, Ensemble, MeanOfNetworks
+from fmnist.ensemble import MAX_MEMBERS, Ensemble, MeanOfNetworks
 from fmnist.evaluation import evaluate
 from fmnist.export import write_onnx
 from fmnist.hyperparameters import Hyperparameters
@@ -152,7 +152,7 @@ CHANGES: list[Callable[[dict[str, Any]], object]] = [
     lambda payload: payload.update(source=1),
     lambda payload: payload.update(source={"sha256": "0", "text": ""}),
     lambda payload: payload.update(
-        members=payload["members"][:1] * (MOST_MEMBERS + 1), trials=[*range(MOST_MEMBERS + 1)]
+        members=payload["members"][:1] * (MAX_MEMBERS + 1), trials=[*range(MAX_MEMBERS + 1)]
     ),
     lambda payload: payload["members"][1].update(data_fingerprint="other"),
     lambda payload: payload["members"][1].update(score_on="validation"),
@@ -189,9 +189,9 @@ def test_the_maximum_number_of_members_fits_into_a_file(members: list[Checkpoint
     weights = build(largest).state_dict()
     many = [
         replace(members[0], hyperparameters=largest, weights={name: value.clone() for name, value in weights.items()})
-        for _ in range(MOST_MEMBERS)
+        for _ in range(MAX_MEMBERS)
     ]
-    assert len(read(ensemble.dump(many, [*range(MOST_MEMBERS)])).members) == MOST_MEMBERS
+    assert len(read(ensemble.dump(many, [*range(MAX_MEMBERS)])).members) == MAX_MEMBERS
 
 
 def test_the_source_of_the_users_own_network_is_stored_once(

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from fmnist.files import write_whole
+from fmnist.files import write_atomically
 
 
 def test_a_failed_write_keeps_the_previous_file(tmp_path: Path) -> None:
     file = tmp_path / "folder" / "file"
-    write_whole(file, b"previous")
+    write_atomically(file, b"previous")
     with pytest.raises(TypeError):
-        write_whole(file, "not bytes")  # type: ignore[arg-type]
+        write_atomically(file, "not bytes")  # type: ignore[arg-type]
     assert file.read_bytes() == b"previous"
     assert list(file.parent.iterdir()) == [file]
 
@@ -21,7 +21,7 @@ def test_an_error_names_the_path_that_was_given(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
     with pytest.raises(NotADirectoryError) as error:
-        write_whole(file / "below" / "report.html", b"page")
+        write_atomically(file / "below" / "report.html", b"page")
     assert error.value.filename == str(file / "below" / "report.html")
 
 
@@ -29,7 +29,7 @@ def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    write_whole(pipe, b"page")
+    write_atomically(pipe, b"page")
     assert os.read(reader, 10) == b"page"
     os.close(reader)
     assert pipe.is_fifo()

@@ -14,7 +14,7 @@ from fmnist import archive, checkpoint, own_network, user_code
 from fmnist.checkpoint import CheckpointError
 from fmnist.complexity import complexity
 from fmnist.data import DataSet, split
-from fmnist.dry_run import try_out
+from fmnist.dry_run import dry_run
 from fmnist.errors import NetworkError
 from fmnist.evaluation import evaluate
 from fmnist.hyperparameters import Hyperparameters
@@ -408,9 +408,9 @@ def test_the_dry_run_uses_the_precision_of_the_training_run() -> None:
     forward = "y = self.fc(x.flatten(1)); return torch.zeros(len(x), 10).index_add(0, torch.arange(len(x)), y)"
     Path("net.py").write_text(body(forward=forward))
     network = load("net.py:CNNModel")
-    try_out(network, {})
+    dry_run(network, {})
     with pytest.raises(NetworkError, match=r"net\.py, line 12: RuntimeError"):
-        try_out(network, {}, "bfloat16")
+        dry_run(network, {}, "bfloat16")
 
 
 def test_a_whole_number_default_that_should_be_a_float_is_explained() -> None:

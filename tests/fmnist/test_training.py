@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from fmnist.architectures import build
 from fmnist.data import DataSet, Splits, split, standardize
-from fmnist.device import fastest
+from fmnist.device import default_precision
 from fmnist.evaluation import evaluate
 from fmnist.hyperparameters import Hyperparameters
 from fmnist.optimizer import as_vector
@@ -242,9 +242,9 @@ def test_bfloat16_is_chosen_where_it_is_faster(
     monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, Any], precision: str
 ) -> None:
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities)
-    assert fastest(torch.device("cpu")) == precision
+    assert default_precision(torch.device("cpu")) == precision
     assert Training(SMALL, 0).precision == precision
-    assert fastest(torch.device("cuda")) == "float32"
+    assert default_precision(torch.device("cuda")) == "float32"
 
 
 def test_precision_affects_neither_the_state_nor_the_scoring(splits: Splits) -> None:

@@ -230,11 +230,11 @@ def test_a_study_trains_resumes_and_is_deleted_in_a_bucket(bucket: str, make: Ma
         assert reader.read() == artifacts.read(checkpoint_name(0, 2))
 
     best = study.best_trial.number
-    assert retention.drop_beaten(study, artifacts, keep=1) == 1
+    assert retention.drop_outperformed(study, artifacts, keep=1) == 1
     assert artifacts.names() == [MARK, checkpoint_name(best, 2)]
     fresh = load_study(open_storage(settings.storage), "s")  # the other has cached the finished trials
     assert [checkpoint_of(trial) is None for trial in fresh.trials] == [number != best for number in range(2)]
-    assert retention.drop_beaten(study, artifacts, keep=1) == 0
+    assert retention.drop_outperformed(study, artifacts, keep=1) == 0
 
     for name in (checkpoint_name(best, 1), checkpoint_name(7, 0.5), "notes.txt"):
         artifacts.write(name, b"")

@@ -465,7 +465,7 @@ def test_a_machine_of_another_precision_is_refused_before_its_workers_start(
     invoke("run", "tiny.toml", "--trials", "1", "--workers", "1", "--quiet")
     here = load_study(open_storage(default_url(Path(study_file.parent, "studies"))), "tiny").user_attrs["precision"]
     other = {"float32": "bfloat16", "bfloat16": "float32"}[here]
-    monkeypatch.setattr("search.run.search.fastest", lambda _: other)
+    monkeypatch.setattr("search.run.search.default_precision", lambda _: other)
     monkeypatch.setattr("search.run.local.Pool.fill", lambda _: pytest.fail("a worker was started"))
     message = one_line(invoke("run", "tiny.toml", "--trials", "2", "--workers", "1"), 2)
     assert f"trained in {here}, but this machine trains in {other}" in message

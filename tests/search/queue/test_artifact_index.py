@@ -78,6 +78,6 @@ def test_an_outperformed_checkpoint_is_unlisted(study: optuna.Study, tmp_path: o
         ticket = saved(study)
         artifacts.write(f"trial-{ticket.number:05d}-epoch-1.pt", b"")
         lease.finish(study, ticket, TrialState.COMPLETE, accuracy)
-    assert retention.drop_beaten(study, artifacts, keep=1) == 1
+    assert retention.drop_outperformed(study, artifacts, keep=1) == 1
     assert listed(study, 0) == [CURVE, CONFUSION]
     assert listed(study, 1) == [CURVE, CONFUSION, "trial-00001-epoch-1.pt"]

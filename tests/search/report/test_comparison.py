@@ -80,7 +80,7 @@ def test_failed_and_running_trials_do_not_count_as_progress(storage: optuna.stor
 
 def test_an_answer_is_the_best_configuration_with_all_its_training_runs(storage: optuna.storages.BaseStorage) -> None:
     (answer,) = compare([study_of(storage, "a", trained(*LOW) + trained(*HIGH, filters=2))]).answers
-    assert (answer.answer, answer.accuracies, answer.accuracy, answer.again) == (
+    assert (answer.answer, answer.accuracies, answer.accuracy, answer.retrained) == (
         "filters=2",
         HIGH,
         Pooled([HIGH, LOW]).estimate(0),
@@ -92,7 +92,7 @@ def test_the_winning_finalist_is_the_answer_if_there_is_one(storage: optuna.stor
     searched = study_of(storage, "a", trained(0.99, filters=3) + trained(0.9, filters=2))
     study_of(storage, finalists_name("a"), trained(*LOW, filters=3) + trained(*HIGH, filters=2))
     (answer,) = compare([searched]).answers
-    assert (answer.answer, answer.accuracies, answer.again) == ("filters=2", HIGH, True)
+    assert (answer.answer, answer.accuracies, answer.retrained) == ("filters=2", HIGH, True)
     assert answer.progress.best[0] == 0.99  # the search alone
 
 

@@ -47,7 +47,7 @@ def test_spells_are_the_attempts_of_all_workers_by_start() -> None:
         trial_of(1, attempt(4, 8, "pruned", pid=3), state=TrialState.PRUNED),
         trial_of(2),  # waiting
     ]
-    assert spells(trials, BEGIN, again=True) == [
+    assert spells(trials, BEGIN, retrained=True) == [
         Spell("here:1", 0, True, 0, 5, "given back"),
         Spell("here:3", 1, True, 4, 8, "pruned"),
         Spell("here:2", 0, True, 9, 12.5, "complete"),
@@ -55,7 +55,7 @@ def test_spells_are_the_attempts_of_all_workers_by_start() -> None:
 
 
 def test_a_running_attempt_ends_now() -> None:
-    (spell,) = spells([trial_of(0, attempt(60), state=TrialState.RUNNING, value=None)], BEGIN, again=False)
+    (spell,) = spells([trial_of(0, attempt(60), state=TrialState.RUNNING, value=None)], BEGIN, retrained=False)
     assert (spell.outcome, spell.start) == ("running", 60)
     assert spell.end == pytest.approx((datetime.now(UTC) - BEGIN).total_seconds(), abs=60)
 

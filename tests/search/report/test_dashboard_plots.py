@@ -187,7 +187,7 @@ def test_the_note_has_the_result_of_the_finalists_if_there_are_any(analysis: Ana
     standings: Standings = report_standings(BETTER)
     text = note(replace(analysis, standings=standings))
     assert "91.00 % test accuracy, mean of 3 fresh seeds" in text
-    assert f"reproduce s.finalists {standings.winner.again.trials[0]} " in text
+    assert f"reproduce s.finalists {standings.winner.retrained.trials[0]} " in text
     ranked = note(with_ranking(analysis, BETTER))
     assert "Best: filters=2, 91.00 %" in ranked
     assert f"reproduce s {BETTER[0].trials[0]} " in ranked

@@ -689,7 +689,7 @@ def test_the_numbers_are_written_as_json(
 
 def test_the_json_of_finalists_and_of_the_write_up_has_their_numbers(analysis: Analysis, beside: Analysis) -> None:
     won = json.loads(as_json(replace(analysis, standings=report_standings(BETTER)).as_json()))
-    assert won["standings"]["finalists"][0]["again"]["accuracies"] == BETTER[0].accuracies
+    assert won["standings"]["finalists"][0]["retrained"]["accuracies"] == BETTER[0].accuracies
     assert won["answer"]["params"] == BETTER[0].params
     assert beside.comparison is not None
     compared = json.loads(as_json(beside.as_json()))["comparison"]

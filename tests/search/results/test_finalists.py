@@ -158,19 +158,21 @@ def test_they_are_trained_again_and_the_winner_is_the_best_mean(
     standings, again = retrained(study, tmp_path / "s")
     assert (standings.trained, standings.wanted, standings.test) == (6, 6, None)
     first, second = standings.finalists
-    assert first.again.accuracy.mean >= second.again.accuracy.mean
+    assert first.retrained.accuracy.mean >= second.retrained.accuracy.mean
     for finalist in (first, second):
-        assert finalist.again.accuracies == [again.trials[number].value for number in finalist.again.trials]
+        assert finalist.retrained.accuracies == [again.trials[number].value for number in finalist.retrained.trials]
         assert finalist.trial is not None
         assert finalist.search == study.trials[finalist.trial].value
-        assert finalist.change == pytest.approx(finalist.again.accuracy.mean - finalist.search)
+        assert finalist.change == pytest.approx(finalist.retrained.accuracy.mean - finalist.search)
     best = checkpoint.load(tmp_path / "s" / "best.pt")
-    assert best.hyperparameters.filters == first.again.params["filters"]
-    assert evaluate(best.network(), tiny.test).accuracy == standings.checkpoint_accuracy == first.again.accuracies[0]
+    assert best.hyperparameters.filters == first.retrained.params["filters"]
+    assert (
+        evaluate(best.network(), tiny.test).accuracy == standings.checkpoint_accuracy == first.retrained.accuracies[0]
+    )
     assert standings.checkpoint == tmp_path / "s" / "best.pt"
     analysis = analyse(study, tmp_path / "s", lambda: tiny)
     assert analysis.epochs == 2 + 6  # as the wall time, which ends when the last finalist does
-    assert analysis.seconds == max(spell.end for spell in analysis.spells if spell.again)
+    assert analysis.seconds == max(spell.end for spell in analysis.spells if spell.retrained)
 
 
 def test_more_of_them_or_more_seeds_train_the_difference_and_fewer_change_nothing(
@@ -188,7 +190,7 @@ def test_more_of_them_or_more_seeds_train_the_difference_and_fewer_change_nothin
     assert [trial.datetime_complete for trial in again.trials] == ends
     standings = standings_of(study, tmp_path / "s")
     assert standings is not None
-    assert [finalist.again.accuracy.n for finalist in standings.finalists] == [3, 3]
+    assert [finalist.retrained.accuracy.n for finalist in standings.finalists] == [3, 3]
 
 
 def test_of_a_validated_study_the_test_images_are_looked_at_once_the_winner_is_known(
@@ -212,7 +214,7 @@ def test_of_a_validated_study_the_test_images_are_looked_at_once_the_winner_is_k
     assert not after.unsettled
     networks = [
         checkpoint.load(tmp_path / "s.finalists" / "checkpoints" / f"trial-{number:05d}-epoch-1.pt").network()
-        for number in after.winner.again.trials
+        for number in after.winner.retrained.trials
     ]
     assert after.test == estimate([evaluate(network, tiny.test).accuracy for network in networks])
     assert "On the test images, which were not used for any selection" in wording.winner(after)
@@ -224,7 +226,7 @@ def test_a_winner_whose_checkpoint_is_damaged_is_not_put_in_place(
     study, settings = searched
     retrain(settings, 2, 1)
     standings, again = retrained(study, tmp_path / "s")
-    winner = tmp_path / "s.finalists" / "checkpoints" / f"trial-{standings.winner.again.trials[0]:05d}-epoch-1.pt"
+    winner = tmp_path / "s.finalists" / "checkpoints" / f"trial-{standings.winner.retrained.trials[0]:05d}-epoch-1.pt"
     content = bytearray(winner.read_bytes())
     content[len(content) // 2] ^= 1
     best = tmp_path / "s" / "best.pt"
@@ -326,7 +328,7 @@ def test_a_finalist_of_which_a_training_diverged_does_not_win_by_the_mean_of_the
     ended(again, 0.80, 0.95, 0.81, 0.94, 0.82, None)  # the default, 4, and 2 in turn
     standings = stand(study, tmp_path / "s")
     assert (standings.decided, standings.final, standings.diverged) == (True, True, 1)
-    assert [finalist.again.params["filters"] for finalist in standings.finalists] == [4, 2]
+    assert [finalist.retrained.params["filters"] for finalist in standings.finalists] == [4, 2]
     assert "Winner: trial 0 (default), 81.00 %" in wording.winner(standings)
     assert "1 training run diverged: 1 of 3 of trial 1" in wording.winner(standings)
     assert "statistically tied" not in wording.winner(standings)
@@ -367,7 +369,7 @@ def test_where_a_training_of_each_diverged_there_is_no_winner(
     assert analysis.answer is None
     assert "s.finalists" not in str(analysis.reproduction)
     assert "No winner" in render(analysis)
-    assert compare([(study, tmp_path / "s")]).answers[0].again is False
+    assert compare([(study, tmp_path / "s")]).answers[0].retrained is False
 
 
 def test_finalists_of_before_stay_and_can_win_when_a_longer_search_finds_others(make: Make, tmp_path: Path) -> None:
@@ -401,7 +403,7 @@ def test_more_seeds_are_for_those_of_before_too(make: Make, tmp_path: Path) -> N
     again = choose(study, settings, data_set, 1, 2)
     ended(again, *[0.9] * 4)
     assert tickets.is_done(again)
-    assert {finalist.again.accuracy.n for finalist in stand(study, tmp_path / "s").finalists} == {2}
+    assert {finalist.retrained.accuracy.n for finalist in stand(study, tmp_path / "s").finalists} == {2}
 
 
 def test_what_an_earlier_version_took_out_of_the_finalists_is_among_them_again(make: Make, tmp_path: Path) -> None:
@@ -560,7 +562,7 @@ def test_run_ends_with_the_finalists_and_goes_on_with_them(invoke: Command, stud
     assert re.search(r"training runs finished\. .*default.* Winner: trial", invoke("status", "tiny").stdout)
 
     winner, standings = (json.loads(invoke(name, "tiny", "--json").stdout) for name in ("best", "finalists"))
-    winner, first = winner["winner"], standings["finalists"][0]["again"]
+    winner, first = winner["winner"], standings["finalists"][0]["retrained"]
     assert (winner["mean"], winner["seeds"], winner["trial"]) == (
         first["accuracy"]["mean"],
         3,
@@ -588,7 +590,7 @@ def test_run_ends_with_the_finalists_and_goes_on_with_them(invoke: Command, stud
     assert more.returncode == 0, more.stderr
     record = json.loads(more.stdout)
     assert record["trained"] == record["wanted"] == 4 * len(record["finalists"])
-    assert {finalist["again"]["accuracy"]["n"] for finalist in record["finalists"]} == {4}
+    assert {finalist["retrained"]["accuracy"]["n"] for finalist in record["finalists"]} == {4}
 
     deleted = invoke("delete", "tiny", "--yes")
     assert deleted.returncode == 0, deleted.stderr

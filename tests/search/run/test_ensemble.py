@@ -100,7 +100,7 @@ def test_both_networks_are_scored_and_measured(make: Make, tmp_path: Path, tiny:
         assert network.digest == saved.digest
         assert network.megabytes == file.stat().st_size / 1e6
         assert 0 < network.milliseconds < 100
-    assert standings.single.trials == standings.winner.again.trials[:1]
+    assert standings.single.trials == standings.winner.retrained.trials[:1]
     assert standings.single.scores[score_on].accuracy == standings.checkpoint_accuracy
     assert standings.ensemble.trials == standings.members
     assert standings.ensemble_file == tmp_path / "s" / ENSEMBLE
@@ -217,7 +217,7 @@ def test_an_ensemble_needs_several_networks_and_not_too_many(
     alone = published((study, settings), tmp_path, seeds=1)
     assert alone.without_ensemble == "the winner was trained once, and no other configuration is tied with it"
     assert not (tmp_path / "s" / ENSEMBLE).exists()
-    monkeypatch.setattr(ensemble, "MOST_MEMBERS", 2)
+    monkeypatch.setattr(ensemble, "MAX_MEMBERS", 2)
     many = published((study, settings), tmp_path, seeds=3)
     assert many.without_ensemble == "3 networks are tied, and an ensemble has at most 2"
 

@@ -18,7 +18,7 @@ import pytest
 import torch
 from optuna.trial import TrialState
 
-from fmnist.device import fastest
+from fmnist.device import default_precision
 from fmnist.training import Training
 from search import logs
 from search.choices import PRUNERS, SAMPLERS
@@ -428,9 +428,11 @@ def test_a_worker_with_another_precision_is_refused_unless_mixing_is_allowed(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study, settings = make(definition(), 2)
-    here, other = ("float32", "bfloat16") if fastest(torch.device("cpu")) == "float32" else ("bfloat16", "float32")
+    here, other = (
+        ("float32", "bfloat16") if default_precision(torch.device("cpu")) == "float32" else ("bfloat16", "float32")
+    )
     work(settings, lambda: states(study)[0].is_finished())
-    monkeypatch.setattr("search.worker.loop.fastest", lambda _: other)
+    monkeypatch.setattr("search.worker.loop.default_precision", lambda _: other)
     with pytest.raises(StudyError, match=f"trained in {here}, but this machine trains in {other}.*--allow-mixed"):
         work(settings, never)
     study._storage.set_study_user_attr(study._study_id, "precision", None)  # as of a study of 0.2.0

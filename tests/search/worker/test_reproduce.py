@@ -33,7 +33,7 @@ def test_a_trial_is_resumed_and_reproduced_in_its_own_precision(
     """One of the two is not what this machine would choose."""
     study, settings = make(definition(), 1)
     with monkeypatch.context() as patch:
-        patch.setattr("fmnist.training.fastest", lambda _: precision)
+        patch.setattr("fmnist.training.default_precision", lambda _: precision)
         work(settings, lambda: bool(study.get_trials(deepcopy=False)[0].intermediate_values))
     work(settings, lambda: False)
     (trial,) = study.trials

@@ -12,7 +12,7 @@ from search.database.connection import opened
 from search.study.places import KEY, location_of
 from search.study.record import CHECKPOINT, checkpoint_of
 from search.worker.loop import work
-from search.worker.retention import drop_beaten
+from search.worker.retention import drop_outperformed
 from tests.conftest import Make
 from tests.factories import TWO, definition, ended, study_of
 
@@ -32,7 +32,7 @@ def test_concurrent_processes_delete_each_checkpoint_once(url: str, tmp_path: Pa
         with opened(url, "write") as mine:
             study = optuna.load_study(study_name="s", storage=mine)
             both.wait()
-            return drop_beaten(study, artifacts, keep=1)
+            return drop_outperformed(study, artifacts, keep=1)
 
     with ThreadPoolExecutor(2) as pool:
         assert sum(pool.map(remove, range(2))) == TRIALS - 1
