@@ -1,6 +1,6 @@
 """Learning curves of the default study's space, recorded once for benchmarks/replay.py.
 
-    .venv/bin/python -m benchmarks.curves  # about an hour on two cores; goes on where it was stopped
+    .venv/bin/python -m benchmarks.curves  # hours on two cores; resumes where it was stopped
 
 The default configuration of studies/cnn.toml and quasi-random ones of its space are trained
 without a pruner, each to the most epochs of the space: a training passes through all shorter

@@ -1,4 +1,4 @@
-"""What a search of benchmarks/search.py came to, its file, and its picture."""
+"""Results of a search in benchmarks/search.py, their file, and their figure."""
 
 import json
 from collections.abc import Iterator
@@ -46,7 +46,7 @@ class Searched:
 
 
 def value_of(trial: FrozenTrial) -> float | None:
-    """A trial's accuracy, if it came to its end."""
+    """A trial's accuracy; None unless it is complete."""
     return trial.value if trial.state == TrialState.COMPLETE else None
 
 

@@ -1,4 +1,4 @@
-"""What pruners and samplers would have done, replayed on recorded learning curves.
+"""Replays searches on recorded learning curves, to compare pruners and samplers without training.
 
     .venv/bin/python -m benchmarks.replay            # some minutes
     .venv/bin/python -m benchmarks.replay --orders 4 # a smoke run: the numbers mean little
@@ -7,8 +7,8 @@
 Each replayed search has 50 trials and two workers. It uses the recorded curves, the workers' own sampling,
 `search.queue.scheduler`, Optuna's pruners on a study in memory, and a clock that advances by the recorded seconds.
 Trial 0 is the default configuration. A trial's epochs are drawn from the range in the recorded study. Random
-search takes the curves in an order that is shuffled anew for each search; a proposal of TPE or GP stands for the
-nearest unused curve.
+search takes the curves in a new random order for each search; a proposal of TPE or GP selects the nearest
+unused curve.
 
 Reported, over all orders:
 
@@ -171,7 +171,7 @@ def read(file: Path) -> Recorded:
     header, *lines = map(json.loads, file.read_text().splitlines())
     curves = sorted((Curve(**line) for line in lines), key=lambda curve: curve.index)
     if len(curves) <= TRIALS or curves[0].index != 0:
-        raise SystemExit(f"{file} has not enough curves; go on with benchmarks.curves")
+        raise SystemExit(f"{file} has too few curves; record more with benchmarks.curves")
     return Recorded(StudyDefinition.model_validate(header["study"]), curves)
 
 
@@ -237,14 +237,14 @@ class Search:
                 self.study.tell(each.trial, each.potential)
                 self.idle += 1
             elif self.freezes:
-                each.state = TrialState.PRUNED  # paused: it goes on if it is chosen
+                each.state = TrialState.PRUNED  # paused: it resumes if it is chosen
                 self.idle += 1
             elif each.trial.should_prune():
                 each.state = TrialState.PRUNED
                 self.study.tell(each.trial, state=TrialState.PRUNED)
                 self.idle += 1
             else:
-                self.go_on(each)
+                self.advance(each)
             self.employ()
         return result(self.trials, self.clock)
 
@@ -255,7 +255,7 @@ class Search:
                 chosen = self.begin()
             chosen.state = TrialState.RUNNING
             self.idle -= 1
-            self.go_on(chosen)
+            self.advance(chosen)
 
     def choose(self) -> Replayed | Literal["new"] | None:
         tickets = TRIALS - len(self.trials)
@@ -280,7 +280,7 @@ class Search:
         self.trials.append(Replayed(len(self.trials), curve, trial, epochs))
         return self.trials[-1]
 
-    def go_on(self, each: Replayed) -> None:
+    def advance(self, each: Replayed) -> None:
         heapq.heappush(self.waiting, (self.clock + each.curve.seconds[each.done], next(self.turn), each))
 
 

@@ -25,8 +25,7 @@ AT = "at"  # a user attribute of trials: as in Ended
 def stock_search(definition: StudyDefinition, splits: Splits, trials: int, file: Path, console: Console) -> Searched:
     """Search a definition's space, with the default configuration first.
 
-    The study is in a database, `file`, so that a search that was interrupted goes on. Trials
-    that ran when it was are made anew.
+    The study is in a database, `file`, so that an interrupted search can resume. Trials that were running start over.
     """
     torch.set_num_threads(1)
     storage = open_storage(sqlite_url(file), "create")  # or both threads may take the default's trial

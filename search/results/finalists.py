@@ -29,8 +29,8 @@ from search.study.record import FINISHED
 from search.study.store import definition_of, finalists_name, finalists_of
 
 # A user attribute that records the publication: the winner's `trials`; their `test` accuracies if validation images
-# chose it; the search results it was based on (`found`, see Found); the `single` network in BEST (see Published); and
-# for the `ensemble` its `members`, then what was `published` or the reason for being `without`.
+# chose it; the search results it was based on (`found`, see SearchResults); the `single` network in BEST (see
+# Published); and for the `ensemble` its `members`, then what was `published` or the reason for being `without`.
 SETTLED = "settled"
 
 
@@ -220,17 +220,17 @@ class Standings:
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResults:
     """The finalists' results in the search, recorded at publication because reading all trials takes long.
 
     complete: number of complete trials. points: the finalists. best: whether the search's best configuration is among
-    them. of: for each finalist the number of its first trial and its mean accuracy in the search, or twice None.
+    them. results: for each finalist the number of its first trial and its mean accuracy in the search, or twice None.
     """
 
     complete: int
     points: list[space.Point]
     best: bool
-    of: list[tuple[int | None, float | None]]
+    results: list[tuple[int | None, float | None]]
 
 
 def define(study: optuna.Study, top: int, seeds: int) -> StudyDefinition | None:
@@ -299,15 +299,16 @@ def standings_of(study: optuna.Study, folder: Path | None = None) -> Standings |
     definition, trials = definition_of(finalist_study), finalist_study.get_trials(deepcopy=False)
     points = points_of(definition, trials)
     settlement = finalist_study.user_attrs.get(SETTLED, {})
-    found = Found(**settlement["found"]) if "found" in settlement else None
+    recorded = settlement.get("found", {})
+    search = SearchResults(**recorded) if "results" in recorded else None  # earlier versions recorded other names
     state = counts(study)
-    if found is None or (found.complete, found.points) != (state[TrialState.COMPLETE], points):
-        found = find(study, points)
+    if search is None or (search.complete, search.points) != (state[TrialState.COMPLETE], points):
+        search = search_results(study, points)
     finished = Counter(space.key(trial.params) for trial in trials if trial.state in FINISHED)
     if not finished:
         return None
     searched = definition_of(study)
-    finalists = _finalists(found, searched, definition, trials)
+    finalists = _finalists(search, searched, definition, trials)
     winner = finalists[0] if finalists and finalists[0].retrained.whole else None
     settled = winner is not None and settlement.get("trials") == winner.retrained.trials
     checkpoint = folder / BEST if settled and (folder / BEST).is_file() else None
@@ -317,13 +318,13 @@ def standings_of(study: optuna.Study, folder: Path | None = None) -> Standings |
         trained=sum(min(number, definition.seeds) for number in finished.values()),
         wanted=len(points) * definition.seeds,
         diverged=finished.total() - sum(len(finalist.retrained.trials) for finalist in finalists),
-        outdated=not found.best,
+        outdated=not search.best,
         finalists=finalists,
         checkpoint=checkpoint,
         checkpoint_accuracy=winner.retrained.accuracies[0] if winner else None,
         test=estimate(settlement["test"]) if settled and settlement["test"] else None,
         unfinished=not is_done(study),
-        unscored=_unscored(found, searched, trials),
+        unscored=_unscored(search, searched, trials),
         searched=sum(state[each] for each in FINISHED),
         hyperparameters={**searched.default_values, **winner.retrained.params} if winner else None,
         removed=settled and checkpoint is None and settlement.get("removed", False),
@@ -342,35 +343,35 @@ def _with_ensemble(standings: Standings, recorded: dict[str, Any] | None, file: 
     return replace(standings, ensemble=Published.of_record(recorded["published"]), ensemble_file=file)
 
 
-def find(study: optuna.Study, points: list[space.Point]) -> Found:
+def search_results(study: optuna.Study, points: list[space.Point]) -> SearchResults:
     """The results of the finalists in the search, from all its trials."""
     trials = study.get_trials(deepcopy=False)
     searched, ranked = by_configuration(trials), _eligible(definition_of(study), trials)
     beside = [searched.get(space.key(point), []) for point in points]
-    return Found(
+    return SearchResults(
         complete=sum(trial.state == TrialState.COMPLETE for trial in trials),
         points=points,
         best=bool(ranked) and ranked[0].params in points,
-        of=[(each[0].number, fmean(accuracies_of(each))) if each else (None, None) for each in beside],
+        results=[(each[0].number, fmean(accuracies_of(each))) if each else (None, None) for each in beside],
     )
 
 
 def _finalists(
-    found: Found, searched: StudyDefinition, definition: StudyDefinition, trials: list[FrozenTrial]
+    search: SearchResults, searched: StudyDefinition, definition: StudyDefinition, trials: list[FrozenTrial]
 ) -> list[Finalist]:
     # Those with a complete training, the best first. Marks come from the search: only it knows its starting points.
-    of = dict(zip(map(space.key, found.points), found.of, strict=True))
+    results = dict(zip(map(space.key, search.points), search.results, strict=True))
     marks = space.marks(searched)
     ranked = [replace(each, mark=marks.get(space.key(each.params))) for each in rank(definition, trials)]
-    return [Finalist(*of[space.key(configuration.params)], configuration) for configuration in ranked]
+    return [Finalist(*results[space.key(configuration.params)], configuration) for configuration in ranked]
 
 
-def _unscored(found: Found, searched: StudyDefinition, trials: list[FrozenTrial]) -> list[Unscored]:
+def _unscored(search: SearchResults, searched: StudyDefinition, trials: list[FrozenTrial]) -> list[Unscored]:
     # Those with finished trainings of which none is complete.
     scored, marks = by_configuration(trials), space.marks(searched)
     lost = Counter(space.key(trial.params) for trial in trials if trial.state == TrialState.PRUNED)
     return [
-        Unscored(*of_one, point, marks.get(space.key(point)), lost[space.key(point)])
-        for point, of_one in zip(found.points, found.of, strict=True)
+        Unscored(*result, point, marks.get(space.key(point)), lost[space.key(point)])
+        for point, result in zip(search.points, search.results, strict=True)
         if lost[space.key(point)] and space.key(point) not in scored
     ]

@@ -180,7 +180,7 @@ def publish_winner(
     artifacts, trials = artifacts_of(finalist_study), finalist_study.get_trials(deepcopy=False)
     numbers, former = standings.winner.retrained.trials, finalist_study.user_attrs.get(SETTLED, {})
     trainings = [read_checkpoint(trials[number], artifacts) for number in numbers]
-    found = asdict(finalists.find(study, finalists.points_of(definition_of(finalist_study), trials)))
+    found = asdict(finalists.search_results(study, finalists.points_of(definition_of(finalist_study), trials)))
     known = former["test"] if former.get("trials") == numbers else []  # the test images are used once
     if trainings[0] is None:
         finalist_study.set_user_attr(SETTLED, {"trials": numbers, "test": known, "found": found, "removed": True})

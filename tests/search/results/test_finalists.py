@@ -29,7 +29,7 @@ from search.report.analysis import analyse
 from search.report.comparison import compare
 from search.report.page import render
 from search.results import finalists, wording
-from search.results.finalists import Finalist, Standings, Unscored, define, find, standings_of
+from search.results.finalists import Finalist, Standings, Unscored, define, search_results, standings_of
 from search.results.intervals import Difference, estimate
 from search.results.ranking import Configuration
 from search.run.finalists import publish_ensemble, publish_winner, run_finalists
@@ -294,7 +294,7 @@ def test_how_settled_finalists_stand_is_told_without_reading_all_trials(
     study, settings = searched
     retrain(settings, 1, 1)
     with monkeypatch.context() as patch:
-        patch.setattr("search.results.finalists.find", None)
+        patch.setattr("search.results.finalists.search_results", None)
         kept = standings_of(study, tmp_path / "s")
     again = finalists_of(study)
     assert again is not None
@@ -416,7 +416,7 @@ def test_what_an_earlier_version_took_out_of_the_finalists_is_among_them_again(m
     stored = again.user_attrs[DEFINITION]
     again.set_user_attr(DEFINITION, stored | {"grid": [part for part in stored["grid"] if part["filters"] != [2]]})
     again = load_study(again._storage, "s.finalists")
-    kept = find(study, grid(definition_of(again)))
+    kept = search_results(study, grid(definition_of(again)))
     again.set_user_attr("settled", {"trials": [1], "test": [], "found": asdict(kept)})
     standings = stand(study, tmp_path / "s")
     assert [finalist.trial for finalist in standings.finalists] == [1, 2, 0]
@@ -672,4 +672,4 @@ def test_a_trial_that_something_else_put_outside_of_the_space_is_no_finalist(url
     chosen = define(study, 2, 3)
     assert chosen is not None
     assert [part["filters"] for part in chosen.grid] == [[3], [2], [4]]
-    assert find(study, [{"filters": 3, "dropout": 0.1}]).best
+    assert search_results(study, [{"filters": 3, "dropout": 0.1}]).best
