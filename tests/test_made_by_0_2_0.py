@@ -275,7 +275,7 @@ def test_tickets_are_added(here: Run) -> None:
     assert printed(here("enqueue", "stopped", "--set", "learning_rate=0.005")) == (
         "Study stopped: 1 added, 2 waiting, 2 in total.\n"
     )
-    assert "Workers of study stopped end" in printed(here("stop", "stopped"))
+    assert "Workers of study stopped stop after" in printed(here("stop", "stopped"))
 
 
 def test_checkpoints_of_outperformed_trials_are_deleted(here: Run, made: Path) -> None:

@@ -53,7 +53,7 @@ def show(console: Console, result: RunResult, storage: str) -> None:
     else:
         failed = f", {trials.failed} failed and were replaced" if trials.failed else ""
         say(f"Done: {count(trials.finished, 'trial')}, {trials.complete} complete and {trials.pruned} pruned{failed}.")
-    definition, read = definition_of(result.study), result.study.get_trials(deepcopy=False)
+    definition, read = retry(lambda: (definition_of(result.study), result.study.get_trials(deepcopy=False)))
     if not trials.left and (untrained := wording.ended_early(definition, read)):
         say(untrained)
     best = result.summary.best
@@ -62,7 +62,8 @@ def show(console: Console, result: RunResult, storage: str) -> None:
         return
     ranked = rank(definition, read)
     repeated = wording.ranked(ranked) if definition.seeds > 1 else None
-    console.print(ranking(ranked, name) if repeated else best_trials(result.study, result.summary.score_on))
+    scored_on = result.summary.score_on
+    console.print(ranking(ranked, name) if repeated else retry(lambda: best_trials(result.study, scored_on)))
     if repeated:
         say(repeated)
     if result.standings:
@@ -70,7 +71,8 @@ def show(console: Console, result: RunResult, storage: str) -> None:
     else:
         if not repeated:
             say(wording.caution(result.summary))
-        checkpoint = best.checkpoint or f"not found in {location_of(result.study, result.report.parent)}"
+        location = retry(lambda: location_of(result.study, result.report.parent))
+        checkpoint = best.checkpoint or f"not found in {location}"
         say(f"Best checkpoint  {checkpoint}")
     say(f"Report           {result.report}")
     say(f"Explore it       fmnist-search dashboard{options_for(storage)}")

@@ -39,7 +39,7 @@ from search.study.record import (
     parse_attempts,
     reason_of,
 )
-from search.study.store import DEFINITION, GOAL, NO_GOAL, attributes, definition_of
+from search.study.store import DEFINITION, ELIMINATED, GOAL, NO_GOAL, attributes, definition_of
 from search.study.store import goal as goal
 
 AHEAD = 100  # tickets in advance; Optuna reads every waiting trial again for each trial that it samples
@@ -160,7 +160,8 @@ def _points_of_grid(study: optuna.Study, definition: StudyDefinition) -> Iterato
     # The missing points: each configuration once before any is repeated.
     existing = [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.FAIL]
     trainings = Counter(space.key(trial.system_attrs.get(FIXED_PARAMETERS, {})) for trial in existing)
-    points = space.grid(definition)
+    eliminated = {space.key(point) for point in attributes(study).get(ELIMINATED, [])}
+    points = [point for point in space.grid(definition) if space.key(point) not in eliminated]
     for repetition in range(definition.seeds):
         yield from (point for point in points if trainings[space.key(point)] <= repetition)
 

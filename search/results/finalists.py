@@ -26,7 +26,7 @@ from search.study.definition import StudyDefinition
 from search.study.parameters import is_complete
 from search.study.places import ARTIFACTS, Place, folder_of, location_of
 from search.study.record import FINISHED
-from search.study.store import definition_of, finalists_name, finalists_of
+from search.study.store import ELIMINATED, definition_of, finalists_name, finalists_of
 
 # A user attribute that records the publication: the winner's `trials`; their `test` accuracies if validation images
 # chose it; the search results it was based on (`found`, see SearchResults); the `single` network in BEST (see
@@ -307,6 +307,7 @@ def standings_of(study: optuna.Study, folder: Path | None = None) -> Standings |
     finished = Counter(space.key(trial.params) for trial in trials if trial.state in FINISHED)
     if not finished:
         return None
+    eliminated = {space.key(point) for point in finalist_study.user_attrs.get(ELIMINATED, [])}
     searched = definition_of(study)
     finalists = _finalists(search, searched, definition, trials)
     winner = finalists[0] if finalists and finalists[0].retrained.whole else None
@@ -316,7 +317,7 @@ def standings_of(study: optuna.Study, folder: Path | None = None) -> Standings |
         study=study.study_name,
         score_on=definition.score_on,
         trained=sum(min(number, definition.seeds) for number in finished.values()),
-        wanted=len(points) * definition.seeds,
+        wanted=sum(finished[key] if key in eliminated else definition.seeds for key in map(space.key, points)),
         diverged=finished.total() - sum(len(finalist.retrained.trials) for finalist in finalists),
         outdated=not search.best,
         finalists=finalists,

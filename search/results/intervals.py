@@ -124,6 +124,19 @@ def mean_change(changes: Sequence[float]) -> Difference | None:
     return Difference(mean, mean - margin, mean + margin)
 
 
+def overtaking_margin(groups: Sequence[Sequence[float]], values: int) -> float:
+    """Distance from the best mean beyond which a group is unlikely to overtake it: the chance is about 2.5 %.
+
+    The chance is that both means change enough when the groups, of equal size now, grow to `values` values. If all have
+    the same true mean it is 4 %, because luck chose the best. Infinite if no values within a group differ.
+    """
+    spread, size = fmean(variance(group) for group in groups), len(groups[0])
+    if spread == 0:
+        return math.inf
+    # Between `size` and `values` values, a mean changes with variance spread * (values - size) / (values * size).
+    return _t(len(groups) * (size - 1)) * math.sqrt(2 * spread * (values - size) / (values * size))
+
+
 def share(hits: int, n: int) -> Share:
     """The proportion of hits in n > 0 trials, with the interval of Wilson (1927)."""
     from scipy.stats import binomtest

@@ -8,12 +8,13 @@ from statistics import fmean
 from optuna.trial import FrozenTrial, TrialState
 
 from search.formatting import assignments, marked
-from search.results.intervals import Difference, Estimate, Pooled
+from search.results.intervals import Difference, Estimate, Pooled, overtaking_margin
 from search.study import space
 from search.study.definition import StudyDefinition
-from search.study.record import reason_of, saved_of
+from search.study.record import FINISHED, reason_of, saved_of
 from search.study.space import Point
 
+RACE = 2  # seeds of each finalist before it can be eliminated
 FEW = 2  # hyperparameters up to which a label names all of them
 
 
@@ -136,6 +137,32 @@ def rank(definition: StudyDefinition, trials: Iterable[FrozenTrial]) -> list[Con
         )
         for place, key in enumerate(ranked)
     ]
+
+
+def eliminated(definition: StudyDefinition, trials: Iterable[FrozenTrial], points: list[Point]) -> list[Point] | None:
+    """Configurations that can hardly become the best with the seeds that they have left.
+
+    Judged by the first RACE training runs of each, after racing (Maron and Moore, 1994); those with diverged runs
+    cannot win either. The default is never eliminated, as gains are measured against it, nor is the one that leads.
+
+    Returns:
+        Some of `points`; None if one of them has fewer finished training runs than RACE.
+    """
+    runs: dict[space.Key, list[FrozenTrial]] = {space.key(point): [] for point in points}
+    for trial in trials:
+        if trial.state in FINISHED:
+            runs.setdefault(space.key(trial.params), []).append(trial)
+    if any(len(each) < RACE for each in runs.values()):
+        return None
+    complete = {key: each for key, each in runs.items() if all(run.state == TrialState.COMPLETE for run in each)}
+    if definition.seeds <= RACE or not complete:
+        return []
+    scores = {key: accuracies_of(each) for key, each in complete.items()}
+    first = {key: each[:RACE] for key, each in scores.items()}
+    least = max(map(fmean, first.values())) - overtaking_margin(list(first.values()), definition.seeds)
+    kept = {key for key, each in first.items() if fmean(each) >= least}
+    kept |= {max(scores, key=lambda key: fmean(scores[key])), space.key(space.default_point(definition))}
+    return [point for point in points if space.key(point) not in kept]
 
 
 def _images(trial: FrozenTrial) -> int | None:

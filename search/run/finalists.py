@@ -1,7 +1,7 @@
 """The finalists stage: train the best configurations again, then publish the winner and its ensemble."""
 
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +23,17 @@ from search.formatting import count
 from search.outputs import BEST, ENSEMBLE, check_outputs
 from search.queue import tickets
 from search.queue.reaper import release
-from search.results import finalists
+from search.results import finalists, ranking
 from search.results.finalists import SETTLED, Published, Scored, Standings
 from search.results.intervals import share
+from search.results.ranking import RACE
 from search.results.summary import Stopped
 from search.run.supervise import RunSettings, drain
 from search.study.definition import StudyDefinition
 from search.study.places import artifacts_of, check_artifacts
 from search.study.record import read_checkpoint
 from search.study.store import (
+    ELIMINATED,
     PRECISION,
     check_alike,
     definition_of,
@@ -97,30 +99,42 @@ def retrain(
     chosen = retry(lambda: _choose(study, top, seeds, settings, data, early=early))
     if chosen is None:
         return False, None
-    finalist_study, definition, goal, unfinished = chosen
+    finalist_study = chosen.study
     view = retry(lambda: load_study(open_storage(worker.storage), worker.study))
     had_work, stopped = False, None
     while stopped is None and not retry(lambda: tickets.is_done(view)):
-        if not settings.quiet and not had_work:
-            console.print(_announcement(definition, top, unfinished=unfinished), soft_wrap=True)
+        if not settings.quiet:
+            console.print(_race(chosen) if had_work else _announcement(chosen, top), soft_wrap=True)
         had_work = True
-        stopped = drain(finalist_study, view, settings, goal, console, deadline)
+        stopped = drain(finalist_study, view, settings, chosen.goal, console, deadline)
+        if stopped is None:  # the next seeds, of those that may still win
+            chosen = retry(lambda: _choose(study, top, seeds, settings, data, early=early)) or chosen
     if had_work and not stopped and not settings.quiet:
         console.print("Scoring the winner and the ensemble.")
     published = retry(lambda: _publish_if_decided(study, finalist_study, folder, worker.storage, data))
     return had_work or published, stopped
 
 
+@dataclass(frozen=True)
+class _Chosen:
+    """The finalists' study, its definition and goal; how many configurations are eliminated."""
+
+    study: optuna.Study
+    definition: StudyDefinition
+    goal: int
+    eliminated: int
+    unfinished: bool
+
+
 def _choose(
     study: optuna.Study, top: int, seeds: int, settings: RunSettings, data: DataSet, *, early: bool
-) -> tuple[optuna.Study, StudyDefinition, int, bool] | None:
-    """Create or extend the finalists' study; None while the search is unfinished, unless `early`.
+) -> _Chosen | None:
+    """Create or extend the finalists' study and its queue; None while the search is unfinished, unless `early`.
+
+    All configurations are first trained with RACE seeds. Those that hardly have a chance to win get no more.
 
     Args:
         settings: of the finalists' study.
-
-    Returns:
-        The study, its definition, its goal, and whether the search is unfinished.
     """
     worker = settings.worker
     with lock(worker.storage):
@@ -140,7 +154,15 @@ def _choose(
         drop_partial(finalist_study, artifacts_of(finalist_study))
         if (precision := study.user_attrs.get(PRECISION)) and PRECISION not in finalist_study.user_attrs:
             finalist_study.set_user_attr(PRECISION, precision)  # so that only machines of that precision train them
-        return finalist_study, definition, tickets.top_up(finalist_study, definition, None), unfinished
+        trials = finalist_study.get_trials(deepcopy=False)
+        eliminated = ranking.eliminated(definition, trials, finalists.points_of(definition, trials))
+        if eliminated is None:
+            queued = definition.model_copy(update={"seeds": min(RACE, definition.seeds)})
+        else:
+            queued = definition
+            finalist_study.set_user_attr(ELIMINATED, eliminated)
+        goal = tickets.top_up(finalist_study, queued, None)
+        return _Chosen(finalist_study, definition, goal, len(eliminated or []), unfinished)
 
 
 def _publish_if_decided(
@@ -273,11 +295,17 @@ def _scored(result: Evaluation | EpochMetrics) -> Scored:
     return Scored(result.accuracy, result.correct, result.total, interval.low, interval.high)
 
 
-def _announcement(definition: StudyDefinition, top: int, *, unfinished: bool) -> str:
-    size = len(definition.grid)
+def _announcement(chosen: _Chosen, top: int) -> str:
+    size, seeds = len(chosen.definition.grid), chosen.definition.seeds
     which = "the best, the default and earlier finalists" if size > top + 1 else "the best and the default"
-    warning = " The search is unfinished and may still find better ones." if unfinished else ""
+    warning = " The search is unfinished and may still find better ones." if chosen.unfinished else ""
     return (
         f"Finalists: training {count(size, 'configuration')} ({which}) again "
-        f"with {count(definition.seeds, 'fresh seed')} each.{warning}"
+        f"with {'up to ' if seeds > RACE else ''}{count(seeds, 'fresh seed')} each.{warning}"
     )
+
+
+def _race(chosen: _Chosen) -> str:
+    size, out = len(chosen.definition.grid), chosen.eliminated
+    no_more = f"{out} of {size} can hardly win and {'gets' if out == 1 else 'get'} no more"
+    return f"Finalists: after {RACE} seeds each, {no_more if out else 'all may still win'}."

@@ -145,10 +145,11 @@ def _announce(
     before = f" ({summary.trials.finished} already finished)" if summary.trials.finished else ""
     if settings.trials and goal > settings.trials:
         before += f", the goal of an earlier run instead of {settings.trials},"
+    pruner = retry(lambda: store.definition_of(study).pruner)
     lines = [
         f"Study {worker.study}: {goal} trials{before} of {_networks(definition)} on {data.name} "
         f"({len(data.train):,} + {len(data.test):,} images), scored on {definition.score_on}.",
-        f"{_sampler(definition)}, {store.definition_of(study).pruner} pruner, seed {definition.seed}; "
+        f"{_sampler(definition)}, {pruner} pruner, seed {definition.seed}; "
         f"{count(settings.workers, 'worker')}{where}, torch threads each: {settings.each()[0].threads}, "
         f"device: {worker.device}; {masked(worker.storage)}",
         *(f"Already running: {holder}." for holder in retry(lambda: held(study))),

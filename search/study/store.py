@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 # User attributes of a study, in addition to those in `places`.
 DEFINITION, DATA, VERSIONS, PRECISION, STOP = "definition", "data", "versions", "precision", "stop"
+ELIMINATED = "eliminated"  # of a finalists' study: configurations that get no more seeds
 GOAL = "goal"  # number of trials to finish, and the number of failed ones when that goal was set
 NO_GOAL = {"trials": 0, "failed": 0}
 FORMER_TTA: Tta = "none"  # of studies from before test-time augmentation, whose definitions lack the key

@@ -528,7 +528,7 @@ def test_an_output_folder_may_have_special_characters(
         ),
         (["train", "--augmentation-kind", "both+flip"], 2, "flip appears twice; keep one"),
         (["evaluate", "absent.pth"], 1, "absent.pth: No such file"),
-        (["data", "--data-dir", "."], 1, "no train-images-idx3-ubyte.gz in it"),
+        (["data", "--data-dir", "."], 1, "train-images-idx3-ubyte.gz not found; name the folder"),
     ],
 )
 def test_bad_input_is_a_one_line_error(invoke: Command, arguments: list[str], exit_code: int, message: str) -> None:

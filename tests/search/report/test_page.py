@@ -812,7 +812,7 @@ def test_a_missing_checkpoint_or_data_set_is_reported(
     assert f"the checkpoint of trial {moved.summary.best.number} was not found." in render(moved)
     without_data = analyse(study, folder / "s", lambda: data.load(tmp_path))
     assert without_data.network is None
-    assert "no train-images" in render(without_data)
+    assert "train-images-idx3-ubyte.gz not found" in render(without_data)
 
 
 def test_the_best_checkpoint_reaches_the_reported_accuracy(study: optuna.Study, folder: Path, tiny: DataSet) -> None:

@@ -5,7 +5,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from search.results.intervals import Pooled, estimate, mean_change, sampling_margin, share, studentized_range
+from search.results.intervals import (
+    Pooled,
+    estimate,
+    mean_change,
+    overtaking_margin,
+    sampling_margin,
+    share,
+    studentized_range,
+)
 
 QUIET = [[0.932, 0.930, 0.931], [0.928, 0.931, 0.929], [0.926, 0.925, 0.928]]  # about as variable as each other
 
@@ -135,6 +143,25 @@ def test_the_best_of_equal_configurations_is_rarely_significantly_better(configu
 def test_an_unstable_configuration_is_rarely_significantly_better() -> None:
     assert false_claims([3.0, 1.0, 1.0, 1.0], 5, 800) < 0.075  # 0.09 if fully pooled
     assert false_claims([3.0, 1.0, 1.0, 1.0], 3, 800) < 0.1  # 0.11 if fully pooled
+
+
+@pytest.mark.parametrize("gaps", [(0.0, 0.0, 0.0), (0.0, 1.0, 1.0), (0.0, 1.0, 3.0)])
+def test_a_group_behind_by_more_than_the_margin_rarely_overtakes_the_best(gaps: tuple[float, ...]) -> None:
+    random = np.random.default_rng(0)
+    out = overtook = 0
+    for _ in range(4000):
+        scores = random.normal(size=(len(gaps), 3)) - np.array(gaps)[:, None]
+        first = scores[:, :2]
+        means, final = first.mean(axis=1), scores.mean(axis=1)
+        for group in np.flatnonzero(means < means.max() - overtaking_margin(first.tolist(), 3)):
+            out += 1
+            overtook += final[group] > final[means.argmax()]
+    assert out > 200
+    assert overtook / out < 0.045
+
+
+def test_values_that_do_not_vary_eliminate_no_group() -> None:
+    assert overtaking_margin([[0.9, 0.9], [0.8, 0.8]], 3) == float("inf")
 
 
 def test_the_sampling_margin_of_images_is_binomial() -> None:

@@ -8,7 +8,7 @@ from search.report.cost import costs
 from search.results import wording
 from search.results.finalists import Finalist
 from search.results.intervals import Pooled
-from search.results.ranking import rank
+from search.results.ranking import eliminated, rank
 from search.results.wording import name
 from search.study.definition import StudyDefinition
 from search.study.record import CHECKPOINT, REASON
@@ -107,6 +107,24 @@ def test_a_pruned_training_run_counts_in_studies_with_several_seeds() -> None:
     assert (best.params["epochs"], best.pruned) == (9, 0)
     best, other = rank(grid(), trials)
     assert (best.params["epochs"], other.pruned, wording.lost(other)) == (6, 1, "1 of 2 pruned")
+
+
+def test_after_two_seeds_those_that_can_hardly_win_are_eliminated() -> None:
+    points = [{"epochs": epochs, "architecture": "cnn"} for epochs in (6, 7, 8, 9)]  # 6 is the default
+    scores = {6: (0.800, 0.802), 7: (0.930, 0.932), 8: (0.929, 0.931), 9: (0.920, 0.922)}
+    trials = [trial(score, epochs=epochs) for epochs, pair in scores.items() for score in pair]
+    assert eliminated(grid(), trials[:-1], points) is None
+    assert eliminated(grid(), trials, points) == [points[3]]
+    assert eliminated(grid(), [*trials, trial(0.90, epochs=7), trial(0.99, epochs=8)], points) == [points[3]]
+    assert eliminated(grid(), [*trials, trial(0.80, epochs=7), trial(0.80, epochs=8)], points) == []  # 9 is ahead now
+    two = grid().model_copy(update={"seeds": 2})
+    assert eliminated(two, trials, points) == []
+
+
+def test_a_configuration_of_which_a_seed_diverged_is_eliminated() -> None:
+    points = [{"epochs": epochs, "architecture": "cnn"} for epochs in (6, 7, 8)]
+    trials = [trial(0.80), trial(0.81), trial(0.95, epochs=7), diverging(epochs=7), *[trial(0.9, epochs=8)] * 2]
+    assert eliminated(grid(), trials, points) == [points[1]]
 
 
 def test_the_best_is_named_only_if_all_its_training_runs_succeeded_and_none_has_more() -> None:

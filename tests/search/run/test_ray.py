@@ -21,7 +21,7 @@ from search.database.url import default_url
 from search.queue.lease import GIVEN_BACK, PAUSE
 from search.queue.reaper import alive, release
 from search.run.local import WorkersDied
-from search.run.ray import ClusterError, _work, drain
+from search.run.ray import ClusterError, _work, run_workers
 from search.study.record import ATTEMPTS, STEPS_PER_EPOCH
 from search.study.store import finalists_of, load_study, request_stop, stop_requests
 from tests.conftest import Command, Make
@@ -132,7 +132,7 @@ def test_the_number_of_trials_is_exact_when_a_node_dies(
             cluster.remove_node(found[0], allow_graceful=False)
             lost.append(found[1])
 
-    drain(study, [replace(settings, grace=3.0)] * 2, cluster.address, lambda: False, kill_a_node)
+    run_workers(study, [replace(settings, grace=3.0)] * 2, cluster.address, lambda: False, kill_a_node)
     assert states(study) == [TrialState.COMPLETE] * 3
     for trial in study.trials:
         *before, last = attempts(trial)
@@ -149,7 +149,7 @@ def test_the_number_of_trials_is_exact_when_a_node_dies(
 
 def test_trials_are_paused_and_continued_on_a_cluster(cluster: Cluster, make: Make, postgresql: Server) -> None:
     study, settings = make(FREEZING, 8, postgresql.create_database())
-    drain(study, [settings] * 2, cluster.address, lambda: False, lambda: None)
+    run_workers(study, [settings] * 2, cluster.address, lambda: False, lambda: None)
     assert set(states(study)) == {TrialState.COMPLETE, TrialState.PRUNED}
     assert len(states(study)) == 8
     outcomes = [attempt["outcome"] for trial in study.trials for attempt in attempts(trial)]
@@ -172,7 +172,7 @@ def test_workers_that_end_while_work_is_left_are_restarted(cluster: Cluster, mak
             else:
                 request_stop(study)
 
-    drain(study, [settings], cluster.address, lambda: False, end_a_worker)
+    run_workers(study, [settings], cluster.address, lambda: False, end_a_worker)
     assert states(study) == [TrialState.COMPLETE] * 2
     made = [attempt for trial in study.trials for attempt in attempts(trial)]
     assert [attempt["outcome"] for attempt in made if attempt["pid"] == ended[0]][-1] != "complete"
@@ -192,7 +192,7 @@ def test_the_worker_of_a_dead_node_is_restarted_on_another(cluster: Cluster, mak
     def third_at_work() -> bool:
         return len(pids(study)) == 3 and len(on_the_way(study)) == 2
 
-    drain(study, [replace(settings, grace=3.0)] * 2, cluster.address, third_at_work, replace_a_node)
+    run_workers(study, [replace(settings, grace=3.0)] * 2, cluster.address, third_at_work, replace_a_node)
     assert states(study) == [TrialState.WAITING] * 2
     assert not any(map(alive, killed))
     assert {attempts(trial)[-1]["outcome"] for trial in study.trials} == {GIVEN_BACK}
@@ -230,7 +230,7 @@ def test_workers_import_nothing_from_the_working_directory_of_the_driver(
     for name in ("fmnist", "search"):
         (tmp_path / f"{name}.py").write_text(f"open({str(marker)!r}, 'a').write({name!r})\n")
     monkeypatch.chdir(tmp_path)
-    drain(study, [settings], cluster.address, lambda: False, lambda: None)
+    run_workers(study, [settings], cluster.address, lambda: False, lambda: None)
     assert states(study) == [TrialState.COMPLETE]
     assert not marker.exists()
 
@@ -277,7 +277,7 @@ def test_no_worker_outlives_the_driver_and_no_ticket_stays_held(cluster: Cluster
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        drain(study, [settings] * 2, cluster.address, lambda: False, second_ctrl_c)
+        run_workers(study, [settings] * 2, cluster.address, lambda: False, second_ctrl_c)
     wait_until(lambda: not any(map(alive, pids(study))))
     release(study)
     assert states(study) == [TrialState.WAITING] * 2
@@ -288,7 +288,7 @@ def test_an_unrecoverable_error_of_one_worker_ends_all_with_one_line(cluster: Cl
     study, settings = make(LONG, 2)
     broken = replace(settings, data_dir=Path("/nowhere"))
     with pytest.raises(WorkersDied, match=r"^/nowhere: .* \(on \S+\)$"):
-        drain(study, [settings, broken], cluster.address, lambda: False, lambda: None)
+        run_workers(study, [settings, broken], cluster.address, lambda: False, lambda: None)
     assert states(study) == [TrialState.WAITING] * 2
 
 
@@ -297,7 +297,7 @@ def test_a_missing_cluster_is_reported_at_once(make: Make, address: str) -> None
     study, settings = make(definition(), 1)
     started = time.monotonic()
     with pytest.raises(ClusterError, match=rf"^no usable Ray cluster at {address}: .*`ray start --head`"):
-        drain(study, [settings], address, lambda: False, lambda: None)
+        run_workers(study, [settings], address, lambda: False, lambda: None)
     assert time.monotonic() - started < 10
     assert states(study) == [TrialState.WAITING]
 
@@ -315,4 +315,4 @@ def test_without_ray_the_error_says_what_to_install(make: Make, monkeypatch: pyt
     study, settings = make(definition(), 1)
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ClusterError, match=r"in the checkout of fmnist-search: pip install -e '\.\[ray\]'"):
-        drain(study, [settings], "auto", lambda: False, lambda: None)
+        run_workers(study, [settings], "auto", lambda: False, lambda: None)
