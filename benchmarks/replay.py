@@ -2,7 +2,6 @@
 
     .venv/bin/python -m benchmarks.replay            # some minutes
     .venv/bin/python -m benchmarks.replay --orders 4 # a smoke run: the numbers mean little
-    .venv/bin/python -m benchmarks.replay --curves benchmarks/curves-2026-11.jsonl  # those of the space before
 
 Each replayed search has 50 trials and two workers. It uses the recorded curves, the workers' own sampling,
 `search.queue.scheduler`, Optuna's pruners on a study in memory, and a clock that advances by the recorded seconds.
