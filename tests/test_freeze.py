@@ -177,9 +177,7 @@ def test_an_altered_record_ends_the_worker_with_one_line_and_fails_no_trial(make
         return False
 
     for _ in range(4):
-        with pytest.raises(
-            RecordError, match=r"trial \d: another program changed its user attribute .paused."
-        ):
+        with pytest.raises(RecordError, match=r"trial \d: another program changed its user attribute .paused."):
             work(settings, alter)
     assert TrialState.FAIL not in states(study)
     assert states(study)[RUNNING] == 0

@@ -48,7 +48,7 @@ from search.logs import Level
 @click.option(
     "--finalists",
     type=click.IntRange(0, 100),
-    help=f"Best configurations to train again at the end, with {SEEDS} fresh seeds each.  "
+    help=f"Best configurations to train again at the end, with up to {SEEDS} fresh seeds each.  "
     f"[default: the study's, or {TOP}]",
 )
 @click.option(
@@ -144,7 +144,9 @@ def run(
 @click.option(
     "--top", type=click.IntRange(0, 100), default=TOP, show_default=True, help="Best configurations to train again."
 )
-@click.option("--seeds", type=click.IntRange(1, 100), default=SEEDS, show_default=True, help="Training runs of each.")
+@click.option(
+    "--seeds", type=click.IntRange(1, 100), default=SEEDS, show_default=True, help="Training runs of each, at most."
+)
 @storage_options
 @own_network_options
 @worker_options

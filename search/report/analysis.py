@@ -54,7 +54,7 @@ class Chosen:
 class Analysis:
     """All numbers of a report.
 
-    epochs: trained over all trials, including finalists. epochs_again: trained by the finalists. paused: seconds
+    epochs: trained over all trials, including finalists. epochs_retrained: trained by the finalists. paused: seconds
     without any worker, which all other times exclude. missing: why `network` is None. training: the command that
     trains the selected configuration without the study's database; None before there is one, or if the location of
     its data set is unknown.
@@ -67,7 +67,7 @@ class Analysis:
     trials: list[TrialRecord]
     spells: list[Spell]
     epochs: float
-    epochs_again: float
+    epochs_retrained: float
     paused: float
     findings: list[Finding]
     standings: Standings | None
@@ -109,9 +109,9 @@ class Analysis:
     @property
     def epochs_trained(self) -> str:
         """The epochs in words: 62.5 in the search, 60 in the finalists."""
-        if not self.epochs_again:
+        if not self.epochs_retrained:
             return f"{self.epochs:g}"
-        return f"{self.epochs - self.epochs_again:g} in the search, {self.epochs_again:g} in the finalists"
+        return f"{self.epochs - self.epochs_retrained:g} in the search, {self.epochs_retrained:g} in the finalists"
 
     @property
     def seconds(self) -> float:
@@ -219,7 +219,7 @@ def analyse(study: optuna.Study, folder: Path, data: Callable[[], DataSet]) -> A
         trials=finished,
         spells=done,
         epochs=epochs_of([*trials, *finalist_trials]),
-        epochs_again=epochs_of(finalist_trials),
+        epochs_retrained=epochs_of(finalist_trials),
         paused=paused,
         findings=findings(evidence),
         standings=standings,

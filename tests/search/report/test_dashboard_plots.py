@@ -93,7 +93,7 @@ def analysis() -> Analysis:
         trials=[],
         spells=[],
         epochs=0.0,
-        epochs_again=0.0,
+        epochs_retrained=0.0,
         paused=0.0,
         findings=[],
         standings=None,

@@ -466,7 +466,7 @@ def test_an_early_importance_is_drawn_and_labelled(analysis: Analysis) -> None:
 
 def test_epochs_of_search_and_finalists_are_shown_separately(analysis: Analysis) -> None:
     assert "epochs trained 24 wall time" in text_of(render(analysis))
-    page = text_of(render(replace(analysis, epochs=122.5, epochs_again=60.0)))
+    page = text_of(render(replace(analysis, epochs=122.5, epochs_retrained=60.0)))
     assert "epochs trained 62.5 in the search, 60 in the finalists wall time" in page
 
 
