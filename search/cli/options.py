@@ -2,6 +2,7 @@
 
 import math
 import os
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,8 @@ from search.logs import LEVELS
 
 if TYPE_CHECKING:
     import optuna
+
+    from search.database.url import Location
 
 STORAGE_FILE = "FMNIST_SEARCH_STORAGE_FILE"
 
@@ -54,12 +57,13 @@ def data_dir_option(command: Command) -> Command:
 
 def _storage_from_file(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
     """The value of --storage, else the first line of the file named by STORAGE_FILE, a container's secret."""
-    given = context.get_parameter_source(str(parameter.name)) in (
-        ParameterSource.COMMANDLINE,
-        ParameterSource.ENVIRONMENT,
-    )
+    source = context.get_parameter_source(str(parameter.name))
+    return value if context.resilient_parsing else _or_secret(value, source)
+
+
+def _or_secret(value: str | None, source: ParameterSource | None) -> str | None:
     file = os.environ.get(STORAGE_FILE)
-    if given or not file or context.resilient_parsing:
+    if not file or source in (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT):
         return value
     try:
         lines = expand(file).read_text(encoding="utf-8-sig").splitlines()
@@ -70,6 +74,45 @@ def _storage_from_file(context: click.Context, parameter: click.Parameter, value
     if not lines or not lines[0].strip():
         raise click.UsageError(f"{STORAGE_FILE}: the first line of {file} is empty; write the URL there")
     return lines[0].strip()
+
+
+def usual_location() -> "Location | None":
+    """Where commands look for studies by the environment and the settings file; None if commands differ in that."""
+    from search.database.url import Location
+
+    root = click.get_current_context().find_root()
+    assert isinstance(root.command, click.Group)
+    found = set()
+    for name, command in root.command.commands.items():
+        own = click.Context(command, info_name=name, parent=root)
+        options = {option.name: option for option in command.params}
+        if "storage" in options:
+            storage, source = options["storage"].consume_value(own, {})
+            output = options["output"].type_cast_value(own, options["output"].consume_value(own, {})[0])
+            try:
+                found.add(Location(_or_secret(storage, source), output))
+            except click.UsageError:  # an unreadable file: these options are needed
+                return None
+    return found.pop() if len(found) == 1 else None
+
+
+def location_options(url: str, folder: Path) -> str:
+    """The options with which a printed command finds a study here; folder: of the study's files."""
+    from search.database.url import options_for
+
+    return options_for(url, folder.parent, usual_location())
+
+
+def finalists_command(study: str, url: str, folder: Path) -> str:
+    """The command that trains a study's finalists; folder: of the study's files."""
+    from search.database.url import command
+
+    context, repeated = click.get_current_context(), ""
+    for name in ("data_dir", "network_dir"):
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            value = context.meta.get(name) or context.params[name]
+            repeated += f" --{name.replace('_', '-')} {shlex.quote(str(value))}"
+    return command("finalists", study, options=location_options(url, folder) + repeated)
 
 
 def storage_options(command: Command) -> Command:

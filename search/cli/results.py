@@ -15,12 +15,14 @@ from search.cli.options import (
     FiniteRange,
     UserPath,
     data_dir_option,
+    finalists_command,
     force_option,
     json_option,
     opened_study,
     own_network_options,
     storage_options,
     study_argument,
+    usual_location,
 )
 
 
@@ -62,20 +64,22 @@ def status(study: str, storage: str | None, output: Path | None, watch: float | 
 
     from search.console.status import show_status
     from search.console.terminal import terminal
+    from search.database.url import url_of
     from search.results.finalists import standings_of
     from search.results.summary import summarize
 
     with opened_study(study, storage, output) as (opened, folder):
+        finalists = finalists_command(study, url_of(storage, output), folder)
         if watch:
             from search.console.status import watch as keep_watching
 
-            keep_watching(opened, folder, terminal(), watch, as_json=as_json)
+            keep_watching(opened, folder, terminal(), watch, finalists, as_json=as_json)
             return
         summary, standings = summarize(opened, folder), standings_of(opened, folder)
     if as_json:
         click.echo(json.dumps(summary.as_json(standings)))
     else:
-        show_status(terminal(), summary, standings)
+        show_status(terminal(), summary, standings, finalists)
 
 
 @click.command(short_help="Show a study's winner or best trial.")
@@ -94,6 +98,7 @@ def best(study: str, storage: str | None, output: Path | None, as_json: bool) ->
     """
     from search.console.status import show_best
     from search.console.terminal import terminal
+    from search.database.url import url_of
     from search.results.finalists import standings_of
     from search.results.ranking import rank
     from search.results.summary import summarize
@@ -107,7 +112,8 @@ def best(study: str, storage: str | None, output: Path | None, as_json: bool) ->
     if as_json:
         click.echo(json.dumps(summary.answer_as_json(standings)))
     else:
-        show_best(terminal(), summary, standings, location, ranking)
+        finalists = finalists_command(study, url_of(storage, output), folder)
+        show_best(terminal(), summary, standings, location, finalists, ranking)
 
 
 @click.command(short_help="Write the report of a STUDY.")
@@ -168,7 +174,8 @@ def report(
         if several:
             written = write_comparison(opened, at, form)
         else:
-            written = write(study, folder, at, lambda: load(data_dir), url_of(storage, output), form)
+            url = url_of(storage, output)
+            written = write(study, folder, at, lambda: load(data_dir), url, form, usual_location())
     click.echo(written)
     if in_browser and not webbrowser.open(written.resolve().as_uri()):
         raise click.ClickException(f"no browser found; open {written} in one")

@@ -14,7 +14,9 @@ from search.cli.options import (
     artifacts_option,
     check_engine,
     cluster_options,
+    finalists_command,
     json_option,
+    location_options,
     log_options,
     network_dir_option,
     new_study_argument,
@@ -23,6 +25,7 @@ from search.cli.options import (
     score_on_option,
     storage_options,
     study_argument,
+    usual_location,
     worker_options,
 )
 from search.cli.settings import as_arguments
@@ -98,6 +101,7 @@ def run(
     from search.console.status import show
     from search.console.terminal import terminal
     from search.database.retry import reported
+    from search.database.url import password_note
     from search.run.search import run_search
     from search.run.supervise import RunSettings
     from search.study import definition
@@ -124,6 +128,7 @@ def run(
         engine=engine,
         address=address,
         command=command_line(["run", *as_arguments(click.get_current_context()), *sys.argv[2:]]),
+        usual=usual_location(),
     )
     logs.configure(log_level, log_file)
     console = terminal()
@@ -131,8 +136,11 @@ def run(
     if as_json:
         click.echo(json.dumps(result.as_json()))
     else:
-        with reported(settings.worker.storage):
-            show(console, result, settings.worker.storage)
+        url, folder = settings.worker.storage, result.report.parent
+        options = location_options(url, folder)
+        with reported(url):
+            again = finalists_command(result.summary.study, url, folder)
+            show(console, result, again, options, password_note(url, options))
     if result.error:
         raise result.error
     if result.stopped == "interrupted":
@@ -181,7 +189,7 @@ def finalists(
     """
     from fmnist.data import load
     from search.console.status import show_finalists
-    from search.console.terminal import terminal
+    from search.console.terminal import print_line, terminal
     from search.database.url import url_of
     from search.outputs import REPORT
     from search.report import write
@@ -207,13 +215,14 @@ def finalists(
     logs.configure(log_level, log_file)
     console = terminal()
     standings, stopped = run_finalists(settings, top, seeds, console)
+    url = url_of(storage, output)
     with opened_study(study, storage, output) as (opened, folder):
-        written = write(opened, folder, folder / REPORT, lambda: load(data_dir), url_of(storage, output))
+        written = write(opened, folder, folder / REPORT, lambda: load(data_dir), url, usual=usual_location())
     if as_json:
         click.echo(json.dumps(standings.as_json() if standings else None))
     else:
-        show_finalists(console, study, standings)
-        click.echo(f"Report           {written}")
+        show_finalists(console, study, standings, finalists_command(study, url, folder))
+        print_line(console, "Report           ", str(written))
     if stopped == "interrupted":
         raise SystemExit(130)
 

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import optuna
@@ -16,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from search import logs
-from search.console.terminal import signals_deferred
+from search.console.terminal import print_line, signals_deferred
 from search.formatting import assignments, duration, percent
 from search.results.summary import Summary, TrialCounts
 from search.study.record import reason_of
@@ -73,7 +74,7 @@ class Progress:
     def _print(self, text: str) -> None:
         self.printed = time.monotonic()
         if not (self.live or self.quiet):
-            self.console.print(text, soft_wrap=True)
+            print_line(self.console, text)
 
     def record(self, trial: FrozenTrial) -> dict[str, Any]:
         """The record of a finished trial that `run --json` prints.
@@ -213,7 +214,7 @@ def live_view(console: Console, draw: Callable[[], RenderableType], *, stays: bo
         with signals_deferred():
             live.start()
             console.show_cursor(True)  # so that kill -9 or Ctrl-Z does not leave a terminal without cursor
-        with logs.diverted(lambda text: console.print(text, soft_wrap=True)):
+        with logs.diverted(partial(print_line, console)):
             yield
     finally:
         over = True

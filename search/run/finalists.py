@@ -17,6 +17,7 @@ from fmnist.files import write_atomically
 from fmnist.hyperparameters import ScoreOn
 from fmnist.training import EpochMetrics
 from fmnist.user_code import running
+from search.console.terminal import print_line
 from search.database.connection import lock, open_storage
 from search.database.retry import reported, retry
 from search.formatting import count
@@ -102,11 +103,11 @@ def retrain(
     had_work, stopped = False, None
     while stopped is None and not retry(lambda: tickets.is_done(view)):
         if not settings.quiet and not had_work:
-            console.print(_announcement(definition, top, unfinished=unfinished), soft_wrap=True)
+            print_line(console, _announcement(definition, top, unfinished=unfinished))
         had_work = True
         stopped = drain(finalist_study, view, settings, goal, console, deadline)
     if had_work and not stopped and not settings.quiet:
-        console.print("Scoring the winner and the ensemble.")
+        print_line(console, "Scoring the winner and the ensemble.")
     published = retry(lambda: _publish_if_decided(study, finalist_study, folder, worker.storage, data))
     return had_work or published, stopped
 

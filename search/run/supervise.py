@@ -25,7 +25,7 @@ from search.console.progress import FinishedTrials, Progress
 from search.console.terminal import Interrupts
 from search.database.connection import lock, open_storage, opened
 from search.database.retry import reported, retry
-from search.database.url import StorageError, default_url, warnings_for
+from search.database.url import Location, StorageError, default_url, warnings_for
 from search.formatting import count
 from search.logs import Level
 from search.outputs import check_name
@@ -47,7 +47,8 @@ class RunSettings:
 
     trials: number to finish; None for the definition's. worker: settings of each worker, before cores and devices are
     divided among them. timeout: seconds. quiet: print nothing. as_json: print finished trials as JSON. address: of the
-    Ray cluster, for the engine `ray`. command: the command to record, without passwords.
+    Ray cluster, for the engine `ray`. command: the command to record, without passwords. usual: where commands without
+    --storage and --output look for studies, None if unknown: commands in the report omit what these settings give.
     """
 
     trials: int | None
@@ -60,6 +61,7 @@ class RunSettings:
     engine: Engine = "local"
     address: str = "auto"
     command: str | None = None
+    usual: Location | None = None
 
     @classmethod
     def of(
@@ -83,6 +85,7 @@ class RunSettings:
         engine: Engine = "local",
         address: str = "auto",
         command: str | None = None,
+        usual: Location | None = None,
     ) -> Self:
         """The settings of `fmnist-search run` from its options, with the same defaults.
 
@@ -118,6 +121,7 @@ class RunSettings:
             engine=engine,
             address=address,
             command=command,
+            usual=usual,
         )
 
     def of_network(self, own: OwnNetwork | None) -> Self:
