@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from search.database.url import Location
 
+STUDY = "cnn"  # the study that commands mean if none is named
 STORAGE_FILE = "FMNIST_SEARCH_STORAGE_FILE"
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -268,8 +269,25 @@ artifacts_option = click.option(
 deleting_from_option = click.option(
     "--artifacts", help="The --artifacts of `run`, to allow deletion there: a folder or s3://BUCKET/PREFIX."
 )
-study_argument = click.argument("study", default="cnn", shell_complete=completion.stored)
-new_study_argument = click.argument("study", default="cnn", shell_complete=completion.startable)
+study_argument = click.argument(
+    "study",
+    default=STUDY,
+    shell_complete=completion.stored,
+    help=f"Name of a study in the database.  [default: {STUDY}]",
+)
+new_study_argument = click.argument(
+    "study",
+    default=STUDY,
+    shell_complete=completion.startable,
+    help=f"Name of an included study, or a .toml file.  [default: {STUDY}]",
+)
+studies_argument = click.argument(
+    "studies",
+    nargs=-1,
+    metavar="[STUDY]...",
+    shell_complete=completion.stored,
+    help=f"Names of studies in the database.  [default: {STUDY}]",
+)
 
 
 @contextmanager

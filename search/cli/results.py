@@ -10,8 +10,8 @@ from typing import Any, Literal
 import click
 
 from search.choices import OUTPUT
-from search.cli.completion import stored
 from search.cli.options import (
+    STUDY,
     FiniteRange,
     UserPath,
     data_dir_option,
@@ -21,6 +21,7 @@ from search.cli.options import (
     opened_study,
     own_network_options,
     storage_options,
+    studies_argument,
     study_argument,
     usual_location,
 )
@@ -117,7 +118,7 @@ def best(study: str, storage: str | None, output: Path | None, as_json: bool) ->
 
 
 @click.command(short_help="Write the report of a STUDY.")
-@click.argument("studies", nargs=-1, metavar="[STUDY]...", shell_complete=stored)
+@studies_argument
 @storage_options
 @own_network_options
 @data_dir_option
@@ -165,7 +166,7 @@ def report(
     if in_browser and form == "json":
         raise click.UsageError("--open needs a web page; omit it with --format json")
     with ExitStack() as stack:
-        opened = [stack.enter_context(opened_study(name, storage, output)) for name in studies or ("cnn",)]
+        opened = [stack.enter_context(opened_study(name, storage, output)) for name in studies or (STUDY,)]
         study, folder = opened[0]
         several = len(opened) > 1
         usual = (output or OUTPUT) / f"comparison.{form}" if several else folder / f"report.{form}"

@@ -152,9 +152,9 @@ def test_a_note_from_a_signal_handler_is_printed_once_and_not_by_the_handler() -
 
 def test_a_line_shows_how_a_trial_ended() -> None:
     pruned = trial(TrialState.PRUNED, value=0.8, user_attrs={"reason": "pruned after epoch 2 of 5"})
-    assert "pruned after epoch 2 of 5 at 80.00 %" in line(pruned, SUMMARY)
+    assert "pruned after epoch 2 of 5 at 80.00 %" in line(pruned, SUMMARY, {})
     diverged = trial(TrialState.PRUNED, user_attrs={"reason": "diverged: the training loss is nan"})
-    assert "trial -1 diverged: the training loss is nan (" in line(diverged, SUMMARY)
+    assert "trial -1 diverged: the training loss is nan (" in line(diverged, SUMMARY, {})
 
 
 def test_durations_and_percentages_have_units() -> None:
