@@ -85,15 +85,13 @@ def usual_location() -> "Location | None":
     assert isinstance(root.command, click.Group)
     found = set()
     for name, command in root.command.commands.items():
-        own = click.Context(command, info_name=name, parent=root)
-        options = {option.name: option for option in command.params}
-        if "storage" in options:
-            storage, source = options["storage"].consume_value(own, {})
-            output = options["output"].type_cast_value(own, options["output"].consume_value(own, {})[0])
+        own = command.make_context(name, [], parent=root, resilient_parsing=True)
+        if "storage" in own.params:
             try:
-                found.add(Location(_or_secret(storage, source), output))
-            except click.UsageError:  # an unreadable file: these options are needed
+                storage = _or_secret(own.params["storage"], own.get_parameter_source("storage"))
+            except click.UsageError:  # the secret cannot be read: a command needs --storage
                 return None
+            found.add(Location(storage, own.params["output"]))
     return found.pop() if len(found) == 1 else None
 
 
@@ -214,8 +212,10 @@ def score_on_option(default: str) -> Callable[[Command], Command]:
 
 
 def _set_network_dir(context: click.Context, parameter: click.Parameter, folder: Path | None) -> None:
+    if context.resilient_parsing:
+        return  # `meta` belongs to the invoked command
     context.meta[str(parameter.name)] = folder
-    if folder is not None and not context.resilient_parsing:
+    if folder is not None:
         from fmnist import own_network
 
         context.with_resource(own_network.found_in(folder))

@@ -1,7 +1,8 @@
-"""The commands that start a search: run, finalists; and studies, which lists the catalogue."""
+"""The commands that start a search: run, finalists; and studies, which lists what can be run and what was."""
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -227,16 +228,35 @@ def finalists(
         raise SystemExit(130)
 
 
-@click.command(short_help="List the studies that can be run by name.")
-def studies() -> None:
-    """List the studies that can be run by name: those of the package and those in ./studies.
+@click.command(short_help="List the included studies, and those in the database.")
+@storage_options
+@json_option
+def studies(storage: str | None, output: Path | None, as_json: bool) -> None:
+    """List the studies that can be run by name, those of the package and in ./studies, and those in the database.
 
     \b
-    Example:
+    Examples:
       fmnist-search studies
+      fmnist-search studies --storage postgresql://me@db/studies --json
     """
-    from search.console.status import show_catalogue
+    from search.console.status import show_catalogue, show_studies
     from search.console.terminal import terminal
+    from search.database.connection import opened
+    from search.database.retry import reported
+    from search.database.url import NoStudies, displayed, file_of, url_of
+    from search.results.summary import studies_in
     from search.study import catalogue
 
-    show_catalogue(terminal(), catalogue.entries())
+    console, url, entries, found = terminal(), url_of(storage, output), catalogue.entries(), []
+    if not as_json:
+        show_catalogue(console, entries)
+    try:
+        with opened(url) as database, reported(url):
+            found = studies_in(database)
+    except NoStudies:  # yet
+        pass
+    if as_json:
+        included = [asdict(entry) for entry in entries]
+        click.echo(json.dumps({"included": included, "studies": [asdict(each) for each in found]}))
+    else:
+        show_studies(console, found, str(file_of(url) or displayed(url)))

@@ -24,7 +24,7 @@ from search.queue import tickets
 from search.results import wording
 from search.results.finalists import Standings, standings_of
 from search.results.ranking import Configuration, rank
-from search.results.summary import RunResult, Summary, summarize
+from search.results.summary import Listed, RunResult, Summary, summarize
 from search.study import space
 from search.study.catalogue import Entry
 from search.study.places import location_of
@@ -160,6 +160,21 @@ def show_catalogue(console: Console, entries: list[Entry]) -> None:
         table.add_row(entry.name, entry.sampler, str(entry.trials), minutes, entry.description)
     print_table(console, table)
     print_line(console, "Minutes were measured on two cores. Start a study with `fmnist-search run STUDY`.")
+    console.print()
+
+
+def show_studies(console: Console, studies: list[Listed], where: str) -> None:
+    """Print the studies of a database; where: its file or URL."""
+    if not studies:
+        print_line(console, "No studies yet in ", where)
+        return
+    table = _table(None, "study", "state", "trials", "best trial", "winner")
+    for each in studies:
+        trials = "" if each.finished is None else f"{each.finished} of {each.goal}"
+        best, winner = ("" if value is None else percent(value) for value in (each.best, each.winner))
+        table.add_row(each.study, each.state, trials, best, winner)
+    print_line(console, "Studies in ", where)
+    print_table(console, table)
 
 
 def show_status(console: Console, summary: Summary, standings: Standings | None, finalists: str) -> None:

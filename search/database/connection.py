@@ -28,6 +28,7 @@ from search.database.retry import PRIMARY, SILENCE, reported, watch
 from search.database.url import (
     BUSY_TIMEOUT,
     DatabaseGone,
+    NoStudies,
     StorageError,
     absolute,
     connect_args,
@@ -72,7 +73,7 @@ def open_storage(url: str, mode: Mode = "read") -> RDBStorage:
     file, create = file_of(url), mode == "create"
     if file:
         if not create and not file.is_file():
-            raise StorageError(f"no database {file}; start a search there with `run`, or name another with --storage")
+            raise NoStudies(f"no database {file}; start a search there with `run`, or name another with --storage")
         if create:
             file.parent.mkdir(parents=True, exist_ok=True)
     options: dict[str, Any] = {"connect_args": connect_args(url)}
@@ -84,7 +85,7 @@ def open_storage(url: str, mode: Mode = "read") -> RDBStorage:
         with _unpooled(url, options.get("creator")).connect() as connection:
             made = has_schema(connection, url)
         if not (made or create):  # Optuna would create the tables, perhaps while another process does
-            raise StorageError(
+            raise NoStudies(
                 f"{displayed(url)}: this database has no studies yet; "
                 "start one with `run`, or name another database with --storage"
             )

@@ -28,6 +28,10 @@ class StorageError(ExpectedError):
     """The database cannot be reached or used; the message says what to do and contains no password."""
 
 
+class NoStudies(StorageError):
+    """The database does not exist yet, or is empty."""
+
+
 class DatabaseGone(StorageError):
     """A file of an SQLite database was deleted while in use, so that further writes could be lost."""
 
