@@ -179,6 +179,7 @@ RESERVED = TRAINING | {"seed", "network"}  # names that the constructor of the u
 
 _BOUNDS = {
     "minimum": "{} or more",
+    "gt": "above {}",  # of a number that may be None
     "exclusiveMinimum": "above {}",
     "maximum": "at most {}",
     "exclusiveMaximum": "below {}",

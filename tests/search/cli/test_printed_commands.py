@@ -65,6 +65,7 @@ def written(url: str, invoke: Command, *location: str) -> set[str]:
     report = json.loads(Path("numbers.json").read_text())
     with opened(url) as storage:
         note = get_note(optuna.load_study(storage=storage, study_name="tiny"))
+    note = re.sub(r"\\([`*_~])", r"\1", note)  # as rendered
     runs = [run["command"] for run in report["provenance"]["runs"]]
     return found | printed("\n".join([report["answer"]["reproduce"], note, *runs]))
 

@@ -56,6 +56,21 @@ from tests.factories import ended as trial_of
 QUICK = {"architecture": "simple", "epochs": 1, "filters": 4, "learning_rate": 0.002}
 
 
+def test_progress_lines_name_finalist_and_seed(make: Make) -> None:
+    study, _ = make(grid_of([2, 3, 4], seeds=2), 0)
+    failed = trial_of(definition_of(study), None, state=TrialState.FAIL, filters=3)
+    filters = [4, 2, 3, 4, 2]
+    study.add_trials([failed, *(trial_of(definition_of(study), 0.9, filters=one) for one in filters)])
+    assert list(finalists.names_of(study).values()) == [
+        "finalist 2, seed 1 of 2",
+        "default, seed 1 of 2",
+        "finalist 1, seed 1 of 2",
+        "finalist 2, seed 1 of 2",
+        "default, seed 2 of 2",
+        "finalist 1, seed 2 of 2",
+    ]
+
+
 def grid_of(filters: list[int], **changes: object) -> StudyDefinition:
     return definition(sampler="grid", defaults=QUICK, space={"filters": {"choices": filters}}, **changes)
 
