@@ -631,11 +631,12 @@ def takes_a_study(command: click.Command) -> bool:
 
 def test_help_gives_each_hyperparameter_its_meaning_range_and_default() -> None:
     text = " ".join(CliRunner().invoke(main, ["train", "--help"]).output.split())
+    options = text.partition("Options:")[2]
     fields = Hyperparameters.model_json_schema()["properties"]
     for name, field in fields.items():
         if name == "network":
             continue
-        _, found, rest = text.partition(f" --{name.replace('_', '-')} ")
+        _, found, rest = options.partition(f" --{name.replace('_', '-')} ")
         assert found, name
         explained = rest.partition(" --")[0]
         assert field["description"][1:] in explained

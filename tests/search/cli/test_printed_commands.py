@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import optuna
@@ -97,6 +98,7 @@ def test_each_printed_command_finds_the_study(
     elif given == "secret":
         Path("url").write_text(url)
         monkeypatch.setenv(STORAGE_FILE, str(tmp_path / "url"))
+    monkeypatch.setattr(sys, "argv", ["fmnist-search", "run", "tiny.toml", "--workers", "1", *location])  # recorded
     found = written(url, invoke, *location)
     without_password = make_url(absolute(url).render_as_string(hide_password=False))._replace(password=None)
     assert {command.split()[1] for command in found} >= {"dashboard", "best", "report", "reproduce", "finalists", "run"}

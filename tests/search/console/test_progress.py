@@ -167,7 +167,7 @@ def test_finalists_are_named_in_lines_and_view() -> None:
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "[1/6] default, seed 1 of 3: complete at 90.00 %" in shown
     assert "91.23 % on test (finalist 1, seed 1 of 3)" in shown
-    assert re.search(r"^finalist 2, seed 3 of 3 +2/5 +90.51$", shown, re.MULTILINE)
+    assert re.search(r"^ *finalist 2, seed 3 of 3 +2/5 +90.51 *$", shown, re.MULTILINE)
     assert "finalist 2, seed 3 of 3 at epoch 2 of 5" in standing(SUMMARY, progress.names)
 
 

@@ -94,7 +94,7 @@ def test_a_table_keeps_its_words_whole_at_any_width(columns: int) -> None:
 
 
 def test_a_table_uses_the_terminals_width_before_it_breaks_lines() -> None:
-    wide, narrow = console_of(42), console_of(41)
+    wide, narrow = console_of(43), console_of(42)
     for console in (wide, narrow):
         print_table(console, table_of(1))
     assert len(shown(wide)) < len(shown(narrow))

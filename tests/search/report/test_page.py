@@ -42,6 +42,7 @@ from search.worker.loop import WorkerSettings, work
 from tests.factories import (
     BETTER,
     EPOCHS,
+    FINALISTS,
     REVERSED,
     TIE,
     definition,
@@ -708,7 +709,7 @@ def test_the_page_shows_the_winner_and_its_change_from_the_search(analysis: Anal
     assert "7 95.00 % 91.00 % 89.40–92.60 % -4.00 3 winner +10.00 filters=2" in text
     assert "default - 81.00 % 79.40–82.60 % - 3 10.00 behind filters=4" in text
     console = Console(file=io.StringIO(), width=120)
-    show_finalists(console, "s", report_standings(BETTER))
+    show_finalists(console, "s", report_standings(BETTER), FINALISTS)
     assert "7 95.00 % 91.00 % 89.40–92.60 % -4.00 3 winner" in " ".join(console.file.getvalue().split())
     assert "training runs are finished" not in text
     assert "12 complete, 0 pruned; 6 finalist runs" in text

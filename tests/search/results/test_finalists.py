@@ -330,7 +330,7 @@ def stand(study: optuna.Study, folder: Path) -> Standings:
 
 def table_of(standings: Standings) -> str:
     console = Console(file=io.StringIO(), width=200)
-    show_finalists(console, "s", standings)
+    show_finalists(console, "s", standings, FINALISTS)
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
