@@ -48,7 +48,7 @@ def print_table(console: Console, table: Table) -> None:
     cells = [[str(column.header), *map(str, column.cells)] for column in table.columns]
     natural = [max(map(cell_len, column)) for column in cells]
     longest = [max((cell_len(word) for cell in column for word in cell.split()), default=0) for column in cells]
-    spare = console.width - sum(longest) - len(cells)  # a column of padding after each
+    spare = console.width - sum(longest) - 2 * len(cells) + 1  # after each a space, and one between two
     if spare < 0:
         _print_rows(console, table, cells)
         return
