@@ -26,6 +26,7 @@ from fmnist.errors import UsageError
 PART = r"[A-Za-z_]\w*"
 OWN = rf"(?:(?!/)(?!.*\.\.)[\w./ -]*\w\.py|{PART}(?:\.{PART})*):{PART}"  # the user's own network
 
+SMALLEST_BATCH = 2  # of new training runs
 DEFAULT_KERNEL_SIZE = 0  # kernel size: the architecture's default
 
 ScoreOn = Literal["test", "validation"]  # images that score a training run; validation is held out of training
@@ -78,7 +79,13 @@ class Hyperparameters(BaseModel):
     )
     learning_rate: float = Field(2e-3, gt=0, le=1, description="peak step size, after warm-up")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd; 0 is none")
-    batch_size: int = Field(64, ge=1, le=60_000, description="images per gradient step, at least two")
+    batch_size: int = Field(
+        64,
+        ge=1,  # in files of 0.2.0; see check_batch_size
+        le=60_000,
+        description="images per gradient step",
+        json_schema_extra={"minimum": SMALLEST_BATCH},
+    )
     filters: int = Field(
         20, ge=1, le=1024, description="filters of the first convolution; transformer: features per head"
     )
@@ -170,13 +177,39 @@ TRAINING = frozenset(
 RESERVED = TRAINING | {"seed", "network"}  # names that the constructor of the user's own network must not use
 
 
+_BOUNDS = {
+    "minimum": "{} or more",
+    "gt": "above {}",  # of a number that may be None
+    "exclusiveMinimum": "above {}",
+    "maximum": "at most {}",
+    "exclusiveMaximum": "below {}",
+}
+
+
+def bounds(schema: Mapping[str, Any]) -> str:
+    """The range of a field in words, from its JSON schema: above 0, at most 1."""
+    found = [text.format(f"{schema[key]:g}") for key, text in _BOUNDS.items() if key in schema]
+    return ", ".join(found).replace(" or more, at most ", " to ")
+
+
+def explained(name: str) -> str:
+    """Meaning, range and default of a hyperparameter, for a help text."""
+    schema = Hyperparameters.model_json_schema()["properties"][name]
+    meaning, default = schema["description"], schema["default"]
+    if not meaning.startswith((*get_args(Architecture), *get_args(Optimizer))):
+        meaning = meaning[0].upper() + meaning[1:]
+    facts = [f"default: {'off' if default is False else default}", bounds(schema)]
+    return f"{meaning}.  [{'; '.join(filter(None, facts))}]"
+
+
 def check_batch_size(size: int) -> None:
     """Reject batches of one image in new training runs; files of 0.2.0, which allowed them, stay readable.
 
     Raises:
-        UsageError: `size` is less than 2.
+        UsageError: `size` is less than SMALLEST_BATCH.
     """
-    if size < 2:
+    if size < SMALLEST_BATCH:
         raise UsageError(
-            f"batch_size: {size} is too small, as one image has no variance to normalize by; use 2 or more"
+            f"batch_size: {size} is too small, as one image has no variance to normalize by; "
+            f"use {SMALLEST_BATCH} or more"
         )

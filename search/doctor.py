@@ -23,7 +23,7 @@ from search.artifacts import ArtifactError, open_artifacts
 from search.database.connection import has_schema, opened
 from search.database.optuna_schema import columns_by_table
 from search.database.retry import reported
-from search.database.url import StorageError, absolute, connect_args, default_url, file_of, masked, warnings_for
+from search.database.url import StorageError, absolute, connect_args, default_url, displayed, file_of, warnings_for
 from search.formatting import count
 
 Status = Literal["ok", "warning", "failed"]
@@ -218,13 +218,13 @@ def _check_tables(url: str, connection: Connection) -> Iterator[Check]:
         connection.exec_driver_sql("CREATE TABLE doctor (x)")  # BEGIN alone may succeed on a read-only disk
         connection.rollback()
     elif connection.scalar(sqlalchemy.text("SHOW transaction_read_only")) == "on":
-        raise StorageError(f"{masked(url)}: read-only; name the primary server, or let {_user(connection)} write")
+        raise StorageError(f"{displayed(url)}: read-only; name the primary server, or let {_user(connection)} write")
     if not has_tables:
         may_create = "SELECT has_schema_privilege(current_schema(), 'CREATE')"
         if not sqlite and not connection.scalar(sqlalchemy.text(may_create)):
             grant = f"GRANT CREATE ON SCHEMA public TO {_user(connection)}"
-            raise StorageError(f"{masked(url)}: {_user(connection)} may not create tables; run {grant}")
-        yield Check.ok("storage", f"{masked(url)} is empty; `run` creates its tables")
+            raise StorageError(f"{displayed(url)}: {_user(connection)} may not create tables; run {grant}")
+        yield Check.ok("storage", f"{displayed(url)} is empty; `run` creates its tables")
         return
     if not sqlite:
         tables = sorted({*columns_by_table()} & {*sqlalchemy.inspect(connection).get_table_names()})
@@ -234,11 +234,11 @@ def _check_tables(url: str, connection: Connection) -> Iterator[Check]:
         for table in tables:
             if not connection.scalar(write, {"table": table}):
                 grant = f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {_user(connection)}"
-                raise StorageError(f"{masked(url)}: {_user(connection)} may not write to it; run {grant}")
+                raise StorageError(f"{displayed(url)}: {_user(connection)} may not write to it; run {grant}")
     with opened(url) as storage:
         studies = count(len(optuna.get_all_study_names(storage)), "study").replace("studys", "studies")
         schema = storage.get_current_version()
-    yield Check.ok("storage", f"{masked(url)} is writable, {studies}")
+    yield Check.ok("storage", f"{displayed(url)} is writable, {studies}")
     yield Check.ok("schema", f"{schema}, for Optuna {optuna.__version__}")
     if sqlite:
         journal = connection.scalar(sqlalchemy.text("PRAGMA journal_mode"))

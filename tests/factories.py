@@ -114,6 +114,7 @@ filters = { low = 2, high = 4 }
 """
 
 
+FINALISTS = "fmnist-search finalists s"
 NO_IMPORTANCES = Importances(None, None, 0, 0, 0, [])
 
 
@@ -162,7 +163,7 @@ def evidence_of(defined: StudyDefinition, trials: Sequence[FrozenTrial], **chang
         pruning=pruning(defined, trials),
         audit=audit(defined, trials),
         comparison=compare(defined, trials) if defined.reference else None,
-        finalists="fmnist-search finalists s",
+        finalists=FINALISTS,
     )
     return replace(evidence, **changes)
 

@@ -2,12 +2,13 @@
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from fmnist.choices import Activation, Architecture, Augmentation, Optimizer, Tta, is_own
+from fmnist.choices import Activation, Optimizer, Tta, is_own
 from search.cli.options import (
     UserPath,
     data_dir_option,
@@ -26,12 +27,26 @@ if TYPE_CHECKING:
     from fmnist.training import EpochMetrics
 
 
+class Hyperparameter(click.Option):
+    """An option of a hyperparameter, whose help is that of `Hyperparameters`, read only when it is shown."""
+
+    @property
+    def help(self) -> str:
+        from fmnist.hyperparameters import explained
+
+        return explained(str(self.name))
+
+    @help.setter
+    def help(self, text: str | None) -> None:
+        """click sets it to None."""
+
+
+hyperparameter = partial(click.option, cls=Hyperparameter)
+
+
 @click.command()
-@click.option("--epochs", type=int, help="Passes over the training set.")
-@click.option(
-    "--architecture",
-    help=f"Network: {', '.join(get_args(Architecture))}, or FILE.py:CLASS or MODULE:CLASS for your own.",
-)
+@hyperparameter("--epochs", type=int)
+@hyperparameter("--architecture")
 @click.option(
     "--set",
     "arguments",
@@ -40,22 +55,22 @@ if TYPE_CHECKING:
     help="A constructor argument of your network; repeatable.",
 )
 @network_dir_option("working directory")
-@click.option("--optimizer", type=click.Choice(get_args(Optimizer)), help="Adam, AdamW or SGD.")
-@click.option("--learning-rate", type=float, help="Peak learning rate, after warm-up.")
-@click.option("--momentum", type=float, help="Nesterov momentum of sgd.")
-@click.option("--batch-size", type=int, help="Images per gradient step.")
-@click.option("--filters", type=int, help="Filters of the first convolution; transformer: features per head.")
-@click.option("--blocks", type=int, help="Blocks of the network; simple has none.")
-@click.option("--kernel-size", type=int, help="Kernel size of cnn and simple.")
-@click.option("--residual", is_flag=True, default=None, help="cnn: add two convolutions with residual connections.")
-@click.option("--hidden", type=int, help="Features of the first fully connected layer of cnn and simple.")
-@click.option("--activation", type=click.Choice(get_args(Activation)), help="Activation function of cnn and simple.")
-@click.option("--dropout", type=float, help="Dropout probability.")
-@click.option("--weight-decay", type=float, help="L2 penalty; adamw: decoupled decay.")
-@click.option("--l1", type=float, help="L1 penalty.")
-@click.option("--label-smoothing", type=float, help="Share of each label spread over all classes.")
-@click.option("--augmentation", type=float, help="Augmentation strength, from 0 to 1.")
-@click.option("--augmentation-kind", help=f"none, or any of {', '.join(get_args(Augmentation))}, joined by +.")
+@hyperparameter("--optimizer", type=click.Choice(get_args(Optimizer)))
+@hyperparameter("--learning-rate", type=float)
+@hyperparameter("--momentum", type=float)
+@hyperparameter("--batch-size", type=int)
+@hyperparameter("--filters", type=int)
+@hyperparameter("--blocks", type=int)
+@hyperparameter("--kernel-size", type=int)
+@hyperparameter("--residual", is_flag=True, default=None)
+@hyperparameter("--hidden", type=int)
+@hyperparameter("--activation", type=click.Choice(get_args(Activation)))
+@hyperparameter("--dropout", type=float)
+@hyperparameter("--weight-decay", type=float)
+@hyperparameter("--l1", type=float)
+@hyperparameter("--label-smoothing", type=float)
+@hyperparameter("--augmentation", type=float)
+@hyperparameter("--augmentation-kind")
 @click.option(
     "--tta",
     type=click.Choice(get_args(Tta)),

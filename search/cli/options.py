@@ -2,6 +2,7 @@
 
 import math
 import os
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,9 @@ from search.logs import LEVELS
 if TYPE_CHECKING:
     import optuna
 
+    from search.database.url import Location
+
+STUDY = "cnn"  # the study that commands mean if none is named
 STORAGE_FILE = "FMNIST_SEARCH_STORAGE_FILE"
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -54,12 +58,13 @@ def data_dir_option(command: Command) -> Command:
 
 def _storage_from_file(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
     """The value of --storage, else the first line of the file named by STORAGE_FILE, a container's secret."""
-    given = context.get_parameter_source(str(parameter.name)) in (
-        ParameterSource.COMMANDLINE,
-        ParameterSource.ENVIRONMENT,
-    )
+    source = context.get_parameter_source(str(parameter.name))
+    return value if context.resilient_parsing else _or_secret(value, source)
+
+
+def _or_secret(value: str | None, source: ParameterSource | None) -> str | None:
     file = os.environ.get(STORAGE_FILE)
-    if given or not file or context.resilient_parsing:
+    if not file or source in (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT):
         return value
     try:
         lines = expand(file).read_text(encoding="utf-8-sig").splitlines()
@@ -70,6 +75,43 @@ def _storage_from_file(context: click.Context, parameter: click.Parameter, value
     if not lines or not lines[0].strip():
         raise click.UsageError(f"{STORAGE_FILE}: the first line of {file} is empty; write the URL there")
     return lines[0].strip()
+
+
+def usual_location() -> "Location | None":
+    """Where commands look for studies by the environment and the settings file; None if commands differ in that."""
+    from search.database.url import Location
+
+    root = click.get_current_context().find_root()
+    assert isinstance(root.command, click.Group)
+    found = set()
+    for name, command in root.command.commands.items():
+        own = command.make_context(name, [], parent=root, resilient_parsing=True)
+        if "storage" in own.params:
+            try:
+                storage = _or_secret(own.params["storage"], own.get_parameter_source("storage"))
+            except click.UsageError:  # the secret cannot be read: a command needs --storage
+                return None
+            found.add(Location(storage, own.params["output"]))
+    return found.pop() if len(found) == 1 else None
+
+
+def location_options(url: str, folder: Path) -> str:
+    """The options with which a printed command finds a study here; folder: of the study's files."""
+    from search.database.url import options_for
+
+    return options_for(url, folder.parent, usual_location())
+
+
+def finalists_command(study: str, url: str, folder: Path) -> str:
+    """The command that trains a study's finalists; folder: of the study's files."""
+    from search.database.url import command
+
+    context, repeated = click.get_current_context(), ""
+    for name in ("data_dir", "network_dir"):
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            value = context.meta.get(name) or context.params[name]
+            repeated += f" --{name.replace('_', '-')} {shlex.quote(str(value))}"
+    return command("finalists", study, options=location_options(url, folder) + repeated)
 
 
 def storage_options(command: Command) -> Command:
@@ -170,8 +212,10 @@ def score_on_option(default: str) -> Callable[[Command], Command]:
 
 
 def _set_network_dir(context: click.Context, parameter: click.Parameter, folder: Path | None) -> None:
+    if context.resilient_parsing:
+        return  # `meta` belongs to the invoked command
     context.meta[str(parameter.name)] = folder
-    if folder is not None and not context.resilient_parsing:
+    if folder is not None:
         from fmnist import own_network
 
         context.with_resource(own_network.found_in(folder))
@@ -225,8 +269,25 @@ artifacts_option = click.option(
 deleting_from_option = click.option(
     "--artifacts", help="The --artifacts of `run`, to allow deletion there: a folder or s3://BUCKET/PREFIX."
 )
-study_argument = click.argument("study", default="cnn", shell_complete=completion.stored)
-new_study_argument = click.argument("study", default="cnn", shell_complete=completion.startable)
+study_argument = click.argument(
+    "study",
+    default=STUDY,
+    shell_complete=completion.stored,
+    help=f"Name of a study in the database.  [default: {STUDY}]",
+)
+new_study_argument = click.argument(
+    "study",
+    default=STUDY,
+    shell_complete=completion.startable,
+    help=f"Name of an included study, or a .toml file.  [default: {STUDY}]",
+)
+studies_argument = click.argument(
+    "studies",
+    nargs=-1,
+    metavar="[STUDY]...",
+    shell_complete=completion.stored,
+    help=f"Names of studies in the database.  [default: {STUDY}]",
+)
 
 
 @contextmanager

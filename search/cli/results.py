@@ -10,17 +10,20 @@ from typing import Any, Literal
 import click
 
 from search.choices import OUTPUT
-from search.cli.completion import stored
 from search.cli.options import (
+    STUDY,
     FiniteRange,
     UserPath,
     data_dir_option,
+    finalists_command,
     force_option,
     json_option,
     opened_study,
     own_network_options,
     storage_options,
+    studies_argument,
     study_argument,
+    usual_location,
 )
 
 
@@ -62,20 +65,22 @@ def status(study: str, storage: str | None, output: Path | None, watch: float | 
 
     from search.console.status import show_status
     from search.console.terminal import terminal
+    from search.database.url import url_of
     from search.results.finalists import standings_of
     from search.results.summary import summarize
 
     with opened_study(study, storage, output) as (opened, folder):
+        finalists = finalists_command(study, url_of(storage, output), folder)
         if watch:
             from search.console.status import watch as keep_watching
 
-            keep_watching(opened, folder, terminal(), watch, as_json=as_json)
+            keep_watching(opened, folder, terminal(), watch, finalists, as_json=as_json)
             return
         summary, standings = summarize(opened, folder), standings_of(opened, folder)
     if as_json:
         click.echo(json.dumps(summary.as_json(standings)))
     else:
-        show_status(terminal(), summary, standings)
+        show_status(terminal(), summary, standings, finalists)
 
 
 @click.command(short_help="Show a study's winner or best trial.")
@@ -94,6 +99,7 @@ def best(study: str, storage: str | None, output: Path | None, as_json: bool) ->
     """
     from search.console.status import show_best
     from search.console.terminal import terminal
+    from search.database.url import url_of
     from search.results.finalists import standings_of
     from search.results.ranking import rank
     from search.results.summary import summarize
@@ -107,11 +113,12 @@ def best(study: str, storage: str | None, output: Path | None, as_json: bool) ->
     if as_json:
         click.echo(json.dumps(summary.answer_as_json(standings)))
     else:
-        show_best(terminal(), summary, standings, location, ranking)
+        finalists = finalists_command(study, url_of(storage, output), folder)
+        show_best(terminal(), summary, standings, location, finalists, ranking)
 
 
 @click.command(short_help="Write the report of a STUDY.")
-@click.argument("studies", nargs=-1, metavar="[STUDY]...", shell_complete=stored)
+@studies_argument
 @storage_options
 @own_network_options
 @data_dir_option
@@ -159,7 +166,7 @@ def report(
     if in_browser and form == "json":
         raise click.UsageError("--open needs a web page; omit it with --format json")
     with ExitStack() as stack:
-        opened = [stack.enter_context(opened_study(name, storage, output)) for name in studies or ("cnn",)]
+        opened = [stack.enter_context(opened_study(name, storage, output)) for name in studies or (STUDY,)]
         study, folder = opened[0]
         several = len(opened) > 1
         usual = (output or OUTPUT) / f"comparison.{form}" if several else folder / f"report.{form}"
@@ -168,7 +175,8 @@ def report(
         if several:
             written = write_comparison(opened, at, form)
         else:
-            written = write(study, folder, at, lambda: load(data_dir), url_of(storage, output), form)
+            url = url_of(storage, output)
+            written = write(study, folder, at, lambda: load(data_dir), url, form, usual_location())
     click.echo(written)
     if in_browser and not webbrowser.open(written.resolve().as_uri()):
         raise click.ClickException(f"no browser found; open {written} in one")

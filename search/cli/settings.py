@@ -44,7 +44,10 @@ def name_source(error: click.BadParameter) -> None:
 
 
 def as_arguments(context: click.Context) -> list[str]:
-    """A command's options from the environment and the file, as command-line arguments."""
+    """A command's options from the environment and the file, as command-line arguments.
+
+    Without --storage: it may contain a password, and commands find it where this one did.
+    """
     arguments = []
     for name, option in options_of(context.command).items():
         # The callback of an option that is not passed to the command stores its value in `meta`.
@@ -53,7 +56,7 @@ def as_arguments(context: click.Context) -> list[str]:
             ParameterSource.ENVIRONMENT,
             ParameterSource.DEFAULT_MAP,
         )
-        if from_settings and value is not False:
+        if from_settings and value is not False and name != "storage":
             arguments += [f"--{name}"] if option.is_flag else [f"--{name}", str(value)]
     return arguments
 

@@ -1,7 +1,8 @@
-"""The commands that start a search: run, finalists; and studies, which lists the catalogue."""
+"""The commands that start a search: run, finalists; and studies, which lists what can be run and what was."""
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from search.cli.options import (
     artifacts_option,
     check_engine,
     cluster_options,
+    finalists_command,
     json_option,
+    location_options,
     log_options,
     network_dir_option,
     new_study_argument,
@@ -23,6 +26,7 @@ from search.cli.options import (
     score_on_option,
     storage_options,
     study_argument,
+    usual_location,
     worker_options,
 )
 from search.cli.settings import as_arguments
@@ -98,6 +102,7 @@ def run(
     from search.console.status import show
     from search.console.terminal import terminal
     from search.database.retry import reported
+    from search.database.url import password_note
     from search.run.search import run_search
     from search.run.supervise import RunSettings
     from search.study import definition
@@ -124,6 +129,7 @@ def run(
         engine=engine,
         address=address,
         command=command_line(["run", *as_arguments(click.get_current_context()), *sys.argv[2:]]),
+        usual=usual_location(),
     )
     logs.configure(log_level, log_file)
     console = terminal()
@@ -131,8 +137,11 @@ def run(
     if as_json:
         click.echo(json.dumps(result.as_json()))
     else:
-        with reported(settings.worker.storage):
-            show(console, result, settings.worker.storage)
+        url, folder = settings.worker.storage, result.report.parent
+        options = location_options(url, folder)
+        with reported(url):
+            again = finalists_command(result.summary.study, url, folder)
+            show(console, result, again, options, password_note(url, options))
     if result.error:
         raise result.error
     if result.stopped == "interrupted":
@@ -183,7 +192,7 @@ def finalists(
     """
     from fmnist.data import load
     from search.console.status import show_finalists
-    from search.console.terminal import terminal
+    from search.console.terminal import print_line, terminal
     from search.database.url import url_of
     from search.outputs import REPORT
     from search.report import write
@@ -209,27 +218,47 @@ def finalists(
     logs.configure(log_level, log_file)
     console = terminal()
     standings, stopped = run_finalists(settings, top, seeds, console)
+    url = url_of(storage, output)
     with opened_study(study, storage, output) as (opened, folder):
-        written = write(opened, folder, folder / REPORT, lambda: load(data_dir), url_of(storage, output))
+        written = write(opened, folder, folder / REPORT, lambda: load(data_dir), url, usual=usual_location())
     if as_json:
         click.echo(json.dumps(standings.as_json() if standings else None))
     else:
-        show_finalists(console, study, standings)
-        click.echo(f"Report           {written}")
+        show_finalists(console, study, standings, finalists_command(study, url, folder))
+        print_line(console, "Report           ", str(written))
     if stopped == "interrupted":
         raise SystemExit(130)
 
 
-@click.command(short_help="List the studies that can be run by name.")
-def studies() -> None:
-    """List the studies that can be run by name: those of the package and those in ./studies.
+@click.command(short_help="List the included studies, and those in the database.")
+@storage_options
+@json_option
+def studies(storage: str | None, output: Path | None, as_json: bool) -> None:
+    """List the studies that can be run by name, those of the package and in ./studies, and those in the database.
 
     \b
-    Example:
+    Examples:
       fmnist-search studies
+      fmnist-search studies --storage postgresql://me@db/studies --json
     """
-    from search.console.status import show_catalogue
+    from search.console.status import show_catalogue, show_studies
     from search.console.terminal import terminal
+    from search.database.connection import opened
+    from search.database.retry import reported
+    from search.database.url import NoStudies, displayed, file_of, url_of
+    from search.results.summary import studies_in
     from search.study import catalogue
 
-    show_catalogue(terminal(), catalogue.entries())
+    console, url, entries, found = terminal(), url_of(storage, output), catalogue.entries(), []
+    if not as_json:
+        show_catalogue(console, entries)
+    try:
+        with opened(url) as database, reported(url):
+            found = studies_in(database)
+    except NoStudies:  # yet
+        pass
+    if as_json:
+        included = [asdict(entry) for entry in entries]
+        click.echo(json.dumps({"included": included, "studies": [asdict(each) for each in found]}))
+    else:
+        show_studies(console, found, str(file_of(url) or displayed(url)))

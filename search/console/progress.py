@@ -2,8 +2,9 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import optuna
@@ -16,9 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 from search import logs
-from search.console.terminal import signals_deferred
+from search.console.terminal import print_line, signals_deferred
 from search.formatting import assignments, duration, percent
-from search.results.summary import Summary, TrialCounts
+from search.results.summary import BestTrial, RunningTrial, Summary, TrialCounts
 from search.study.record import reason_of
 
 NARROW = 40  # columns
@@ -35,6 +36,9 @@ class Progress:
         finished: trials finished before the run began.
         quiet: print nothing.
         as_json: print a `record` of each finished trial.
+
+    Attributes:
+        names: of finalists' trials by number, shown in the place of "trial 3".
     """
 
     def __init__(self, console: Console, goal: int, finished: int, *, quiet: bool, as_json: bool = False) -> None:
@@ -46,6 +50,7 @@ class Progress:
         self.started = self.printed = time.monotonic()
         self.note = self.printed_note = ""
         self.summary: Summary | None = None
+        self.names: Mapping[int, str] = {}
         self.live = console.is_interactive and not quiet
 
     def shown(self) -> AbstractContextManager[None]:
@@ -59,12 +64,12 @@ class Progress:
             self.counted += counts(trial)
             if self.as_json:
                 print(json.dumps(self.record(trial)), file=self.console.file, flush=True)
-            self._print(f"[{self.counted}/{self.goal}] {line(trial, summary)}")
+            self._print(f"[{self.counted}/{self.goal}] {line(trial, summary, self.names)}")
         if self.note != self.printed_note:
             self.printed_note = self.note
             self._print(self.note)
         if time.monotonic() - self.printed > QUIET:  # paused trials may all finish at the end of the search
-            self._print(f"[{self.counted}/{self.goal}] {standing(summary)}")
+            self._print(f"[{self.counted}/{self.goal}] {standing(summary, self.names)}")
 
     def say(self, note: str) -> None:
         """Show a note with the next update."""
@@ -73,7 +78,7 @@ class Progress:
     def _print(self, text: str) -> None:
         self.printed = time.monotonic()
         if not (self.live or self.quiet):
-            self.console.print(text, soft_wrap=True)
+            print_line(self.console, text)
 
     def record(self, trial: FrozenTrial) -> dict[str, Any]:
         """The record of a finished trial that `run --json` prints.
@@ -100,7 +105,7 @@ class Progress:
             return Text(self.note, style="yellow")
         summary, trials = self.summary, self.summary.trials
         head = Text.assemble(
-            (f"{trials.finished} of {self.goal} trials", "bold"),
+            (f"{trials.finished} of {self.goal} {'training runs' if self.names else 'trials'}", "bold"),
             f"  {trials.complete} complete, {trials.pruned} pruned, {trials.failed} failed"
             f"{f', {trials.paused} paused' if trials.paused else ''}",
         )
@@ -111,19 +116,23 @@ class Progress:
             best = Text.assemble(
                 "best so far: ",
                 (percent(summary.best.value), "bold green"),
-                f" on {summary.score_on} (trial {summary.best.label})",
+                f" on {summary.score_on} ({self._name(summary.best)})",
             )
         space = 2 if self.console.width > NARROW else 1
         rows = Table(box=None, padding=(0, space, 0, 0), show_edge=False, pad_edge=False)
-        for title in ("trial", "epoch", f"{summary.score_on} %"):
-            rows.add_column(title, justify="right", style="dim" if title == "trial" else None, no_wrap=True)
+        first = "training run" if self.names else "trial"
+        for title in (first, "epoch", f"{summary.score_on} %"):
+            rows.add_column(title, justify="right", style="dim" if title == first else None, no_wrap=True)
         for running in summary.running:
             accuracy = "-" if running.accuracy is None else percent(running.accuracy).removesuffix(" %")
-            rows.add_row(running.label, f"{running.epoch:g}/{running.epochs}", accuracy)
+            rows.add_row(self.names.get(running.number, running.label), f"{running.epoch:g}/{running.epochs}", accuracy)
         view = Table.grid()
         for part in (head, bar, best, rows, Text(self._time(trials)), Text(self.note, style="yellow")):
             view.add_row(part)
         return view
+
+    def _name(self, trial: BestTrial | RunningTrial) -> str:
+        return self.names.get(trial.number, f"trial {trial.label}")
 
     def _time(self, trials: TrialCounts) -> str:
         elapsed = time.monotonic() - self.started
@@ -134,12 +143,12 @@ class Progress:
         return f"{duration(elapsed)} elapsed, about {duration(left)} left"
 
 
-def standing(summary: Summary) -> str:
-    """The current state of a search in one line."""
+def standing(summary: Summary, names: Mapping[int, str]) -> str:
+    """The current state of a search in one line; names: as in `Progress`."""
     trials = summary.trials
     counts = f"{f'{trials.paused} paused, ' if trials.paused else ''}{trials.waiting} waiting"
     running = [
-        f"trial {each.label} at epoch {each.epoch:g} of {each.epochs}"
+        f"{names.get(each.number, f'trial {each.label}')} at epoch {each.epoch:g} of {each.epochs}"
         + ("" if each.accuracy is None else f" ({percent(each.accuracy)})")
         for each in summary.running
     ]
@@ -147,8 +156,8 @@ def standing(summary: Summary) -> str:
     return "; ".join([counts, *running]) + best
 
 
-def line(trial: FrozenTrial, summary: Summary) -> str:
-    """A finished trial in one line."""
+def line(trial: FrozenTrial, summary: Summary, names: Mapping[int, str]) -> str:
+    """A finished trial in one line; names: as in `Progress`."""
     score = f" at {percent(trial.value)}" if trial.value is not None else ""
     result = {
         TrialState.COMPLETE: f"complete{score}",
@@ -156,7 +165,8 @@ def line(trial: FrozenTrial, summary: Summary) -> str:
         TrialState.FAIL: f"failed: {reason(trial)}",
     }[trial.state]
     best = f", best {percent(summary.best.value)}" if summary.best else ""
-    return f"trial {trial.number} {result} ({assignments(trial.params)}){best}"
+    name = f"{names[trial.number]}:" if trial.number in names else f"trial {trial.number}"
+    return f"{name} {result} ({assignments(trial.params)}){best}"
 
 
 def reason(trial: FrozenTrial) -> str:
@@ -213,7 +223,7 @@ def live_view(console: Console, draw: Callable[[], RenderableType], *, stays: bo
         with signals_deferred():
             live.start()
             console.show_cursor(True)  # so that kill -9 or Ctrl-Z does not leave a terminal without cursor
-        with logs.diverted(lambda text: console.print(text, soft_wrap=True)):
+        with logs.diverted(partial(print_line, console)):
             yield
     finally:
         over = True

@@ -12,19 +12,19 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Table
 from rich.text import Text
 
 from search.console.progress import live_view
-from search.console.terminal import signals_handled
+from search.console.terminal import print_line, print_table, signals_handled
 from search.database.retry import retry
-from search.database.url import options_for
+from search.database.url import command
 from search.formatting import count, marked, percent, short
 from search.queue import tickets
 from search.results import wording
 from search.results.finalists import Standings, standings_of
 from search.results.ranking import Configuration, rank
-from search.results.summary import RunResult, Summary, summarize
+from search.results.summary import Listed, RunResult, Summary, summarize
 from search.study import space
 from search.study.catalogue import Entry
 from search.study.places import location_of
@@ -35,10 +35,16 @@ _RESUME = "run the same command to resume"
 _WHY = {"interrupted": "Stopped", "timeout": "Time is up", "request": "Stopped by `fmnist-search stop`"}
 
 
-def show(console: Console, result: RunResult, storage: str) -> None:
-    """Print the result of a run: trials, best trials or finalists, checkpoint, report, next command."""
+def show(console: Console, result: RunResult, finalists: str, options: str, note: str | None) -> None:
+    """Print the result of a run: trials, best trials or finalists, checkpoint, report, next command.
+
+    Args:
+        finalists: the command that trains the study's finalists.
+        options: with which a command finds the database.
+        note: what to know about such commands.
+    """
     trials, name = result.summary.trials, result.summary.study
-    say = _speaker(console)
+    say = partial(print_line, console)
     if result.stopped and trials.finished >= result.goal:
         say(f"{_WHY[result.stopped]} before the finalists were trained; {_RESUME}.")
     elif result.stopped:
@@ -63,19 +69,21 @@ def show(console: Console, result: RunResult, storage: str) -> None:
     ranked = rank(definition, read)
     repeated = wording.ranked(ranked) if definition.seeds > 1 else None
     scored_on = result.summary.score_on
-    console.print(ranking(ranked, name) if repeated else retry(lambda: best_trials(result.study, scored_on)))
+    print_table(console, ranking(ranked, name) if repeated else retry(lambda: best_trials(result.study, scored_on)))
     if repeated:
         say(repeated)
     if result.standings:
-        show_finalists(console, name, result.standings)
+        show_finalists(console, name, result.standings, finalists)
     else:
         if not repeated:
             say(wording.caution(result.summary))
         location = retry(lambda: location_of(result.study, result.report.parent))
         checkpoint = best.checkpoint or f"not found in {location}"
         say(f"Best checkpoint  {checkpoint}")
-    say(f"Report           {result.report}")
-    say(f"Explore it       fmnist-search dashboard{options_for(storage)}")
+    say("Report           ", str(result.report))
+    say("Explore it       ", command("dashboard", options=options))
+    if note:
+        say(note)
 
 
 def best_trials(study: optuna.Study, score_on: str) -> Table:
@@ -109,9 +117,9 @@ def ranking(configurations: list[Configuration], study: str) -> Table:
     return table
 
 
-def show_finalists(console: Console, study: str, standings: Standings | None) -> None:
-    """Print the table of finalists, and the winner in words."""
-    say = _speaker(console)
+def show_finalists(console: Console, study: str, standings: Standings | None, command: str) -> None:
+    """Print the table of finalists, and the winner in words; command: trains the finalists."""
+    say = partial(print_line, console)
     if standings is None:
         say(f"Study {study} has no finalists yet: no trial is complete, or no finalists were requested.")
         return
@@ -132,16 +140,16 @@ def show_finalists(console: Console, study: str, standings: Standings | None) ->
         search_score = "-" if unscored.search is None else percent(unscored.search)
         note = f"{unscored.diverged} of {unscored.diverged} diverged"
         table.add_row(wording.name(unscored), search_score, "-", "-", "-", "0", note)
-    console.print(table)
-    for paragraph in wording.answer(standings):
+    print_table(console, table)
+    for paragraph in wording.answer(standings, command):
         say(paragraph)
     if standings.trained < standings.wanted:
         say(f"{standings.trained} of {standings.wanted} training runs are finished; {_RESUME}.")
-    _say_networks(say, standings)
+    _say_networks(say, standings, command)
 
 
-def _say_networks(say: Callable[[str], None], standings: Standings) -> None:
-    say(wording.checkpoint(standings))
+def _say_networks(say: Callable[[str], None], standings: Standings, finalists: str) -> None:
+    say(wording.checkpoint(standings, finalists))
     if ensemble := wording.ensemble(standings):
         say(ensemble)
 
@@ -152,19 +160,38 @@ def show_catalogue(console: Console, entries: list[Entry]) -> None:
     for entry in entries:
         minutes = "" if entry.minutes is None else str(entry.minutes)
         table.add_row(entry.name, entry.sampler, str(entry.trials), minutes, entry.description)
-    console.print(table)
-    _speaker(console)("Minutes were measured on two cores. Start a study with `fmnist-search run STUDY`.")
+    print_table(console, table)
+    print_line(console, "Minutes were measured on two cores. Start a study with `fmnist-search run STUDY`.")
+    console.print()
 
 
-def show_status(console: Console, summary: Summary, standings: Standings | None) -> None:
-    """Print the current state of a study."""
-    say = _speaker(console)
-    for line in status(summary, standings):
-        say(line)
+def show_studies(console: Console, studies: list[Listed], where: str) -> None:
+    """Print the studies of a database; where: its file or URL."""
+    if not studies:
+        print_line(console, "No studies yet in ", where)
+        return
+    table = _table(None, "study", "state", "trials", "best trial", "winner")
+    for each in studies:
+        trials = "" if each.finished is None else f"{each.finished} of {each.goal}"
+        best, winner = ("" if value is None else percent(value) for value in (each.best, each.winner))
+        table.add_row(each.study, each.state, trials, best, winner)
+    print_line(console, "Studies in ", where)
+    print_table(console, table)
 
 
-def status(summary: Summary, standings: Standings | None, *, running: bool = True) -> list[str]:
-    """The current state of a study, as lines; `running`: include a line for each running trial."""
+def show_status(console: Console, summary: Summary, standings: Standings | None, finalists: str) -> None:
+    """Print the current state of a study; finalists: the command that trains them."""
+    for line in status(summary, standings, finalists):
+        print_line(console, line)
+
+
+def status(summary: Summary, standings: Standings | None, finalists: str, *, running: bool = True) -> list[str]:
+    """The current state of a study, as lines.
+
+    Args:
+        finalists: the command that trains the study's finalists.
+        running: include a line for each running trial.
+    """
     trials = summary.trials
     lines = [
         f"Study {summary.study}: {count(trials.finished, 'trial')} finished "
@@ -179,7 +206,7 @@ def status(summary: Summary, standings: Standings | None, *, running: bool = Tru
         lines.append(f"Best so far: trial {summary.best.label}, {percent(summary.best.value)} on {summary.score_on}.")
     if standings:
         trained = f"{standings.trained} of {standings.wanted} training runs finished. " if standings.decided else ""
-        lines.append(f"Finalists: {trained}{' '.join(wording.answer(standings))}")
+        lines.append(f"Finalists: {trained}{' '.join(wording.answer(standings, finalists))}")
     return lines
 
 
@@ -188,19 +215,21 @@ def show_best(
     summary: Summary,
     standings: Standings | None,
     location: str,
+    finalists: str,
     ranking: list[Configuration] | None = None,
 ) -> None:
     """Print the winner among the finalists, else the best trial with its parameters and checkpoint.
 
     Args:
         location: folder or URL of the study's checkpoints.
+        finalists: the command that trains the study's finalists.
         ranking: configurations, best first, of a study that trains each with several seeds.
     """
-    say = _speaker(console)
+    say = partial(print_line, console)
     if standings:
-        for paragraph in wording.answer(standings):
+        for paragraph in wording.answer(standings, finalists):
             say(paragraph)
-        _say_networks(say, standings)
+        _say_networks(say, standings, finalists)
         return
     if summary.best is None:
         say(f"Study {summary.study} has no complete trial yet.")
@@ -217,8 +246,7 @@ def show_best(
 
 
 def _table(title: str | None, *columns: str) -> Table:
-    folded = [Column(column, overflow="fold") for column in columns]  # a narrow terminal wraps cells, loses no digit
-    return Table(*folded, title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    return Table(*columns, title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
 
 
 def _accuracy(trial: FrozenTrial) -> float:
@@ -226,20 +254,19 @@ def _accuracy(trial: FrozenTrial) -> float:
     return trial.value
 
 
-def _speaker(console: Console) -> Callable[[str], None]:
-    return partial(console.print, soft_wrap=True)
-
-
 AWAITED_FINALISTS = 30.0  # seconds after the last trial within which `run` creates the finalists' study
 
 
-def watch(study: optuna.Study, folder: Path, console: Console, seconds: float, *, as_json: bool) -> None:
+def watch(
+    study: optuna.Study, folder: Path, console: Console, seconds: float, finalists: str, *, as_json: bool
+) -> None:
     """Show a study's status until it and its finalists are finished.
 
     On a terminal the status is redrawn in place; elsewhere each change prints a line.
 
     Args:
         seconds: between refreshes.
+        finalists: the command that trains the study's finalists.
 
     Raises:
         StudyError: the study was deleted.
@@ -252,12 +279,13 @@ def watch(study: optuna.Study, folder: Path, console: Console, seconds: float, *
     shown, printed = retry(read), ""
     last_busy = float("-inf")  # time.monotonic(), when trials were last unfinished
     live = console.is_interactive and not as_json
-    view = live_view(console, lambda: Text("\n".join(status(*shown))), stays=True)
+    view = live_view(console, lambda: Text("\n".join(status(*shown, finalists))), stays=True)
     with signals_handled(signal.default_int_handler), view if live else nullcontext():
         while True:
             busy, awaited = retry(lambda: (_is_busy(study), _awaits_finalists(study)))
             shown = retry(read)  # after the check, so that the last status shown is final
-            line = json.dumps(shown[0].as_json(shown[1])) if as_json else " ".join(status(*shown, running=False))
+            lines = [json.dumps(shown[0].as_json(shown[1]))] if as_json else status(*shown, finalists, running=False)
+            line = " ".join(lines)
             if not live and line != printed:
                 print(line, file=console.file, flush=True)
                 printed = line

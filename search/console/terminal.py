@@ -1,20 +1,70 @@
-"""The console of a search, and Ctrl-C and SIGTERM in the process that supervises workers."""
+"""The console of a search, its lines and tables, and Ctrl-C and SIGTERM in the process that supervises workers."""
 
+import os
+import re
 import signal
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from rich.cells import cell_len
 from rich.console import Console
+from rich.table import Table
 
 Handler = Callable[[int, FrameType | None], object]
+
+
+UNLIMITED = 10_000  # columns of a pipe or a file: a table there has its natural width
+BLANK = "\0"  # a space at which no line is broken
 
 
 def terminal() -> Console:
     """Standard output as a rich console without markup: names and descriptions are printed verbatim."""
     interactive = None if sys.stdout.isatty() else False  # overrides FORCE_COLOR
-    return Console(markup=False, emoji=False, highlight=False, force_interactive=interactive)
+    width = None if sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdecimal() else UNLIMITED
+    return Console(markup=False, emoji=False, highlight=False, force_interactive=interactive, width=width)
+
+
+def print_line(console: Console, text: str, unbroken: str = "") -> None:
+    """Print a line, on a terminal broken between words.
+
+    Commands in backticks are not broken, so that they can be pasted: a terminal joins what it wraps itself.
+
+    Args:
+        unbroken: a command or a path to print after the text.
+    """
+    line = text + unbroken
+    if console.is_terminal:
+        kept = re.sub(r"`[^`]*`", lambda command: command[0].replace(" ", BLANK), text) + unbroken.replace(" ", BLANK)
+        filled = textwrap.fill(kept, console.width, break_long_words=False, break_on_hyphens=False)
+        line = filled.replace(BLANK, " ")
+    console.print(line, soft_wrap=True)
+
+
+def print_table(console: Console, table: Table) -> None:
+    """Print a table whose headers and cells are broken between words; as a list of rows where it is too narrow."""
+    cells = [[str(column.header), *map(str, column.cells)] for column in table.columns]
+    natural = [max(map(cell_len, column)) for column in cells]
+    longest = [max((cell_len(word) for cell in column for word in cell.split()), default=0) for column in cells]
+    spare = console.width - sum(longest) - 2 * len(cells) + 1  # after each a space, and one between two
+    if spare < 0:
+        _print_rows(console, table, cells)
+        return
+    for left, place in enumerate(sorted(range(len(cells)), key=lambda place: natural[place] - longest[place])):
+        more = min(natural[place] - longest[place], spare // (len(cells) - left))
+        table.columns[place].width, spare = longest[place] + more, spare - more
+    console.print(table)
+
+
+def _print_rows(console: Console, table: Table, cells: list[list[str]]) -> None:
+    if table.title:
+        print_line(console, str(table.title))
+    for row in range(table.row_count):
+        console.print()
+        for header, *values in cells:
+            print_line(console, f"{header}: {values[row]}" if header else values[row])
 
 
 @contextmanager

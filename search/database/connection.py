@@ -28,11 +28,12 @@ from search.database.retry import PRIMARY, SILENCE, reported, watch
 from search.database.url import (
     BUSY_TIMEOUT,
     DatabaseGone,
+    NoStudies,
     StorageError,
     absolute,
     connect_args,
+    displayed,
     file_of,
-    masked,
     secrets_of,
 )
 
@@ -72,9 +73,7 @@ def open_storage(url: str, mode: Mode = "read") -> RDBStorage:
     file, create = file_of(url), mode == "create"
     if file:
         if not create and not file.is_file():
-            raise StorageError(
-                f"no database {file}; start a search with `fmnist-search run`, or name another with --storage"
-            )
+            raise NoStudies(f"no database {file}; start a search there with `run`, or name another with --storage")
         if create:
             file.parent.mkdir(parents=True, exist_ok=True)
     options: dict[str, Any] = {"connect_args": connect_args(url)}
@@ -86,9 +85,9 @@ def open_storage(url: str, mode: Mode = "read") -> RDBStorage:
         with _unpooled(url, options.get("creator")).connect() as connection:
             made = has_schema(connection, url)
         if not (made or create):  # Optuna would create the tables, perhaps while another process does
-            raise StorageError(
-                f"{masked(url)}: this database has no studies yet; "
-                "start one with `fmnist-search run`, or name another database with --storage"
+            raise NoStudies(
+                f"{displayed(url)}: this database has no studies yet; "
+                "start one with `run`, or name another database with --storage"
             )
         try:
             storage = RDBStorage(
@@ -100,7 +99,7 @@ def open_storage(url: str, mode: Mode = "read") -> RDBStorage:
             weakref.finalize(storage, storage.engine.dispose)
             check_schema(storage)
         except RuntimeError as error:  # the schema of another version of Optuna
-            raise StorageError(f"{masked(url)}: {' '.join(str(error).split())}") from error
+            raise StorageError(f"{displayed(url)}: {' '.join(str(error).split())}") from error
         storage.engine.dispose()  # drop the connections made before the listeners below
         if not file:
             event.listen(storage.engine, "connect", _bound_idle_transactions)
@@ -183,7 +182,7 @@ def has_schema(connection: sqlalchemy.Connection, url: str) -> bool:
         names, more = sorted(foreign)[:3], len(foreign) - 3
         listed = f"{', '.join(names)} and {more} more" if more > 0 else ", ".join(names)
         raise StorageError(
-            f"{masked(url)}: contains tables of another program ({listed}); name another database with --storage"
+            f"{displayed(url)}: contains tables of another program ({listed}); name another database with --storage"
         )
     return False
 

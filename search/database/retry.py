@@ -23,7 +23,7 @@ from sqlalchemy.exc import (
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from search.artifacts import ArtifactError
-from search.database.url import StorageError, masked, without_password
+from search.database.url import StorageError, displayed, without_password
 
 PATIENCE = 600  # seconds for which an unreachable database is retried
 SILENCE = 10.0  # seconds without an answer before a warning, and between two warnings
@@ -104,7 +104,7 @@ def reported(url: str) -> Iterator[None]:
         cause = error.__cause__ if isinstance(error, StorageInternalError) else error
         own = getattr(cause, "orig", None) or cause
         reason = without_password(str(own).strip().splitlines()[0], url)
-        raise StorageError(f"{masked(url)}: {reason}{_advice(own)}") from error
+        raise StorageError(f"{displayed(url)}: {reason}{_advice(own)}") from error
 
 
 def retry(
@@ -244,6 +244,8 @@ def _advice(error: BaseException | None) -> str:
     if isinstance(error, sqlite3.Error):
         code = _code(error)
         return SQLITE_ADVICE.get(code) or SQLITE_ADVICE.get(code & PRIMARY, "")
+    if getattr(getattr(error, "pgconn", None), "needs_password", False):
+        return "; set PGPASSWORD, or write the password to ~/.pgpass"
     state = getattr(error, "sqlstate", "")  # None where there is no connection
     return "; start the server, or correct the URL" if state is None else SQLSTATE_ADVICE.get(state, "")
 

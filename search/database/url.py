@@ -1,10 +1,11 @@
-"""Database URLs: parsing, validation, masking of passwords, and warnings about unsuitable databases."""
+"""Database URLs: validation, passwords kept out of output, options for printed commands, unsuitable databases."""
 
 import os
 import shlex
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
@@ -18,12 +19,17 @@ BUSY_TIMEOUT = 60  # seconds for which a writer waits for another
 CONNECT_TIMEOUT = 10  # seconds for a server to accept a connection; the driver's default is 130
 KEEPALIVE = {"keepalives_idle": 20, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 60_000}
 OURS = ("autocommit", "context", "cursor_factory", "row_factory")  # arguments of the driver that a URL must not set
+SECRETS = ("password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key")  # libpq's options
 SQLITE_WORKERS = 8  # more spend much of their time waiting for SQLite's single writer
 NETWORKED = ("nfs", "cifs", "smb", "afs", "9p", "ceph", "lustre", "gpfs", "fuse.sshfs", "fuse.gluster", "fuse.s3")
 
 
 class StorageError(ExpectedError):
     """The database cannot be reached or used; the message says what to do and contains no password."""
+
+
+class NoStudies(StorageError):
+    """The database does not exist yet, or is empty."""
 
 
 class DatabaseGone(StorageError):
@@ -77,6 +83,8 @@ def parse(url: str) -> URL:
         raise StorageError(
             f"{parsed.drivername}: unsupported database; use sqlite:///FILE or postgresql://USER@HOST/DATABASE"
         )
+    if parsed.drivername != "sqlite" and (parsed.host or "").upper().startswith("%2F"):
+        parsed = _with_socket_folder(parsed)
     if parsed.drivername == "sqlite" and (parsed.database or "").startswith("~"):
         parsed = parsed.set(database=str(expand(parsed.database or "")))
     if "@" in (parsed.host or "") or (parsed.host and "@" in (parsed.database or "")):
@@ -88,6 +96,13 @@ def parse(url: str) -> URL:
     if parsed.drivername == "sqlite" and parsed.database in (None, "", ":memory:"):
         raise StorageError("workers cannot share a database in memory; write sqlite:///FILE")
     return parsed
+
+
+def _with_socket_folder(parsed: URL) -> URL:
+    # libpq takes a socket's folder in the place of the host too; SQLAlchemy does not decode it there.
+    moved = {"host": unquote(parsed.host or ""), **({"port": str(parsed.port)} if parsed.port else {})}
+    user = parsed.username, parsed.password
+    return URL.create(parsed.drivername, *user, database=parsed.database, query={**parsed.query, **moved})
 
 
 def absolute(url: str) -> URL:
@@ -115,7 +130,7 @@ def connect_args(url: str, seconds: int | None = None) -> dict[str, Any]:
         return {"timeout": BUSY_TIMEOUT if seconds is None else seconds}
     for name in OURS:
         if name in parsed.query:
-            raise StorageError(f"{masked(url)}: remove the option {name}, which fmnist-search sets")
+            raise StorageError(f"{displayed(url)}: remove the option {name}, which fmnist-search sets")
     chosen = _number(url, "connect_timeout")
     return {
         "connect_timeout": (CONNECT_TIMEOUT if chosen is None else chosen) if seconds is None else seconds,
@@ -131,7 +146,7 @@ def _number(url: str, name: str) -> int | None:
     if value is None:
         return None
     if not isinstance(value, str) or not value.isdecimal():
-        raise StorageError(f"{masked(url)}: the option {name} must be a whole number")
+        raise StorageError(f"{displayed(url)}: the option {name} must be a whole number")
     return int(value)
 
 
@@ -141,23 +156,69 @@ def file_of(url: str) -> Path | None:
     return Path(str(parsed.database)) if parsed.drivername == "sqlite" else None
 
 
-def masked(url: str) -> str:
-    """The URL for display: the password as ***, and without options, which may contain one too."""
-    return parse(url).set(query={}).render_as_string(hide_password=True)
+def displayed(url: str | URL) -> str:
+    """The URL for messages and for commands to paste: with its options, without passwords."""
+    parsed = parse(url) if isinstance(url, str) else url
+    return URL.create(
+        parsed.drivername.removesuffix("+psycopg"),
+        parsed.username,
+        None,
+        parsed.host,
+        parsed.port,
+        parsed.database,
+        {name: value for name, value in parsed.query.items() if name not in SECRETS},
+    ).render_as_string()
 
 
-def options_for(url: str) -> str:
-    """The --storage or --output option with which a command in the same working directory finds this database."""
-    file = file_of(url)
-    if file is None or parse(url) != parse(default_url(file.parent)):
-        return f" --storage {shlex.quote(masked(url))}"
-    return "" if file.parent == OUTPUT else f" --output {shlex.quote(str(file.parent))}"
+@dataclass(frozen=True)
+class Location:
+    """Where a command looks for studies: its --storage and --output, None for their defaults."""
+
+    storage: str | None = field(default=None, repr=False)  # it may contain a password
+    output: Path | None = None
+
+
+def options_for(url: str, output: Path, usual: Location | None, *, anywhere: bool = False) -> str:
+    """The --storage and --output with which a printed command finds a study when it is pasted.
+
+    An option that the environment or a file gives is omitted. So are passwords, which libpq also reads from PGPASSWORD
+    and ~/.pgpass.
+
+    Args:
+        output: folder with the studies' folders.
+        usual: where commands without these options look; None if unknown, as in a program that imports us.
+        anywhere: write absolute paths, for commands that may be pasted in another folder.
+    """
+    wanted = absolute(url)
+    storage, chosen = (usual.storage, usual.output) if usual else (None, None)
+    if storage:
+        # A relative path in the settings leads elsewhere in another folder, and differs from the absolute one.
+        beside, found = False, wanted == (parse(storage) if anywhere else absolute(storage))
+    else:
+        beside = found = usual is not None and wanted == absolute(default_url(output))
+    options = [] if found else ["--storage", displayed(wanted if anywhere else url)]
+    expected = chosen or (OUTPUT if beside else output)
+    if (anywhere and (beside or chosen)) or expected.resolve() != output.resolve():
+        options += ["--output", str(output.resolve() if anywhere else output)]
+    return "".join(f" {shlex.quote(option)}" for option in options)
+
+
+def password_note(url: str, options: str) -> str | None:
+    """What a user has to know about commands with these options; None if nothing."""
+    if " --storage " not in options or not secrets_of(url):
+        return None
+    return "Printed commands leave out the database's password: set PGPASSWORD, or write it to ~/.pgpass."
+
+
+def command(*words: str | int, options: str = "") -> str:
+    """A command of fmnist-search for a shell; options: already quoted."""
+    return shlex.join(["fmnist-search", *map(str, words)]) + options
 
 
 def secrets_of(url: str) -> list[str]:
     """The passwords in a URL, plain and percent-encoded."""
     parsed = parse(url)
-    secrets = [parsed.password, *(value for key, value in parsed.query.items() if "pass" in key)]
+    secrets = [parsed.password, *(parsed.query.get(name) for name in SECRETS)]
     return [form for secret in filter(None, secrets) for form in (str(secret), quote(str(secret), safe=""))]
 
 

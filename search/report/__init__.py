@@ -10,6 +10,7 @@ import optuna
 
 from fmnist.data import DataSet
 from fmnist.files import write_atomically
+from search.database.url import Location
 from search.report.analysis import analyse
 from search.report.comparison import compare
 
@@ -17,7 +18,13 @@ Form = Literal["html", "json"]
 
 
 def write(
-    study: optuna.Study, folder: Path, to: Path, data: Callable[[], DataSet], url: str, form: Form = "html"
+    study: optuna.Study,
+    folder: Path,
+    to: Path,
+    data: Callable[[], DataSet],
+    url: str,
+    form: Form = "html",
+    usual: Location | None = None,
 ) -> Path:
     """Write the study's report as self-contained HTML, or its numbers as JSON; returns the path.
 
@@ -27,12 +34,13 @@ def write(
         folder: of the study's checkpoints.
         data: loads the data set on which the best checkpoint is scored.
         url: of the study's database.
+        usual: as in `options_for`.
 
     Raises:
         OSError: the file cannot be written.
         StorageError, StudyError: the file is written, but the database cannot be, or the study was deleted.
     """
-    analysis = analyse(study, folder, data)
+    analysis = analyse(study, folder, data, usual)
     if form == "json":
         return _written(to, as_json(analysis.as_json()))
     from search.report.dashboard_plots import publish

@@ -163,7 +163,7 @@ def _ways_to_more(definition: StudyDefinition, complete: int, finished: int) -> 
     most = len(space.grid(definition)) if definition.sampler == "grid" else MOST_TRIALS
     if wanted is not None and finished < wanted <= most:
         rate = f"at this study's rate ({complete} of {finished} complete) that takes about {wanted} trials: "
-        command = f"repeat its `fmnist-search run` with `--trials {wanted}`"
+        command = f"repeat its `run` command with `--trials {wanted}`"
         ways.append(f"{rate if complete < finished else ''}{command}")
     if definition.pruner != "none" and finished > complete and most >= FEWEST_COMPLETE:
         ways.append(f"search with {_pruner_option(definition, 'none')} {ANOTHER}")

@@ -11,6 +11,7 @@ import optuna
 from fmnist import source
 from fmnist.data import DataSet, fingerprint_of
 from fmnist.errors import DataError
+from search.database.url import Location
 from search.report.cost import Cost, costs
 from search.report.findings import Evidence, Finding, findings
 from search.report.history import (
@@ -184,8 +185,8 @@ class Analysis:
         return plain | {"answer": answer | {"train": plain.pop("training")}}
 
 
-def analyse(study: optuna.Study, folder: Path, data: Callable[[], DataSet]) -> Analysis:
-    """Gather the numbers of a study."""
+def analyse(study: optuna.Study, folder: Path, data: Callable[[], DataSet], usual: Location | None = None) -> Analysis:
+    """Gather the numbers of a study; usual: as in `options_for`."""
     folder = folder.resolve()
     definition, summary = definition_of(study), summarize(study, folder)
     trials, finalists = study.get_trials(deepcopy=False), finalists_of(study)
@@ -199,7 +200,7 @@ def analyse(study: optuna.Study, folder: Path, data: Callable[[], DataSet]) -> A
     finalist_trials = finalists.get_trials(deepcopy=False) if finalists else []
     done = [*spells(trials, began, retrained=False), *spells(finalist_trials, began, retrained=True)]
     finished, done, paused = without_pauses(records(definition, trials, began), done)
-    origin = provenance(study, definition, folder, [*trials, *finalist_trials], loaded)
+    origin = provenance(study, definition, folder, [*trials, *finalist_trials], loaded, usual)
     evidence = Evidence(
         definition=definition,
         trials=trials,

@@ -108,6 +108,8 @@ def note(analysis: Analysis) -> str:
     found, remarks = analysis.importances, ["In the dashboard's figures a step is 1/100 of an epoch."]
     if found and (found.methods or found.early):
         remarks.append(_on_importances(found))
+    if analysis.provenance.password_note:
+        remarks.append(analysis.provenance.password_note)
     commands = ["## Commands", "", "```console", *_commands(analysis), "```"]
     return "\n".join(["## Result", "", answer, "", " ".join(remarks), "", *commands])
 
@@ -121,7 +123,8 @@ def with_note(ours: str, former: str) -> str:
 def _answer(analysis: Analysis) -> list[str]:
     summary, best = analysis.summary, analysis.summary.best
     if found := analysis.standings:
-        return [*wording.answer(found), wording.checkpoint(found)]
+        finalists = analysis.provenance.command("finalists", summary.study)
+        return [*wording.answer(found, finalists), wording.checkpoint(found, finalists)]
     if analysis.repeated and (ranked := wording.ranked(analysis.ranking)):
         return [ranked]
     if best is None:

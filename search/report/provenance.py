@@ -20,7 +20,7 @@ from fmnist.data import DataSet
 from fmnist.hyperparameters import Hyperparameters, ScoreOn
 from fmnist.own_network import Source
 from search.database.optuna_schema import engine_of
-from search.database.url import default_url, masked, parse
+from search.database.url import Location, command, displayed, file_of, options_for, password_note
 from search.formatting import written
 from search.study.definition import StudyDefinition
 from search.study.record import attempts_of
@@ -33,10 +33,11 @@ class Provenance:
 
     written: time of the report (ISO 8601, UTC). by: program and version that wrote it. runs: commands that ran the
     search. database: its file, or its URL without the password. options: command-line options that select the study's
-    database. data_options: options that select the data set, if it is not in a default folder. study_file: the
-    definition as TOML. versions: of the packages with which the study was started. workers: number of attempts by
-    host, device and thread count. fingerprint: SHA-256 of the data files' checksums. checksums: by file; empty if the
-    data set is not available here. architecture: name of the network. network: its source, if it is the user's own.
+    database. password_note: what to do if commands lack its password. data_options: options that select the data set,
+    if it is not in a default folder. study_file: the definition as TOML. versions: of the packages with which the study
+    was started. workers: number of attempts by host, device and thread count. fingerprint: SHA-256 of the data files'
+    checksums. checksums: by file; empty if the data set is not available here. architecture: name of the network.
+    network: its source, if it is the user's own.
     """
 
     written: str
@@ -44,6 +45,7 @@ class Provenance:
     runs: list[Run]
     database: str
     options: str
+    password_note: str | None
     data_options: str
     study_file: str
     versions: dict[str, str]
@@ -57,7 +59,7 @@ class Provenance:
     def command(self, words: str, *names: str | int, data: bool = True) -> str:
         """A command on the study that works in any folder; data: whether it reads the data set."""
         options = self.options + (self.data_options if data else "")
-        return shlex.join(["fmnist-search", *words.split(), *map(str, names)]) + options
+        return command(*words.split(), *names, options=options)
 
     def training(self, hyperparameters: Hyperparameters, seed: int, score_on: ScoreOn, tta: Tta) -> str:
         """The `train` command of a configuration, to be run in the folder of the network's file, if it has one."""
@@ -79,6 +81,7 @@ def provenance(
     folder: Path,
     trials: Iterable[FrozenTrial],
     data: DataSet | None,
+    usual: Location | None = None,
 ) -> Provenance:
     """Gather the provenance of a study.
 
@@ -86,16 +89,19 @@ def provenance(
         folder: of the study's files.
         trials: of the search and the finalists.
         data: the study's data set; None if it is not available here.
+        usual: as in `options_for`.
     """
     url = engine_of(study).url.render_as_string(hide_password=False)
+    options = options_for(url, folder.resolve().parent, usual, anywhere=True)
     attempts = [attempt for trial in trials for attempt in attempts_of(trial)]
     stored = study.user_attrs
     return Provenance(
         written=datetime.now(UTC).isoformat(timespec="seconds"),
         by=f"fmnist-search {version('fmnist-search')}",
         runs=runs(study),
-        database=masked(url) if parse(url).drivername != "sqlite" else str(Path(str(parse(url).database)).resolve()),
-        options=_options(url, folder),
+        database=str(file.resolve()) if (file := file_of(url)) else displayed(url),
+        options=options,
+        password_note=password_note(url, options),
         data_options=_data_options(data),
         study_file=as_toml(definition),
         versions=stored[VERSIONS],
@@ -106,17 +112,6 @@ def provenance(
         architecture=definition.defaults.architecture,
         network=source_of(study),
     )
-
-
-def _options(url: str, folder: Path) -> str:
-    database, output = parse(url).database, folder.resolve().parent
-    embedded = parse(default_url(output)).database
-    options = (
-        ["--output", str(output)]
-        if parse(url).drivername == "sqlite" and Path(str(database)).resolve() == Path(str(embedded))
-        else ["--storage", masked(url)]
-    )
-    return f" {shlex.join(options)}"
 
 
 def _data_options(data: DataSet | None) -> str:

@@ -280,6 +280,20 @@ def points_of(definition: StudyDefinition, trials: list[FrozenTrial]) -> list[sp
     return list({space.key(point): point for point in [*space.grid(definition), *trained]}.values())
 
 
+def names_of(study: optuna.Study) -> dict[int, str]:
+    """The trials of a finalists' study by number: finalist 1, seed 2 of 3. Finalists are counted best first."""
+    definition, trials = definition_of(study), study.get_trials(deepcopy=False)
+    default = space.key(space.default_point(definition))
+    others = [point for point in map(space.key, points_of(definition, trials)) if point != default]
+    finalists = {default: "default", **{point: f"finalist {place}" for place, point in enumerate(others, start=1)}}
+    names, seeds = dict[int, str](), Counter[space.Key]()
+    for trial in trials:
+        point = space.key(trial.system_attrs.get(FIXED_PARAMETERS) or trial.params)
+        names[trial.number] = f"{finalists[point]}, seed {seeds[point] + 1} of {definition.seeds}"
+        seeds[point] += trial.state != TrialState.FAIL  # the next trial replaces a failed one
+    return names
+
+
 def place_of(study: optuna.Study, folder: Path) -> Place:
     """The finalists' folder, beside the study's; every checkpoint is kept."""
     artifacts = location_of(study) if study.user_attrs[ARTIFACTS] else None

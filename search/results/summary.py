@@ -5,18 +5,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import optuna
+from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from fmnist.errors import ExpectedError
+from search.choices import FINALISTS
 from search.database.optuna_schema import best_trial, engine_of, read_trial, trials_in
 from search.formatting import marked
 from search.queue import freezing, tickets
-from search.results.finalists import Standings
+from search.results.finalists import Standings, standings_of
 from search.study import space
 from search.study.definition import StudyDefinition
-from search.study.places import artifacts_of
-from search.study.record import STEPS_PER_EPOCH, checkpoint_of
-from search.study.store import definition_of
+from search.study.places import StudyError, artifacts_of
+from search.study.record import FINISHED, STEPS_PER_EPOCH, checkpoint_of
+from search.study.store import definition_of, finalists_of, load_study
 
 if TYPE_CHECKING:
     from fmnist.data import DataSet
@@ -184,3 +186,44 @@ def _running(trial: optuna.trial.FrozenTrial, definition: StudyDefinition) -> Ru
         epochs=trial.params.get("epochs", definition.defaults.epochs),
         accuracy=None if step is None else trial.intermediate_values[step],
     )
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A study in the list of a database.
+
+    state: running, unfinished, finished, or why it cannot be read. finished, goal: trials. best: highest accuracy of a
+    single training run. winner: mean accuracy of the winning finalist.
+    """
+
+    study: str
+    state: str
+    finished: int | None = None
+    goal: int | None = None
+    best: float | None = None
+    winner: float | None = None
+
+
+def studies_in(storage: RDBStorage) -> list[Listed]:
+    """The studies of a database by name; finalists belong to their studies."""
+    names = optuna.get_all_study_names(storage)
+    return [_listed(storage, name) for name in sorted(names) if name.removesuffix(FINALISTS) not in {*names} - {name}]
+
+
+def _listed(storage: RDBStorage, name: str) -> Listed:
+    try:
+        study = load_study(storage, name)
+        standings, finalists = standings_of(study), finalists_of(study)
+    except StudyError:
+        return Listed(name, "of another program or version")
+    parts = [study, finalists] if finalists else [study]
+    if any(tickets.counts(each)[TrialState.RUNNING] for each in parts):
+        state = "running"
+    else:
+        missing = definition_of(study).finalists > 0 and finalists is None
+        state = "unfinished" if missing or not all(map(tickets.is_done, parts)) else "finished"
+    ended = sum(tickets.counts(study)[each] for each in FINISHED)
+    values = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    best = max((trial.value for trial in values if trial.value is not None), default=None)
+    winner = standings.winner.retrained.accuracy.mean if standings and standings.winner and standings.decided else None
+    return Listed(name, state, ended, max(tickets.goal(study)["trials"], ended), best, winner)

@@ -141,9 +141,13 @@ def _ties(others: list[Configuration]) -> str:
     return f"The other {len(ties)} are all significantly worse."
 
 
-def answer(standings: Standings) -> list[str]:
-    """The result of a search in paragraphs; the first is a single sentence."""
-    return [paragraph for paragraph in (headline(standings), winner(standings)) if paragraph]
+def answer(standings: Standings, finalists: str) -> list[str]:
+    """The result of a search in paragraphs; the first is a single sentence.
+
+    Args:
+        finalists: the command that trains the study's finalists, to paste.
+    """
+    return [paragraph for paragraph in (headline(standings), winner(standings, finalists)) if paragraph]
 
 
 def headline(standings: Standings) -> str:
@@ -190,22 +194,22 @@ def _compared(name: str, gain: Difference) -> str:
     return f"{name} is {points(gain.mean)} points better than the default ({span(gain)})."
 
 
-def winner(standings: Standings) -> str:
-    """Details on the winner in a few sentences, to follow the `headline`."""
-    best, finalists = standings.winner, len(standings.finalists) + len(standings.unscored)
+def winner(standings: Standings, finalists: str) -> str:
+    """Details on the winner in a few sentences, to follow the `headline`; finalists: as in `answer`."""
+    best, number = standings.winner, len(standings.finalists) + len(standings.unscored)
     sentences = [_ahead(standings, best)] if best else []
     if standings.diverged:
         sentences.append(_diverged(standings))
     if standings.outdated:
         sentences.append(
-            f"The search has continued since, and its best trial is not a finalist yet: `fmnist-search finalists "
-            f"{standings.study}` trains it again too."
+            f"The search has continued since, and its best trial is not a finalist yet: `{finalists}` trains it "
+            "again too."
         )
     if standings.unfinished:
         sentences.append("The search is unfinished and may still find better configurations.")
-    if best and finalists > 1 and standings.decided and not standings.test:
+    if best and number > 1 and standings.decided and not standings.test:
         sentences.append(
-            f"It was selected from {finalists} finalists after {count(standings.searched, 'search trial')}, all scored "
+            f"It was selected from {number} finalists after {count(standings.searched, 'search trial')}, all scored "
             f"on the same {standings.score_on} images."
         )
     if best:
@@ -250,8 +254,8 @@ def _diverged(standings: Standings) -> str:
     return f"{runs} diverged: {by_finalist}. Finalists with diverged training runs rank last."
 
 
-def checkpoint(standings: Standings) -> str:
-    """Path and score of the winner's checkpoint, or why there is none."""
+def checkpoint(standings: Standings, finalists: str) -> str:
+    """Path and score of the winner's checkpoint, or why there is none; finalists: as in `answer`."""
     if standings.checkpoint is None:
         if not standings.decided:
             return "Best checkpoint  not chosen yet"
@@ -259,7 +263,7 @@ def checkpoint(standings: Standings) -> str:
             return "Best checkpoint  none, as there is no winner"
         if standings.removed:
             return "Best checkpoint  removed; the report shows the command that trains it again"
-        return f"Best checkpoint  not found; `fmnist-search finalists {standings.study}` restores it"
+        return f"Best checkpoint  not found; `{finalists}` restores it"
     assert standings.winner is not None  # a checkpoint is only published for a winner
     accuracies = standings.winner.retrained.accuracies
     runs = count(len(accuracies), "training run")

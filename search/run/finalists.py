@@ -17,6 +17,7 @@ from fmnist.files import write_atomically
 from fmnist.hyperparameters import ScoreOn
 from fmnist.training import EpochMetrics
 from fmnist.user_code import running
+from search.console.terminal import print_line
 from search.database.connection import lock, open_storage
 from search.database.retry import reported, retry
 from search.formatting import count
@@ -104,13 +105,13 @@ def retrain(
     had_work, stopped = False, None
     while stopped is None and not retry(lambda: tickets.is_done(view)):
         if not settings.quiet:
-            console.print(_race(chosen) if had_work else _announcement(chosen, top), soft_wrap=True)
+            print_line(console, _race(chosen) if had_work else _announcement(chosen, top))
         had_work = True
         stopped = drain(finalist_study, view, settings, chosen.goal, console, deadline)
         if stopped is None:  # the next seeds, of those that may still win
             chosen = retry(lambda: _choose(study, top, seeds, settings, data, early=early)) or chosen
     if had_work and not stopped and not settings.quiet:
-        console.print("Scoring the winner and the ensemble.")
+        print_line(console, "Scoring the winner and the ensemble.")
     published = retry(lambda: _publish_if_decided(study, finalist_study, folder, worker.storage, data))
     return had_work or published, stopped
 

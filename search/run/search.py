@@ -12,10 +12,10 @@ from fmnist import data as fashion
 from fmnist.device import default_precision
 from fmnist.errors import ExpectedError
 from search.choices import SEEDS
-from search.console.terminal import terminal
+from search.console.terminal import print_line, terminal
 from search.database.connection import lock, open_storage
 from search.database.retry import reported, retry
-from search.database.url import StorageError, masked, warnings_for
+from search.database.url import StorageError, displayed, warnings_for
 from search.formatting import count
 from search.outputs import REPORT, check_name, check_outputs
 from search.queue import tickets
@@ -78,7 +78,7 @@ def run_search(definition: StudyDefinition, settings: RunSettings, console: Cons
         if had_work or not report.is_file():
             from search.report import write  # takes a second, which must not delay the start
 
-            retry(lambda: write(view, folder, report, lambda: data, worker.storage))
+            retry(lambda: write(view, folder, report, lambda: data, worker.storage, usual=settings.usual))
     return RunResult(view, data, summary, goal, standings, had_work, stopped, error, report)
 
 
@@ -151,12 +151,12 @@ def _announce(
         f"({len(data.train):,} + {len(data.test):,} images), scored on {definition.score_on}.",
         f"{_sampler(definition)}, {pruner} pruner, seed {definition.seed}; "
         f"{count(settings.workers, 'worker')}{where}, torch threads each: {settings.each()[0].threads}, "
-        f"device: {worker.device}; {masked(worker.storage)}",
+        f"device: {worker.device}; {displayed(worker.storage)}",
         *(f"Already running: {holder}." for holder in retry(lambda: held(study))),
         *warnings_for(worker.storage, settings.workers, cluster=settings.engine == "ray"),
     ]
     for line in lines:
-        console.print(line, soft_wrap=not console.is_terminal)
+        print_line(console, line)
 
 
 def _networks(definition: StudyDefinition) -> str:

@@ -20,16 +20,17 @@ from fmnist.files import expand
 from fmnist.own_network import OwnNetwork
 from search import logs
 from search.artifacts import located
-from search.choices import GRACE, OUTPUT, Engine
+from search.choices import FINALISTS, GRACE, OUTPUT, Engine
 from search.console.progress import FinishedTrials, Progress
 from search.console.terminal import Interrupts
 from search.database.connection import lock, open_storage, opened
 from search.database.retry import reported, retry
-from search.database.url import StorageError, default_url, warnings_for
+from search.database.url import Location, StorageError, default_url, warnings_for
 from search.formatting import count
 from search.logs import Level
 from search.outputs import check_name
 from search.queue import freezing, tickets
+from search.results.finalists import names_of
 from search.results.summary import Stopped, summarize
 from search.run import local, ray
 from search.study import definition, space
@@ -47,7 +48,8 @@ class RunSettings:
 
     trials: number to finish; None for the definition's. worker: settings of each worker, before cores and devices are
     divided among them. timeout: seconds. quiet: print nothing. as_json: print finished trials as JSON. address: of the
-    Ray cluster, for the engine `ray`. command: the command to record, without passwords.
+    Ray cluster, for the engine `ray`. command: the command to record, without passwords. usual: where commands without
+    --storage and --output look for studies, None if unknown: commands in the report omit what these settings give.
     """
 
     trials: int | None
@@ -60,6 +62,7 @@ class RunSettings:
     engine: Engine = "local"
     address: str = "auto"
     command: str | None = None
+    usual: Location | None = None
 
     @classmethod
     def of(
@@ -83,6 +86,7 @@ class RunSettings:
         engine: Engine = "local",
         address: str = "auto",
         command: str | None = None,
+        usual: Location | None = None,
     ) -> Self:
         """The settings of `fmnist-search run` from its options, with the same defaults.
 
@@ -118,6 +122,7 @@ class RunSettings:
             engine=engine,
             address=address,
             command=command,
+            usual=usual,
         )
 
     def of_network(self, own: OwnNetwork | None) -> Self:
@@ -158,6 +163,7 @@ def drain(
     request, requested = retry(lambda: stop_requests(view)), False
     checkpoints = retry(lambda: location_of(view))
     progress = Progress(console, goal, finished.before, quiet=settings.quiet, as_json=settings.as_json)
+    finalists = settings.worker.study.endswith(FINALISTS)
     interrupts = Interrupts(lambda: progress.say("Stopping after the running epochs; Ctrl-C again stops at once."))
 
     def out_of_time() -> bool:
@@ -167,7 +173,10 @@ def drain(
         nonlocal requested
         requested = stop_requests(view) != request
         progress.goal = tickets.goal(view)["trials"]  # another command may have raised it
-        progress.show(summarize(view), finished.new())
+        ended = finished.new()
+        if finalists:
+            progress.names = names_of(view)  # after reading the trials that it names
+        progress.show(summarize(view), ended)
 
     with interrupts.installed(), raise_if_deleted(view, checkpoints), progress.shown():
         run = partial(ray.run_workers, address=settings.address) if settings.engine == "ray" else local.run_workers

@@ -2,7 +2,6 @@
 
 import os
 import platform
-import shlex
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from fmnist.choices import Tta, in_file
 from search.choices import FINALISTS
 from search.database.optuna_schema import storage_of
-from search.database.url import DatabaseGone, StorageError, masked
+from search.database.url import DatabaseGone, StorageError, command, displayed
 from search.study.definition import DefinitionError, StudyDefinition, differences
 from search.study.places import KEY, Place, StudyError, check_free, claim
 from search.study.record import saved_of
@@ -351,11 +350,11 @@ class Run:
     git_commit: str | None
 
 
-def note(study: optuna.Study, command: str) -> None:
+def note(study: optuna.Study, call: str) -> None:
     """Record a run, unless it repeats the last one; requires the database's lock."""
     from fmnist.checkpoint import git_commit
 
-    run = Run(datetime.now(UTC).isoformat(timespec="seconds"), command, machine(), git_commit())
+    run = Run(datetime.now(UTC).isoformat(timespec="seconds"), call, machine(), git_commit())
     recorded = runs(study)
     if not recorded or asdict(recorded[-1]) | {"at": ""} != asdict(run) | {"at": ""}:
         study.set_user_attr(RUNS, [asdict(each) for each in [*recorded, run]])
@@ -367,8 +366,8 @@ def runs(study: optuna.Study) -> list[Run]:
 
 
 def command_line(arguments: Sequence[str]) -> str:
-    """A command of fmnist-search, quoted for a shell, with passwords in database URLs masked."""
-    return shlex.join(["fmnist-search", *map(_without_password, arguments)])
+    """A command of fmnist-search, quoted for a shell, without passwords in database URLs."""
+    return command(*map(_without_password, arguments))
 
 
 def _without_password(argument: str) -> str:
@@ -376,7 +375,7 @@ def _without_password(argument: str) -> str:
     if "://" not in value:
         return argument
     try:
-        return f"{option}{separator}{masked(value)}"
+        return f"{option}{separator}{displayed(value)}"
     except StorageError:  # not a database URL
         return argument
 

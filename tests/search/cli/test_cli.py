@@ -15,6 +15,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import click
+import optuna
 import pytest
 import torch
 from click.testing import CliRunner
@@ -621,6 +623,59 @@ def test_every_command_has_help_with_a_valid_example(name: str) -> None:
         program, *arguments = shlex.split(example.split(" > ")[0])
         assert program == name
         main.commands[name].make_context(name, arguments)  # raises a usage error for invalid arguments
+
+
+def takes_a_study(command: click.Command) -> bool:
+    return "STUDY" in command.get_usage(click.Context(command))
+
+
+def test_help_gives_each_hyperparameter_its_meaning_range_and_default() -> None:
+    text = " ".join(CliRunner().invoke(main, ["train", "--help"]).output.split())
+    options = text.partition("Options:")[2]
+    fields = Hyperparameters.model_json_schema()["properties"]
+    for name, field in fields.items():
+        if name == "network":
+            continue
+        _, found, rest = options.partition(f" --{name.replace('_', '-')} ")
+        assert found, name
+        explained = rest.partition(" --")[0]
+        assert field["description"][1:] in explained
+        default = "off" if field["default"] is False else field["default"]
+        assert f"[default: {default}" in explained
+        for bound in ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum"):
+            assert bound not in field or re.search(rf"[; ]{field[bound]:g}\b", explained.rpartition("[")[2]), name
+
+
+@pytest.mark.parametrize("name", [name for name, command in main.commands.items() if takes_a_study(command)])
+def test_help_names_the_default_study(name: str) -> None:
+    assert "[default: cnn]" in CliRunner().invoke(main, [name, "--help"]).output
+
+
+def test_studies_lists_those_of_the_database_too(invoke: Command, study_file: Path) -> None:
+    listed = json.loads(invoke("studies", "--json").stdout)
+    assert {entry["name"] for entry in listed["included"]} >= {"cnn", "epochs"}
+    assert listed["studies"] == []
+    assert "No studies yet in studies/studies.db" in invoke("studies").stdout
+    study_file.write_text(STUDY.replace("epochs = 2", "epochs = 1").replace("finalists = 0", "finalists = 1"))
+    invoke("enqueue", "tiny.toml", "--name", "waiting", "--trials", "3")
+    invoke("run", "tiny.toml", "--trials", "2", "--workers", "1", "--quiet")
+    summary = json.loads(invoke("status", "tiny", "--json").stdout)
+    finished, waiting = json.loads(invoke("studies", "--json").stdout)["studies"]
+    assert finished == {
+        "study": "tiny",
+        "state": "finished",
+        "finished": 2,
+        "goal": 2,
+        "best": summary["best"]["value"],
+        "winner": summary["winner"]["mean"],
+    }
+    assert (waiting["study"], waiting["state"], waiting["goal"]) == ("waiting", "unfinished", 3)
+    text = invoke("studies").stdout
+    assert re.search(r"^tiny +finished +2 of 2 +[\d.]+ % +[\d.]+ %", text, re.MULTILINE)
+    assert "tiny.finalists" not in text
+    optuna.create_study(study_name="foreign", storage=open_storage(default_url(study_file.parent / "studies"), "write"))
+    assert re.search(r"^foreign +of another program", invoke("studies").stdout, re.MULTILINE)
+    assert invoke("studies", "--storage", "nonsense").returncode == 1
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["--version"]])

@@ -69,7 +69,7 @@ def test_a_finished_search_leaves_its_result(start: Start, study_file: Path, col
     terminal = start("run", "tiny.toml", "--trials", "2", "--workers", "1", columns=columns)
     terminal.read_until(DRAWN)
     text = left(terminal, 0)
-    assert "Done: 2 trials, 2 complete and 0 pruned." in text.replace("\n", "" if columns == 20 else "\n")
+    assert "Done: 2 trials, 2 complete and 0 pruned." in " ".join(text.split())
     assert "best so far" not in text
 
 
@@ -79,7 +79,7 @@ def test_ctrl_c_leaves_its_message(searching: Start, columns: int) -> None:
     terminal.type(b"\x03")
     text = left(terminal, 130)
     assert not re.search("^0 of 6 trials  ", text, re.MULTILINE), "the view is still there"
-    text = text.replace("\n", "")
+    text = " ".join(text.split())
     assert "Stopping after" in terminal.output
     assert "Stopping after" not in text
     assert "Stopped: 0 of 6 trials are finished; run the same command to resume." in text

@@ -1,5 +1,6 @@
 import io
 import json
+import re
 import time
 from dataclasses import replace
 
@@ -8,7 +9,7 @@ import pytest
 from optuna.trial import TrialState
 from rich.console import Console
 
-from search.console.progress import QUIET, Progress, line
+from search.console.progress import QUIET, Progress, line, standing
 from search.formatting import duration, percent
 from search.results.summary import BestTrial, RunningTrial, Summary, TrialCounts
 from tests.terminal import Screen
@@ -152,9 +153,22 @@ def test_a_note_from_a_signal_handler_is_printed_once_and_not_by_the_handler() -
 
 def test_a_line_shows_how_a_trial_ended() -> None:
     pruned = trial(TrialState.PRUNED, value=0.8, user_attrs={"reason": "pruned after epoch 2 of 5"})
-    assert "pruned after epoch 2 of 5 at 80.00 %" in line(pruned, SUMMARY)
+    assert "pruned after epoch 2 of 5 at 80.00 %" in line(pruned, SUMMARY, {})
     diverged = trial(TrialState.PRUNED, user_attrs={"reason": "diverged: the training loss is nan"})
-    assert "trial -1 diverged: the training loss is nan (" in line(diverged, SUMMARY)
+    assert "trial -1 diverged: the training loss is nan (" in line(diverged, SUMMARY, {})
+
+
+def test_finalists_are_named_in_lines_and_view() -> None:
+    console = Console(file=io.StringIO(), width=80, markup=False)
+    progress = Progress(console, goal=6, finished=0, quiet=False)
+    progress.names = {-1: "default, seed 1 of 3", 1: "finalist 1, seed 1 of 3", 6: "finalist 2, seed 3 of 3"}
+    progress.show(SUMMARY, [trial(TrialState.COMPLETE, value=0.9)])
+    progress.console.print(progress.view())
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "[1/6] default, seed 1 of 3: complete at 90.00 %" in shown
+    assert "91.23 % on test (finalist 1, seed 1 of 3)" in shown
+    assert re.search(r"^ *finalist 2, seed 3 of 3 +2/5 +90.51 *$", shown, re.MULTILINE)
+    assert "finalist 2, seed 3 of 3 at epoch 2 of 5" in standing(SUMMARY, progress.names)
 
 
 def test_durations_and_percentages_have_units() -> None:

@@ -20,7 +20,7 @@ from search.results.summary import BestTrial, RunningTrial, Summary, TrialCounts
 from search.study.store import GOAL, load_study
 from search.worker.loop import WorkerSettings, work
 from tests.conftest import Command, Make
-from tests.factories import STUDY, definition
+from tests.factories import FINALISTS, STUDY, definition
 from tests.processes import Process
 from tests.terminal import Terminal
 
@@ -131,11 +131,11 @@ def test_watch_ends_if_no_run_chooses_finalists(
     worker = threading.Thread(target=work, args=(settings, lambda: False))
     monkeypatch.setattr(status, "AWAITED_FINALISTS", 0.3)
     worker.start()
-    status.watch(study, tmp_path / "s", Console(), 0.1, as_json=False)
+    status.watch(study, tmp_path / "s", Console(), 0.1, FINALISTS, as_json=False)
     worker.join()
     assert "Study s: 1 trial finished" in capsys.readouterr().out
     monkeypatch.setattr(status, "AWAITED_FINALISTS", 1e9)
-    status.watch(study, tmp_path / "s", Console(), 0.1, as_json=False)
+    status.watch(study, tmp_path / "s", Console(), 0.1, FINALISTS, as_json=False)
     assert "Study s: 1 trial finished" in capsys.readouterr().out
 
 
@@ -148,13 +148,13 @@ def test_deleting_the_database_ends_watch(made: Made, tmp_path: Path) -> None:
     shown = Deletes()
     study = load_study(open_storage(default_url(tmp_path)), "s")
     with pytest.raises(DatabaseGone, match=r"studies\.db was deleted"):
-        status.watch(study, tmp_path / "s", Console(file=shown), 0.1, as_json=False)
+        status.watch(study, tmp_path / "s", Console(file=shown), 0.1, FINALISTS, as_json=False)
     assert "3 waiting" in shown.getvalue()
 
 
 def test_starting_points_are_marked_in_each_line() -> None:
     best, running = BestTrial(2, "start 2", 0.93, {}, None), RunningTrial(1, "start 1", 2, 5, 0.9)
-    lines = status.status(Summary("s", "test", TrialCounts(1, 0, 0, 1, 0), best, [running]), None)
+    lines = status.status(Summary("s", "test", TrialCounts(1, 0, 0, 1, 0), best, [running]), None, FINALISTS)
     assert lines[1:] == [
         "  trial 1 (start 1): epoch 2 of 5, 90.00 % on test",
         "Best so far: trial 2 (start 2), 93.00 % on test.",

@@ -15,7 +15,7 @@ from sqlalchemy import text
 
 from search.database.connection import Mode, open_storage
 from search.database.retry import retry
-from search.database.url import DatabaseGone, StorageError, absolute, connect_args, default_url, masked
+from search.database.url import DatabaseGone, StorageError, absolute, connect_args, default_url, displayed
 from search.doctor import check_database
 from tests.children import create, together
 from tests.factories import STUDY
@@ -28,7 +28,7 @@ SECRET = "hunter2"  # noqa: S105
 
 def test_a_password_is_never_shown(tmp_path: Path) -> None:
     url = f"postgresql://me:{SECRET}@127.0.0.1:9/db?connect_timeout=2"
-    assert SECRET not in masked(url)
+    assert SECRET not in displayed(url)
     with pytest.raises(StorageError, match="start the server, or correct the URL") as error:
         open_storage(url, "create")
     assert SECRET not in str(error.value)

@@ -10,14 +10,16 @@ from optuna.storages import RDBStorage
 
 from search.cli import main
 from search.database.url import (
+    Location,
     StorageError,
     _file_system,
     absolute,
     default_url,
+    displayed,
     file_of,
-    masked,
     options_for,
     parse,
+    password_note,
     url_of,
     warnings_for,
 )
@@ -48,10 +50,10 @@ def test_postgresql_means_psycopg_3() -> None:
 
 def test_an_unescaped_at_sign_in_a_password_is_an_error() -> None:
     with pytest.raises(StorageError, match=r"more than one @; write one .* as %40") as error:
-        masked("postgresql://me:hun@ter2@host/db")
+        displayed("postgresql://me:hun@ter2@host/db")
     assert "ter2" not in str(error.value)
     with pytest.raises(StorageError, match="more than one @"):
-        masked("postgresql://me:hun@t/er2@host/db")
+        displayed("postgresql://me:hun@t/er2@host/db")
 
 
 @pytest.mark.parametrize(("workers", "warned"), [(8, False), (9, True)])
@@ -67,17 +69,74 @@ def test_a_network_file_system_causes_a_warning(tmp_path: Path, monkeypatch: pyt
     assert _file_system(Path("/proc/self")) == "proc"
 
 
+HERE = "sqlite:///studies/studies.db"
+SERVER = f"postgresql://me:{SECRET}@host/db"
+
+
 @pytest.mark.parametrize(
-    ("url", "options"),
+    ("url", "output", "usual", "options"),
     [
-        ("sqlite:///studies/studies.db", ""),
-        ("sqlite:///my studies/studies.db", " --output 'my studies'"),
-        ("sqlite:///elsewhere/other.db", " --storage sqlite:///elsewhere/other.db"),
-        (f"postgresql://me:{SECRET}@host/db", " --storage 'postgresql+psycopg://me:***@host/db'"),
+        (HERE, "studies", Location(), ""),
+        ("sqlite:///my studies/studies.db", "my studies", Location(), " --output 'my studies'"),
+        ("sqlite:///elsewhere/other.db", "studies", Location(), " --storage sqlite:///elsewhere/other.db"),
+        # --output alone would name the database too
+        ("sqlite:///elsewhere/studies.db", "studies", Location(), " --storage sqlite:///elsewhere/studies.db"),
+        (SERVER, "/far/studies", Location(), " --storage postgresql://me@host/db"),
+        # from the environment or a file
+        (SERVER, "/far/studies", Location(SERVER), ""),
+        (SERVER, "/far/studies", Location(SERVER, Path("/far/studies")), ""),
+        (SERVER, "studies", Location(SERVER, Path("/far/studies")), " --output studies"),
+        ("sqlite:///a/studies.db", "a", Location(None, Path("a")), ""),
+        (HERE, "studies", Location(None, Path("a")), " --output studies"),
+        (HERE, "studies", Location(SERVER), f" --storage {HERE}"),
+        (SERVER, "studies", Location("postgresql://me@host/other"), " --storage postgresql://me@host/db"),
+        # unknown
+        (HERE, "studies", None, f" --storage {HERE}"),
     ],
 )
-def test_suggested_options_lead_to_the_same_database(url: str, options: str) -> None:
-    assert options_for(url) == options
+def test_printed_options_lead_to_the_same_database(url: str, output: str, usual: Location | None, options: str) -> None:
+    assert options_for(url, Path(output), usual) == options
+
+
+@pytest.mark.parametrize(
+    ("url", "usual", "options"),
+    [
+        (HERE, Location(), ["--output", "{}/studies"]),
+        (HERE, Location(HERE), ["--storage", "sqlite:///{}/studies/studies.db"]),
+        (HERE, Location(None, Path("studies")), ["--output", "{}/studies"]),
+        (SERVER, Location(SERVER), []),
+        (SERVER, Location(SERVER, Path("studies")), ["--output", "{}/studies"]),
+    ],
+)
+def test_options_for_another_folder_have_absolute_paths(
+    url: str, usual: Location, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = shlex.split(options_for(url, Path("studies"), usual, anywhere=True))
+    assert found == [option.format(tmp_path) for option in options]
+
+
+SOCKET = {"host": "/tmp/my socket", "port": "5433", "options": "-c search_path=mine", "sslmode": "disable"}  # noqa: S108
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"postgresql://me:{SECRET}@/db?host=/tmp/my socket&port=5433&options=-c search_path%3Dmine&sslmode=disable",
+        f"postgresql://me@%2Ftmp%2Fmy%20socket:5433/db?options=-csearch_path%3Dmine&sslmode=disable&password={SECRET}",
+    ],
+)
+def test_a_printed_url_keeps_its_options_but_no_password(url: str) -> None:
+    option, printed = shlex.split(options_for(url, Path("studies"), Location()))
+    assert option == "--storage"
+    kept = parse(printed)
+    assert (kept.username, kept.host, kept.database) == ("me", None, "db")
+    assert {**kept.query, "options": kept.query["options"].replace("-cs", "-c s")} == SOCKET
+    assert kept.password is None
+    assert SECRET not in printed
+    assert "PGPASSWORD" in str(password_note(url, f" --storage {printed}"))
+    assert password_note(url, "") is None
+    assert password_note(printed, f" --storage {printed}") is None
 
 
 # Valid file names: no slash, no NUL, only UTF-8.
@@ -95,11 +154,11 @@ def test_any_path_survives_conversion_to_a_url_and_back(names: list[str], from_r
     output = Path(*(["/"] if from_root else []), *names)
     url, file = default_url(output), output / "studies.db"
     assert str(parse(url).database) == str(file)
-    assert file_of(masked(url)) == file  # a printed URL can be typed
+    assert file_of(displayed(url)) == file  # a printed URL can be typed
     assert file_of(RDBStorage._fill_storage_url_template(url)) == file
     resolved = absolute(url).render_as_string(hide_password=False)
     assert sqlalchemy.create_engine(resolved).url.database == str(file.resolve())
-    context = main.commands["status"].make_context("status", shlex.split(options_for(url)))
+    context = main.commands["status"].make_context("status", shlex.split(options_for(url, output, Location())))
     assert file_of(url_of(context.params["storage"], context.params["output"])) == file
     *_, storage = shlex.split(command_line(["run", "--storage", url]))
     assert file_of(storage) == file

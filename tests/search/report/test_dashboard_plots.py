@@ -71,7 +71,8 @@ def analysis() -> Analysis:
         by="",
         runs=[],
         database="",
-        options=" --storage 'postgresql+psycopg://me:***@db/studies'",
+        options=" --storage postgresql://me@db/studies",
+        password_note=None,
         data_options=" --data-dir data",
         study_file="",
         versions={},
@@ -166,7 +167,7 @@ def test_the_note_has_the_result_and_commands_with_their_options(analysis: Analy
     assert "Trial 7: 93.00 % test accuracy with learning\\_rate=0.004 filters=24." in text
     assert "selected as the best of 1000 on the same test images" in text
     commands = text.split("```")[1].splitlines()[1:]
-    where = "--storage 'postgresql+psycopg://me:***@db/studies'"
+    where = "--storage postgresql://me@db/studies"
     assert commands == [
         f"fmnist-search best s {where}",
         f"fmnist-search report s {where} --data-dir data",

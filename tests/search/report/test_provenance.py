@@ -6,10 +6,12 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from sqlalchemy.engine import make_url
 
 from fmnist import source
 from fmnist.data import DataSet
-from search.report.provenance import Provenance, _options, as_toml, provenance
+from search.database.url import Location, absolute, file_of
+from search.report.provenance import Provenance, as_toml, provenance
 from search.study import definition as definitions
 from search.study.definition import StudyDefinition
 from search.study.places import folder_of
@@ -42,7 +44,7 @@ def gathered(make: Make, tiny: DataSet, *, trials: int = 1, data: bool = True) -
     study, settings = make(defined, trials)
     work(settings, lambda: False)
     folder = folder_of(study)
-    return provenance(study, defined, folder, study.trials, tiny if data else None), folder
+    return provenance(study, defined, folder, study.trials, tiny if data else None, Location()), folder
 
 
 def test_provenance_has_versions_workers_and_checksums(make: Make, tiny: DataSet) -> None:
@@ -74,17 +76,15 @@ def test_without_the_data_set_commands_do_not_name_its_folder(make: Make, tiny: 
     assert found.checksums == {}
 
 
-def test_the_password_of_a_database_is_masked(make: Make, tiny: DataSet, url: str, tmp_path: Path) -> None:
-    defined = definition()
-    study, _ = make(defined, 1, url)
-    elsewhere = tmp_path / "elsewhere" / "s"
-    found = provenance(study, defined, elsewhere, [], None)
-    options = shlex.split(found.options)
-    assert options[0] == "--storage"
-    if url.startswith("postgresql"):
-        assert options[1].startswith("postgresql+psycopg://")
-        assert found.database == options[1]
-    else:
-        assert options[1] == f"sqlite:///{tmp_path / 'studies.db'}"
-    hidden = " --storage 'postgresql+psycopg://me:***@db/studies'"
-    assert _options("postgresql://me:hunter2@db/studies", elsewhere) == hidden
+def test_a_password_appears_neither_in_commands_nor_as_stars(make: Make, url: str, tmp_path: Path) -> None:
+    parsed = make_url(url)
+    secret = parsed if parsed.drivername == "sqlite" else parsed.set(password="hunter2")  # noqa: S106
+    study, _ = make(definition(), 1, secret.render_as_string(hide_password=False))
+    found = provenance(study, definition(), tmp_path / "elsewhere" / "s", [], None)
+    option, value = shlex.split(found.options)
+    assert option == "--storage"
+    assert absolute(value) == absolute(url)
+    assert found.database == (str(file_of(url)) if file_of(url) else value)
+    assert ("PGPASSWORD" in str(found.password_note)) == (parsed.drivername != "sqlite")
+    assert "hunter2" not in str(found)
+    assert "***" not in str(found)

@@ -50,10 +50,25 @@ from search.study.store import (
 )
 from search.worker.loop import WorkerSettings, work
 from tests.conftest import Command, Make
-from tests.factories import STUDY, TWO, definition, study_of
+from tests.factories import FINALISTS, STUDY, TWO, definition, study_of
 from tests.factories import ended as trial_of
 
 QUICK = {"architecture": "simple", "epochs": 1, "filters": 4, "learning_rate": 0.002}
+
+
+def test_progress_lines_name_finalist_and_seed(make: Make) -> None:
+    study, _ = make(grid_of([2, 3, 4], seeds=2), 0)
+    failed = trial_of(definition_of(study), None, state=TrialState.FAIL, filters=3)
+    filters = [4, 2, 3, 4, 2]
+    study.add_trials([failed, *(trial_of(definition_of(study), 0.9, filters=one) for one in filters)])
+    assert list(finalists.names_of(study).values()) == [
+        "finalist 2, seed 1 of 2",
+        "default, seed 1 of 2",
+        "finalist 1, seed 1 of 2",
+        "finalist 2, seed 1 of 2",
+        "default, seed 2 of 2",
+        "finalist 1, seed 2 of 2",
+    ]
 
 
 def grid_of(filters: list[int], **changes: object) -> StudyDefinition:
@@ -217,7 +232,7 @@ def test_of_a_validated_study_the_test_images_are_looked_at_once_the_winner_is_k
         for number in after.winner.retrained.trials
     ]
     assert after.test == estimate([evaluate(network, tiny.test).accuracy for network in networks])
-    assert "On the test images, which were not used for any selection" in wording.winner(after)
+    assert "On the test images, which were not used for any selection" in wording.winner(after, FINALISTS)
 
 
 def test_a_winner_whose_checkpoint_is_damaged_is_not_put_in_place(
@@ -257,8 +272,8 @@ def test_until_all_are_trained_there_is_no_winner_and_nobody_looks_at_the_test_i
     standings = standings_of(study, tmp_path / "s")
     assert standings is not None
     assert (standings.trained, standings.wanted, standings.decided) == (1, 4, False)
-    assert wording.winner(standings).startswith("Ahead so far: ")
-    assert "not chosen yet" in wording.checkpoint(standings)
+    assert wording.winner(standings, FINALISTS).startswith("Ahead so far: ")
+    assert "not chosen yet" in wording.checkpoint(standings, FINALISTS)
 
     work(settings, lambda: False)  # nobody has chosen: that is left to whoever has the study's folder
     assert "settled" not in again.user_attrs
@@ -267,7 +282,7 @@ def test_until_all_are_trained_there_is_no_winner_and_nobody_looks_at_the_test_i
     standings = standings_of(study, tmp_path / "s")
     assert standings is not None
     assert standings.test is not None
-    assert wording.winner(standings).startswith("Winner: ")
+    assert wording.winner(standings, FINALISTS).startswith("Winner: ")
     assert standings.checkpoint == tmp_path / "s" / "best.pt"
 
 
@@ -315,7 +330,7 @@ def stand(study: optuna.Study, folder: Path) -> Standings:
 
 def table_of(standings: Standings) -> str:
     console = Console(file=io.StringIO(), width=200)
-    show_finalists(console, "s", standings)
+    show_finalists(console, "s", standings, FINALISTS)
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
@@ -329,9 +344,9 @@ def test_a_finalist_of_which_a_training_diverged_does_not_win_by_the_mean_of_the
     standings = stand(study, tmp_path / "s")
     assert (standings.decided, standings.final, standings.diverged) == (True, True, 1)
     assert [finalist.retrained.params["filters"] for finalist in standings.finalists] == [4, 2]
-    assert "Winner: trial 0 (default), 81.00 %" in wording.winner(standings)
-    assert "1 training run diverged: 1 of 3 of trial 1" in wording.winner(standings)
-    assert "statistically tied" not in wording.winner(standings)
+    assert "Winner: trial 0 (default), 81.00 %" in wording.winner(standings, FINALISTS)
+    assert "1 training run diverged: 1 of 3 of trial 1" in wording.winner(standings, FINALISTS)
+    assert "statistically tied" not in wording.winner(standings, FINALISTS)
     assert "1 of 3 diverged" in table_of(standings)
     assert standings.as_json()["final"] is True
 
@@ -344,7 +359,7 @@ def test_a_finalist_of_which_all_trainings_diverged_is_in_the_table_too(make: Ma
     standings = stand(study, tmp_path / "s")
     assert (standings.trained, standings.wanted, standings.diverged, len(standings.finalists)) == (4, 4, 2, 1)
     assert standings.unscored == [Unscored(1, 0.9, {"filters": 2}, None, 2)]
-    assert "2 training runs diverged: 2 of 2 of trial 1" in wording.winner(standings)
+    assert "2 training runs diverged: 2 of 2 of trial 1" in wording.winner(standings, FINALISTS)
     assert "2 of 2 diverged" in table_of(standings)
 
 
@@ -361,7 +376,7 @@ def test_where_a_training_of_each_diverged_there_is_no_winner(
     assert standings is not None
     assert (stopped, standings.winner, standings.decided, standings.final) == (None, None, True, False)
     assert wording.headline(standings).startswith("No winner: ")
-    assert "there is no winner" in wording.checkpoint(standings)
+    assert "there is no winner" in wording.checkpoint(standings, FINALISTS)
     assert "winner" not in table_of(standings).replace("No winner", "").replace("there is no winner", "")
     assert not (tmp_path / "s" / "best.pt").exists()
     assert "settled" not in again.user_attrs
@@ -389,7 +404,7 @@ def test_finalists_of_before_stay_and_can_win_when_a_longer_search_finds_others(
     last = stand(study, tmp_path / "s")
     assert (last.trained, last.wanted, last.outdated, last.final) == (6, 6, False, True)
     assert [finalist.trial for finalist in last.finalists] == [1, 2, 0]
-    assert "Winner: trial 1, 93.00 %" in wording.winner(last)
+    assert "Winner: trial 1, 93.00 %" in wording.winner(last, FINALISTS)
 
 
 def test_more_seeds_are_for_those_of_before_too(make: Make, tmp_path: Path) -> None:
@@ -437,8 +452,8 @@ def test_finalists_of_an_unfinished_search_are_trained_by_hand_only_and_it_is_sa
     assert "unfinished" in console.file.getvalue()  # type: ignore[attr-defined]
     assert standings is not None
     assert (standings.decided, standings.unfinished, standings.final) == (True, True, False)
-    assert wording.winner(standings).startswith("Ahead so far: ")
-    assert "unfinished" in wording.winner(standings)
+    assert wording.winner(standings, FINALISTS).startswith("Ahead so far: ")
+    assert "unfinished" in wording.winner(standings, FINALISTS)
     ended(study, 0.8)
     assert stand(study, tmp_path / "s").final
     assert tickets.is_done(again)
@@ -455,7 +470,7 @@ def test_a_search_that_went_on_is_said_to_have_outrun_its_finalists(make: Make, 
     ended(study, 0.95)
     after = stand(study, tmp_path / "s")
     assert (before.title, after.title) == ("winner", "ahead so far")
-    assert "`fmnist-search finalists s` trains it again too" in wording.winner(after)
+    assert "`fmnist-search finalists s` trains it again too" in wording.winner(after, FINALISTS)
 
 
 def test_other_seeds_later_never_leave_a_finalist_with_fewer(make: Make) -> None:

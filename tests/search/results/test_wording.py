@@ -7,7 +7,7 @@ import pytest
 from search.results import wording
 from search.results.finalists import Standings, Unscored
 from search.results.ranking import rank
-from tests.factories import BETTER, GRID, TIE, ended, lost, ranking_of, report_standings
+from tests.factories import BETTER, FINALISTS, GRID, TIE, ended, lost, ranking_of, report_standings
 
 WORSE = ranking_of((4, [0.90, 0.91, 0.92]), (2, [0.80, 0.81, 0.82]))  # 4 filters are the default
 SINGLE = ranking_of((2, [0.9]), (4, [0.8]))
@@ -50,7 +50,7 @@ LOST = rank(
     ],
 )
 def test_the_headline_states_the_winners_gain_over_the_default(standings: Standings, expected: str) -> None:
-    headline, *details = wording.answer(standings)
+    headline, *details = wording.answer(standings, FINALISTS)
     assert headline.startswith(expected)
     assert headline.count(". ") == 0
     assert len(details) == (1 if standings.winner else 0)
