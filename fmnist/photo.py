@@ -24,12 +24,15 @@ FRAME = 0.03  # of the shorter side: the border that shows the background
 FITS = 4  # times that the background is fitted to the border pixels close to the previous fit
 TOLERANCE = 24.0  # grey levels between the background and border pixels that belong to it
 UNIFORM = 0.6  # share of the border that must belong to the background; the rest may be the object's
-SMOOTHING = 0.005  # of the longer side: standard deviation of the Gaussian filter that removes grain
+SMOOTHING = 1.0  # pixels: standard deviation of the Gaussian filter against grain
 LEAST_CONTRAST = 8.0  # grey levels
 NOISE_MULTIPLE = 2.0  # of the border's 95th percentile, from which on a pixel belongs to the object
 LEAST_PART = 0.1  # of the largest part's area: smaller parts are specks
 LEAST_OBJECT = 0.002  # of the photo's area
+LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as in Pillow
 BRIGHTEST = 99.0  # percentile of the object's pixels that becomes 255
+
+BLANK = "the picture is blank"
 
 
 class NoObject(Exception):
@@ -64,18 +67,18 @@ def find(photo: Image.Image, invert: bool = False) -> Found:
     colours, opaque = pixels[..., :3], pixels[..., 3] > 127
     if np.mean(~opaque) >= CUT_OUT and opaque.any():
         # Of black and white, the background that is further from the object.
-        difference, mask = colours - (0 if colours[opaque].mean() > 127 else 255), opaque
+        difference, mask = colours - (0 if colours[opaque].mean(axis=0) @ LUMINANCE > 127 else 255), opaque
     else:
         difference, mask = _separate(colours)
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
-    values = 255 - colours.mean(axis=2) if invert else _length(difference)
+    values = 255 - colours @ LUMINANCE if invert else _length(difference)
     values = np.where(mask, values / max(1, np.percentile(values[mask], BRIGHTEST)), 0)
     width, height = photo.size[0] / size[0], photo.size[1] / size[1]
     return Found(
         _square(values[top:bottom, left:right]),
         (round(left * width), round(top * height), round(right * width), round(bottom * height)),
-        dark=bool(difference[mask].mean() < 0),
+        dark=bool(difference[mask].mean(axis=0) @ LUMINANCE < 0),
     )
 
 
@@ -84,16 +87,16 @@ def _separate(colours: Floats) -> tuple[Floats, Mask]:
     border = _border(colours.shape[:2])
     background, belongs = _background(colours, border)
     if belongs.mean() < UNIFORM:
-        raise NoObject("its border is not uniform")
+        raise NoObject("the border is not uniform; a plain background helps")
     difference = colours - background
-    deviation = SMOOTHING * max(colours.shape)
-    contrast = _length(ndimage.gaussian_filter(difference, (deviation, deviation, 0)))
-    noise = np.percentile(contrast[border][belongs], 95)
-    parts, _ = ndimage.label(contrast > max(LEAST_CONTRAST, NOISE_MULTIPLE * noise), np.ones((3, 3)))
+    contrast = _length(ndimage.gaussian_filter(difference, (SMOOTHING, SMOOTHING, 0)))
+    threshold = max(LEAST_CONTRAST, NOISE_MULTIPLE * np.percentile(contrast[border][belongs], 95))
+    # The filter widens sharp edges, hence the pixel itself counts too.
+    parts, _ = ndimage.label((contrast > threshold) & (_length(difference) > threshold), np.ones((3, 3)))
     areas = np.bincount(parts.ravel())
     areas[0] = 0  # the background
     if areas.max() < LEAST_OBJECT * parts.size:
-        raise NoObject("it is blank")
+        raise NoObject(BLANK)
     return difference, (areas >= LEAST_PART * areas.max())[parts] & (parts > 0)
 
 

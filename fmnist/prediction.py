@@ -114,8 +114,7 @@ def network_input(path: Path | str, invert: bool = False, raw: bool = False) -> 
         try:
             return _found(image, photo.find(_colour(image, grey, alpha), invert))
         except photo.NoObject as error:
-            warning = f"no object found, as {error}; the whole picture was classified"
-            return replace(_whole(grey, alpha, invert), warning=warning)
+            return replace(_whole(grey, alpha, invert), warning=_no_object(error))
     return _whole(grey, alpha, invert or (not raw and _has_light_border(grey, alpha)))
 
 
@@ -129,8 +128,14 @@ def _found(image: Image.Image, found: photo.Found) -> NetworkInput:
 
 def _whole(grey: Image.Image, alpha: Image.Image, invert: bool) -> NetworkInput:
     light = ImageOps.invert(grey) if invert else grey
-    pixels = _tensor(_fit(ImageChops.multiply(light, alpha)))
-    return NetworkInput(pixels, "whole picture, inverted" if invert else "whole picture")
+    fitted = _fit(ImageChops.multiply(light, alpha))
+    darkest, lightest = fitted.getextrema()
+    warning = _no_object(photo.BLANK) if lightest - darkest < photo.LEAST_CONTRAST else None
+    return NetworkInput(_tensor(fitted), "whole picture, inverted" if invert else "whole picture", warning=warning)
+
+
+def _no_object(reason: photo.NoObject | str) -> str:
+    return f"no object found: {reason}. The whole picture was classified"
 
 
 def _has_light_border(grey: Image.Image, alpha: Image.Image) -> bool:
