@@ -23,7 +23,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 READABLE = "PNG, JPEG, WebP, GIF, BMP or TIFF image"
 # Of the 70,000 images of Fashion-MNIST, none has a border whose median is above this.
 LIGHT_BORDER = 200
-GUESS = 0.5  # probability below which fewer than half of held-out images are right; docs/results.md
+GUESS = 0.5  # probability; of held-out images below it, fewer than half are right: docs/results.md, Photos
 
 
 class ImageError(ExpectedError):
@@ -129,8 +129,7 @@ def _found(image: Image.Image, found: photo.Found) -> NetworkInput:
 def _whole(grey: Image.Image, alpha: Image.Image, invert: bool) -> NetworkInput:
     light = ImageOps.invert(grey) if invert else grey
     fitted = _fit(ImageChops.multiply(light, alpha))
-    darkest, lightest = fitted.getextrema()
-    warning = _no_object(photo.BLANK) if lightest - darkest < photo.LEAST_CONTRAST else None
+    warning = _no_object(photo.BLANK) if np.ptp(np.asarray(fitted)) < photo.LEAST_CONTRAST else None
     return NetworkInput(_tensor(fitted), "whole picture, inverted" if invert else "whole picture", warning=warning)
 
 

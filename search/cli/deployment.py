@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from fmnist.prediction import NetworkInput, Prediction
 
 
+GUESSED = "a guess: of held-out images with a probability this low, fewer than half are classified correctly"
+
+
 @click.command(short_help="Classify images.")
 @click.argument("checkpoint", type=UserPath(dir_okay=False))
 @click.argument("images", type=UserPath(), nargs=-1, required=True, metavar="IMAGE...")
@@ -125,7 +128,7 @@ class Classified:
 
         if self.seen.warning or self.prediction.probability >= GUESS:
             return self.seen.warning
-        return "a guess: of held-out images with a probability this low, fewer than half are classified correctly"
+        return GUESSED
 
     def as_json(self) -> dict[str, Any]:
         return {
