@@ -18,6 +18,7 @@ LONGEST_NAME = 255  # bytes of a file name on all common file systems
 CHECKPOINT_MARKS = (b"fmnist-search checkpoint ",)
 ENSEMBLE_MARKS = (b"fmnist-search ensemble ",)
 ONNX_MARKS = (b'{"fmnist_search": "',)
+INPUT_MARKS = (b"Software\0fmnist-search predict",)
 REPORT_MARKS = (b" - fmnist-search</title>", b'{"summary": {"study": "', b'{"answers": [')
 OF_A_STUDY = {
     REPORT: REPORT_MARKS,

@@ -10,19 +10,24 @@ import numpy as np
 import optuna
 import pytest
 import torch
+from click.testing import CliRunner
 from optuna.distributions import FloatDistribution
 from rich.console import Console
 from torch.nn import functional as F
 
-from benchmarks import replay, stock
+from benchmarks import photos, replay, stock
 from benchmarks.outcome import Ended, Results, Searched, reached, records
 from benchmarks.search import reached_stock
 from benchmarks.stock_search import begin_with_default, stock_search
+from fmnist import checkpoint
 from fmnist.architectures import build
-from fmnist.data import DataSet, split, standardize
+from fmnist.data import DataSet, LabelledImages, split, standardize
 from fmnist.hyperparameters import Hyperparameters
+from fmnist.prediction import network_input
+from fmnist.training import Training
 from search.study.definition import StudyDefinition
 from tests.factories import definition
+from tests.fmnist.test_photo import GARMENT
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -228,3 +233,37 @@ def test_a_default_that_was_interrupted_is_tried_again() -> None:
     assert study.ask({"dropout": FloatDistribution(0, 1)}).params == {"dropout": 0.1}
     begin_with_default(study, {"dropout": 0.1})
     assert [trial.state.name for trial in study.trials] == ["FAIL", "WAITING"]
+
+
+def test_made_photos_show_the_image_and_unusable_ones_are_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(photos, "SIZES", (240, 320))
+    images = LabelledImages(torch.from_numpy(GARMENT)[None, None], torch.zeros(1, dtype=torch.int64))
+    made = photos.make_photos(images, 1, tmp_path, np.random.default_rng(4))
+    assert len(made) == 10
+    for photo in made:
+        seen = network_input(photo["path"])
+        assert seen.warning is None, photo
+        if "mixed" in photo["kind"]:
+            assert np.corrcoef(seen.pixels.flatten(), GARMENT.flatten())[0, 1] > 0.9, photo
+        assert np.corrcoef(seen.pixels.flatten() > 0, GARMENT.flatten() > 0)[0, 1] > 0.7, photo
+    unusable = photos.make_unusable(1, tmp_path, np.random.default_rng(5))
+    assert all(network_input(picture["path"]).warning for picture in unusable)
+
+
+def test_the_photo_benchmark_counts_each_photo_once(
+    tiny: DataSet, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FMNIST_DATA", str(tiny_folder))
+    monkeypatch.setattr(photos, "SIZES", (240, 320))
+    training = Training(Hyperparameters(architecture="simple", filters=4, epochs=1), seed=1)
+    list(training.epochs(split(tiny, "validation")))
+    checkpoint.save(tmp_path / "net.pt", training, "validation", tiny)
+    output = tmp_path / "photos.json"
+    arguments = [str(tmp_path / "net.pt"), "--number", "2", "--json", str(output)]
+    result = CliRunner().invoke(photos.main, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    record = json.loads(output.read_text())
+    assert (len(record["photos"]), len(record["unusable"])) == (20, 6)
+    assert sum(images for _, images, _ in record["confidences"]) == len(tiny.test)

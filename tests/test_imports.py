@@ -36,6 +36,7 @@ LIBRARIES_OF_FMNIST = {
     "onnxruntime",
     "platformdirs",
     "pydantic",
+    "scipy",
     "sklearn",
     "torch",
     "torchvision",

@@ -60,7 +60,7 @@ def test_its_commands_produce_a_report_and_a_prediction(here: Path, command: Com
     assert list(printed) == ["train", "run", "report", "predict"]
     assert len(load_study(open_storage(default_url(here / "studies")), "mine").trials) == 2
     assert "my_net.py:CNNModel" in (here / "studies/mine/report.html").read_text()
-    assert re.fullmatch(r"boot\.png  \S.* +[\d.]+ %\n", printed["predict"])
+    assert re.fullmatch(r"boot\.png  \S.* +[\d.]+ %  whole picture\n", printed["predict"])
 
 
 def test_its_python_example_runs_as_written(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

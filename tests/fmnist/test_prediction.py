@@ -1,4 +1,5 @@
 import json
+import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -15,10 +16,22 @@ from fmnist.architectures import build
 from fmnist.data import CLASSES, DataSet, LabelledImages, split
 from fmnist.evaluation import BATCH, evaluate
 from fmnist.hyperparameters import Hyperparameters
-from fmnist.prediction import ImageError, predict, read_image, read_images
+from fmnist.prediction import (
+    GUESS,
+    READABLE,
+    ImageError,
+    NetworkInput,
+    Prediction,
+    network_input,
+    predict,
+    read_image,
+    read_images,
+)
 from fmnist.training import Training
+from search.cli.deployment import GUESSED, Classified
 from tests.conftest import Command
 from tests.factories import digits
+from tests.fmnist.test_photo import GARMENT, photograph
 
 SMALL = Hyperparameters(architecture="simple", filters=4, epochs=4, learning_rate=0.002)
 
@@ -32,7 +45,7 @@ GREY = pixels(1, 28, 28)
 
 def read(image: Image.Image, path: Path, invert: bool = False, **settings: object) -> Tensor:
     image.save(path, **settings)  # type: ignore[arg-type]
-    return read_image(path, invert)
+    return read_image(path, invert, raw=True)
 
 
 def grey(tensor: Tensor) -> np.ndarray:
@@ -67,7 +80,7 @@ def test_predictions_on_files_equal_those_of_evaluation(saved: Path, tiny: DataS
     scored = tiny.test[torch.arange(len(files))]
     evaluation = evaluate(network, scored)
     read, errors = read_images(files, invert=False)
-    images = torch.stack([image for _, image in read])
+    images = torch.stack([seen.pixels for _, seen in read])
     assert torch.equal(images, scored.images)
     assert errors == []
     predictions = predict(network, images)
@@ -158,7 +171,7 @@ def test_transparent_pixels_become_background(kind: str, tmp_path: Path) -> None
     found = grey(read(image, tmp_path / "i.png"))
     assert (found[:, :14] == 0).all()
     assert (found[:, 14:] == 200).all()
-    inverted = grey(read_image(tmp_path / "i.png", invert=True))
+    inverted = grey(read_image(tmp_path / "i.png", invert=True, raw=True))
     assert (inverted[:, :14] == 0).all()
     assert (inverted[:, 14:] == 55).all()
 
@@ -166,7 +179,9 @@ def test_transparent_pixels_become_background(kind: str, tmp_path: Path) -> None
 def test_partly_transparent_pixels_are_blended_with_the_background(tmp_path: Path) -> None:
     image = Image.new("RGBA", (28, 28), (200, 200, 200, 51))
     assert (grey(read(image, tmp_path / "i.png")) == 40).all()
-    assert (grey(read_image(tmp_path / "i.png", invert=True)) == 11).all()  # on white: 0.2 x 200 + 0.8 x 255 = 244
+    assert (
+        grey(read_image(tmp_path / "i.png", invert=True, raw=True)) == 11
+    ).all()  # on white: 0.2 x 200 + 0.8 x 255 = 244
 
 
 INVERTED: dict[str, Callable[[], tuple[Image.Image, Image.Image]]] = {
@@ -189,7 +204,7 @@ def test_invert_restores_an_inverted_image(kind: str, tmp_path: Path) -> None:
     image, inverted = INVERTED[kind]()
     straight = read(image, tmp_path / "i.png")
     assert torch.equal(read(inverted, tmp_path / "j.png", invert=True), straight)
-    assert not torch.equal(read_image(tmp_path / "j.png", invert=False), straight)
+    assert not torch.equal(read_image(tmp_path / "j.png", invert=False, raw=True), straight)
 
 
 @pytest.mark.parametrize("invert", [False, True])
@@ -254,9 +269,9 @@ def encoded(image: Image.Image, suffix: str, folder: Path) -> bytes:
 
 BAD: dict[str, tuple[Callable[[Path], bytes], str]] = {
     "empty.png": (lambda _: b"", "empty; copy or save it again"),
-    "words.png": (lambda _: b"an image of a boot", "not a PNG or JPEG image; convert it to one"),
-    "moving.png": (lambda folder: encoded(Image.fromarray(GREY), "gif", folder), "not a PNG or JPEG image"),
-    "bitmap.jpg": (lambda folder: encoded(Image.fromarray(GREY), "bmp", folder), "not a PNG or JPEG image"),
+    "words.png": (lambda _: b"an image of a boot", "not a PNG, JPEG, WebP, GIF, BMP or TIFF image; convert it to one"),
+    "drawing.png": (lambda folder: encoded(Image.fromarray(GREY), "ppm", folder), "not a PNG, JPEG, WebP, GIF, BMP"),
+    "colours.tiff": (lambda folder: encoded(Image.new("LAB", (28, 28)), "tiff", folder), "mode LAB.* save it as RGB"),
     "half.png": (lambda folder: encoded(Image.fromarray(GREY), "png", folder)[:400], "damaged or incomplete"),
     "half.jpg": (lambda folder: encoded(Image.fromarray(GREY), "jpg", folder)[:700], "damaged or incomplete"),
     "comment.png": (text_bomb, "damaged or incomplete"),
@@ -274,7 +289,7 @@ def test_the_error_for_an_unreadable_file_gives_the_reason(name: str, tmp_path: 
     assert str(raised.value).startswith(f"{tmp_path / name}: ")
 
 
-@pytest.mark.parametrize("suffix", ["png", "jpg"])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "gif", "bmp", "tiff"])
 def test_a_truncated_or_damaged_file_is_read_or_rejected(suffix: str, tmp_path: Path) -> None:
     """No truncation or changed byte raises another error or a warning (warnings are errors here)."""
     content = encoded(Image.fromarray(GREY), suffix, tmp_path)
@@ -299,12 +314,12 @@ def test_predict_prints_columns(command: Command, saved: Path, tiny: DataSet, tm
     images = tiny.test.images[:2]
     expected = predict(checkpoint.load(saved).network(), images)
     result = command("predict", saved, "a.png", "a longer name.png")
-    assert (result.returncode, result.stderr) == (0, "")
+    assert result.returncode == 0
     wide = max(len(prediction.class_name) for prediction in expected)
     shares = [f"{100 * prediction.probability:.1f} %" for prediction in expected]
     assert result.stdout.splitlines() == [
-        f"a.png              {expected[0].class_name:<{wide}}  {shares[0]:>{max(map(len, shares))}}",
-        f"a longer name.png  {expected[1].class_name:<{wide}}  {shares[1]:>{max(map(len, shares))}}",
+        f"a.png              {expected[0].class_name:<{wide}}  {shares[0]:>{max(map(len, shares))}}  whole picture",
+        f"a longer name.png  {expected[1].class_name:<{wide}}  {shares[1]:>{max(map(len, shares))}}  whole picture",
     ]
 
 
@@ -318,6 +333,9 @@ def test_predict_prints_json_and_inverts(invoke: Command, saved: Path, tiny: Dat
             "class": expected.class_name,
             "probability": pytest.approx(expected.probability, abs=1e-6),
             "probabilities": pytest.approx(expected.probabilities, abs=1e-6),
+            "input": "whole picture, inverted",
+            "box": None,
+            "warning": GUESSED if expected.probability < GUESS else None,
         }
     ]
 
@@ -331,10 +349,10 @@ def test_bad_images_are_named_and_the_others_are_classified(
     flag = ["--json"] if as_json else []
     result = invoke("predict", saved, "absent.png", files[0], "words.png", files[1], "folder", *flag)
     assert result.returncode == 1
-    assert result.stderr.splitlines() == [
-        "Error: absent.png: No such file or directory; name a PNG or JPEG image",
-        "Error: words.png: not a PNG or JPEG image; convert it to one",
-        "Error: folder: Is a directory; name a PNG or JPEG image",
+    assert [line for line in result.stderr.splitlines() if line.startswith("Error")] == [
+        f"Error: absent.png: No such file or directory; name a {READABLE}",
+        f"Error: words.png: not a {READABLE}; convert it to one",
+        f"Error: folder: Is a directory; name a {READABLE}",
     ]
     assert result.stdout == invoke("predict", saved, *files[:2], *flag).stdout
     alone = invoke("predict", saved, "absent.png", *flag)
@@ -356,3 +374,88 @@ def test_a_png_with_a_malformed_exif_chunk_is_read(exif: bytes, tmp_path: Path) 
     path = tmp_path / "broken.png"
     path.write_bytes(content[:end] + whole + content[end:])
     assert np.array_equal(grey(read_image(path)), GREY)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "gif", "bmp", "tiff"])
+def test_photos_of_every_format_are_cropped_to_the_object(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"photo.{suffix}"
+    photograph((250, 245, 240), (30, 40, 90)).save(path)
+    seen = network_input(path)
+    assert np.abs(grey(seen.pixels).astype(int) - GARMENT).mean() < 8
+    assert seen.box == pytest.approx((124, 40, 236, 320), abs=4)
+    assert re.fullmatch(r"dark object on light, cropped to 1\d\d x 2[78]\d of 500 x 400 pixels", seen.action)
+    assert seen.warning is None
+    assert not torch.equal(read_image(path, raw=True), seen.pixels)
+    assert torch.equal(read_image(path), seen.pixels)
+
+
+def test_deep_greys_and_turned_photos_are_cropped_to_the_object(tmp_path: Path) -> None:
+    upright = photograph((250, 250, 250), (30, 30, 30)).convert("L")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.asarray(upright).astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    upright.rotate(90, expand=True).save(tmp_path / "turned.png", exif=exif)
+    for name in ("deep.png", "turned.png"):
+        assert np.abs(grey(read_image(tmp_path / name)).astype(int) - GARMENT).mean() < 4, name
+
+
+def test_the_first_frame_of_an_animation_is_read(tmp_path: Path) -> None:
+    first, second = photograph((250, 250, 250), (30, 30, 30)), Image.new("RGB", (500, 400))
+    first.save(tmp_path / "moving.gif", save_all=True, append_images=[second])
+    assert np.abs(grey(read_image(tmp_path / "moving.gif")).astype(int) - GARMENT).mean() < 4
+
+
+def test_images_of_the_data_sets_size_are_only_inverted_if_their_border_is_light(tmp_path: Path) -> None:
+    for name, pixels in {"as it is": GARMENT, "dark on white": 255 - GARMENT}.items():
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+        assert np.array_equal(grey(read_image(tmp_path / f"{name}.png")), GARMENT)
+    assert np.array_equal(grey(read_image(tmp_path / "dark on white.png", raw=True)), 255 - GARMENT)
+
+
+@pytest.mark.parametrize("side", [28, 200])
+def test_a_picture_without_an_object_is_classified_with_a_warning(
+    side: int, invoke: Command, saved: Path, tmp_path: Path
+) -> None:
+    Image.new("RGB", (side, side), (250, 240, 230)).save(tmp_path / "blank.png")
+    result = invoke("predict", saved, "blank.png", "--json")
+    assert result.returncode == 0
+    assert (
+        result.stderr == "Warning: blank.png: no object found: the picture is blank. The whole picture was classified\n"
+    )
+    (predicted,) = json.loads(result.stdout)
+    assert predicted["class"] in CLASSES
+    assert result.stderr == f"Warning: blank.png: {predicted['warning']}\n"
+
+
+@pytest.mark.parametrize(
+    ("probability", "found", "warning"),
+    [(0.49, None, GUESSED), (0.5, None, None), (0.49, "blank", "blank"), (0.9, "blank", "blank")],
+)
+def test_low_probabilities_are_called_guesses(probability: float, found: str | None, warning: str | None) -> None:
+    seen = NetworkInput(torch.zeros(1, 28, 28, dtype=torch.uint8), "whole picture", warning=found)
+    classified = Classified(Path("a.png"), seen, Prediction("Bag", probability, {"Bag": probability}))
+    assert classified.warning == classified.as_json()["warning"] == warning
+
+
+def test_the_saved_input_is_what_the_network_sees(invoke: Command, saved: Path, tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    photograph((250, 250, 250), (30, 30, 30)).save(tmp_path / "a.png")
+    photograph((10, 10, 10), (200, 180, 60)).save(tmp_path / "more" / "a.png")
+    arguments = ("predict", saved, "a.png", "more/a.png", "--save-input", "seen", "--json")
+    first = json.loads(invoke(*arguments).stdout)
+    again = json.loads(invoke("predict", saved, "seen/a.png.png", "seen/a.png-2.png", "--json").stdout)
+    assert [answer["probabilities"] for answer in again] == [answer["probabilities"] for answer in first]
+    for original, seen in (("a.png", "a.png.png"), ("more/a.png", "a.png-2.png")):
+        with Image.open(tmp_path / "seen" / seen) as image:
+            assert np.array_equal(np.asarray(image), grey(read_image(tmp_path / original)))
+    assert invoke(*arguments).returncode == 0  # its own files may be overwritten
+
+
+def test_the_saved_input_overwrites_no_file_of_another_program(invoke: Command, saved: Path, tmp_path: Path) -> None:
+    photograph((250, 250, 250), (30, 30, 30)).save(tmp_path / "a.png")
+    Image.fromarray(GREY).save(tmp_path / "a.png.png")
+    before = (tmp_path / "a.png.png").read_bytes()
+    result = invoke("predict", saved, "a.png", "--save-input", ".")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "did not write this file; name another folder with --save-input" in result.stderr
+    assert (tmp_path / "a.png.png").read_bytes() == before
