@@ -13,6 +13,7 @@ from typing import Any
 import optuna
 import pytest
 from markupsafe import escape
+from plotly.offline import get_plotlyjs_version
 from rich.console import Console
 
 from fmnist import data
@@ -30,7 +31,7 @@ from search.report.findings import NEXT, findings
 from search.report.history import Spell
 from search.report.importance import Early, Importance, Importances
 from search.report.network import grey
-from search.report.page import SECTIONS, drawers, render
+from search.report.page import SECTIONS, drawers, plotly_js, render
 from search.report.style import in_sight, logarithmic, stepped
 from search.report.writeup import compare
 from search.results.ranking import rank
@@ -534,7 +535,7 @@ def test_the_page_is_self_contained_and_escapes_user_text(analysis: Analysis, be
         assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", without_plotly)
         assert not re.search(r"@import|url\(", without_plotly)
         assert page.count("<script>/**") == 1
-        assert len(page.encode()) < 6e6
+        assert len(page.encode()) < 2e6
         drawn = re.search(r'<script type="application/json" id="figures">(.*?)</script>', page, re.DOTALL)
         assert drawn is not None
         assert "<" not in drawn[1]  # it cannot end the script element
@@ -663,11 +664,17 @@ def test_the_page_of_a_large_study_is_small_and_says_what_it_leaves_out(analysis
         for number in range(4000)
     ]
     page = render(replace(analysis, trials=trials))
-    assert len(page.encode()) < 6e6
+    assert len(page.encode()) < 3e6
     text = text_of(page)
     assert "1,000 of 4,000 trials are drawn" in text
     assert "600 of 4,000 curves are drawn" in text
     assert "are drawn:" not in text_of(render(analysis))
+
+
+def test_the_javascript_is_the_version_for_which_plotly_writes_figures() -> None:
+    head = plotly_js()[:200]
+    assert "cartesian - minified" in head
+    assert f"v{get_plotlyjs_version()}\n" in head
 
 
 def test_the_numbers_are_written_as_json(
