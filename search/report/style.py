@@ -30,7 +30,7 @@ def figure_of(x: str, y: str, **layout: Any) -> go.Figure:
     figure = go.Figure()
     figure.update_layout(
         xaxis={"title": {"text": x}, "automargin": True},
-        yaxis={"title": {"text": y}, "automargin": True},
+        yaxis={"title": {"text": y, "standoff": 10}, "automargin": True, "ticklabelstandoff": 6},
         margin={"l": 55, "r": 15, "t": 20, "b": 45},
         height=400,
         legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
