@@ -147,13 +147,12 @@ def check_disk(folders: Iterable[Path]) -> Iterator[Check]:
 def check_report() -> Check:
     """Check that a report can be written. This needs no browser: plotly's JavaScript is embedded in the page."""
     try:
-        from plotly.offline import get_plotlyjs
+        from search.report.page import plotly_js
 
-        import search.report.page  # noqa: F401
-
-        get_plotlyjs()
+        plotly_js()
     except (ImportError, OSError) as error:
-        return Check.failed("report", f"cannot be written ({error}); reinstall plotly and jinja2 with pip")
+        fix = "reinstall fmnist-search, plotly and jinja2 with pip"
+        return Check.failed("report", f"cannot be written ({error}); {fix}")
     return Check.ok("report", f"plotly {version('plotly')}, needs no browser and no network")
 
 

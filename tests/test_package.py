@@ -31,8 +31,10 @@ def test_the_wheel_contains_only_both_packages_and_the_studies(installed: Path) 
     assert {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")} == {"fmnist", "search"}
     shipped = {path.name for path in (installed / "search" / "studies").iterdir()}
     assert shipped == {path.name for path in (ROOT / "studies").glob("*.toml")}
-    for template in ("report/page.html", "dashboard/curve.svg", "dashboard/confusion.svg"):
-        assert (installed / "search" / template).is_file()
+    for file in ("page.html", "plotly/plotly-cartesian.min.js.gz", "plotly/LICENSE"):
+        assert (installed / "search" / "report" / file).is_file()
+    for template in ("curve.svg", "confusion.svg"):
+        assert (installed / "search" / "dashboard" / template).is_file()
 
 
 def test_the_wheel_runs_a_search_outside_the_checkout(installed: Path, tmp_path: Path, tiny_folder: Path) -> None:

@@ -1,21 +1,35 @@
 """Plotly figures of the reports, drawn from an `Analysis` or a `Comparison`."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import plotly.graph_objects as go
 
-from search.formatting import AGAIN, BEST_COLOUR, COLOURS, FRONT, THREE, assignments, percent
+from search.formatting import AGAIN, BEST_COLOUR, COLOURS, FRONT, THREE, assignments, duration, percent
 from search.report.analysis import Analysis
 from search.report.comparison import Comparison
 from search.report.history import BEST_TRIALS, Spell, TrialRecord, drawn_curves, drawn_trials
 from search.report.importance import Importances
-from search.report.style import ACCURACY, ANSWER, SHARE, clock, figure_of, lines_of, literal, wrapped
+from search.report.style import (
+    ACCURACY,
+    ANSWER,
+    SHARE,
+    clock,
+    figure_of,
+    focused,
+    lines_of,
+    literal,
+    plain,
+    span,
+    wrapped,
+)
 from search.report.writeup import WRITEUP_ACCURACY
 from search.results import wording
 from search.results.intervals import Estimate
 
 BAR = 22  # pixels per worker
 RUNNING = "#E69F00"
+BOTTOM = 0.04  # of an axis, below the markers of what is out of view
 FINE = 300  # attempts from which lines between bars would hide the bars
 METHODS = {"fANOVA": THREE[0], "PED-ANOVA": THREE[1]}  # fixed, also in figures with one method
 KINDS = {  # of attempts
@@ -30,78 +44,74 @@ KINDS = {  # of attempts
 
 def history(analysis: Analysis) -> go.Figure:
     """Accuracy by trial number, with the best complete trial so far."""
-    figure = figure_of("trial", f"{analysis.summary.score_on} accuracy", yaxis_tickformat=SHARE)
-    trials = drawn_trials(analysis.trials)
-    _progress(figure, trials, [trial.number for trial in trials], _best_so_far(analysis, "number"))
-    return _with_answer(figure, analysis, lambda trial: trial.number)
+    return _history(analysis, "trial", lambda trial: trial.number)
 
 
 def history_by_time(analysis: Analysis) -> go.Figure:
     """Accuracy by the wall time at which each trial ended, with the best complete trial so far."""
     unit, name = clock(max((trial.ended for trial in analysis.trials), default=0.0))
-    title = f"{name} since the first trial started"
+    return _history(analysis, f"{name} since the first trial started", lambda trial: trial.ended / unit)
+
+
+def _history(analysis: Analysis, title: str, x: Callable[[TrialRecord], float]) -> go.Figure:
     figure = figure_of(title, f"{analysis.summary.score_on} accuracy", yaxis_tickformat=SHARE)
-    trials = drawn_trials(analysis.trials)
-    numbers, best = _best_so_far(analysis, "ended")
-    ends = [trial.ended / unit for trial in trials]
-    _progress(figure, trials, ends, ([number / unit for number in numbers], best))
-    return _with_answer(figure, analysis, lambda trial: trial.ended / unit)
-
-
-def _progress(
-    figure: go.Figure, trials: list[TrialRecord], x: list[float], best: tuple[list[float], list[float]]
-) -> None:
+    trials = [trial for trial in drawn_trials(analysis.trials) if _scored(trial)]
     for state in ("pruned", "complete"):
-        shown = [(at, trial) for at, trial in zip(x, trials, strict=True) if trial.state == state and _scored(trial)]
-        figure.add_scatter(
-            x=[at for at, _ in shown],
-            y=[trial.accuracy for _, trial in shown],
-            text=[_hover(trial) for _, trial in shown],
-            hovertemplate=f"%{{text}}<br>{ACCURACY}",
-            mode="markers",
-            name=state if state == "complete" else "pruned, at its last epoch",
-            marker={"color": COLOURS[state], "symbol": "circle" if state == "complete" else "x-thin", "size": 7}
-            | ({} if state == "complete" else {"line": {"color": COLOURS[state], "width": 1.5}}),
-        )
+        name = state if state == "complete" else "pruned, at its last epoch"
+        cross = {"symbol": "x-thin", "line": {"color": COLOURS[state], "width": 1.5}} if state == "pruned" else {}
+        shown = [trial for trial in trials if trial.state == state]
+        _points(figure, shown, x, name, {"color": COLOURS[state], "size": 7} | cross)
+    best = _best_so_far(analysis, x)
     figure.add_scatter(
-        x=best[0],
-        y=best[1],
+        x=[at for at, _ in best],
+        y=[trial.accuracy for _, trial in best],
+        text=[trial.label for _, trial in best],
         mode="lines",
         line={"shape": "hv", "color": FRONT, "width": 2.5},
         name="best single training run so far",
-        hovertemplate=f"best single training run so far: {ACCURACY}",
+        hovertemplate=f"best single training run so far, trial %{{text}}<br>{ACCURACY}",
     )
-
-
-def _with_answer(figure: go.Figure, analysis: Analysis, x: Callable[[TrialRecord], float]) -> go.Figure:
+    if seen := focused([_accuracy(trial) for trial in trials]):
+        low = seen[0]
+        hidden = [trial for trial in trials if _accuracy(trial) < low]
+        marker = {"color": COLOURS["pruned"], "symbol": "triangle-down", "size": 8}
+        _points(figure, hidden, x, f"below {percent(low, 1)}", marker, at=low)
+        figure.update_yaxes(range=[low - BOTTOM * (seen[1] - low), seen[1]])
     if chosen := analysis.chosen:
-        figure.add_scatter(
-            x=[x(chosen.trial)],
-            y=[chosen.trial.accuracy],
-            hovertemplate=f"{literal(chosen.name)}<br>{ACCURACY}",
-            mode="markers",
-            name=literal(chosen.name),
-            marker=ANSWER,
-        )
+        _points(figure, [chosen.trial], x, literal(chosen.name), ANSWER)
     return figure
 
 
-def _best_so_far(analysis: Analysis, by: str) -> tuple[list[float], list[float]]:
-    """Running maximum of the accuracy of complete trials, one point per improvement and one at the end.
+def _points(
+    figure: go.Figure,
+    trials: list[TrialRecord],
+    x: Callable[[TrialRecord], float],
+    name: str,
+    marker: dict[str, Any],
+    at: float | None = None,
+) -> None:
+    """Add trials as points at their accuracy, or all at one height."""
+    figure.add_scatter(
+        x=[x(trial) for trial in trials],
+        y=[trial.accuracy if at is None else at for trial in trials],
+        text=[f"{_hover(trial)}<br>{percent(_accuracy(trial))}" for trial in trials],
+        hovertemplate="%{text}<extra></extra>",
+        mode="markers",
+        name=name,
+        marker=marker,
+    )
 
-    Args:
-        by: attribute of the trials on the x axis, `number` or `ended`.
-    """
-    x: list[float] = []
-    best: list[float] = []
+
+def _best_so_far(analysis: Analysis, x: Callable[[TrialRecord], float]) -> list[tuple[float, TrialRecord]]:
+    """The best complete trial so far by position: one entry per improvement and one at the end."""
+    found: list[tuple[float, TrialRecord]] = []
     complete = [trial for trial in analysis.trials if trial.state == "complete" and _scored(trial)]
-    ordered = sorted(complete, key=lambda trial: getattr(trial, by))
+    ordered = sorted(complete, key=x)
     for trial in ordered:
-        maximum = max(trial.accuracy or 0.0, best[-1] if best else 0.0)
-        if not best or maximum > best[-1] or trial is ordered[-1]:
-            x.append(getattr(trial, by))
-            best.append(maximum)
-    return x, best
+        best = trial if not found or _accuracy(trial) > _accuracy(found[-1][1]) else found[-1][1]
+        if best is trial or trial is ordered[-1]:
+            found.append((x(trial), best))
+    return found
 
 
 def intermediate_values(analysis: Analysis) -> go.Figure:
@@ -123,7 +133,8 @@ def intermediate_values(analysis: Analysis) -> go.Figure:
                 mode="markers",
                 marker={"symbol": "x-thin", "size": 6, "line": {"color": COLOURS[state], "width": 1.5}},
                 name="where it was pruned",
-                hoverinfo="skip",
+                text=[f"trial {trial.label}, pruned at epoch {trial.curve[-1][0]:g}" for trial in shown],
+                hovertemplate=f"%{{text}}<br>{ACCURACY}",
             )
     if chosen:
         _curves(figure, [chosen.trial], literal(chosen.name), BEST_COLOUR, 3)
@@ -157,9 +168,9 @@ def timeline(analysis: Analysis) -> go.Figure:
                 base=[each.start / unit for each in bars],
                 x=[(each.end - each.start) / unit for each in bars],
                 y=[literal(each.worker) for each in bars],
-                text=[f"{'finalists, ' if each.retrained else ''}trial {each.trial}: {each.outcome}" for each in bars],
+                text=[_attempt(each) for each in bars],
                 textposition="none",
-                hovertemplate=f"%{{text}}<br>%{{base:.4g}} to %{{x:.4g}} {name}<extra></extra>",
+                hovertemplate="%{text}<extra></extra>",
                 orientation="h",
                 name=kind,
                 showlegend=True,
@@ -169,6 +180,11 @@ def timeline(analysis: Analysis) -> go.Figure:
     workers = list(dict.fromkeys(literal(each.worker) for each in by_start))
     figure.update_yaxes(categoryorder="array", categoryarray=workers[::-1])
     return figure.update_layout(height=min(900, 130 + BAR * len(workers)), bargap=0.25)
+
+
+def _attempt(spell: Spell) -> str:
+    of = f"{'finalists, ' if spell.retrained else ''}trial {spell.trial}: {spell.outcome}"
+    return f"{of}<br>{span(spell.start, spell.end)}<br>{literal(spell.worker)}"
 
 
 def _kind(spell: Spell) -> str:
@@ -205,7 +221,7 @@ def _shares(found: Importances, title: str) -> go.Figure:
             },
             text=[shares[name].as_words() for name, _ in order],
             textposition="none",
-            hovertemplate="%{y}: %{text}<extra></extra>",
+            hovertemplate=f"%{{y}}<br>{method} %{{text}}<extra></extra>",
             orientation="h",
             name=method,
             showlegend=True,
@@ -234,7 +250,7 @@ def training_curves(analysis: Analysis) -> go.Figure:
             figure.add_scatter(
                 x=[epoch.epoch for epoch in trial.history],
                 y=[getattr(epoch, column) for epoch in trial.history],
-                hovertemplate=f"trial {trial.number}, {images}: {ACCURACY}",
+                hovertemplate=f"trial {trial.label}, {images}, epoch %{{x}}<br>{ACCURACY}",
                 mode="lines",
                 name=name,
                 legendgroup=name,
@@ -252,12 +268,25 @@ def best_so_far(comparison: Comparison, by: str) -> go.Figure:
         progress = answer.progress
         x = progress.epochs if by == "epochs" else [seconds / 60 for seconds in progress.seconds]
         name = literal(answer.study)
-        figure.add_scatter(x=x, y=progress.best, mode="lines+markers", line={"shape": "hv"}, name=name)
+        reached = [f"{plain(each)} epochs" if by == "epochs" else duration(60 * each) for each in x]
+        figure.add_scatter(
+            x=x,
+            y=progress.best,
+            text=[f"{name}: best of {each}" for each in reached],
+            hovertemplate=f"%{{text}}<br>{ACCURACY}",
+            mode="lines+markers",
+            line={"shape": "hv"},
+            name=name,
+        )
     return figure.update_layout(colorway=[*THREE, RUNNING, COLOURS["pruned"]])
 
 
 def _scored(trial: TrialRecord) -> bool:
     return trial.accuracy is not None
+
+
+def _accuracy(trial: TrialRecord) -> float:
+    return trial.accuracy or 0.0
 
 
 def _hover(trial: TrialRecord) -> str:
@@ -313,7 +342,7 @@ def _dots(
             "arrayminus": [_below(each) for each in estimates],
         },
         text=[f"{percent(each.mean)} ({wording.interval(each)}), n = {each.n}" for each in estimates],
-        hovertemplate="%{text}<extra></extra>",
+        hovertemplate="%{y}<br>%{text}<extra></extra>",
         mode="markers",
         name=legend,
         marker={"color": colours or COLOURS["complete"], "size": 9},
@@ -340,6 +369,7 @@ def writeup(analysis: Analysis) -> go.Figure:
             y=[row.theirs for row in rows],
             mode="lines+markers",
             name=f"write-up, {epochs} epochs",
+            hovertemplate=f"write-up, epoch %{{x}} of {epochs}<br>{ACCURACY}",
             line={"color": colour, "dash": "dot"},
         )
         figure.add_scatter(
@@ -352,6 +382,8 @@ def writeup(analysis: Analysis) -> go.Figure:
             },
             mode="lines+markers",
             name=f"ours, {epochs} epochs",
+            text=[wording.interval(row.ours) for row in rows],
+            hovertemplate=f"ours, epoch %{{x}} of {epochs}<br>%{{y:.2%}} (%{{text}})<extra></extra>",
             line={"color": colour},
         )
     return figure

@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
-from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.database.optuna_schema import StudyOfTrials
+from search.report.fanova import fanova
 from search.results.intervals import CONFIDENCE
 from search.results.ranking import diverged
 from search.study import space
@@ -24,7 +25,7 @@ FEWEST_FINISHED = 10  # trials below which PED-ANOVA is noise
 FEWEST_BEST = 5  # top trials of PED-ANOVA, as its documentation recommends
 FEWEST_COMPLETE = 20  # trials below which fANOVA is noise
 BEST_SHARE = 0.2  # of the finished trials
-RESAMPLES = 60  # of the bootstrap (Efron, 1979); fANOVA takes 0.1 s for each
+RESAMPLES = 60  # of the bootstrap (Efron, 1979); fANOVA takes 0.04 s for each
 FEW_RESAMPLES = 20  # under each condition, of which there may be many
 TREES = 16  # of each fANOVA forest; 64 rank no better and take four times as long
 NEWEST = 500  # trials analysed
@@ -32,8 +33,8 @@ NEWEST_COMPLETE = 120  # trials analysed by fANOVA, whose time grows faster than
 LATE = "epochs"  # no effect before training ends, as no schedule depends on it: see fmnist.training
 ALIKE = "is undefined: all its trials have the same hyperparameters or the same accuracy"
 
-Evaluator = FanovaImportanceEvaluator | PedAnovaImportanceEvaluator
 Trials = Sequence[FrozenTrial]
+Evaluate = Callable[..., dict[str, float]]  # importances of trials, with a keyword `seed`
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,7 @@ def _of_shared(trials: Trials, resamples: int) -> Importances:
         return Importances(None, None, 0, len(valued), len(complete), [])
     best = min(max(FEWEST_BEST, round(BEST_SHARE * len(valued))), len(complete))
     missing = []
-    ped_anova = fanova = None
+    ped_anova = of_variance = None
     if len(valued) < FEWEST_FINISHED or len(complete) < FEWEST_BEST:
         missing.append(
             f"Too few trials for PED-ANOVA: {FEWEST_FINISHED} finished and {FEWEST_BEST} complete ones are needed, of "
@@ -186,8 +187,7 @@ def _of_shared(trials: Trials, resamples: int) -> Importances:
     elif not _varied(valued):
         missing.append(f"PED-ANOVA {ALIKE}.")
     else:
-        evaluator = PedAnovaImportanceEvaluator(target_quantile=best / len(valued))
-        ped_anova = _with_intervals(valued, lambda _: evaluator, resamples)
+        ped_anova = _with_intervals(valued, partial(_ped_anova, quantile=best / len(valued)), resamples)
     if len(complete) < FEWEST_COMPLETE:
         missing.append(
             f"Too few trials for fANOVA: {FEWEST_COMPLETE} complete ones are needed, {len(complete)} exist so far."
@@ -196,8 +196,8 @@ def _of_shared(trials: Trials, resamples: int) -> Importances:
         missing.append(f"fANOVA {ALIKE}.")
     else:
         complete = complete[-NEWEST_COMPLETE:]
-        fanova = _with_intervals(complete, lambda seed: FanovaImportanceEvaluator(n_trees=TREES, seed=seed), resamples)
-    return Importances(ped_anova, fanova, best, len(valued), len(complete), missing)
+        of_variance = _with_intervals(complete, partial(fanova, trees=TREES), resamples)
+    return Importances(ped_anova, of_variance, best, len(valued), len(complete), missing)
 
 
 def _shared(trials: Trials) -> list[FrozenTrial]:
@@ -221,12 +221,12 @@ def _varied(trials: Trials) -> bool:
     return len({space.key(trial.params) for trial in trials}) > 1 and len({trial.value for trial in trials}) > 1
 
 
-def _with_intervals(trials: Trials, evaluator: Callable[[int], Evaluator], resamples: int) -> dict[str, Importance]:
+def _with_intervals(trials: Trials, evaluate: Evaluate, resamples: int) -> dict[str, Importance]:
     """Shares over all trials, with bootstrap intervals (percentile method)."""
     draw = np.random.default_rng(0)
-    shares = _shares(trials, evaluator(0))
+    shares = _shares(trials, evaluate, 0)
     resampled = [
-        _shares([trials[i] for i in draw.integers(len(trials), size=len(trials))], evaluator(resample))
+        _shares([trials[i] for i in draw.integers(len(trials), size=len(trials))], evaluate, resample)
         for resample in range(resamples)
     ]
     tail = (1 - CONFIDENCE) / 2
@@ -237,15 +237,22 @@ def _with_intervals(trials: Trials, evaluator: Callable[[int], Evaluator], resam
     }
 
 
-def _shares(trials: Trials, evaluator: Evaluator) -> dict[str, float]:
+def _shares(trials: Trials, evaluate: Evaluate, seed: int) -> dict[str, float]:
     """Each parameter's share of 1; equal shares if the trials do not differ."""
-    if not _varied(trials):  # possible for a resample, and fANOVA would raise
-        return {name: 1 / len(trials[0].params) for name in trials[0].params}
-    study = StudyOfTrials([copy(trial) for trial in trials])
-    with warnings.catch_warnings(action="ignore", category=UserWarning):  # of a resample with a single value
-        found = {name: max(float(value), 0.0) for name, value in evaluator.evaluate(study).items()}
+    if not _varied(trials):  # possible for a resample, and fANOVA would divide by zero
+        return dict.fromkeys(trials[0].params, 1 / len(trials[0].params))
+    found = {name: max(value, 0.0) for name, value in evaluate(trials, seed=seed).items()}
     total = sum(found.values())
     return {name: value / total if total else 1 / len(found) for name, value in found.items()}
+
+
+def _ped_anova(trials: Trials, seed: int, quantile: float) -> dict[str, float]:  # noqa: ARG001  it draws nothing
+    from optuna.importance import PedAnovaImportanceEvaluator  # it brings scikit-learn, which takes a second to import
+
+    evaluator = PedAnovaImportanceEvaluator(target_quantile=quantile)
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # of a resample with a single value
+        found = evaluator.evaluate(StudyOfTrials([copy(trial) for trial in trials]))
+    return {name: float(value) for name, value in found.items()}
 
 
 FEWEST = 10  # complete trials below which the map would show noise

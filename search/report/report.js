@@ -53,6 +53,38 @@
     plots.forEach((plot) => Plotly.relayout(plot, { template: template(), width: null, autosize: true }));
   });
 
+  // On a phone, cells after the first columns stand below them with the header as a label: see report.css.
+  const FIRST = 3;
+  for (const table of document.querySelectorAll(".scroll > table:not(.confusion)")) {
+    if (!table.tHead) continue;
+    const titles = [...table.tHead.rows[0].cells].map((cell) => cell.textContent);
+    table.classList.add("stacked");
+    for (const row of table.rows) {
+      [...row.cells].slice(FIRST).forEach((cell, index) => {
+        cell.classList.add("more");
+        cell.dataset.label = titles[FIRST + index];
+      });
+    }
+  }
+
+  // Boxes that scroll can be reached and scrolled by keyboard; Safari does not provide that by itself.
+  const headings = [...document.querySelectorAll("h1, h2, h3")];
+  const titleOf = (box) =>
+    box.querySelector("caption") ??
+    headings.findLast((each) => each.compareDocumentPosition(box) & Node.DOCUMENT_POSITION_FOLLOWING);
+  const reach = new ResizeObserver((entries) => {
+    for (const { target: box } of entries) {
+      if (box.scrollWidth > box.clientWidth) {
+        box.tabIndex = 0;
+        box.setAttribute("role", "region");
+        box.setAttribute("aria-label", titleOf(box).textContent);
+      } else {
+        for (const name of ["tabindex", "role", "aria-label"]) box.removeAttribute(name);
+      }
+    }
+  });
+
   draw();
+  document.querySelectorAll(".scroll, .wide, pre").forEach((box) => reach.observe(box));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", recolour);
 })();

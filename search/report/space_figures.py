@@ -6,12 +6,23 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from search.formatting import BEST_COLOUR, COLOURS, FRONT, SCALE, short, written
+from search.formatting import BEST_COLOUR, COLOURS, FRONT, SCALE, percent, short, written
 from search.report.analysis import Analysis
-from search.report.cost import COSTS
+from search.report.cost import COSTS, Cost
 from search.report.history import TrialRecord, drawn_trials
 from search.report.importance import ordered, position
-from search.report.style import ACCURACY, ANSWER, SHARE, figure_of, in_sight, literal, logarithmic, small, stepped
+from search.report.style import (
+    ACCURACY,
+    ANSWER,
+    SHARE,
+    figure_of,
+    in_sight,
+    literal,
+    logarithmic,
+    plain,
+    small,
+    stepped,
+)
 from search.study.parameters import Parameter, merged
 
 MOST_COSTS = 1000  # configurations drawn besides the Pareto fronts
@@ -33,8 +44,8 @@ def slice_over(analysis: Analysis, name: str) -> go.Figure:
     figure.add_scatter(
         x=_values(parameter, (trial.params[name] for trial in trials)),
         y=[trial.accuracy for trial in trials],
-        customdata=[trial.label for trial in trials],
-        hovertemplate=f"trial %{{customdata}}, {name} %{{x}}<br>{ACCURACY}",
+        text=[f"trial {trial.label}, {_setting(trial, name)}" for trial in trials],
+        hovertemplate=f"%{{text}}<br>{ACCURACY}",
         mode="markers",
         marker={"color": COLOURS["complete"], "size": 7, "opacity": 0.7},
     )
@@ -43,7 +54,7 @@ def slice_over(analysis: Analysis, name: str) -> go.Figure:
         figure.add_scatter(
             x=_values(parameter, [chosen.trial.params[name]]),
             y=[chosen.trial.accuracy],
-            hovertemplate=f"{literal(chosen.name)}, {name} %{{x}}<br>{ACCURACY}",
+            hovertemplate=f"{literal(chosen.name)}, {_setting(chosen.trial, name)}<br>{ACCURACY}",
             mode="markers",
             marker=ANSWER,
         )
@@ -77,7 +88,8 @@ def parallel_coordinates(analysis: Analysis) -> go.Figure:
                 x=[place for _ in lines for place in [*range(len(names)), None]],
                 y=[each for line in lines for each in [*line, None]],
                 customdata=[trial.label for trial in shown for _ in range(len(names) + 1)],
-                hovertemplate="trial %{customdata}<extra></extra>",
+                text=[text for trial in shown for text in [*_stations(space, trial, score_on), None]],
+                hovertemplate="trial %{customdata}<br>%{text}<extra></extra>",
                 mode="lines",
                 name=label,
                 line={"color": colour, "width": width},
@@ -112,6 +124,20 @@ def _line(space: dict[str, Parameter], trial: TrialRecord, low: float, high: flo
     return [*values, (_accuracy(trial) - low) / (high - low) if high > low else 0.5]
 
 
+def _stations(space: dict[str, Parameter], trial: TrialRecord, score_on: str) -> list[str]:
+    values = [_setting(trial, name) if name in trial.params else f"no {literal(name)}" for name in space]
+    return [*values, f"{percent(_accuracy(trial))} {score_on} accuracy"]
+
+
+def _setting(trial: TrialRecord, name: str) -> str:
+    value = trial.params[name]
+    return f"{literal(name)} {plain(value) if _is_number(value) else literal(written(value))}"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _ticks(parameter: Parameter) -> list[Any]:
     return [parameter.low, parameter.high] if parameter.choices is None else ordered(parameter)
 
@@ -139,7 +165,8 @@ def contour(analysis: Analysis) -> go.Figure:
         "zmax": seen[1] if seen else None,
         # A horizontal colour bar would overlap the title of the x axis.
         "colorbar": {"thickness": 12, "xpad": 4, "tickformat": SHARE, "nticks": 6},
-        "hovertemplate": f"{found.x} %{{x}}, {found.y} %{{y}}<br>mean %{{z:.2%}}<extra></extra>",
+        "text": [[f"{found.x} {a}, {found.y} {b}" for a in _written(x, found.xs)] for b in _written(y, found.ys)],
+        "hovertemplate": "%{text}<br>mean %{z:.2%}<extra></extra>",
     }
     dense = all(each.choices is None for each in (x, y)) and min(len(found.xs), len(found.ys)) > FEW
     figure.add_trace(go.Contour(**surface, connectgaps=False, line_width=0.5) if dense else go.Heatmap(**surface))
@@ -171,8 +198,8 @@ def cost(analysis: Analysis, name: str) -> go.Figure:
     figure.add_scatter(
         x=[getattr(each, name) for each in shown],
         y=[each.accuracy for each in shown],
-        text=[literal(each.label) if each.trial is None else f"trial {each.trial}" for each in shown],
-        hovertemplate=f"%{{text}}<br>{title} %{{x}}<br>{ACCURACY}",
+        text=[_costing(each, name) for each in shown],
+        hovertemplate=f"%{{text}}<br>{ACCURACY}",
         mode="markers",
         name="configuration",
         marker={"color": COLOURS["complete"], "size": 7, "opacity": 0.6},
@@ -180,8 +207,8 @@ def cost(analysis: Analysis, name: str) -> go.Figure:
     figure.add_scatter(
         x=[getattr(each, name) for each in front],
         y=[each.accuracy for each in front],
-        text=[f"{'' if each.trial is None else f'trial {each.trial}: '}{literal(each.label)}" for each in front],
-        hovertemplate=f"%{{text}}<br>{title} %{{x}}<br>{ACCURACY}",
+        text=[_costing(each, name) for each in front],
+        hovertemplate=f"%{{text}}<br>{ACCURACY}",
         mode="lines+markers",
         name="Pareto front",
         marker={"color": FRONT, "size": 8},
@@ -191,8 +218,8 @@ def cost(analysis: Analysis, name: str) -> go.Figure:
         figure.add_scatter(
             x=[getattr(answer, name)],
             y=[answer.accuracy],
-            text=[literal(answer.label if answer.trial is None else f"trial {answer.trial}: {answer.label}")],
-            hovertemplate=f"selected configuration, %{{text}}<br>{title} %{{x}}<br>{ACCURACY}",
+            text=[_costing(answer, name)],
+            hovertemplate=f"selected configuration, %{{text}}<br>{ACCURACY}",
             mode="markers",
             name="selected configuration",
             marker=ANSWER,
@@ -201,6 +228,11 @@ def cost(analysis: Analysis, name: str) -> go.Figure:
     if name == "epochs":
         return figure.update_xaxes(stepped(min(values), max(values)))
     return figure.update_xaxes(logarithmic(min(values), max(values)) if min(values) > 0 else {"type": "linear"})
+
+
+def _costing(cost: Cost, name: str) -> str:
+    label = cost.label if cost.trial is None else f"trial {cost.trial}: {cost.label}"
+    return f"{literal(label)}<br>{plain(getattr(cost, name))} {COSTS[name]}"
 
 
 def _space(analysis: Analysis) -> dict[str, Parameter]:
@@ -233,6 +265,10 @@ def _range(parameter: Parameter) -> tuple[float, float]:
 
 def _values(parameter: Parameter, values: Iterable[Any]) -> list[Any]:
     return [literal(written(value)) if parameter.choices is not None else value for value in values]
+
+
+def _written(parameter: Parameter, values: Iterable[Any]) -> list[str]:
+    return [literal(written(value)) if parameter.choices is not None else plain(value) for value in values]
 
 
 def _accuracy(trial: TrialRecord) -> float:

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from statistics import quantiles
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 
-from search.formatting import BEST_COLOUR
+from search.formatting import BEST_COLOUR, duration
 
 SHARE = ".2~%"  # of ticks
 ANSWER = {"color": BEST_COLOUR, "size": 12, "symbol": "diamond"}  # marker of the selected configuration
@@ -20,6 +21,8 @@ MANTISSAS = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8), tuple(n / 10 f
 MOST_TICKS = 6
 NEAREST = 0.17  # smallest distance of two ticks, as a share of the axis
 FEWEST = 8  # accuracies from which outliers are hidden
+GOOD, FEWEST_GOOD = 0.25, 5  # share, and least number, of the accuracies to which `focused` fits an axis
+FINEST = 0.0025  # least distance from the best to the last of them
 
 
 def figure_of(x: str, y: str, **layout: Any) -> go.Figure:
@@ -27,7 +30,7 @@ def figure_of(x: str, y: str, **layout: Any) -> go.Figure:
     figure = go.Figure()
     figure.update_layout(
         xaxis={"title": {"text": x}, "automargin": True},
-        yaxis={"title": {"text": y}, "automargin": True},
+        yaxis={"title": {"text": y, "standoff": 10}, "automargin": True, "ticklabelstandoff": 6},
         margin={"l": 55, "r": 15, "t": 20, "b": 45},
         height=400,
         legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
@@ -66,6 +69,31 @@ def in_sight(accuracies: Sequence[float]) -> tuple[float, float] | None:
         return None
     margin = 0.06 * (high - low)
     return low - margin, high + margin
+
+
+def focused(accuracies: Sequence[float]) -> tuple[float, float] | None:
+    """Axis range whose upper half shows the best quarter, so that tenths of a point differ; None if all fit."""
+    if len(accuracies) < FEWEST:
+        return None
+    ranked = sorted(accuracies, reverse=True)
+    good = ranked[: max(FEWEST_GOOD, round(GOOD * len(ranked)))]
+    height = 2 * max(good[0] - good[-1], FINEST)
+    low, high = good[0] - height, good[0]
+    return None if ranked[-1] >= low else (low, high + 0.06 * height)
+
+
+def plain(value: float) -> str:
+    """A number for hover texts: 43,210 or 0.0009178 (plotly would write 917.8µ)."""
+    if value == int(value):
+        return f"{int(value):,}"
+    return np.format_float_positional(value, precision=4, fractional=False, trim="-")
+
+
+def span(start: float, end: float) -> str:
+    """Two times of a search, in seconds, and how far they are apart: 1 min 05 s to 1 min 20 s (15 s)."""
+    if end < 180:
+        return f"{start:.1f} to {end:.1f} s ({end - start:.1f} s)"
+    return f"{duration(start)} to {duration(end)} ({duration(end - start)})"
 
 
 def stepped(low: float, high: float, step: float = 1) -> dict[str, Any]:

@@ -120,14 +120,17 @@ def test_the_title_of_an_axis_is_below_its_ticks(report: Path, opened: Open) -> 
 
 
 OVERLAPS = """() => [...document.querySelectorAll(".plot")].flatMap((plot) => {
-    const ticks = [...plot.querySelectorAll(".xtick text")];
-    const boxes = ticks.map((each) => each.getBoundingClientRect()).sort((one, other) => one.left - other.left);
-    return boxes.slice(1).filter((box, place) => box.left <= boxes[place].right).map(() => plot.id);
+    const labels = ".xtick text, .ytick text, .xtitle, .ytitle, .annotation-text, .legendtext";
+    const texts = [...plot.querySelectorAll(labels)].map((each) => [each.textContent, each.getBoundingClientRect()]);
+    const meet = (one, other) => one.left < other.right && other.left < one.right
+        && one.top + 2 < other.bottom && other.top + 2 < one.bottom; // boxes include the space between lines
+    return texts.flatMap(([text, box], place) => texts.slice(place + 1).filter(([_, other]) => meet(box, other))
+        .map(([other]) => `${plot.id}: ${text} / ${other}`));
 })"""
 
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE])
-def test_tick_labels_do_not_overlap(report: Path, opened: Open, size: tuple[int, int]) -> None:
+def test_labels_of_figures_do_not_overlap(report: Path, opened: Open, size: tuple[int, int]) -> None:
     with opened(report, size) as page:
         assert page.locator(".xtick text").count() > 20
         assert page.evaluate(OVERLAPS) == []
@@ -185,6 +188,36 @@ def test_on_a_phone_the_page_does_not_scroll_sideways(report: Path, opened: Open
         assert wide == []
 
 
+def test_on_a_phone_tables_show_their_first_columns_and_the_others_below(report: Path, opened: Open) -> None:
+    with opened(report, PHONE, has_touch=True, is_mobile=True) as page:
+        assert page.locator(".scroll").count() > 5
+        scrolled = """() => [...document.querySelectorAll(".scroll")].filter((box) => box.scrollWidth > box.clientWidth)
+            .map((box) => box.textContent)"""
+        assert page.evaluate(scrolled) == []
+        titles, tops, labels = page.evaluate(
+            """() => {
+                const table = document.querySelector("#finalists").closest("figure").nextElementSibling.firstChild;
+                const [head, row] = [table.rows[0], table.rows[1]].map((row) => [...row.cells]);
+                return [head.map((cell) => cell.textContent), row.map((cell) => cell.getBoundingClientRect().top),
+                    row.map((cell) => getComputedStyle(cell, "::before").content)];
+            }"""
+        )
+        assert len(set(tops[:3])) == 1
+        assert min(tops[3:]) > tops[0]
+        assert labels == ["none"] * 3 + [f'"{title}: "' for title in titles[3:]]
+
+
+def test_boxes_that_scroll_are_reached_by_keyboard(report: Path, opened: Open) -> None:
+    with opened(report, PHONE) as page:
+        box = page.get_by_role("region", name="Study definition")
+        assert box.get_attribute("tabindex") == "0"
+        box.focus()
+        page.keyboard.press("ArrowRight")
+        page.wait_for_function("document.activeElement.matches('pre') && document.activeElement.scrollLeft > 0")
+        page.set_viewport_size({"width": 1200, "height": 740})
+        page.wait_for_function("!document.querySelector('.scroll[tabindex]')")
+
+
 COLOURS = """() => {
     const of = (selector, property) => getComputedStyle(document.querySelector(selector))[property];
     const texts = ["body", ".note", ".answer", "figcaption", "th", "a", "code"].map((each) => of(each, "color"));
@@ -220,6 +253,39 @@ def test_in_print_no_page_break_follows_a_heading(report: Path, opened: Open) ->
                 && getComputedStyle(each).breakAfter !== "avoid").map((each) => each.textContent)"""
         )
         assert apart == []
+
+
+@pytest.mark.parametrize("rows", [4, 30])
+def test_in_print_no_table_breaks_after_its_first_row_or_before_its_last(report: Path, opened: Open, rows: int) -> None:
+    """Columns break like sheets: fill all but some pixels of the first, and count the rows in each."""
+    with opened(report) as page:
+        page.emulate_media(media="print")
+        counts = page.evaluate(
+            """(rows) => {
+                const sheet = document.createElement("div");
+                const lines = "<tr><th>1</th><td>2</td></tr>".repeat(rows);
+                sheet.style = "columns: 3; column-fill: auto; height: 300px";
+                sheet.innerHTML = `<div class="filler"></div><div class="scroll"><table><caption>numbers</caption>
+                    <thead><tr><th>a</th><th>b</th></tr></thead><tbody>${lines}</tbody></table></div>`;
+                document.querySelector("main").prepend(sheet);
+                return [...Array(290).keys()].map((height) => {
+                    sheet.firstChild.style.height = `${height}px`;
+                    const found = {};
+                    for (const row of sheet.querySelectorAll("tbody tr")) {
+                        const { left } = row.getBoundingClientRect();
+                        found[left] = (found[left] ?? 0) + 1;
+                    }
+                    return Object.values(found);
+                });
+            }""",
+            rows,
+        )
+        assert {sum(each) for each in counts} == {rows}
+        if rows == 4:
+            assert {len(each) for each in counts} == {1}
+        else:
+            assert len({tuple(each) for each in counts}) > 5
+            assert min(min(each) for each in counts) > 1
 
 
 def test_in_print_the_page_is_light_and_figures_fit_the_sheet(report: Path, opened: Open) -> None:

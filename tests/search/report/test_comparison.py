@@ -193,4 +193,4 @@ def test_the_page_is_self_contained_and_escapes_user_text(storage: optuna.storag
     assert "10.00 (" in without_plotly  # in the table
     for name in ("answers", "by_epochs", "by_seconds"):
         assert f'id="{name}"' in page
-    assert len(page.encode()) < 6e6
+    assert len(page.encode()) < 2e6

@@ -7,11 +7,12 @@ from dataclasses import replace
 import numpy as np
 import optuna
 import pytest
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.report import importance
+from search.report.fanova import fanova
 from search.report.importance import Importance, importances
 from search.study.record import PAUSED
 from tests.factories import DIVERGED
@@ -188,6 +189,26 @@ def test_shares_equal_optunas_for_the_same_trials() -> None:
         assert shares is not None
         expected = optuna.importance.get_param_importances(study, evaluator=evaluator)
         assert {name: one.share for name, one in shares.items()} == pytest.approx(expected)
+
+
+def test_fanova_equals_optunas_for_hyperparameters_of_all_kinds() -> None:
+    draw = np.random.default_rng(0)
+    space: dict[str, BaseDistribution] = {
+        "rate": FloatDistribution(1e-4, 0.1, log=True),
+        "width": IntDistribution(8, 32, step=8),
+        "kind": CategoricalDistribution(["a", "b", "c"]),
+        "flag": CategoricalDistribution([False, True]),
+        "fixed": IntDistribution(3, 3),
+    }
+    study = optuna.create_study(direction="maximize")
+    for _ in range(40):
+        kind, flag = ("a", "b", "c")[draw.integers(3)], bool(draw.integers(2))
+        point = {"rate": 10 ** draw.uniform(-4, -1), "width": int(8 * draw.integers(1, 5)), "kind": kind, "flag": flag}
+        value = point["width"] * (kind == "b") - 5 * np.log10(point["rate"]) + 10 * flag
+        study.add_trial(create_trial(value=value, params=point | {"fixed": 3}, distributions=space))
+    expected = FanovaImportanceEvaluator(n_trees=8, seed=1).evaluate(study)
+    assert fanova(study.trials, trees=8, seed=1) == pytest.approx(expected)
+    assert min(expected[name] for name in ("rate", "width", "kind", "flag")) > 0.01
 
 
 @pytest.mark.usefixtures("_quick")

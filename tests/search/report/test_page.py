@@ -13,6 +13,7 @@ from typing import Any
 import optuna
 import pytest
 from markupsafe import escape
+from plotly.offline import get_plotlyjs_version
 from rich.console import Console
 
 from fmnist import data
@@ -30,8 +31,8 @@ from search.report.findings import NEXT, findings
 from search.report.history import Spell
 from search.report.importance import Early, Importance, Importances
 from search.report.network import grey
-from search.report.page import SECTIONS, drawers, render
-from search.report.style import in_sight, logarithmic, stepped
+from search.report.page import SECTIONS, drawers, plotly_js, render
+from search.report.style import in_sight, logarithmic, plain, span, stepped
 from search.report.writeup import compare
 from search.results.ranking import rank
 from search.study.definition import StudyDefinition
@@ -226,6 +227,56 @@ def test_the_timeline_has_a_bar_for_each_attempt(analysis: Analysis) -> None:
     assert list(figure.layout.yaxis.categoryarray) == ["b:2", "a:1"]  # from the bottom up
     turned = figures.timeline(replace(analysis, spells=spells[::-1]))
     assert turned.layout.yaxis.categoryarray == figure.layout.yaxis.categoryarray
+
+
+# What plotly may format itself: accuracies, epochs, names, and our texts.
+PLACEHOLDERS = {"text", "customdata", "x", "y", "y:.2%", "x:.2%", "z:.2%"}
+
+
+def test_hover_texts_name_the_trial_with_plain_numbers_and_units(analysis: Analysis) -> None:
+    drawn = {name: draw(analysis) for name, draw in drawers(analysis).items()}
+    assert {"history", "timeline", "parallel_coordinates", "slice_learning_rate", "cost_seconds"} <= drawn.keys()
+    texts = {name: [str(text) for trace in figure.data for text in trace.text or ()] for name, figure in drawn.items()}
+    for name, figure in drawn.items():
+        for trace in figure.data:
+            if trace.hoverinfo != "skip" and len(trace.x):
+                assert set(re.findall(r"%\{([^}]*)\}", trace.hovertemplate)) <= PLACEHOLDERS, name
+                says = [trace.hovertemplate, *map(str, trace.text if trace.text is not None else ())]
+                assert name in ("importances", "early_importances", "contour") or "trial" in " ".join(says)
+        assert not [text for text in texts[name] if re.search(r"\d(e-\d|[µnmkM]\b)", text)], name
+    assert all(re.search(r"\d seconds per run$", text) for text in texts["cost_seconds"])
+    assert all(re.search(r"\d parameters$", text) for text in texts["cost_parameters"])
+    assert all(re.search(r"trial \d+: complete<br>[\d.]+ to [\d.]+ s \([\d.]+ s\)", text) for text in texts["timeline"])
+    assert all(re.search(r"learning_rate 0\.\d+$", text) for text in texts["slice_learning_rate"])
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(43210, "43,210"), (0.0009178331, "0.0009178"), (0.00001, "0.00001"), (7.0, "7"), (0, "0")]
+)
+def test_numbers_in_hover_texts_have_no_prefixes_and_exponents(value: float, expected: str) -> None:
+    assert plain(value) == expected
+
+
+def test_times_of_attempts_have_units() -> None:
+    assert span(0.016, 19.75) == "0.0 to 19.8 s (19.7 s)"
+    assert span(65, 200) == "1 min 05 s to 3 min 20 s (2 min 15 s)"
+
+
+def test_the_history_resolves_tenths_of_a_point_where_the_good_trials_are(analysis: Analysis) -> None:
+    """And marks the others at the bottom, with their accuracy."""
+    accuracies = [0.934, 0.933, 0.931, 0.93, 0.929, 0.92, 0.91, 0.85, 0.8, 0.79, 0.78, 0.77]
+    trials = [replace(trial, accuracy=each) for trial, each in zip(analysis.trials, accuracies, strict=True)]
+    for draw in (figures.history, figures.history_by_time):
+        figure = draw(replace(analysis, trials=trials))
+        low, high = figure.layout.yaxis.range
+        assert high > 0.934
+        assert high - low < 0.02  # a tenth of a point is over a twentieth of the axis
+        (hidden,) = [trace for trace in figure.data if trace.name.startswith("below")]
+        assert len(hidden.x) == 7
+        assert all(low < y < 0.925 for y in hidden.y)
+        assert [text.rpartition("<br>")[2] for text in hidden.text][:3] == ["92.00 %", "91.00 %", "85.00 %"]
+    alike = [replace(trial, accuracy=0.9 + trial.number / 1e4) for trial in analysis.trials]
+    assert figures.history(replace(analysis, trials=alike)).layout.yaxis.range is None
 
 
 def test_slices_show_the_complete_trials_over_each_hyperparameter(analysis: Analysis) -> None:
@@ -535,7 +586,7 @@ def test_the_page_is_self_contained_and_escapes_user_text(analysis: Analysis, be
         assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", without_plotly)
         assert not re.search(r"@import|url\(", without_plotly)
         assert page.count("<script>/**") == 1
-        assert len(page.encode()) < 6e6
+        assert len(page.encode()) < 2e6
         drawn = re.search(r'<script type="application/json" id="figures">(.*?)</script>', page, re.DOTALL)
         assert drawn is not None
         assert "<" not in drawn[1]  # it cannot end the script element
@@ -664,11 +715,17 @@ def test_the_page_of_a_large_study_is_small_and_says_what_it_leaves_out(analysis
         for number in range(4000)
     ]
     page = render(replace(analysis, trials=trials))
-    assert len(page.encode()) < 6e6
+    assert len(page.encode()) < 3e6
     text = text_of(page)
     assert "1,000 of 4,000 trials are drawn" in text
     assert "600 of 4,000 curves are drawn" in text
     assert "are drawn:" not in text_of(render(analysis))
+
+
+def test_the_javascript_is_the_version_for_which_plotly_writes_figures() -> None:
+    head = plotly_js()[:200]
+    assert "cartesian - minified" in head
+    assert f"v{get_plotlyjs_version()}\n" in head
 
 
 def test_the_numbers_are_written_as_json(
