@@ -246,7 +246,7 @@ def test_made_photos_show_the_image_and_unusable_ones_are_reported(
         seen = network_input(photo["path"])
         assert seen.warning is None, photo
         if "mixed" in photo["kind"]:
-            assert np.corrcoef(seen.pixels.flatten(), GARMENT.flatten())[0, 1] > 0.9, photo
+            assert np.corrcoef(seen.pixels.flatten(), GARMENT.flatten())[0, 1] > 0.8, photo
         assert np.corrcoef(seen.pixels.flatten() > 0, GARMENT.flatten() > 0)[0, 1] > 0.7, photo
     unusable = photos.make_unusable(1, tmp_path, np.random.default_rng(5))
     assert all(network_input(picture["path"]).warning for picture in unusable)

@@ -185,7 +185,7 @@ def test_networks_predict_and_are_scored_and_exported(here: Run, images: DataSet
     sneaker = images.test.images[images.test.labels == 7][0, 0]  # it knows all 31
     Image.fromarray(sneaker.numpy()).save(tmp_path / "seven.png")
     line = printed(here("predict", "studies/tiny/best.pt", "seven.png"))
-    assert re.fullmatch(r"seven\.png +Sneaker +\d+\.\d %\n", line)
+    assert re.fullmatch(r"seven\.png +Sneaker +\d+\.\d %  whole picture\n", line)
     (answer,) = json.loads(printed(here("predict", "studies/tiny/best.pt", "seven.png", "--json")))
     assert list(answer["probabilities"]) == list(CLASSES)
     scores = json.loads(printed(here("evaluate", "studies/tiny/best.pt", "--json")))

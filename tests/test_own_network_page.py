@@ -166,6 +166,6 @@ def test_the_notebook_runs_to_its_end_and_again_with_a_changed_class(
     assert processes.count("") >= 2  # the search's and the finalists' workers; the kernel has run the changed class too
     assert processes.count("changed") >= 2
     messages = [output.evalue for cell in refused for output in cell.outputs if output.output_type == "error"]
-    assert "was started with another my_net.py: restore it" in messages[0]
+    assert "was started with another version of my_net.py: restore that" in messages[0]
     assert "save the class to a file (%%writefile" in messages[1]
     assert len(load_study(open_storage(default_url(tmp_path / "studies")), "other").trials) == 1

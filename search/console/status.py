@@ -291,9 +291,14 @@ def watch(
                 printed = line
             if busy:
                 last_busy = time.monotonic()
-            elif not awaited or time.monotonic() - last_busy > AWAITED_FINALISTS:
+            elif not (awaited or _is_undecided(shown[1])) or time.monotonic() - last_busy > AWAITED_FINALISTS:
                 return
             time.sleep(seconds)
+
+
+def _is_undecided(standings: Standings | None) -> bool:
+    # Between the first seeds of the finalists and the last ones, `run` decides which of them get more.
+    return standings is not None and not standings.decided
 
 
 def _is_busy(study: optuna.Study) -> bool:

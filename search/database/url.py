@@ -57,9 +57,14 @@ def sqlite_url(file: Path) -> str:
         StorageError: the file's path is not valid UTF-8.
     """
     try:
-        return URL.create("sqlite", database=str(file)).render_as_string()
+        return URL.create("sqlite", database=_typed(file)).render_as_string()
     except UnicodeEncodeError:  # Python keeps invalid bytes as lone surrogates; Optuna takes its URL as text
         raise StorageError(f"{str(file)!a}: not valid UTF-8; name another folder with --output") from None
+
+
+def _typed(path: Path) -> str:
+    # Where a user types a path, ~ at its start is the home folder.
+    return f"./{path}" if str(path).startswith("~") else str(path)
 
 
 def parse(url: str) -> URL:
@@ -199,7 +204,7 @@ def options_for(url: str, output: Path, usual: Location | None, *, anywhere: boo
     options = [] if found else ["--storage", displayed(wanted if anywhere else url)]
     expected = chosen or (OUTPUT if beside else output)
     if (anywhere and (beside or chosen)) or expected.resolve() != output.resolve():
-        options += ["--output", str(output.resolve() if anywhere else output)]
+        options += ["--output", _typed(output.resolve() if anywhere else output)]
     return "".join(f" {shlex.quote(option)}" for option in options)
 
 

@@ -168,7 +168,8 @@ def test_the_report_is_shown_as_custom_plots_and_a_note(site: Site) -> None:
     assert max(accuracies) <= (best.value or 0.0)
     assert plots["confusion"]["data"][0]["z"] == best.user_attrs[CHECKPOINT]["confusion"]
     assert f"Trial {best.number}: {percent(best.value or 0.0)} test accuracy" in study["note"]["body"]
-    assert f"fmnist-search reproduce shown {best.number} --output {site.output}" in study["note"]["body"]
+    database = f"sqlite:///{site.output}/studies.db"
+    assert f"fmnist-search reproduce shown {best.number} --storage {database}" in study["note"]["body"]
 
 
 @pytest.fixture(params=["a page", "the API", "a static file", "a picture", "a checkpoint", "nothing"])
