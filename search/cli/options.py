@@ -48,6 +48,7 @@ class UserPath(click.Path):
 
 
 def data_dir_option(command: Command) -> Command:
+    """Add --data-dir to a command."""
     return click.option(
         "--data-dir",
         type=UserPath(file_okay=False),
@@ -115,6 +116,7 @@ def finalists_command(study: str, url: str, folder: Path) -> str:
 
 
 def storage_options(command: Command) -> Command:
+    """Add --storage and --output to a command."""
     command = click.option(
         "--storage",
         callback=_storage_from_file,
@@ -142,6 +144,8 @@ workers_option = click.option(
 
 
 def log_options(default: str) -> Callable[[Command], Command]:
+    """Add --log-level, with its default, and --log-file to a command."""
+
     def decorated(command: Command) -> Command:
         command = click.option(
             "--log-file",
@@ -160,6 +164,7 @@ def log_options(default: str) -> Callable[[Command], Command]:
 
 
 def worker_options(command: Command) -> Command:
+    """Add the options of every command that trains trials: workers, data, device, grace period, mixed versions."""
     for option in reversed(
         [
             workers_option,
@@ -184,6 +189,7 @@ def worker_options(command: Command) -> Command:
 
 
 def cluster_options(command: Command) -> Command:
+    """Add --engine and --address to a command."""
     command = click.option(
         "--address", default="auto", show_default=True, help="Ray cluster to use: HOST:PORT of its head node."
     )(command)
@@ -258,6 +264,7 @@ force_option = click.option("--force", is_flag=True, help="Overwrite a file not 
 
 
 def json_option(command: Command) -> Command:
+    """Add --json to a command."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")(command)
 
 

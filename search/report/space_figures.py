@@ -95,11 +95,10 @@ def parallel_coordinates(analysis: Analysis) -> go.Figure:
                 line={"color": colour, "width": width},
                 opacity=opacity,
             )
-    for place, parameter in enumerate(space.values()):
+    for place, (name, parameter) in enumerate(space.items()):
         for value in _ticks(parameter):
             _tick(figure, place, position(parameter, value), short(value))
-    for place, name in enumerate(space if analysis.conditional else ()):
-        if any(name not in trial.params for trial in trials):
+        if any(name not in trial.params for trial in trials):  # not searched under each trial's conditions
             _tick(figure, place, 1.5 * BELOW, "–")
     for at, accuracy in ((0.0, low), (1.0, high)):
         _tick(figure, len(space), at, f"{accuracy:.1%}")

@@ -107,4 +107,5 @@ def _sentence(error: Any) -> str:
 
 
 def rule(error: Any) -> str:
+    """What pydantic requires of a value, as in "should be a valid integer"."""
     return str(error["msg"]).removeprefix("Value error, ").removeprefix("Input ")
